@@ -1,0 +1,116 @@
+"""Convolution, norms and timestep features with PyTorch's semantics, NHWC.
+
+Every layer takes `dtype`, the dtype it computes in (None: that of its input); parameters keep
+the dtype they were loaded with. Norm statistics are always taken in float32.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = Any
+
+
+class Dense(nn.Module):
+  """`torch.nn.Linear`: [..., I] -> [..., O]."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dtype = self.dtype or x.dtype
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    y = x.astype(dtype) @ kernel.astype(dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y += bias.astype(dtype)[(None,) * (y.ndim - 1)]
+    return y
+
+
+class Conv(nn.Module):
+  """`torch.nn.Conv2d` with symmetric integer padding: [B, H, W, I] -> [B, H', W', O]."""
+
+  features: int
+  size: int = 3
+  stride: int = 1
+  padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None  # None: "same", odd kernels
+  use_bias: bool = True
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dtype = self.dtype or x.dtype
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    pad = self.size // 2 if self.padding is None else self.padding
+    pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
+    y = jax.lax.conv_general_dilated(
+      x.astype(dtype), kernel.astype(dtype), (self.stride, self.stride), pad,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y += bias.astype(dtype)[None, None, None]
+    return y
+
+
+class GroupNorm(nn.Module):
+  """`torch.nn.GroupNorm` over [B, ..., C], statistics in float32."""
+
+  groups: int
+  eps: float = 1e-5
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dtype, c = self.dtype or x.dtype, x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (c,))
+    bias = self.param("bias", nn.initializers.zeros, (c,))
+    y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, c // self.groups)
+    mean = y.mean((1, 3), keepdims=True)
+    var = jnp.square(y - mean).mean((1, 3), keepdims=True)
+    # One multiply-add per element: fold mean, variance, scale and bias into two rows per image.
+    gain = jax.lax.rsqrt(var + self.eps) * scale.astype(jnp.float32).reshape(1, 1, self.groups, -1)
+    shift = bias.astype(jnp.float32).reshape(1, 1, self.groups, -1) - mean * gain
+    return (y * gain + shift).reshape(x.shape).astype(dtype)
+
+
+class LayerNorm(nn.Module):
+  """`torch.nn.LayerNorm` over the last axis, statistics in float32."""
+
+  eps: float = 1e-5
+  dtype: Dtype = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dtype, c = self.dtype or x.dtype, x.shape[-1]
+    row = (None,) * (x.ndim - 1)
+    scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)[row]
+    bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)[row]
+    y = x.astype(jnp.float32)
+    mean = y.mean(-1, keepdims=True)
+    var = jnp.square(y - mean).mean(-1, keepdims=True)
+    return ((y - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias).astype(dtype)
+
+
+def timestep_embedding(t: jax.Array, dim: int, *, flip: bool = True, shift: float = 0.0):
+  """Sinusoidal features of timesteps: [B] -> [B, dim] float32, cosines first when `flip`.
+
+  `shift` is diffusers' `downscale_freq_shift` (freq_shift in the config of a UNet).
+  """
+  half = dim // 2
+  exponent = -jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift)
+  args = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None]
+  sin, cos = jnp.sin(args), jnp.cos(args)
+  emb = jnp.concatenate([cos, sin] if flip else [sin, cos], axis=-1)
+  return jnp.pad(emb, ((0, 0), (0, dim % 2)))
+
+
+def upsample2x(x: jax.Array) -> jax.Array:
+  """Nearest-neighbour upsampling by two: [B, H, W, C] -> [B, 2H, 2W, C]."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
