@@ -1,6 +1,6 @@
 """Noise schedules as diffusers writes them, and the algebra between z0, eps, v and z_t.
 
-Notation: abar_t is the product of (1 - beta) up to t, and z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps.
+Notation: abar_t = prod_{s<=t} (1 - beta_s), and z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps.
 """
 
 import dataclasses
@@ -116,8 +116,8 @@ class NoiseSchedule:
       raise UserError(f"trained_betas has {len(betas)} values, num_train_timesteps is "
                       f"{out.num_train_timesteps}; they must agree.")  # fmt: skip
     if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
-      raise UserError(f"betas lie in {betas.min():g}..{betas.max():g}; they must be above 0 and below 1 "
-                      "(beta_start, beta_end, trained_betas).")  # fmt: skip
+      raise UserError(f"betas lie in {betas.min():g}..{betas.max():g}; they must be above 0 and "
+                      "below 1 (beta_start, beta_end, trained_betas).")  # fmt: skip
     return out
 
   def as_class(self, name: str) -> "NoiseSchedule":
@@ -132,6 +132,8 @@ class NoiseSchedule:
     follow = ("timestep_spacing", "set_alpha_to_one", "lower_order_final", "variance_type")
     changed = {f: getattr(base, f) for f in follow if f not in self.given}
     if "clip_sample" not in self.given: changed["clip_sample"] = False
+    # Stable Diffusion's PNDM is the one without Runge-Kutta steps, whatever the class assumes.
+    if "skip_prk_steps" not in self.given: changed["skip_prk_steps"] = True
     return dataclasses.replace(self, class_name=name, **changed)
 
   def to_json(self) -> dict:
@@ -178,16 +180,25 @@ def _checked(name: str, value):
       known = ", ".join(str(c) for c in CHOICES[name])
       raise UserError(f"scheduler setting {name} is {value!r}; supported: {known}.")
     return value
-  kind = _FIELDS[name]
-  number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-  if kind is bool and (value is None or isinstance(value, bool)): return bool(value)
-  if kind is int and number and value == int(value) >= (2 if "train" in name else 0):
-    return int(value)
-  if kind is float and number: return float(value)
-  if kind == float | None and (value is None or number and value > 0): return value
-  if name == "trained_betas" and (value is None or isinstance(value, (list, tuple, np.ndarray))):
-    return None if value is None else tuple(float(b) for b in value)
-  raise UserError(f"scheduler setting {name} is {value!r}; expected {getattr(kind, '__name__', kind)}.")
+  kind, got = _FIELDS[name], None
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  finite = number and math.isfinite(value)
+  if kind is bool and (value is None or isinstance(value, bool)):
+    got = bool(value)
+  elif kind is int and finite and value == int(value) >= (name != "steps_offset"):
+    got = int(value)
+  elif kind is float and (finite and value > 0 or number and name == "lambda_min_clipped"):
+    got = float(value)
+  elif kind == float | None and (value is None or finite and value > 0):
+    return value
+  elif name == "trained_betas":
+    if value is None: return None
+    array = np.asarray(value)
+    if array.ndim == 1 and array.dtype.kind in "fi": got = tuple(array.astype(float).tolist())
+  if got is not None: return got
+  wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a positive number")
+  if name == "trained_betas": wanted = "a list of numbers"
+  raise UserError(f"scheduler setting {name} is {value!r}; expected {wanted}.")
 
 
 def _cumprod(alphas: np.ndarray) -> np.ndarray:
@@ -198,9 +209,10 @@ def _cumprod(alphas: np.ndarray) -> np.ndarray:
 def _zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
   """Betas with abar_T = 0 (Lin et al. 2023, Algorithm 1), float32 in every step as diffusers."""
   root = np.sqrt(_cumprod(1 - betas))
-  root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-  bar = root**2
-  return 1 - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+  with np.errstate(divide="ignore", invalid="ignore"):  # constant abar: caught as bad betas
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    bar = root**2
+    return 1 - np.concatenate([bar[:1], bar[1:] / bar[:-1]])
 
 
 def gather(alphas_cumprod, t: jax.Array) -> jax.Array:

@@ -1,5 +1,12 @@
-"""The one exception that users see: a sentence that says what was found and what to do."""
+"""How idejax speaks to the person at the terminal: one sentence at a time, on stderr."""
+
+import sys
 
 
 class UserError(Exception):
   """Bad input. The command line prints the message and exits with code 2; no traceback."""
+
+
+def tell(message: str):
+  """Progress, notices and warnings; stdout stays free for results."""
+  print(message, file=sys.stderr, flush=True)

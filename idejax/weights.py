@@ -79,7 +79,8 @@ def from_torch(shapes, tensors: Mapping[str, np.ndarray], *, name: str = "",
     return out
 
   params = jax.tree_util.tree_map_with_path(load, shapes)
-  problems = [("missing", missing), ("not used by the model", unused), ("of another shape", unfit)]
+  problems = [("missing", missing), ("not used by the model", unused),
+              ("of another shape or type", unfit)]  # fmt: skip
   if text := "; ".join(_listed(what, found) for what, found in problems if found):
     raise UserError(
       f"{name or 'checkpoint'}: the weights do not fit the model: {text}. "

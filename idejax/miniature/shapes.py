@@ -78,9 +78,9 @@ def box(xp, x, y, a, b, r=0.0):
   return outside + xp.minimum(xp.maximum(qx, qy), 0.0) - r
 
 
-def peak(xp, x, y, half, slope):
+def peak(xp, x, y, slope):
   """A triangle with its tip at the origin, open below; slope = height over half width."""
-  return (xp.abs(x) * slope - y) / (1 + slope * slope) ** 0.5 + 0.0 * half
+  return (xp.abs(x) * slope - y) / (1 + slope * slope) ** 0.5
 
 
 def segment(xp, x, y, ax, ay, bx, by):

@@ -152,7 +152,10 @@ class _Graph:
 
 
 def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
-  params: dict[str, dict] = {}
+  found: dict[str, np.ndarray] = {}  # by dotted path
+
+  def put(module: str, **leaves):
+    found.update({f"{module}.{k}": np.asarray(x, np.float32) for k, x in leaves.items()})
 
   def norm(name: str, node: _Node | None, width: int = 0, bias=0.0):
     if node is None:  # folded: sqrt(var + eps) is 1
@@ -162,8 +165,7 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
       scale, shift, mean, var = (np.asarray(x, np.float64) for x in node.consts)
       # A bias before a BatchNorm moves its mean; a foreign eps moves its variance.
       leaves = scale, shift, mean - bias, var + node.attrs.get("epsilon", _EPS) - _EPS
-    names = ("scale", "bias", "running_mean", "running_var")
-    params[name] = {k: np.asarray(x, np.float32) for k, x in zip(names, leaves)}
+    put(name, **dict(zip(("scale", "bias", "running_mean", "running_var"), leaves)))
 
   def conv(tensor: str, name: str, norm_name: str, size: int) -> tuple[str, int, int]:
     """Reads a convolution and its norm, if unfolded: (tensor after it, width, stride)."""
@@ -174,7 +176,7 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
     if node.attrs.get("pads", [0] * 4) != [size // 2] * 4:
       raise _Unexpected(f"{name} has padding {node.attrs.get('pads')}")
     kernel, *bias = node.consts
-    params[name] = {"kernel": np.asarray(kernel, np.float32).transpose(2, 3, 1, 0)}
+    put(name, kernel=kernel.transpose(2, 3, 1, 0))
     after = graph.next(node.output, "BatchNormalization")
     norm(norm_name, after, kernel.shape[0], *bias)
     stride = node.attrs.get("strides", [1, 1])[0]
@@ -182,7 +184,7 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def prelu(tensor: str, name: str) -> str:
     node = graph.take(tensor, "PRelu")
-    params[name] = {"scale": np.asarray(node.consts[0], np.float32).reshape(-1)}
+    put(name, scale=node.consts[0].reshape(-1))
     return node.output
 
   x, stem, _ = conv(graph.input, "conv1", "bn1", 3)
@@ -215,8 +217,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
   node = graph.take(node.output, "Flatten", "Reshape")
   node = graph.take(node.output, "Gemm")
   kernel, bias = node.consts
-  kernel = np.asarray(kernel.T if node.attrs.get("transB", 0) else kernel, np.float32)
-  params["fc"] = {"kernel": kernel, "bias": np.asarray(bias, np.float32)}
+  kernel = kernel.T if node.attrs.get("transB", 0) else kernel
+  put("fc", kernel=kernel, bias=bias)
   after = graph.next(node.output, "BatchNormalization")
   norm("features", after, kernel.shape[1])
   if (after or node).output != graph.output: raise _Unexpected("it goes on after its features")
@@ -225,8 +227,11 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
     raise _Unexpected(f"fc reads {kernel.shape[0]} values of {widths[-1]} channels")
   size = side * 2 ** len(depths)
   cfg = IResNetConfig(tuple(depths), tuple(widths), kernel.shape[1], size)
-  for module, leaves in shapes(cfg).items():
-    for leaf, want in leaves.items():
-      if (got := params[module][leaf].shape) != want.shape:
-        raise _Unexpected(f"{module}.{leaf} is {list(got)}, expected {list(want.shape)}")
-  return cfg, params
+
+  def pick(path, want):
+    name = ".".join(k.key for k in path)
+    if (got := found[name].shape) != want.shape:
+      raise _Unexpected(f"{name} is {list(got)}, expected {list(want.shape)}")
+    return found[name]
+
+  return cfg, jax.tree_util.tree_map_with_path(pick, shapes(cfg))

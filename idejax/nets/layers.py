@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Dtype = Any
 
@@ -114,3 +115,15 @@ def upsample2x(x: jax.Array) -> jax.Array:
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Nearest-neighbour upsampling to a size, as torch's `interpolate(size=...)`: [B, H, W, C].
+
+  Sides that are odd at some level of a UNet come back one short of twice the size.
+  """
+  h, w = x.shape[1:3]
+  if size == (2 * h, 2 * w): return upsample2x(x)
+  rows, columns = (np.floor(np.arange(o, dtype=np.float32) * np.float32(i / o)).astype(int)
+                   for i, o in zip((h, w), size))  # fmt: skip
+  return x[:, rows][:, :, columns]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.attention import attention
-from idejax.nets.layers import Conv, Dense, GroupNorm, LayerNorm, timestep_embedding, upsample2x
+from idejax.nets.layers import Conv, Dense, GroupNorm, LayerNorm, timestep_embedding, upsample
 
 # One array [B, L, D]; a pair of them, for keys and for values; or, per attention path, keys and
 # values already projected (`project_context`), which saves two matmuls a layer and step.
@@ -87,10 +87,6 @@ class UNetConfig:
       **run,
     )
 
-  @property
-  def stride(self) -> int:
-    """Latent sides must be a multiple of this, so that every level halves evenly."""
-    return 2 ** (len(self.widths) - 1)
 
 
 _DEFAULTS = dict(
@@ -230,7 +226,7 @@ class UNet(nn.Module):
     """The noise (or v, or x0) that the model sees in x.
 
     Args:
-      x: noisy latents [B, H, W, C], H and W multiples of `cfg.stride`.
+      x: noisy latents [B, H, W, C].
       t: timesteps [B].
       context: see `Context`; widths [B, L, cfg.context_dim].
       added: SDXL's (pooled [B, P], time_ids [B, 6]).
@@ -259,7 +255,7 @@ class UNet(nn.Module):
         h = res(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
         if depth:
           h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
-      if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample2x(h))
+      if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample(h, skips[-1].shape[1:3]))
     h = nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(h))
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
 
@@ -304,7 +300,7 @@ def mid_block(c: UNetConfig, h, temb, context: Context, extra=None):
 def example_inputs(c: UNetConfig, batch: int = 1, length: int = 8) -> tuple:
   """Shapes of (x, t, context, added) for `eval_shape`; lengths and sides do not change params."""
   S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  side = c.stride
+  side = 2 ** (len(c.widths) - 1)
   added = None
   if c.added_dims is not None:
     added = (S(batch, c.added_dims[1] - 6 * c.added_dims[0]), S(batch, 6))

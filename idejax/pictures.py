@@ -1,0 +1,95 @@
+"""PNG files with their provenance inside, contact sheets, and writes that are whole or absent."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from idejax.errors import UserError
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+  """A temporary name beside `path`, renamed to it if the block succeeds, removed if not."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
+  """uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and whole as JSON."""
+  info = PngImagePlugin.PngInfo()
+  info.add_text("AI-generated", "true")
+  info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
+  for key, value in record.items():
+    if value is not None: info.add_itxt(key, str(value))
+  with whole(path) as temporary:
+    Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+
+
+def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
+  """The record that `write_png` put into a PNG (None: not ours), and whether its pixels are whole."""
+  try:
+    with Image.open(path) as image:
+      record = json.loads(image.info["idejax"])
+      try:
+        image.load()
+      except (OSError, SyntaxError):
+        return record, False
+      return record, True
+  except (OSError, ValueError, KeyError, SyntaxError):
+    return None, False
+
+
+def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int, side: int = 192):
+  """A contact sheet: `columns` thumbnails a row, one label per row at its left edge."""
+  from PIL import ImageDraw
+
+  rows = [files[i : i + columns] for i in range(0, len(files), columns)]
+  margin, gap = 180, 4
+  canvas = Image.new("RGB", (margin + columns * (side + gap), len(rows) * (side + gap)), "white")
+  draw = ImageDraw.Draw(canvas)
+  for y, row in enumerate(rows):
+    draw.multiline_text((6, y * (side + gap) + 6), _wrapped(labels[y], 27), fill="black")
+    for x, file in enumerate(row):
+      with Image.open(file) as image:
+        # Miniature pictures grow by whole pixels, photographs shrink smoothly.
+        up = max(image.size) < side
+        scale = side / max(image.size)
+        size = tuple(max(1, round(s * scale)) for s in image.size)
+        thumb = image.convert("RGB").resize(size, Image.Resampling.NEAREST if up else Image.Resampling.LANCZOS)
+      canvas.paste(thumb, (margin + x * (side + gap), y * (side + gap)))
+  with whole(path) as temporary:
+    canvas.save(temporary, format="PNG")
+
+
+def _wrapped(text: str, width: int, lines: int = 9) -> str:
+  import textwrap
+
+  # Pillow's built-in font draws Latin-1 and raises for nothing, but shows boxes beyond it.
+  return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" ..."))
+
+
+def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+  """Initial noise from a .npy file: float32 (N, C, h, w) -> float32 [N, h, w, C]. UserError."""
+  try:
+    z = np.load(path, allow_pickle=False)
+  except FileNotFoundError:
+    raise UserError(f"{path} does not exist") from None
+  except (OSError, ValueError, EOFError) as e:
+    raise UserError(f"{path} is no readable .npy file: {e}") from e
+  want = (count, *shape)
+  if not isinstance(z, np.ndarray) or z.shape != want:
+    found = getattr(z, "shape", "an archive")
+    raise UserError(f"{path} has shape {found}; {count} images of this size need {want}")
+  if z.dtype != np.float32: raise UserError(f"{path} holds {z.dtype}; initial latents are float32")
+  if not np.isfinite(z).all(): raise UserError(f"{path} holds values that are not finite")
+  return np.ascontiguousarray(z.transpose(0, 2, 3, 1))
