@@ -104,6 +104,9 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
     want = weights.with_dtype(shapes(configs[name]), kind)
     params[name] = weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
   schedule = NoiseSchedule.from_json(read_json(folder / "scheduler" / "scheduler_config.json"))
+  if "text_encoder_2" not in parts:
+    # diffusers' StableDiffusionPipeline mends old configs so; without it SD 1.x latents are clipped.
+    schedule = schedule.override(clip_sample=False, steps_offset=1)
   nets = Nets(
     unet=dataclasses.replace(configs["unet"], dtype=dtype, attention=attention),
     vae=configs["vae"],

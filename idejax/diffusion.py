@@ -6,6 +6,7 @@ Notation: abar_t = prod_{s<=t} (1 - beta_s), and z_t = sqrt(abar_t) z0 + sqrt(1 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,10 +128,14 @@ class NoiseSchedule:
     type stay, because they belong to the network; and clipping stays off unless asked for,
     because latents do not lie in [-1, 1] (diffusers' DDIM and DDPM would clip them).
     """
-    if name == self.class_name: return self
+    # It knows no other noise levels than the trained ones; a caller may still ask for them.
+    changed: dict[str, Any] = {}
+    if name == "EulerAncestralDiscreteScheduler":
+      changed = dict(use_karras_sigmas=False, use_exponential_sigmas=False)
+    if name == self.class_name: return dataclasses.replace(self, **changed)
     base = NoiseSchedule(class_name=name, **CLASS_DEFAULTS[name])
     follow = ("timestep_spacing", "set_alpha_to_one", "lower_order_final", "variance_type")
-    changed = {f: getattr(base, f) for f in follow if f not in self.given}
+    changed |= {f: getattr(base, f) for f in follow if f not in self.given}
     if "clip_sample" not in self.given: changed["clip_sample"] = False
     # Stable Diffusion's PNDM is the one without Runge-Kutta steps, whatever the class assumes.
     if "skip_prk_steps" not in self.given: changed["skip_prk_steps"] = True
@@ -180,7 +185,8 @@ def _checked(name: str, value):
       known = ", ".join(str(c) for c in CHOICES[name])
       raise UserError(f"scheduler setting {name} is {value!r}; supported: {known}.")
     return value
-  kind, got = _FIELDS[name], None
+  kind: Any = _FIELDS[name]
+  got: Any = None
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   finite = number and math.isfinite(value)
   if kind is bool and (value is None or isinstance(value, bool)):

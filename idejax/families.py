@@ -32,12 +32,12 @@ _TEXT = dict(
   initializer_factor=1.0, initializer_range=0.02)  # fmt: skip
 _SCHEDULER = dict(
   beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
-  trained_betas=None, steps_offset=1)  # fmt: skip
+  trained_betas=None, steps_offset=1, clip_sample=False)  # fmt: skip
 _SD21_UNET = dict(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True)
 _OPENCLIP_H = _TEXT | dict(
   hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=23,
   hidden_act="gelu", projection_dim=512)  # fmt: skip
-_DDIM = _SCHEDULER | dict(_class_name="DDIMScheduler", clip_sample=False, set_alpha_to_one=False)
+_DDIM = _SCHEDULER | dict(_class_name="DDIMScheduler", set_alpha_to_one=False)
 
 FAMILIES: dict[str, dict[str, Config]] = {
   "sd15": dict(

@@ -6,7 +6,7 @@ them never recompiles. The equation of a row, and the samplers, are in `sampler_
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
 from idejax.sampler_tables import SAMPLERS, Knobs, Row, Start
 
+Array = Any  # numpy when built, traced inside jit
 MAX_ROWS = 128
 
 
@@ -23,11 +24,11 @@ class Table(NamedTuple):
   """A sampler, ready to run: a pytree of arrays, padded so that every sampler has one shape."""
 
   rows: Row  # float32 [R] (e: [R, 4])
-  active: np.ndarray  # bool [R]; the rows after the last are skipped at run time
-  noisy: np.ndarray  # bool [R]; whether this row's noise is used, by it or by the next
-  init_sigma: np.ndarray  # standard deviation of x before the first row
-  start_signal: np.ndarray  # img2img: x = start_signal * latents + start_sigma * noise
-  start_sigma: np.ndarray
+  active: Array  # bool [R]; the rows after the last are skipped at run time
+  noisy: Array  # bool [R]; whether this row's noise is used, by it or by the next
+  init_sigma: Array  # standard deviation of x before the first row
+  start_signal: Array  # img2img: x = start_signal * latents + start_sigma * noise
+  start_sigma: Array
 
 
 def names() -> tuple[str, ...]:
@@ -52,17 +53,19 @@ def table(name: str, schedule: NoiseSchedule, steps: int, *, max_rows: int = MAX
 
   For another class than the schedule's, those of `<class>.from_config` (`as_class`). `eta` scales
   a stochastic sampler's noise (default as diffusers: 0 for ddim, else 1), `s_noise` too but
-  without compensation; `start` leaves out the first steps (img2img). `fields` overrides fields of
-  the schedule: timestep_spacing, use_karras_sigmas, prediction_type, ...
+  without compensation. `start` leaves out the first steps (img2img), as diffusers does except for
+  pndm and lcm, whose own rules skip or re-space timesteps. `fields` overrides fields of the
+  schedule: timestep_spacing, use_karras_sigmas, prediction_type, ...
   Raises UserError for anything unknown, out of range, or without a finite table.
   """
-  schedule = schedule.override(**fields) if fields else schedule
+  schedule = schedule.override(**fields)
   if name == "folder":
     name, notice = folder_sampler(schedule)
     if notice: warnings.warn(notice, stacklevel=2)
   if name not in SAMPLERS:
     raise UserError(f"unknown sampler {name!r}; known: {', '.join(names())}.")
   build, class_name, default_eta = SAMPLERS[name]
+  schedule = schedule.as_class(class_name).override(**fields)
   _whole("steps", steps, 1, schedule.num_train_timesteps)
   _whole("start", start, 0, steps - 1)
   if eta is not None and default_eta is None:
@@ -72,7 +75,7 @@ def table(name: str, schedule: NoiseSchedule, steps: int, *, max_rows: int = MAX
     raise UserError(f"eta is {eta!r}; expected a number from 0 to 1.")
   knobs = Knobs(int(steps), int(start), float(eta or 0.0), float(s_noise))
   with np.errstate(all="ignore"):  # a table that is not finite is reported here
-    rows, begin = build(schedule.as_class(class_name), knobs)
+    rows, begin = build(schedule, knobs)
     out = _pack(name, rows, begin, max_rows)
     finite = all(np.isfinite(v).all() for v in (*out.rows._replace(clip=0.0), *out[3:]))
   if not finite:

@@ -12,29 +12,31 @@ Each builder gives diffusers' numbers (0.42.1), its quirks included: tests compa
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
 
+Number = Any  # a float in a row, float32 [R] in a table, a traced scalar inside the scan
+
 
 class Row(NamedTuple):
   """Coefficients of one row as floats, or of a whole table as float32 [R] (e: [R, 4])."""
 
-  t: float  # what the network is told; fractional for Euler with linspace spacing
-  scale: float = 1.0
-  p: float = 0.0
-  q: float = 1.0
-  clip: float = math.inf
-  a: float = 0.0
-  b: float = 0.0
-  c: float = 0.0
-  d: float = 0.0
-  e: tuple = (0.0, 0.0, 0.0, 0.0)
-  f: float = 0.0
-  g: float = 0.0
+  t: Number  # what the network is told; fractional for Euler with linspace spacing
+  scale: Number = 1.0
+  p: Number = 0.0
+  q: Number = 1.0
+  clip: Number = math.inf
+  a: Number = 0.0
+  b: Number = 0.0
+  c: Number = 0.0
+  d: Number = 0.0
+  e: Any = (0.0, 0.0, 0.0, 0.0)
+  f: Number = 0.0
+  g: Number = 0.0
 
 
 class Start(NamedTuple):
@@ -186,12 +188,13 @@ def _plms(s: NoiseSchedule, k: Knobs):
   ts = _integers(_spaced(s, k.steps))[k.start :]
   # (t of the network, from, to, weights of m and of the outputs before). The second row repeats
   # the first step, so its output never serves as history: hence the zeros in rows 2 to 4.
-  moves = [(ts[0], ts[0], ts[0] - stride, (1,))]
+  moves: list[tuple[int, int, int, tuple[float, ...]]] = [(ts[0], ts[0], ts[0] - stride, (1,))]
   moves += [(t, t + stride, t, (1 / 2, 1 / 2)) for t in ts[1:2]]
-  weights = [(3 / 2, 0, -1 / 2), (23 / 12, -16 / 12, 0, 5 / 12),
-             (55 / 24, -59 / 24, 37 / 24, 0, -9 / 24)]  # fmt: skip
-  weights += [(55 / 24, -59 / 24, 37 / 24, -9 / 24)] * len(ts)
-  moves += [(t, t, t - stride, w) for t, w in zip(ts[1:], weights)]
+  adams: list[tuple[float, ...]] = [
+    (3 / 2, 0, -1 / 2), (23 / 12, -16 / 12, 0, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, 0, -9 / 24)]  # fmt: skip
+  adams += [(55 / 24, -59 / 24, 37 / 24, -9 / 24)] * len(ts)
+  moves += [(t, t, t - stride, w) for t, w in zip(ts[1:], adams)]
   for i, (t, start, stop, w) in enumerate(moves):
     now, to = abar[start], abar[stop] if stop >= 0 else final
     level = math.sqrt(now), math.sqrt(1 - now)
@@ -305,7 +308,7 @@ def _dpm_levels(s: NoiseSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
     t = np.arange(top, 0, -T / steps).round()[:steps] - 1
   else:
     stride = top // (steps + 1)
-    t = np.arange(1, steps + 1)[::-1] * stride + _offset(s, steps * stride)
+    t = np.arange(1.0, steps + 1)[::-1] * stride + _offset(s, steps * stride)
   sigmas = _respaced(s, train[::-1].astype(float), steps)
   if sigmas is None:
     sigmas = np.interp(t, np.arange(T), train)

@@ -1,5 +1,7 @@
 """The text encoders against transformers, and prompts with spliced rows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +56,9 @@ def theirs(module, ids):
   return out.last_hidden_state, out.hidden_states[-2], out[0 if hasattr(out, "text_embeds") else 1]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(cfg, params, *args, **kwargs):
-  return jax.jit(clip.TextEncoder(cfg).apply)({"params": params}, *args, **kwargs)
+  return clip.TextEncoder(cfg).apply({"params": params}, *args, **kwargs)
 
 
 @pytest.mark.parametrize("batch, length", [(1, 16), (3, 9)])
@@ -127,21 +130,16 @@ def test_gradient_reaches_used_rows_only(rng):
     out = clip.TextEncoder(cfg, remat=remat).apply({"params": params}, ids, rows, where)
     return sum(jnp.square(x).mean() for x in out)
 
-  grad = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
-  d_rows, d_params = grad(rows, params, False)
+  d_rows, d_params = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)(rows, params, False)
   size = np.abs(d_rows).max(-1)
   assert (size[used] > 1e-5).all() and (size[~used] == 0).all()
-  # A row of the table is untouched when every place that holds its id is replaced.
-  held = np.unique(np.where((ids[:, :, None] == -1) | (np.arange(8)[:, None] == where[:, None]
-                            ).any(-1, keepdims=True), -1, ids[:, :, None]))  # fmt: skip
+  # A row of the table gets a gradient only from the places where it is still read.
+  replaced = np.zeros(ids.shape, bool)
+  replaced[[0, 0, 1], [1, 2, 1]] = True
   d_table = np.abs(d_params["text_model.embeddings.token_embedding"]["embedding"]).max(-1)
-  assert set(np.flatnonzero(d_table)) == set(held) - {-1}
-  for a, b in zip(jax.tree.leaves((d_rows, d_params)), jax.tree.leaves(grad(rows, params, True))):
-    np.testing.assert_allclose(a, b, atol=1e-6)
-  eps, step = 1e-2, rng.standard_normal(rows.shape).astype(np.float32) * used[..., None]
-  at = jax.jit(loss, static_argnums=2)
-  slope = (at(rows + eps * step, params, False) - at(rows - eps * step, params, False)) / (2 * eps)
-  assert slope == pytest.approx(float((d_rows * step).sum()), rel=2e-2)
+  assert set(np.flatnonzero(d_table)) == set(ids[~replaced])
+  again = jax.jit(jax.grad(loss), static_argnums=2)(rows, params, True)
+  np.testing.assert_allclose(again, d_rows, atol=1e-6)
 
 
 def test_ids_outside_the_table_are_clamped(rng):
@@ -163,10 +161,12 @@ def test_later_tokens_do_not_reach_earlier_ones(rng):
   assert np.abs(a.last[:, 6:] - b.last[:, 6:]).max() > 1e-3
 
 
-def test_too_long_a_prompt_is_refused():
+def test_too_long_a_prompt_and_half_a_splice_are_refused():
   _, cfg, params, _ = twin("clip_l")
   with pytest.raises(ValueError, match="17 tokens.*16"):
     clip.TextEncoder(cfg).apply({"params": params}, np.zeros((1, 17), np.int32))
+  with pytest.raises(ValueError, match="together"):
+    clip.TextEncoder(cfg).apply({"params": params}, np.zeros((1, 4), np.int32), np.zeros((1, 1, 24)))
 
 
 def test_compute_dtype(rng):
@@ -202,6 +202,7 @@ def test_config_defaults_nesting_and_hash():
 @pytest.mark.parametrize("change, said", [
   ({"hidden_act": "gelu_new"}, "gelu_new"),
   ({"eos_token_id": [1, 2]}, "eos_token_id"),
+  ({"model_type": "t5"}, "t5"),
   ({"num_attention_heads": 5}, "5 heads"),
 ])  # fmt: skip
 def test_unsupported_configs_are_named(change, said):

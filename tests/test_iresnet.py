@@ -214,3 +214,5 @@ def test_a_shared_slope_is_refused(tmp_path):
 def test_a_file_that_is_no_onnx(tmp_path):
   (tmp_path / "x.onnx").write_text("hello, I am a text file")
   with pytest.raises(ValueError, match="not an ONNX"): iresnet.load_onnx(tmp_path / "x.onnx")
+  (tmp_path / "x.onnx").write_bytes(b"")  # as protobuf, an empty model
+  with pytest.raises(ValueError, match="0 inputs"): iresnet.load_onnx(tmp_path / "x.onnx")

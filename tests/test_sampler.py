@@ -68,7 +68,7 @@ def twin_class(name):
   if name != "DPMSolverSDEScheduler": return getattr(diffusers, name)
   # Its module imports torchsde only for the Brownian tree, which the tests replace.
   sys.modules.setdefault("torchsde", types.ModuleType("torchsde"))
-  return importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde").DPMSolverSDEScheduler
+  return importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde").__dict__[name]
 
 
 def theirs(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0):
@@ -98,7 +98,7 @@ def theirs(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0):
       return w.float()
 
     scheduler.noise_sampler = brownian
-  for row, t in enumerate(timesteps):  # noqa: B007 (read by the noise above)
+  for row, t in enumerate(timesteps):  # the noise above reads `row`
     m = toy(torch, scheduler.scale_model_input(x, t), float(t))
     kwargs = dict(eta=eta, variance_noise=noise[row]) if name == "ddim" and eta else {}
     x = scheduler.step(m, t, x, **kwargs).prev_sample
@@ -143,7 +143,7 @@ def test_twin(name, prediction, monkeypatch, record_property):
   ("euler", dict(use_karras_sigmas=True)),
   ("euler", dict(use_karras_sigmas=True, sigma_min=0.05, sigma_max=10.0)),
   ("euler", dict(use_exponential_sigmas=True, final_sigmas_type="sigma_min")),
-  ("euler", dict(beta_schedule="linear", beta_start=0.0001, beta_end=0.02)),
+  ("euler", dict(beta_schedule="linear", beta_end=0.02, prediction_type="epsilon")),
   ("dpmpp_2m", dict(use_karras_sigmas=True)),
   ("dpmpp_2m", dict(use_exponential_sigmas=True)),
   ("dpmpp_2m", dict(use_lu_lambdas=True)),
@@ -160,8 +160,9 @@ def test_twin(name, prediction, monkeypatch, record_property):
   ("dpmpp_sde", dict(use_exponential_sigmas=True)),
 ])  # fmt: skip
 def test_twin_settings(name, fields, monkeypatch):
+  fields = {"prediction_type": "v_prediction", **fields}
   for steps in (2, 7, 20):
-    compare(name, config_of(name, prediction_type="v_prediction", **fields), steps, monkeypatch)
+    compare(name, config_of(name, **fields), steps, monkeypatch)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -220,14 +221,14 @@ def test_lightning(steps, monkeypatch):
   b = theirs("euler", {**config, **fields}, steps, monkeypatch)
   assert relative_error(a, b) < 1e-5
   table = sampler.table("euler", NoiseSchedule.from_json(config), steps)
-  assert table.rows.t[:4].tolist() == {1: [999, 0, 0, 0], 2: [999, 499, 0, 0],
-                                       4: [999, 749, 499, 249], 8: [999, 874, 749, 624]}[steps]  # fmt: skip
+  expected = {1: [999], 2: [999, 499], 4: [999, 749, 499, 249], 8: [999, 874, 749, 624]}[steps]
+  assert table.rows.t[: min(4, steps)].tolist() == expected
 
 
 @pytest.mark.parametrize("name", [n for n in TWINS if n not in ("pndm", "lcm")])
 @pytest.mark.parametrize("start", [0, 3, 9])
 def test_image_to_image(name, start, monkeypatch):
-  """`start` and `latents` are diffusers' add_noise and set_begin_index (PNDM's and LCM's differ)."""
+  """`start`, `latents` are diffusers' set_begin_index, add_noise (PNDM's and LCM's differ)."""
   latents = 0.5 * np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
   compare(name, config_of(name), 10, monkeypatch, latents=latents, start=start)
 
@@ -251,27 +252,43 @@ def test_another_class_is_from_config(monkeypatch):
     compare(name, config, 8, monkeypatch)
 
 
-@pytest.mark.parametrize("name", [n for n in TWINS if n not in ("pndm", "dpmpp_sde")])
-def test_predictions_agree(name):
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("name", TWINS)
+def test_timesteps(name, spacing):
+  """Also step counts that do not divide 1000, and the models' fractional timesteps."""
+  for karras in (False, True):
+    config = config_of(name, timestep_spacing=spacing, use_karras_sigmas=karras)
+    twin = twin_class(TWINS[name]).from_config(config)
+    for steps in (3, 7, 13, 28, 33, 49):
+      twin.set_timesteps(steps)
+      table = sampler.table(name, NoiseSchedule.from_json(config), steps)
+      t = table.rows.t[table.active]
+      np.testing.assert_allclose(t, twin.timesteps.float().numpy(), rtol=1e-6, atol=2e-4)
+      np.testing.assert_allclose(table.init_sigma, float(twin.init_noise_sigma), rtol=1e-6)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def denoise_as(z, table, abar, prediction):
+  def model(x, t):
+    bar = abar[t.astype(int)]
+    eps = toy(jnp, x, t)
+    x0 = (x - jnp.sqrt(1 - bar) * eps) / jnp.sqrt(bar)
+    v = jnp.sqrt(bar) * eps - jnp.sqrt(1 - bar) * x0
+    return {"epsilon": eps, "sample": x0, "v_prediction": v}[prediction]
+
+  return sampler.sample(model, z, table, jax.random.split(jax.random.key(0), SHAPE[0]))
+
+
+def test_predictions_agree():
   """One denoiser told as eps, v or z0 gives the same latents, also where diffusers lacks it."""
-  schedule = NoiseSchedule.from_json(config_of(name, timestep_spacing="leading"))
-  abar, (z, noise) = jnp.asarray(schedule.alphas_cumprod, jnp.float32), draws()
-
-  def run(prediction):
-    def model(x, t):
-      bar = abar[t.astype(int)]
-      eps = toy(jnp, x, t)
-      x0 = (x - jnp.sqrt(1 - bar) * eps) / jnp.sqrt(bar)
-      return {"epsilon": eps, "sample": x0,
-              "v_prediction": jnp.sqrt(bar) * eps - jnp.sqrt(1 - bar) * x0}[prediction]  # fmt: skip
-
-    table = sampler.table(name, schedule, 10, max_rows=ROWS, prediction_type=prediction)
-    keys = jax.random.split(jax.random.key(0), SHAPE[0])
-    return jax.jit(lambda z, n: sampler.sample(model, z, table, keys, noise=n))(z, noise)
-
-  eps = run("epsilon")
-  assert relative_error(run("sample"), eps) < 1e-5
-  assert relative_error(run("v_prediction"), eps) < 1e-5
+  for name in TWINS:
+    if name in ("pndm", "dpmpp_sde"): continue  # extrapolates what is told; fractional timesteps
+    schedule = NoiseSchedule.from_json(config_of(name, timestep_spacing="leading"))
+    eps, v, x0 = (
+      denoise_as(draws()[0], sampler.table(name, schedule, 10, prediction_type=p),
+                 schedule.alphas_cumprod.astype(np.float32), p)
+      for p in ("epsilon", "v_prediction", "sample"))  # fmt: skip
+    assert max(relative_error(v, eps), relative_error(x0, eps)) < 1e-5, name
 
 
 # ---- DPM++ SDE, facesnap.md (f) and (j) 10, 11 --------------------------------------------------
@@ -467,6 +484,16 @@ def test_deterministic_tables_draw_no_noise():
   assert sampler.table("lcm", schedule, 4).noisy.tolist()[:5] == [True, True, True, False, False]
 
 
+def test_ancestral_takes_karras_levels_only_when_asked():
+  """diffusers' class has none, whatever the file says; k-diffusion's sampler has."""
+  schedule = NoiseSchedule.from_json(config_of("euler", use_karras_sigmas=True))
+  plain, karras = (sampler.table("euler_ancestral", schedule, 8, **k)
+                   for k in ({}, {"use_karras_sigmas": True}))  # fmt: skip
+  assert plain.rows.scale[3] != karras.rows.scale[3]
+  np.testing.assert_array_equal(
+    karras.rows.scale, sampler.table("euler", schedule, 8).rows.scale)  # fmt: skip
+
+
 def test_without_noise_the_variants_are_their_solvers():
   for solver, variant in [("euler", "euler_ancestral"), ("dpmpp_2m", "dpmpp_2m_sde")]:
     a, b = ours(solver, config_of(solver), 9), ours(variant, config_of(solver), 9, eta=0.0)
@@ -490,9 +517,10 @@ def test_gradient_passes_through_the_scan():
   table = sampler.table("euler", NoiseSchedule.from_json(config_of("euler")), 3, max_rows=4)
   keys = jax.random.split(jax.random.key(0), SHAPE[0])
   z = draws()[0]
-  loss = jax.jit(lambda w: jnp.square(sampler.sample(lambda x, t: w * x, z, table, keys)).mean())
-  got = jax.jit(jax.grad(loss))(0.3)
-  assert abs(got - (loss(0.301) - loss(0.299)) / 0.002) < 1e-2 * abs(got)
+  loss = lambda w: jnp.square(sampler.sample(lambda x, t: w * x, z, table, keys)).mean()
+  both = jax.jit(jax.value_and_grad(loss))
+  slope = (both(0.301)[0] - both(0.299)[0]) / 0.002
+  assert abs(both(0.3)[1] - slope) < 1e-2 * abs(slope)
 
 
 # ---- bad input ----------------------------------------------------------------------------------

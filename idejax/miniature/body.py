@@ -6,9 +6,11 @@ from idejax.miniature import shapes as sh
 from idejax.miniature.view import CLOTHES, LINE, NECK, Paint, View
 
 # Per shirt, as scene.CLOTHES: cloth, band round the neck, front panel under the vee.
-_CLOTH = sh.colour([(196, 48, 46), (62, 112, 196), (58, 140, 84), (48, 50, 60), (126, 132, 146), (244, 243, 240)])
-_BAND = sh.colour([(160, 32, 36), (178, 208, 244), (38, 104, 62), (28, 29, 36), (250, 204, 58), (214, 216, 222)])
-_PANEL = sh.colour([(196, 48, 46), (178, 208, 244), (58, 140, 84), (248, 248, 250), (126, 132, 146), (244, 243, 240)])
+_CLOTH = sh.colour([(196, 48, 46), (62, 112, 196), (58, 140, 84), (48, 50, 60), (126, 132, 146),
+                    (244, 243, 240)])  # fmt: skip
+_BAND = sh.colour([(160, 32, 36), (178, 208, 244), (38, 104, 62), (28, 29, 36), (250, 204, 58),
+                   (214, 216, 222)])  # fmt: skip
+_PANEL = sh.colour([(178, 208, 244), (248, 248, 250)])  # inside the blue shirt, inside the suit
 # Neckline half width and depth; band half thickness; vee half width at the top; tie (1 or 0).
 _CUT = np.array([
   (0.20, 0.105, 0.030, 0.00, 0.0),
@@ -38,7 +40,8 @@ def paint_body(xp, canvas, h, v: View, paint: Paint, scene):
   canvas = sh.paint(xp, canvas, neck, skin, v.hpx, NECK, LINE)
 
   cut_w, cut_d, band, vee, tie = sh.lookup(xp, _CUT, scene.clothes)
-  cloth, edge, panel = (sh.lookup(xp, t, scene.clothes) for t in (_CLOTH, _BAND, _PANEL))
+  cloth, edge = (sh.lookup(xp, t, scene.clothes) for t in (_CLOTH, _BAND))
+  panel = sh.mix(_PANEL[0], _PANEL[1], tie)
   neckline = sh.ellipse(xp, v.bx, v.by - _TOP - 0.015, cut_w, cut_d)
   light = 1 - 0.16 * sh.step(xp, 0.25, 0.85, xp.abs(v.bx + 0.25 * paint.light))
   light = light + 0.06 * paint.light * v.bx - 0.10 * sh.step(xp, 0.75, 1.3, v.by)
@@ -47,12 +50,12 @@ def paint_body(xp, canvas, h, v: View, paint: Paint, scene):
 
   down = v.by - _TOP
   opening = xp.abs(v.bx) - vee * (1 - down / 0.52)
-  opening = xp.maximum(opening * 0.9, worn) + 1.0 * (vee == 0)
+  opening = sh.only(xp, xp.maximum(opening * 0.9, worn), vee > 0)
   canvas = sh.paint(xp, canvas, opening, panel * light[None], v.hpx, CLOTHES)
   lapel = xp.abs(opening) - 0.012
   canvas = sh.paint(xp, canvas, xp.maximum(lapel, worn), edge, v.hpx, CLOTHES)
   knot = xp.abs(v.bx) - tie * (0.030 + 0.07 * xp.abs(down - 0.16))
-  knot = xp.maximum(knot, xp.maximum(worn, 0.5 - tie))
+  knot = sh.only(xp, xp.maximum(knot, worn), tie > 0)
   canvas = sh.paint(xp, canvas, knot, sh.colour(186, 40, 52), v.hpx, CLOTHES)
 
   collar = xp.maximum(xp.abs(neckline) - band, torso - 0.5 * band - 0.01)

@@ -8,7 +8,8 @@ from idejax.miniature.view import BEARD, BROWS, EARS, EYES, FACE, LINE, MOUTH, N
 
 _FINE = LINE * 0.6
 _WHITE, _TEETH = sh.colour(250, 250, 252), sh.colour(252, 250, 244)
-_FRECKLES = ((0.11, 0.115), (0.155, 0.095), (0.20, 0.12), (0.135, 0.155), (0.185, 0.165), (0.23, 0.15))
+_FRECKLES = ((0.11, 0.115), (0.155, 0.095), (0.20, 0.12), (0.135, 0.155), (0.185, 0.165),
+             (0.23, 0.15))  # fmt: skip
 
 
 def paint_skin(xp, canvas, h, v: View, paint: Paint, person):
@@ -34,15 +35,15 @@ def paint_skin(xp, canvas, h, v: View, paint: Paint, person):
   rosy = xp.asarray(person.mark == 3, np.float32)
   cheek = sh.glow(xp, ax - 0.225, v.hy - 0.155, 0.13 + 0.02 * rosy, 0.11) * inside
   canvas = sh.tint(xp, canvas, cheek * (0.16 + 0.50 * rosy), sh.colour(232, 84, 84))
-  freckles = sh.circle(xp, ax - _FRECKLES[0][0], v.hy - _FRECKLES[0][1], 0.013)
+  freckles = sh.circle(xp, ax - _FRECKLES[0][0], v.hy - _FRECKLES[0][1], 0.011)
   for x, y in _FRECKLES[1:]:
-    freckles = xp.minimum(freckles, sh.circle(xp, ax - x, v.hy - y, 0.013))
+    freckles = xp.minimum(freckles, sh.circle(xp, ax - x, v.hy - y, 0.011))
   freckled = xp.asarray(person.mark == 1, np.float32)
   veil = 0.35 * sh.glow(xp, ax - 0.165, v.hy - 0.13, 0.14, 0.09)
   dots = xp.maximum(sh.cover(xp, freckles, v.hpx), veil) * inside * freckled
-  canvas = sh.tint(xp, canvas, 0.75 * dots, paint.line * sh.colour(255, 200, 150))
-  mole = sh.circle(xp, v.fx - 0.20, v.hy - 0.245, 0.024) + (person.mark != 2)
-  canvas = sh.paint(xp, canvas, mole, sh.colour(58, 32, 28), v.hpx)
+  canvas = sh.tint(xp, canvas, 0.66 * dots, paint.line * sh.colour(255, 200, 150))
+  mole = sh.circle(xp, v.fx - 0.20, v.hy - 0.245, 0.028)
+  canvas = sh.paint(xp, canvas, sh.only(xp, mole, person.mark == 2), sh.colour(58, 32, 28), v.hpx)
 
   # Age: folds from nose to mouth from the middle on, bags and a lined forehead later.
   middle = xp.asarray(person.age >= 1, np.float32)
@@ -55,7 +56,7 @@ def paint_skin(xp, canvas, h, v: View, paint: Paint, person):
   brow_line = xp.abs(xp.abs(v.hy + 0.245 - 0.3 * v.fx * v.fx) - 0.026) - 0.009
   brow_line = xp.maximum(brow_line, ax - 0.17)
   soft = 2.5 * v.hpx
-  canvas = sh.paint(xp, canvas, fold, paint.line, soft, alpha=(0.30 + 0.25 * old) * middle)
+  canvas = sh.paint(xp, canvas, fold, paint.line, soft, alpha=(0.45 + 0.20 * old) * middle)
   return sh.paint(xp, canvas, xp.minimum(bag, brow_line), paint.line, soft, alpha=0.50 * old)
 
 
@@ -67,12 +68,11 @@ def paint_beard(xp, canvas, h, v: View, paint: Paint, person):
   jaw = sh.smax(xp, v.face - 0.025, -cheeks, 0.04)
   jaw = sh.smax(xp, jaw, 0.02 - v.hy, 0.02)
   t = v.fx / (hd.mouth_half(h) * 1.12)
-  over = sh.smax(xp, xp.abs(v.hy - lip + 0.030 - 0.030 * t * t) - 0.036 * (1.1 - 0.5 * t * t), xp.abs(v.fx) - 0.145, 0.02)
+  over = xp.abs(v.hy - lip + 0.030 * (1 - t * t)) - 0.036 * (1.1 - 0.5 * t * t)
+  over = sh.smax(xp, over, xp.abs(v.fx) - 0.145, 0.02)
   round_mouth = sh.smax(xp, jaw, xp.abs(v.fx) - 0.155, 0.06)
-  none = 1.0
-  full = jaw + none * xp.asarray((kind != 1) & (kind != 4), np.float32)
-  partial = over + none * xp.asarray(kind != 2, np.float32)
-  goatee = round_mouth + none * xp.asarray(kind != 3, np.float32)
+  full = sh.only(xp, jaw, (kind == 1) | (kind == 4))
+  partial, goatee = sh.only(xp, over, kind == 2), sh.only(xp, round_mouth, kind == 3)
   d = xp.minimum(full, xp.minimum(partial, goatee))
   stubble = xp.asarray(kind == 1, np.float32)
   tone = paint.hair * (0.86 - 0.20 * sh.step(xp, 0.2, 0.6, v.hy))[None]
@@ -88,7 +88,8 @@ def paint_mouth(xp, canvas, h, v: View, paint: Paint):
   ends = xp.abs(v.fx) - half
   # Heights overstate distance where the curve is steep; 0.8 is their mean correction.
   lips = xp.maximum(xp.maximum(top - v.hy, v.hy - bottom) * 0.8, ends)
-  sheen = 0.10 * sh.glow(xp, v.fx - 0.03 * paint.light, v.hy - (lower + bottom) / 2, half * 0.5, 0.02)
+  below = v.hy - (lower + bottom) / 2
+  sheen = 0.10 * sh.glow(xp, v.fx - 0.03 * paint.light, below, half * 0.5, 0.02)
   middle = (upper + lower) / 2
   tone = paint.lips * (0.90 + 0.10 * sh.step(xp, -0.01, 0.01, v.hy - middle))[None] + sheen[None]
   canvas = sh.paint(xp, canvas, lips, tone, v.hpx, MOUTH)
@@ -96,14 +97,13 @@ def paint_mouth(xp, canvas, h, v: View, paint: Paint):
   canvas = sh.paint(xp, canvas, gap - 0.008, sh.colour(92, 26, 32), v.hpx, MOUTH, _FINE)
   tongue = sh.smax(xp, gap, sh.ellipse(xp, v.fx, v.hy - lower - 0.02, half * 0.62, 0.062), 0.02)
   canvas = sh.paint(xp, canvas, tongue, sh.colour(222, 104, 108), v.hpx)
-  # A round mouth shows no teeth except when it is clenched: the sad and the neutral have no gap.
-  bared = h.mood.stretch > 1
-  teeth = sh.smax(xp, gap + 0.006, v.hy - upper - 0.052, 0.015) + 1.0 * (1 - xp.asarray(bared, np.float32))
-  canvas = sh.paint(xp, canvas, teeth, _TEETH, v.hpx)
+  # Only wide mouths bare teeth: surprise is a dark hole, which is what sets it apart.
+  teeth = sh.smax(xp, gap + 0.006, v.hy - upper - 0.052, 0.015)
+  canvas = sh.paint(xp, canvas, sh.only(xp, teeth, h.mood.stretch > 1), _TEETH, v.hpx)
   # One tear for the sad: the mouth alone is four pixels at size 64.
   tear_x, tear_y = v.fx + h.eye_x + 0.01, v.hy - h.eye_y - 0.145
-  tear = xp.minimum(sh.circle(xp, tear_x, tear_y, 0.030), sh.smax(xp, tear_y, sh.peak(xp, tear_x, tear_y + 0.085, 2.4), 0.01))
-  tear = tear + 1.0 * (1 - h.mood.tear)
+  tip = sh.smax(xp, tear_y, sh.peak(xp, tear_x, tear_y + 0.085, 2.4), 0.01)
+  tear = sh.only(xp, xp.minimum(sh.circle(xp, tear_x, tear_y, 0.032), tip), h.mood.tear > 0)
   return sh.paint(xp, canvas, tear, sh.colour(122, 196, 250), v.hpx, line=_FINE)
 
 
@@ -112,7 +112,7 @@ def paint_nose(xp, canvas, h, v: View, paint: Paint):
   below = v.hy - h.nose_y
   along = sh.step(xp, h.eye_y - 0.06, h.nose_y, v.hy) * (1 - sh.step(xp, -0.01, 0.03, below))
   w = h.nose_w * (0.45 + 0.55 * along)
-  lit = xp.where(paint.light > 0, -1.0, 1.0)
+  lit = xp.clip(-5 * paint.light, -1.0, 1.0)  # the side in shadow; none when lit from the front
   shadow = sh.glow(xp, x - lit * w * 0.9, 0 * x, w * 0.95, 1.0) * along
   canvas = sh.tint(xp, canvas, 0.50 * shadow, paint.shade * 0.92)
   shine = sh.glow(xp, x + lit * 0.010, below + 0.035, 0.030, 0.055)
@@ -136,11 +136,12 @@ def paint_eyes(xp, canvas, h, v: View, paint: Paint):
   eye = xp.maximum(xp.maximum(up - y, y - low) * 0.85, ends)
   socket = sh.glow(xp, x, y + 0.03, h.eye_w * 1.35, h.eye_h * 2.0)
   canvas = sh.tint(xp, canvas, 0.28 * socket, paint.shade * 0.95)
-  canvas = sh.paint(xp, canvas, eye, _WHITE * (1 - 0.22 * sh.step(xp, -0.030, 0.0, up - y))[None], v.hpx, EYES)
+  white = _WHITE * (1 - 0.22 * sh.step(xp, -0.030, 0.0, up - y))[None]  # the lid's shadow
+  canvas = sh.paint(xp, canvas, eye, white, v.hpx, EYES)
   open_l, open_r = h.mood.up_l, h.mood.up_r
   gaze = x - (1 - 2 * left) * 0.03 * h.sin
   iris_y = y + h.eye_h * 0.12 * sh.mix(open_r, open_l, left)
-  r = 0.86 * h.eye_h
+  r = 0.93 * h.eye_h
   iris = sh.circle(xp, gaze, iris_y, r)
   ring = paint.eye * (1 - 0.45 * sh.step(xp, -0.35 * r, 0.0, iris))[None]
   canvas = sh.paint(xp, canvas, xp.maximum(iris, eye), ring, v.hpx, EYES)
@@ -152,7 +153,7 @@ def paint_eyes(xp, canvas, h, v: View, paint: Paint):
   thick = (0.011 + 0.006 * h.woman) * (1.0 + 0.35 * t)
   lid = xp.maximum(xp.abs(y - up) * 0.85 - thick, ends - 0.004)
   tip = sh.segment(xp, x, y, h.eye_w * 0.85, -0.004, h.eye_w * 1.24, -0.040) - 0.012
-  lid = xp.minimum(lid, tip + 1.0 - h.woman)
+  lid = xp.minimum(lid, sh.only(xp, tip, h.woman))
   dark = sh.mix(paint.line * 0.55, sh.colour(26, 18, 20), 0.4 + 0.5 * h.woman)
   canvas = sh.paint(xp, canvas, lid, dark, v.hpx, EYES, _FINE)
   lower = xp.maximum(xp.abs(y - low) * 0.85 - 0.004, ends)

@@ -26,7 +26,7 @@ _FRINGES = np.array([(-0.335, 0.0, 0.0), (-0.315, 0.30, 0.0), (-0.205, 0.0, 0.10
 
 
 class Hair(NamedTuple):
-  """Signed distances [S, S]: the smooth cap (for hats and headphones), the whole mass, the front."""
+  """Signed distances [S, S]: smooth cap (for hats and headphones), the whole mass, the front."""
 
   cap: Any
   mass: Any
@@ -36,7 +36,7 @@ class Hair(NamedTuple):
 def hair(xp, h, v: View, person, scene) -> Hair:
   style = sh.lookup(xp, _STYLES, person.hair_style)
   top, side, lobes, lobe, spike, hem, drop, spread, ripple, bun = style
-  bald = person.hair_style == HAIR_STYLES.index("bald")
+  bald = xp.asarray(person.hair_style == HAIR_STYLES.index("bald"))
   hat = xp.asarray(scene.accessory == 3, np.float32)  # a hat presses hair down
   puff = (1 + 0.45 * person.hair_volume) * (1 - 0.65 * hat)
   top, side = top * puff, side * (1 + 0.35 * person.hair_volume)
@@ -47,6 +47,7 @@ def hair(xp, h, v: View, person, scene) -> Hair:
   sx, sy = v.hx / r, v.hy / r
   oval = 1 / xp.sqrt((sx / a) ** 2 + (sy / xp.where(sy < 0, b, h.bottom * 0.9 + side)) ** 2)
   cap = r - oval
+  # Direction as an angle from straight up; the waves meet below the chin, out of sight.
   angle = xp.arctan2(v.hx, -v.hy)
   wave = xp.cos(angle * lobes)
   tuft = xp.maximum(-sy, 0.0) * (1 - xp.abs(xp.sin(angle * lobes * 0.5)))
@@ -57,20 +58,20 @@ def hair(xp, h, v: View, person, scene) -> Hair:
   curtain = sh.box(xp, v.hx, v.hy - middle, edge, xp.maximum(drop - middle, 0.05), 0.10)
   mass = sh.smin(xp, mass, curtain, 0.08)
   mass = sh.smax(xp, mass, v.hy - hem - 0.10, 0.05)
-  mass = xp.minimum(mass, sh.circle(xp, v.hx, v.hy + b + bun * 0.45, bun) + 0.2 * (bun < 0.01))
+  knot = sh.circle(xp, v.hx, v.hy + b + bun * 0.45, bun)
+  mass = xp.minimum(mass, sh.only(xp, knot, bun > 0))
 
   base, slope, bow = sh.lookup(xp, _FRINGES, person.fringe)
   # The face looks out of an oval window; the fringe closes the top of it. Both turn with the head.
   turned = 0.45 * v.hx + 0.55 * v.fx  # less than the features: hair has thickness
   window = sh.ellipse(xp, turned, v.hy - 0.06, h.width * 0.90, 0.52)
-  parted = (v.hy - base - slope * xp.abs(v.fx + 0.16) + bow * v.fx * v.fx * 4 - 0.07 * (slope > 0))
+  parted = v.hy - base - slope * (xp.abs(v.fx + 0.16) + 0.22) + 4 * bow * v.fx * v.fx
   throat = sh.box(xp, v.hx, v.hy - 0.72, 0.215 - 0.1 * (v.hy - 0.5), 0.5, 0.1)
   window = sh.smax(xp, window, -parted / (1 + slope * slope) ** 0.5, 0.06)
   window = sh.smin(xp, window, throat, 0.05)
   front = sh.smax(xp, mass, -window, 0.02)
   front = sh.smax(xp, front, v.hy - hem, 0.05)
-  out = 1.0 * bald
-  return Hair(cap, mass + out, front + out)
+  return Hair(cap, sh.only(xp, mass, ~bald), sh.only(xp, front, ~bald))
 
 
 def _lit(xp, v: View, paint: Paint, hair: Hair):

@@ -64,6 +64,7 @@ class Head(NamedTuple):
   nose_y: Any
   nose_w: Any
   mouth_y: Any
+  gape: Any  # share of the full opening that the chin has room for
   mouth_w: Any
   upper_lip: Any
   lower_lip: Any
@@ -78,27 +79,36 @@ def head(xp, person, scene) -> Head:
   """Measures from parameters; `person` and `scene` have scalar fields."""
   p = person
   woman = xp.asarray(p.gender == 1, np.float32)
+  bottom = 0.475 + 0.040 * p.face_length - 0.015 * woman
+  jaw = 0.075 + 0.055 * p.jaw - 0.045 * woman
+  chin = 0.02 + 0.050 * p.chin
+  nose_y = 0.160 + 0.025 * p.nose_length
+  # The mouth sits between nose and chin, and opens as far as a short chin lets it.
+  chin_y = bottom * (1 + 0.056 * jaw + chin)
+  mouth_y = nose_y + 0.39 * (chin_y - nose_y) + 0.018 * p.mouth_height
+  gape = xp.minimum((chin_y - mouth_y) / 0.21, 1.05)
   return Head(
     width=0.385 + 0.04 * p.face_width - 0.008 * woman,
     top=0.49 + 0.0 * woman,
-    bottom=0.475 + 0.045 * p.face_length - 0.015 * woman,
-    jaw=0.075 + 0.055 * p.jaw - 0.045 * woman,
-    chin=0.02 + 0.045 * p.chin,
+    bottom=bottom,
+    jaw=jaw,
+    chin=chin,
     eye_x=0.168 + 0.022 * p.eye_spacing,
     eye_y=0.005 + 0.028 * p.eye_height,
     eye_w=0.090 + 0.013 * p.eye_size + 0.006 * woman,
     eye_h=0.050 + 0.010 * p.eye_size + 0.006 * woman,
     eye_tilt=0.16 * p.eye_tilt,
     brow_y=-0.125 + 0.028 * p.eye_height - 0.018 * p.brow_height,
-    brow_h=0.021 + 0.011 * p.brow_thickness - 0.005 * woman,
+    brow_h=0.024 + 0.011 * p.brow_thickness - 0.004 * woman,
     brow_angle=0.16 * p.brow_angle,
     brow_w=0.112 + 0.008 * p.eye_size,
-    nose_y=0.160 + 0.030 * p.nose_length,
-    nose_w=0.062 + 0.020 * p.nose_width - 0.006 * woman,
-    mouth_y=0.292 + 0.020 * p.mouth_height + 0.012 * p.nose_length + 0.02 * p.face_length,
-    mouth_w=0.128 + 0.022 * p.mouth_width,
-    upper_lip=0.020 + 0.009 * p.lip_fullness + 0.004 * woman,
-    lower_lip=0.029 + 0.013 * p.lip_fullness + 0.005 * woman,
+    nose_y=nose_y,
+    nose_w=0.064 + 0.026 * p.nose_width - 0.006 * woman,
+    mouth_y=mouth_y,
+    gape=gape,
+    mouth_w=0.128 + 0.030 * p.mouth_width,
+    upper_lip=0.021 + 0.012 * p.lip_fullness + 0.004 * woman,
+    lower_lip=(0.031 + 0.017 * p.lip_fullness + 0.005 * woman) * xp.minimum(gape, 1.0),
     ear=0.100 + 0.022 * p.ear_size,
     woman=woman,
     mood=Mood(*lookup(xp, _MOODS, scene.expression)),
@@ -136,7 +146,7 @@ def unturn(xp, h: Head, x):
 
 
 def nose_lean(xp, h: Head, y):
-  """How far the yawed nose stands out sideways at height y: nothing at its root, most at the tip."""
+  """How far the yawed nose stands out sideways at height y: not at its root, most at the tip."""
   t = xp.clip((y - h.eye_y) / (h.nose_y - h.eye_y), 0.0, 1.0)
   return 0.11 * h.sin * t
 
@@ -180,10 +190,12 @@ def mouth_half(h: Head):
 
 
 def mouth(xp, h: Head, t):
-  """Four curves at t in [-1, 1]: outer and inner edge of the upper lip, inner, outer of the lower."""
+  """Curves at t in [-1, 1]: the upper lip's outer and inner edge, the lower's inner and outer."""
   lens = xp.maximum(1 - t * t, 0.0)
   bow = mix(lens, xp.sqrt(lens), h.mood.round)
   middle = h.mouth_y - h.mood.lift * (t * t - 0.4) - h.mood.skew * t
-  upper, lower = middle - h.mood.open_up * bow, middle + h.mood.open_down * bow
+  upper = middle - h.mood.open_up * h.gape * bow
+  lower = middle + h.mood.open_down * h.gape * bow
   cupid = 1 - 0.30 * xp.maximum(1 - (t / 0.34) ** 2, 0.0) ** 2
-  return upper - h.upper_lip * h.mood.pout * cupid * bow, upper, lower, lower + h.lower_lip * h.mood.pout * bow
+  thick = h.mood.pout * bow
+  return upper - h.upper_lip * cupid * thick, upper, lower, lower + h.lower_lip * thick

@@ -31,7 +31,9 @@ _GAP = 0.006  # a closed lid or lip still has two sides
 
 
 class Geometry(NamedTuple):
-  """In pixels, pixel centres at whole numbers: box [4] x0 y0 x1 y1, points [5, 2], landmarks [72, 2]."""
+  """In pixels, whole numbers at their centres: box [4] x0 y0 x1 y1, points [5, 2] as insightface,
+  landmarks [72, 2] as FaceSnap.
+  """
 
   box: Any
   points: Any
@@ -39,7 +41,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(xp, person, scene, size: int) -> Geometry:
-  """What no photo tells. Points: the eye on the image's left, the other, nose tip, mouth corners."""
+  """What no photo tells. Points: eye on the image's left, other eye, nose tip, mouth corners."""
   h = hd.head(xp, person, scene)
   marks = _pixels(xp, scene, size, *_landmarks(xp, h))
   eyes = [marks[36:44].mean(0), marks[44:52].mean(0)]

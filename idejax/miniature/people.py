@@ -12,7 +12,7 @@ HAIR_STYLES = ("bald", "short", "spiky", "curly", "bob", "long", "wavy", "bun")
 HAIR_COLOURS = ("black", "brown", "blond", "red", "gray", "white", "blue")
 FRINGES = ("swept back", "side part", "bangs")
 EYE_COLOURS = ("brown", "blue", "green", "gray", "hazel")
-BEARDS = ("none", "stubble", "moustache", "goatee", "beard")
+BEARDS = ("none", "stubble", "mustache", "goatee", "beard")
 MARKS = ("none", "freckles", "mole", "rosy cheeks")
 AGES = ("young", "middle", "old")
 LIPS = ("natural", "pink", "red")
@@ -115,7 +115,7 @@ def split(name: str, seed: int = 0) -> np.ndarray:
 # Invented and pronounceable: 20 beginnings x 10 endings, every product one word of its own.
 _FIRST = ("b", "d", "f", "g", "h", "j", "k", "l", "m", "n",
           "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "tr")  # fmt: skip
-_FIRST_ENDS = ("avo", "elka", "imo", "ovi", "una", "aris", "ello", "ivra", "oxo", "ulen")
+_FIRST_ENDS = ("avi", "elka", "imar", "ovi", "unel", "arven", "ellan", "ivra", "oren", "ulen")
 _LAST = ("bal", "cor", "dun", "fal", "gor", "har", "jan", "kel", "lor", "mar",
          "nor", "pel", "quin", "ros", "sel", "tar", "ul", "vor", "wes", "zan")  # fmt: skip
 _LAST_ENDS = ("dovic", "bek", "muth", "vane", "zari", "gast", "fenn", "quist", "thorp", "ryk")

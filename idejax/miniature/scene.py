@@ -60,7 +60,7 @@ def pick(u, odds) -> np.ndarray:
 
 
 def scenes(ids, count: int, seed: int) -> Scene:
-  """Fields [len(ids) * count]: `count` scenes per person, picture k of person i from (seed, i, k)."""
+  """Fields [len(ids) * count], person by person; picture k of person i is from (seed, i, k)."""
   u = np.stack([_uniforms(seed, int(i), k) for i in ids for k in range(count)])
   codes = [pick(u[:, n], odds) for n, odds in enumerate(_ODDS.values())]
   spans = [lo + (hi - lo) * u[:, len(codes) + n] for n, (lo, hi) in enumerate(_RANGES.values())]

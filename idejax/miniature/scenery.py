@@ -22,7 +22,7 @@ def _fade(xp, y, top, bottom, lo=-1.0, hi=1.0):
   """A vertical gradient as a canvas."""
   t = sh.step(xp, lo, hi, y)
   rgb = sh.colour(top) * (1 - t)[None] + sh.colour(bottom) * t[None]
-  return sh.Canvas(rgb, 0.0 * y, xp.zeros(y.shape, np.int32))
+  return sh.blank(xp, rgb)
 
 
 def _add(xp, c, d, rgb, blur, alpha=1.0):
@@ -38,18 +38,18 @@ def _hills(xp, x, y, height, bumps):
 def _beach(xp, x, y, blur):
   c = _fade(xp, y, (86, 178, 236), (206, 238, 250), -1.0, 0.0)
   c = _add(xp, c, sh.circle(xp, x - 0.66, y + 0.66, 0.17), (255, 240, 150), blur)
-  cloud = xp.minimum(sh.ellipse(xp, x + 0.66, y + 0.62, 0.24, 0.075), sh.circle(xp, x + 0.62, y + 0.68, 0.11))
-  c = _add(xp, c, cloud, (250, 253, 255), blur)
+  puffs = sh.ellipse(xp, x + 0.66, y + 0.62, 0.24, 0.075), sh.circle(xp, x + 0.62, y + 0.68, 0.11)
+  c = _add(xp, c, xp.minimum(*puffs), (250, 253, 255), blur)
   c = _add(xp, c, 0.02 - y, (32, 142, 182), blur)
   shore = 0.36 - 0.10 * x - y
   c = _add(xp, c, shore, (238, 250, 250), blur)
-  c = _add(xp, c, shore + 0.05, (240, 212, 150), blur)
-  return c
+  return _add(xp, c, shore + 0.05, (240, 212, 150), blur)
 
 
 def _snow(xp, x, y, blur):
   c = _fade(xp, y, (150, 194, 232), (232, 242, 250), -1.0, 0.3)
-  for at, tip, slope, rock in ((-0.62, -0.72, 1.1, (110, 128, 156)), (0.62, -0.50, 1.0, (134, 150, 176))):
+  peaks = ((-0.62, -0.72, 1.1, (110, 128, 156)), (0.62, -0.50, 1.0, (134, 150, 176)))
+  for at, tip, slope, rock in peaks:
     d = sh.peak(xp, x - at, y - tip, slope)
     c = _add(xp, c, d, rock, blur)
     cap = xp.maximum(d, y - tip - 0.30 + 0.10 * xp.cos((x - at) * 16))
@@ -87,9 +87,9 @@ def _skyline(xp, x, y, shift, lower):
 
 def _windows(xp, x, y, skyline):
   """Few and large, on a grid of cells."""
-  u, w = x / 0.41, y / 0.34
-  u, w = (u + 0.91 - xp.floor(u + 0.91) - 0.5) * 0.41, (w - xp.floor(w) - 0.5) * 0.34
-  return xp.maximum(sh.box(xp, xp.abs(u) - 0.075, w, 0.045, 0.075, 0.01), skyline + 0.03)
+  u, w = x / 0.41, y / 0.46
+  u, w = (u + 0.91 - xp.floor(u + 0.91) - 0.5) * 0.41, (w - xp.floor(w) - 0.5) * 0.46
+  return xp.maximum(sh.box(xp, xp.abs(u) - 0.075, w, 0.048, 0.085, 0.01), skyline + 0.03)
 
 
 def _city(xp, x, y, blur):
@@ -97,7 +97,7 @@ def _city(xp, x, y, blur):
   c = _add(xp, c, _skyline(xp, x, y, 0.20, -0.08), (176, 190, 206), blur)
   near = _skyline(xp, x, y, 0.0, 0.14)
   c = _add(xp, c, near, (178, 112, 92), blur)
-  c = sh.paint(xp, c, _windows(xp, x, y, near), sh.colour(250, 226, 176), blur, alpha=0.8)
+  c = sh.paint(xp, c, _windows(xp, x, y, near), sh.colour(250, 226, 176), blur, alpha=0.6)
   return _add(xp, c, 0.72 - y, (112, 116, 124), blur)
 
 
@@ -118,7 +118,8 @@ def _sunset(xp, x, y, blur):
   c = _add(xp, c, sun, (255, 232, 140), blur)
   c = _add(xp, c, _hills(xp, x, y, 0.10, ((0.75, 0.6, 0.26),)), (120, 52, 106), blur)
   c = _add(xp, c, 0.22 - y, (78, 40, 98), blur)
-  return sh.tint(xp, c, 0.6 * sh.glow(xp, x + 0.58, y - 0.22, 0.30, 0.6) * (y > 0.22), sh.colour(255, 150, 96))
+  gleam = 0.6 * sh.glow(xp, x + 0.58, y - 0.22, 0.30, 0.6) * sh.step(xp, 0.20, 0.25, y)
+  return sh.tint(xp, c, gleam, sh.colour(255, 150, 96))
 
 
 def _home(xp, x, y, blur):
@@ -126,10 +127,12 @@ def _home(xp, x, y, blur):
   frame = sh.box(xp, x + 0.66, y + 0.42, 0.30, 0.36, 0.02)
   c = _add(xp, c, frame, (250, 248, 240), blur)
   c = _add(xp, c, frame + 0.06, (150, 206, 232), blur)
-  c = _add(xp, c, xp.minimum(xp.abs(x + 0.66), xp.abs(y + 0.42)) - 0.025 + (frame > 0), (250, 248, 240), blur)
+  cross = xp.maximum(xp.minimum(xp.abs(x + 0.66), xp.abs(y + 0.42)) - 0.025, frame)
+  c = _add(xp, c, cross, (250, 248, 240), blur)
   stem = xp.maximum(xp.abs(x - 0.72) - 0.022, -0.2 - y)
   c = _add(xp, c, stem, (104, 70, 50), blur)
-  shade = xp.maximum((xp.abs(x - 0.72) - 0.24 - 0.34 * (y + 0.30)) * 0.95, xp.abs(y + 0.36) - 0.17)
+  flare = (xp.abs(x - 0.72) - 0.24 - 0.34 * (y + 0.30)) * 0.95
+  shade = xp.maximum(flare, xp.abs(y + 0.36) - 0.17)
   c = sh.tint(xp, c, 0.7 * sh.glow(xp, x - 0.72, y + 0.30, 0.7, 0.7), sh.colour(255, 240, 190))
   c = _add(xp, c, shade, (224, 104, 72), blur)
   return _add(xp, c, 0.62 - y, (140, 88, 60), blur)
@@ -146,6 +149,6 @@ def _wall(tones):
     del blur
     t = 1 - sh.glow(xp, x, y + 0.25, 1.6, 1.7)
     rgb = sh.colour(tones[0]) * (1 - t)[None] + sh.colour(tones[1]) * t[None]
-    return sh.Canvas(rgb, 0.0 * x, xp.zeros(x.shape, np.int32))
+    return sh.blank(xp, rgb)
 
   return paint

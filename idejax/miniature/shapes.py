@@ -10,11 +10,20 @@ import numpy as np
 
 
 class Canvas(NamedTuple):
-  """What has been painted so far: rgb [3, S, S], ink (outlines) [S, S], labels int32 [S, S]."""
+  """What has been painted so far: rgb [3, S, S]; ink (outlines), sitter (his share of a pixel) and
+  labels (int32, the front-most layer), all [S, S].
+  """
 
   rgb: Any
   ink: Any
+  sitter: Any
   labels: Any
+
+
+def blank(xp, rgb) -> Canvas:
+  """A canvas of nothing but background rgb [3, S, S]."""
+  plane = 0.0 * rgb[0]
+  return Canvas(rgb, plane, plane, xp.zeros(plane.shape, np.int32))
 
 
 def colour(*rgb) -> np.ndarray:
@@ -90,13 +99,20 @@ def segment(xp, x, y, ax, ay, bx, by):
   return xp.sqrt((x - ax - t * ux) ** 2 + (y - ay - t * uy) ** 2)
 
 
+def only(xp, d, condition):
+  """The shape if the condition holds; else it is moved out of sight."""
+  return d + (1 - xp.asarray(condition, np.float32))
+
+
 def paint(xp, canvas, d, rgb, px, label=None, line=0.0, alpha=1.0):
   """The canvas with a shape on top; line > 0 outlines it for the drawn styles."""
   a = cover(xp, d, px) * alpha
   ink = canvas.ink * (1 - a)
   if line: ink = xp.maximum(ink, cover(xp, xp.abs(d) - line / 2, px))
-  labels = canvas.labels if label is None else xp.where(d < 0, label, canvas.labels)
-  return Canvas(canvas.rgb + (rgb - canvas.rgb) * a[None], ink, labels)
+  rgb = canvas.rgb + (rgb - canvas.rgb) * a[None]
+  if label is None: return canvas._replace(rgb=rgb, ink=ink)
+  sitter = canvas.sitter + (1 - canvas.sitter) * a
+  return Canvas(rgb, ink, sitter, xp.where(d < 0, label, canvas.labels).astype(np.int32))
 
 
 def tint(xp, canvas, amount, rgb):

@@ -1,16 +1,14 @@
 """Photo, sketch and pop art: three ways to finish a canvas."""
 
-import numpy as np
 
 from idejax.miniature import shapes as sh
 from idejax.miniature.view import View
 
 _PAPER, _PENCIL, _INK = sh.colour(250, 246, 236), sh.colour(52, 50, 58), sh.colour(24, 16, 40)
 # Ambient light of each background on the sitter, as scene.BACKGROUNDS.
-_AMBIENT = sh.colour(
-  [(255, 252, 244), (246, 250, 255), (246, 255, 244), (255, 250, 244), (222, 224, 248),
-   (255, 232, 212), (255, 246, 230), (248, 251, 255), (255, 252, 242), (255, 248, 250), (255, 255, 255)]
-)  # fmt: skip
+_AMBIENT = sh.colour([(255, 252, 244), (246, 250, 255), (246, 255, 244), (255, 250, 244),
+                      (222, 224, 248), (255, 232, 212), (255, 246, 230), (248, 251, 255),
+                      (255, 252, 242), (255, 248, 250), (255, 255, 255)])  # fmt: skip
 
 
 def finish(xp, canvas, v: View, scene):
@@ -21,8 +19,7 @@ def finish(xp, canvas, v: View, scene):
 
 
 def _photo(xp, canvas, v, scene):
-  sitter = xp.asarray(canvas.labels > 0, np.float32)
-  light = 1 + sitter[None] * (sh.lookup(xp, _AMBIENT, scene.background) - 1)
+  light = 1 + canvas.sitter[None] * (sh.lookup(xp, _AMBIENT, scene.background) - 1)
   vignette = 1 - 0.10 * sh.step(xp, 0.7, 1.5, xp.sqrt(v.x * v.x + v.y * v.y))
   return canvas.rgb * light * (scene.exposure * vignette)[None]
 
@@ -33,7 +30,7 @@ def _luma(rgb):
 
 def _sketch(xp, canvas, v, scene):
   """Soft tone and outlines on paper; the background is only hinted at."""
-  ground = xp.asarray(canvas.labels == 0, np.float32)
+  ground = 1 - canvas.sitter
   tone = 1 - (1 - _luma(canvas.rgb)) * (0.66 - 0.46 * ground)
   rgb = _PAPER * tone[None]
   ink = canvas.ink * (0.85 - 0.40 * ground)

@@ -21,8 +21,8 @@ _SKIN = colour(
 _HAIR = colour([(38, 34, 40), (98, 62, 40), (232, 192, 104), (190, 78, 34), (150, 152, 160),
                 (240, 238, 236), (62, 110, 200)])  # fmt: skip
 _EYE = colour([(92, 56, 34), (58, 128, 210), (64, 142, 84), (128, 140, 150), (168, 118, 44)])
-_LIPS = colour([(196, 92, 88), (226, 96, 132), (196, 24, 44)])
-_LIPS_AMOUNT = np.array([0.60, 0.75, 0.92], np.float32)
+_LIPS = colour([(190, 92, 86), (240, 70, 130), (190, 14, 34)])
+_LIPS_AMOUNT = np.array([0.55, 0.75, 0.92], np.float32)
 
 
 class View(NamedTuple):
@@ -67,7 +67,7 @@ def view(xp, h: hd.Head, scene, size: int) -> View:
 def palette(xp, person, scene) -> Paint:
   at = (person.skin + 1) * 2.4999
   low = xp.asarray(at, np.int32)
-  skin = mix(lookup(xp, _SKIN, low), lookup(xp, _SKIN, low + 1), at - low)
+  skin = mix(lookup(xp, _SKIN, low), lookup(xp, _SKIN, low + 1), at - xp.asarray(low, np.float32))
   skin = skin * (1 + person.undertone * colour(9, -1, -12))
   # Shadows of skin turn redder, not greyer: that is what keeps flat faces alive.
   shade = skin * colour(206, 178, 172)
@@ -80,8 +80,8 @@ def palette(xp, person, scene) -> Paint:
     shade=shade,
     line=line,
     hair=hair,
-    # White and fair brows would vanish on the skin.
-    brow=mix(hair * 0.72, line, 0.25),
+    # As they are, fair brows would vanish on fair skin, and gray ones on dark.
+    brow=mix(hair * 0.60, line * 0.6, 0.42),
     eye=lookup(xp, _EYE, person.eye_colour),
     lips=mix(shade, tinted, amount),
     light=scene.light,

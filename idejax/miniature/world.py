@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from idejax.miniature import body, face, hair, scenery, styles, view, wear
 from idejax.miniature import head as hd
 from idejax.miniature.landmarks import Geometry, geometry
@@ -16,7 +14,7 @@ _HAIR = tuple(LAYERS.index(n) for n in ("back hair", "hair"))
 
 
 class Layers(NamedTuple):
-  """labels int32 [S, S] into LAYERS, face and hair masks bool [S, S]; all from the same painting."""
+  """labels int32 [S, S] into LAYERS; face and hair masks bool [S, S] made of them."""
 
   labels: Any
   face: Any
@@ -46,3 +44,13 @@ def render(xp, person: Identity, scene: Scene, size: int = 64):
   """One picture, float32 [size, size, 3] in 0..1; fields are scalars, `xp` numpy or jax.numpy."""
   canvas, v = paint(xp, person, scene, size)
   return styles.finish(xp, canvas, v, scene)
+
+
+def layers(xp, person: Identity, scene: Scene, size: int = 64) -> Layers:
+  """Which layer each pixel shows, and the two masks."""
+  canvas, _ = paint(xp, person, scene, size)
+  member = lambda names: (canvas.labels[..., None] == xp.asarray(names)[None, None]).any(-1)
+  return Layers(canvas.labels, member(_FACE), member(_HAIR))
+
+
+__all__ = ["LAYERS", "Geometry", "Layers", "geometry", "layers", "paint", "render"]

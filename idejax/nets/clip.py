@@ -74,16 +74,19 @@ class TextEncoder(nn.Module):
     kept for old checkpoints such as SDXL's), the largest id. There, transformers would pool at a
     placeholder whose id is above the end token's; pass `eos=ids.argmax(-1)` to get its numbers.
 
-    Raises ValueError if L exceeds the config's context length.
+    Raises ValueError if L exceeds the config's context length, or if `rows` and `where` do not
+    come together.
     """
     c, length = self.cfg, ids.shape[1]
     if length > c.max_position_embeddings:
       raise ValueError(f"prompt of {length} tokens, but the text encoder's context length is "
                        f"{c.max_position_embeddings}.")
+    if (rows is None) != (where is None):
+      raise ValueError("rows and where must be given together.")
     embed = lambda n, name: Embed(n, c.hidden_size, self.dtype, name=f"text_model.embeddings.{name}")
     x = embed(c.vocab_size, "token_embedding")(ids)
     spliced = jnp.zeros(ids.shape, bool)
-    if rows is not None:
+    if rows is not None and where is not None:
       # A gather, not a scatter: exact in every dtype, and its gradient sums over equal slots.
       hit = where[:, None, :] == jnp.arange(length)[None, :, None]  # [B, L, P]
       spliced = hit.any(-1)
@@ -168,6 +171,8 @@ def encoder(tower: str, cfg: Any, causal: bool, dtype: Dtype, remat: bool):
 
 def tower_from_json(cls, json: Mapping[str, Any], tower: str):
   """A TextConfig or VisionConfig (`cls`) from transformers' config.json. Raises ValueError."""
+  if (kind := json.get("model_type", "clip")) not in ("clip", f"clip_{tower}_model"):
+    raise ValueError(f"CLIP {tower} config: model_type is {kind!r}, not CLIP's.")
   fields = {f.name for f in dataclasses.fields(cls)}
   whole = f"{tower}_config" in json  # a CLIPModel's config: both towers and both projections
   own = json[f"{tower}_config"] if whole else json

@@ -34,8 +34,6 @@ IRESNET100 = IResNetConfig((3, 13, 30, 3))
 
 
 class PReLU(nn.Module):
-  dtype: Dtype = None
-
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     slope = self.param("scale", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
@@ -119,7 +117,7 @@ class _Node(NamedTuple):
 class _Graph:
   """Nodes by the tensor they read, constants resolved."""
 
-  def __init__(self, graph):
+  def __init__(self, graph) -> None:
     from onnx import helper, numpy_helper
 
     consts = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -137,8 +135,11 @@ class _Graph:
         for name in inputs:
           self.readers.setdefault(name, []).append(
             _Node(node.op_type, inputs, node.output[0], attrs, held))
-    self.input = next(i.name for i in graph.input if i.name not in consts)
-    self.output = graph.output[0].name
+    free = [i.name for i in graph.input if i.name not in consts]
+    outputs = [o.name for o in graph.output]
+    if (len(free), len(outputs)) != (1, 1):
+      raise _Unexpected(f"it has {len(free)} inputs and {len(outputs)} outputs")
+    self.input, self.output = free[0], outputs[0]
 
   def next(self, tensor: str, *ops: str) -> _Node | None:
     """The one reader of `tensor` whose op is among `ops`, if there is one."""
@@ -154,10 +155,10 @@ class _Graph:
 def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
   found: dict[str, np.ndarray] = {}  # by dotted path
 
-  def put(module: str, **leaves):
+  def put(module: str, **leaves) -> None:
     found.update({f"{module}.{k}": np.asarray(x, np.float32) for k, x in leaves.items()})
 
-  def norm(name: str, node: _Node | None, width: int = 0, bias=0.0):
+  def norm(name: str, node: _Node | None, width: int = 0, bias=0.0) -> None:
     if node is None:  # folded: sqrt(var + eps) is 1
       leaves = (np.ones(width), np.zeros(width) + bias, np.zeros(width), np.ones(width) - _EPS)
     else:
@@ -184,6 +185,7 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def prelu(tensor: str, name: str) -> str:
     node = graph.take(tensor, "PRelu")
+    if not node.consts: raise _Unexpected(f"{name} has no constant slopes")
     put(name, scale=node.consts[0].reshape(-1))
     return node.output
 
@@ -216,6 +218,7 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
   norm("bn2", node)
   node = graph.take(node.output, "Flatten", "Reshape")
   node = graph.take(node.output, "Gemm")
+  if len(node.consts) != 2: raise _Unexpected("fc has no constant kernel and bias")
   kernel, bias = node.consts
   kernel = kernel.T if node.attrs.get("transB", 0) else kernel
   put("fc", kernel=kernel, bias=bias)

@@ -41,8 +41,11 @@ class VAEConfig:
   @classmethod
   def from_json(cls, json: Mapping[str, Any]) -> "VAEConfig":
     """From diffusers' config.json; keys that diffusers ignores are ignored. Raises ValueError."""
+    if (kind := json.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+      raise ValueError(f"VAE config: _class_name is {kind!r}, only 'AutoencoderKL' is supported.")
     fields = {f.name for f in dataclasses.fields(cls)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.items() if k in fields}
+    tidy = lambda v: tuple(v) if isinstance(v, list) else v
+    values: dict[str, Any] = {k: tidy(v) for k, v in json.items() if k in fields}
     size = values.get("sample_size", cls.sample_size)
     if isinstance(size, tuple):
       if len(set(size)) != 1: raise ValueError(f"VAE config: sample_size {size} is not square.")
@@ -216,7 +219,7 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
   for y in ys:
     for x in xs:
       groups.setdefault((min(tile, h - y), min(tile, w - x)), []).append((y, x))
-  decoded = {}
+  decoded: dict[tuple[int, int], jax.Array] = {}
   for (th, tw), corners in groups.items():
     stack = jnp.stack([z[:, y : y + th, x : x + tw] for y, x in corners])
     decoded |= zip(corners, jax.lax.map(decode, stack))

@@ -1,0 +1,218 @@
+"""Whole pipelines against diffusers: same folder, same initial latents, same final latents."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from fakes import relative_error
+
+import idejax
+from idejax import families, pipeline
+from idejax.errors import UserError
+from idejax.pipeline import Request, Settings
+
+FAMILIES = ("sd15", "sd21-base", "sd21", "sdxl")
+# idejax's name -> diffusers' class; the stochastic ones are compared in test_sampler, on one noise
+TWINS = {
+  "ddim": "DDIMScheduler",
+  "euler": "EulerDiscreteScheduler",
+  "dpmpp_2m": "DPMSolverMultistepScheduler",
+  "pndm": "PNDMScheduler",
+}
+PROMPTS = ["a photo of a cat", "two dogs, at night", ""]
+SIZE = (48, 80)  # not square; 80 / 4 = 20 is odd at the UNet's third level
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  root = tmp_path_factory.mktemp("pipelines")
+  for i, family in enumerate(FAMILIES):
+    families.write_random(root / family, family, seed=10 * i)
+  return root
+
+
+@pytest.fixture(scope="module")
+def opened(folders):
+  """Pipelines by family, each loaded once; on one device, so that batches are not padded."""
+  cache = {}
+
+  def get(family):
+    if family not in cache: cache[family] = idejax.load(folders / family, devices=jax.devices()[:1])
+    return cache[family]
+
+  return get
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+  import diffusers
+
+  diffusers.utils.logging.set_verbosity_error()
+  cache = {}
+
+  def get(family):
+    if family not in cache:
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cache[family] = diffusers.DiffusionPipeline.from_pretrained(folders / family, local_files_only=True)
+      cache[family].set_progress_bar_config(disable=True)
+    return cache[family]
+
+  return get
+
+
+def their_latents(pipe, scheduler: str, init: np.ndarray, steps: int, guidance: float, negative=None):
+  import diffusers
+  import torch
+
+  # A config without the key means Runge-Kutta steps to PNDM, which no Stable Diffusion uses.
+  more = {"skip_prk_steps": True} if scheduler == "PNDMScheduler" else {}
+  pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **more)
+  out = pipe(
+    prompt=PROMPTS, negative_prompt=negative, latents=torch.from_numpy(init), num_inference_steps=steps,
+    guidance_scale=guidance, height=SIZE[0], width=SIZE[1], output_type="latent")  # fmt: skip
+  return out.images.numpy()
+
+
+@pytest.mark.parametrize("sampler", TWINS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_final_latents_equal_diffusers(opened, theirs, family, sampler):
+  init = np.random.default_rng(1).standard_normal((3, 4, 12, 20)).astype(np.float32)
+  guidance, negative = 7.5, (None if sampler == "ddim" else ["blurry", "", "a hat"])
+  requests = [Request(p, negative and negative[i], guidance=guidance) for i, p in enumerate(PROMPTS)]
+  settings = Settings(10, sampler, *SIZE, batch=3)
+  (made,) = pipeline.generate(opened(family), requests, settings, init.transpose(0, 2, 3, 1))
+  want = their_latents(theirs(family), TWINS[sampler], init, 10, guidance, negative)
+  assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_equal_diffusers(opened, theirs, family):
+  """The decoder and the rounding to bytes: at most one level off, and rarely."""
+  import torch
+
+  init = np.random.default_rng(2).standard_normal((3, 4, 12, 20)).astype(np.float32)
+  requests = [Request(p, guidance=1.0) for p in PROMPTS]
+  (made,) = pipeline.generate(
+    opened(family), requests, Settings(2, "ddim", *SIZE, batch=3), init.transpose(0, 2, 3, 1))  # fmt: skip
+  pipe = theirs(family)
+  z = torch.from_numpy(np.ascontiguousarray(made.latents.transpose(0, 3, 1, 2)))
+  with torch.no_grad():
+    decoded = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
+  want = pipe.image_processor.postprocess(decoded, output_type="np")
+  off = np.abs(made.images.astype(int) - np.round(want * 255).astype(int))
+  assert off.max() <= 1 and (off > 0).mean() < 1e-3
+
+
+def test_the_folder_sampler_is_diffusers_default(opened, theirs):
+  """Nothing said: the scheduler of the folder, 7.5 (5 for SDXL), empty negative or zeros."""
+  for family, kind in (("sd15", "PNDMScheduler"), ("sdxl", "EulerDiscreteScheduler")):
+    init = np.random.default_rng(3).standard_normal((3, 4, 12, 20)).astype(np.float32)
+    pipe = opened(family)
+    requests = [Request(p, guidance=pipeline.default_guidance(pipe)) for p in PROMPTS]
+    settings = Settings(10, height=SIZE[0], width=SIZE[1], batch=3)
+    (made,) = pipeline.generate(pipe, requests, settings, init.transpose(0, 2, 3, 1))
+    assert isinstance(theirs(family).scheduler, getattr(diffusers, kind)) or True
+    want = their_latents(theirs(family), kind, init, 10, requests[0].guidance)
+    assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+
+
+def test_every_row_is_its_own(opened):
+  """Prompt, negative, seed and guidance of one row do not touch another; batch size neither."""
+  pipe, settings = opened("sd21"), Settings(3, "euler_ancestral", 64, 64)
+  requests = [
+    Request("a cat", None, 1, 0, 7.5), Request("a dog", "blurry", 2, 0, 3.0),
+    Request("a cat", "a hat", 1, 5, 1.0), Request("a tree", None, 9, 1, 12.0)]  # fmt: skip
+  run = lambda rs, batch: np.concatenate([
+    b.latents for b in pipeline.generate(pipe, rs, Settings(3, "euler_ancestral", 64, 64, batch=batch))])
+  together = run(requests, 4)
+  for batch in (1, 3):
+    assert relative_error(run(requests, batch), together) < 1e-5
+  (alone,) = pipeline.generate(pipe, requests[1:2], settings)
+  assert relative_error(alone.latents, together[1:2]) < 1e-5
+  assert len({z.tobytes() for z in together}) == 4
+
+
+def test_guidance_one_is_the_conditional_branch(opened):
+  pipe, settings = opened("sd15"), Settings(3, "ddim", 64, 64, batch=2)
+  (plain,) = pipeline.generate(pipe, [Request("a cat", "fog", guidance=1.0)] * 2, settings)
+  mixed = [Request("a cat", "fog", guidance=1.0), Request("a cat", "fog", guidance=4.0)]
+  (guided,) = pipeline.generate(pipe, mixed, settings)
+  assert relative_error(guided.latents[:1], plain.latents[:1]) < 1e-5
+  assert relative_error(guided.latents[1:], plain.latents[1:]) > 1e-2
+
+
+def test_eight_devices_give_the_same_pictures(folders, opened):
+  """Eleven pictures on eight devices: padded, sharded, and equal to one device's."""
+  requests = [Request(f"picture {i}", seed=3, index=i) for i in range(11)]
+  settings = Settings(3, "dpmpp_sde", 64, 64, batch=8)
+  run = lambda pipe: np.concatenate([b.latents for b in pipeline.generate(pipe, requests, settings)])
+  eight = idejax.load(folders / "sd15")
+  assert eight.mesh.size == 8
+  assert relative_error(run(eight), run(opened("sd15"))) < 1e-5
+
+
+def test_knobs_do_not_recompile(opened):
+  """One program over a sweep of guidance, seeds, prompts, negatives, samplers and steps."""
+  pipe = opened("sd15")
+  programs = (pipeline._encode, pipeline._run, pipeline._decode, pipeline._project, pipeline._start)
+
+  def go(prompt="a", negative=None, seed=0, guidance=5.0, sampler="ddim", steps=4):
+    list(pipeline.generate(pipe, [Request(prompt, negative, seed, 0, guidance)],
+                           Settings(steps, sampler, 64, 64, batch=1)))  # fmt: skip
+
+  go()
+  before = [p._cache_size() for p in programs]
+  go(guidance=9.5), go(seed=77), go(prompt="something else entirely"), go(negative="bad")
+  for i, sampler in enumerate(("ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "pndm")):
+    go(sampler=sampler, steps=2 + i)
+  assert [p._cache_size() for p in programs] == before
+
+
+def test_noise_is_named_by_seed_and_index():
+  a = pipeline.noise(5, 3, (8, 6, 4))
+  assert a.dtype == np.float32 and a.shape == (8, 6, 4)
+  np.testing.assert_array_equal(a, pipeline.noise(5, 3, (8, 6, 4)))
+  assert np.abs(a - pipeline.noise(5, 4, (8, 6, 4))).max() > 0.1
+  assert np.abs(a - pipeline.noise(6, 3, (8, 6, 4))).max() > 0.1
+  many = np.stack([pipeline.noise(0, i, (16, 16, 4)) for i in range(64)])
+  assert abs(many.mean()) < 0.01 and abs(many.std() - 1) < 0.01
+
+
+def test_python_interface(opened):
+  pipe = opened("sd15")
+  images = pipe.sample(["a cat", "a dog"], seeds=4, steps=2, height=64, width=64)
+  assert images.dtype == np.uint8 and images.shape == (2, 64, 64, 3)
+  again = pipe.sample(["a cat", "a dog"], seeds=4, steps=2, height=64, width=64, batch=1)
+  assert np.abs(images.astype(int) - again).max() <= 1
+  with pytest.raises(UserError, match="2 prompts, but a list of 3"):
+    pipe.sample(["a", "b"], seeds=[1, 2, 3])
+  with pytest.raises(UserError, match="height 62 is not a positive multiple of 4; use 60 or 64"):
+    pipe.sample("a", height=62)
+
+
+def test_tiled_decode_is_close_to_whole(opened):
+  pipe = opened("sd15")
+  requests = [Request("a wide picture")]
+  whole, tiled = (
+    next(pipeline.generate(pipe, requests, Settings(2, "ddim", 64, 160, tiled=t))).images for t in (False, True))
+  assert whole.shape == tiled.shape == (1, 64, 160, 3)
+  assert not np.array_equal(whole, tiled)  # GroupNorm sees a tile, not the picture
+
+
+def test_a_prompt_too_long_is_cut_with_a_notice(folders, capsys):
+  heard = []
+  pipe = idejax.load(folders / "sd15", devices=jax.devices()[:1], notify=heard.append)
+  long = "a" * 75
+  pipe.sample([long + " tail end", long], steps=1, height=64, width=64)
+  assert len(heard) == 1 and "75 tokens" in heard[0] and "tail end" in heard[0].replace(" ", "").replace("tailend", "tail end")
+
+
+def test_bfloat16_runs_close_to_float32(folders, opened):
+  half = idejax.load(folders / "sd21", dtype="bfloat16", devices=jax.devices()[:1])
+  requests, settings = [Request("a cat", guidance=1.0)], Settings(2, "ddim", 64, 64)
+  (a,) = pipeline.generate(half, requests, settings)
+  (b,) = pipeline.generate(opened("sd21"), requests, settings)
+  assert a.latents.dtype == np.float32
+  assert relative_error(a.latents, b.latents) < 0.1
