@@ -1,5 +1,6 @@
 """Whole pipelines against diffusers: same folder, same initial latents, same final latents."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -92,16 +93,13 @@ def test_pictures_equal_diffusers(opened, theirs, family):
   """The decoder and the rounding to bytes: at most one level off, and rarely."""
   import torch
 
-  init = np.random.default_rng(2).standard_normal((3, 4, 12, 20)).astype(np.float32)
-  requests = [Request(p, guidance=1.0) for p in PROMPTS]
-  (made,) = pipeline.generate(
-    opened(family), requests, Settings(2, "ddim", *SIZE, batch=3), init.transpose(0, 2, 3, 1))  # fmt: skip
+  z = np.random.default_rng(2).standard_normal((3, 4, 12, 20)).astype(np.float32)
+  made = np.asarray(pipeline._decode(opened(family).backbone, z.transpose(0, 2, 3, 1), False))
   pipe = theirs(family)
-  z = torch.from_numpy(np.ascontiguousarray(made.latents.transpose(0, 3, 1, 2)))
   with torch.no_grad():
-    decoded = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
+    decoded = pipe.vae.decode(torch.from_numpy(z) / pipe.vae.config.scaling_factor).sample
   want = pipe.image_processor.postprocess(decoded, output_type="np")
-  off = np.abs(made.images.astype(int) - np.round(want * 255).astype(int))
+  off = np.abs(made.astype(int) - np.round(want * 255).astype(int))
   assert off.max() <= 1 and (off > 0).mean() < 1e-3
 
 
@@ -113,54 +111,50 @@ def test_the_folder_sampler_is_diffusers_default(opened, theirs):
     requests = [Request(p, guidance=pipeline.default_guidance(pipe)) for p in PROMPTS]
     settings = Settings(10, height=SIZE[0], width=SIZE[1], batch=3)
     (made,) = pipeline.generate(pipe, requests, settings, init.transpose(0, 2, 3, 1))
-    assert isinstance(theirs(family).scheduler, getattr(diffusers, kind)) or True
     want = their_latents(theirs(family), kind, init, 10, requests[0].guidance)
     assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
 
 
+def run(pipe, requests, sampler="euler_ancestral", steps=3, batch=3, **settings):
+  """Latents of all requests; the defaults are one compiled program for the whole module."""
+  sized = Settings(steps, sampler, *SIZE, batch=batch, **settings)
+  return np.concatenate([b.latents for b in pipeline.generate(pipe, requests, sized)])
+
+
 def test_every_row_is_its_own(opened):
   """Prompt, negative, seed and guidance of one row do not touch another; batch size neither."""
-  pipe, settings = opened("sd21"), Settings(3, "euler_ancestral", 64, 64)
   requests = [
     Request("a cat", None, 1, 0, 7.5), Request("a dog", "blurry", 2, 0, 3.0),
     Request("a cat", "a hat", 1, 5, 1.0), Request("a tree", None, 9, 1, 12.0)]  # fmt: skip
-  run = lambda rs, batch: np.concatenate([
-    b.latents for b in pipeline.generate(pipe, rs, Settings(3, "euler_ancestral", 64, 64, batch=batch))])
-  together = run(requests, 4)
-  for batch in (1, 3):
-    assert relative_error(run(requests, batch), together) < 1e-5
-  (alone,) = pipeline.generate(pipe, requests[1:2], settings)
-  assert relative_error(alone.latents, together[1:2]) < 1e-5
+  pipe = opened("sd15")
+  together = run(pipe, requests)  # a batch of three and one padded by repetition
   assert len({z.tobytes() for z in together}) == 4
+  assert relative_error(run(pipe, requests, batch=1), together) < 1e-5
+  assert relative_error(run(pipe, requests[::-1])[::-1], together) < 1e-5
 
 
 def test_guidance_one_is_the_conditional_branch(opened):
-  pipe, settings = opened("sd15"), Settings(3, "ddim", 64, 64, batch=2)
-  (plain,) = pipeline.generate(pipe, [Request("a cat", "fog", guidance=1.0)] * 2, settings)
-  mixed = [Request("a cat", "fog", guidance=1.0), Request("a cat", "fog", guidance=4.0)]
-  (guided,) = pipeline.generate(pipe, mixed, settings)
-  assert relative_error(guided.latents[:1], plain.latents[:1]) < 1e-5
-  assert relative_error(guided.latents[1:], plain.latents[1:]) > 1e-2
+  pipe = opened("sd15")
+  plain = run(pipe, [Request("a cat", "fog", guidance=1.0)] * 3)
+  mixed = run(pipe, [Request("a cat", "fog", guidance=g) for g in (1.0, 0.0, 4.0)])
+  assert relative_error(mixed[:2], plain[:2]) < 1e-5
+  assert relative_error(mixed[2:], plain[2:]) > 1e-2
 
 
 def test_eight_devices_give_the_same_pictures(folders, opened):
   """Eleven pictures on eight devices: padded, sharded, and equal to one device's."""
   requests = [Request(f"picture {i}", seed=3, index=i) for i in range(11)]
-  settings = Settings(3, "dpmpp_sde", 64, 64, batch=8)
-  run = lambda pipe: np.concatenate([b.latents for b in pipeline.generate(pipe, requests, settings)])
   eight = idejax.load(folders / "sd15")
   assert eight.mesh.size == 8
-  assert relative_error(run(eight), run(opened("sd15"))) < 1e-5
+  assert relative_error(run(eight, requests, "dpmpp_sde", batch=8), run(opened("sd15"), requests, "dpmpp_sde")) < 1e-5
 
 
 def test_knobs_do_not_recompile(opened):
   """One program over a sweep of guidance, seeds, prompts, negatives, samplers and steps."""
-  pipe = opened("sd15")
   programs = (pipeline._encode, pipeline._run, pipeline._decode, pipeline._project, pipeline._start)
 
   def go(prompt="a", negative=None, seed=0, guidance=5.0, sampler="ddim", steps=4):
-    list(pipeline.generate(pipe, [Request(prompt, negative, seed, 0, guidance)],
-                           Settings(steps, sampler, 64, 64, batch=1)))  # fmt: skip
+    run(opened("sd15"), [Request(prompt, negative, seed, i, guidance) for i in range(3)], sampler, steps)
 
   go()
   before = [p._cache_size() for p in programs]
@@ -181,38 +175,36 @@ def test_noise_is_named_by_seed_and_index():
 
 
 def test_python_interface(opened):
-  pipe = opened("sd15")
-  images = pipe.sample(["a cat", "a dog"], seeds=4, steps=2, height=64, width=64)
-  assert images.dtype == np.uint8 and images.shape == (2, 64, 64, 3)
-  again = pipe.sample(["a cat", "a dog"], seeds=4, steps=2, height=64, width=64, batch=1)
-  assert np.abs(images.astype(int) - again).max() <= 1
+  pipe, shape = opened("sd15"), dict(height=SIZE[0], width=SIZE[1])
+  images = pipe.sample(["a cat", "a dog", "a tree"], seeds=4, steps=2, **shape)
+  assert images.dtype == np.uint8 and images.shape == (3, *SIZE, 3)
+  one = pipe.sample("a dog", seeds=[4], steps=2, batch=3, **shape)
+  assert one.shape == (1, *SIZE, 3) and not np.array_equal(one[0], images[1])  # index 0, not 1
   with pytest.raises(UserError, match="2 prompts, but a list of 3"):
     pipe.sample(["a", "b"], seeds=[1, 2, 3])
   with pytest.raises(UserError, match="height 62 is not a positive multiple of 4; use 60 or 64"):
     pipe.sample("a", height=62)
 
 
-def test_tiled_decode_is_close_to_whole(opened):
-  pipe = opened("sd15")
-  requests = [Request("a wide picture")]
-  whole, tiled = (
-    next(pipeline.generate(pipe, requests, Settings(2, "ddim", 64, 160, tiled=t))).images for t in (False, True))
-  assert whole.shape == tiled.shape == (1, 64, 160, 3)
-  assert not np.array_equal(whole, tiled)  # GroupNorm sees a tile, not the picture
+def test_tiled_decode(opened):
+  """Tiles of the size that the VAE was trained at, blended; a small picture is decoded whole."""
+  z = np.random.default_rng(5).standard_normal((1, 16, 40, 4)).astype(np.float32)
+  decode = lambda z, tiled: np.asarray(pipeline._decode(opened("sd15").backbone, z, tiled))
+  assert decode(z, True).shape == decode(z, False).shape == (1, 64, 160, 3)
+  assert not np.array_equal(decode(z, True), decode(z, False))  # GroupNorm sees a tile
+  np.testing.assert_array_equal(decode(z[:, :, :16], True), decode(z[:, :, :16], False))
 
 
-def test_a_prompt_too_long_is_cut_with_a_notice(folders, capsys):
+def test_a_prompt_too_long_is_cut_with_a_notice(opened):
   heard = []
-  pipe = idejax.load(folders / "sd15", devices=jax.devices()[:1], notify=heard.append)
-  long = "a" * 75
-  pipe.sample([long + " tail end", long], steps=1, height=64, width=64)
-  assert len(heard) == 1 and "75 tokens" in heard[0] and "tail end" in heard[0].replace(" ", "").replace("tailend", "tail end")
+  pipe = dataclasses.replace(opened("sd15"), notify=heard.append)
+  fits = "a" * 75
+  run(pipe, [Request(p) for p in (fits + " tail", fits, "b")], steps=1)
+  assert len(heard) == 1 and "75 tokens" in heard[0] and "t a i l" in heard[0]
 
 
-def test_bfloat16_runs_close_to_float32(folders, opened):
-  half = idejax.load(folders / "sd21", dtype="bfloat16", devices=jax.devices()[:1])
-  requests, settings = [Request("a cat", guidance=1.0)], Settings(2, "ddim", 64, 64)
-  (a,) = pipeline.generate(half, requests, settings)
-  (b,) = pipeline.generate(opened("sd21"), requests, settings)
-  assert a.latents.dtype == np.float32
-  assert relative_error(a.latents, b.latents) < 0.1
+def test_bfloat16_is_close_to_float32(folders, opened):
+  half = idejax.load(folders / "sd15", dtype="bfloat16", devices=jax.devices()[:1])
+  requests = [Request("a cat", guidance=1.5)] * 3
+  a, b = run(half, requests, "ddim"), run(opened("sd15"), requests, "ddim")
+  assert a.dtype == np.float32 and relative_error(a, b) < 0.1

@@ -99,7 +99,8 @@ def _identity(u: np.ndarray) -> Identity:
   fringe = pick(d[3], (0.34, 0.33, 0.33))
   eyes = pick(d[4], (0.28, 0.22, 0.18, 0.14, 0.18))
   mark = pick(d[6], (0.55, 0.15, 0.15, 0.15))
-  return Identity(*spread.T, gender, style, hair, fringe, eyes, beard, mark, age, lips)
+  codes = (gender, style, hair, fringe, eyes, beard, mark, age, lips)
+  return Identity(*(*spread.T, *codes))
 
 
 def split(name: str, seed: int = 0) -> np.ndarray:
