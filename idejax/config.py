@@ -5,6 +5,8 @@ A file in `configs/` sets `config = Sample(...)`; `--config FILE` loads it, flag
 
 import dataclasses
 import runpy
+import types
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,44 +17,52 @@ from idejax.errors import UserError
 class Sample:
   """Make pictures for prompts with any Stable Diffusion 1.x, 2.x or SDXL folder.
 
-  The same command again continues where a killed one stopped. Pictures, manifest.jsonl and
-  sheet.png go to --out; every picture carries its prompt, seed, sampler and model digest.
+    idejax sample --model FOLDER --prompt "a photo of a cat" --out cat
+    idejax sample --model FOLDER --prompts prompts.txt --num 4 --seed 7 --steps 25 --out many
+    idejax sample --config configs/sample_sdxl_turbo.py --prompt "a red fox" --out fox
+
+  --out receives 00000.png and so on, manifest.jsonl (a line a picture) and sheet.png (all at a
+  glance). Every picture carries its prompt, seed, sampler and model digest in its text chunks.
+  The same command again continues where a killed one stopped; what is finished stays.
   """
 
   out: Path
   """Folder for the pictures; made if need be."""
   model: str = ""
-  """Pipeline folder in diffusers layout, or a hub id such as stabilityai/stable-diffusion-xl-base-1.0."""
+  """Required: a pipeline folder in diffusers' layout, or a hub id such as stabilityai/sdxl-turbo."""
   prompt: tuple[str, ...] = ()
-  """One or more prompts, each in quotes."""
+  """One or more prompts, each in quotes; the option may be repeated."""
   prompts: Path | None = None
-  """File of prompts: .txt (one a line), .jsonl or .csv (fields prompt, negative, seed, guidance)."""
+  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt, negative, seed and
+  guidance, of which all but prompt may be left out."""
   negative: str | None = None
   """What the pictures should not show. Default: the empty prompt (SDXL base: zeros, as diffusers)."""
   num: int = 1
   """Pictures per prompt."""
   seed: int = 0
-  """Picture i of the run starts from the noise (seed, i)."""
+  """Picture i of the run starts from the noise (seed, i), on any device and in any batch."""
   steps: int = 50
-  """Sampler steps; the program is compiled once for every number up to 128 model calls."""
+  """Sampler steps: more is slower and, up to 30 or so, better. At most 128 model calls."""
   guidance: float | None = None
-  """Classifier-free guidance; up to 1 switches it off. Default: 7.5, SDXL 5.0, as diffusers."""
-  sampler: str = "folder"
-  """folder (the model's own), ddim, ddpm, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, lcm."""
+  """How closely to follow the prompt; 0 to 1 switches guidance off (Turbo and Lightning models want
+  that) and halves the time. Default: 7.5, SDXL 5, as diffusers."""
+  sampler: Literal["folder", "ddim", "ddpm", "pndm", "euler", "euler_ancestral", "dpmpp_2m",
+                   "dpmpp_2m_sde", "dpmpp_sde", "lcm"] = "folder"  # fmt: skip
+  """`folder` is the one that the model's scheduler_config.json names."""
   spacing: Literal["leading", "trailing", "linspace"] | None = None
-  """Timestep spacing. Default: the model's own; Lightning and Turbo models want trailing."""
+  """Which timesteps are visited. Default: the model's own; Turbo and Lightning want trailing."""
   karras: bool | None = None
-  """Karras noise levels. Default: the model's own choice."""
+  """Karras' noise levels. Default: the model's own choice."""
   eta: float | None = None
   """Noise of stochastic samplers, 0 to 1. Default: 0 for ddim, 1 for the others."""
   height: int | None = None
-  """Pixels. Default: the size that the model was trained at."""
+  """Pixels, a multiple of 8. Default: the size that the model was trained at."""
   width: int | None = None
-  """Pixels. Default: the size that the model was trained at."""
+  """Pixels, a multiple of 8. Default: the size that the model was trained at."""
   dtype: Literal["float32", "bfloat16"] | None = None
-  """Of weights and computation. Default: float32 on CPU, bfloat16 on GPU and TPU."""
+  """Of weights and computation; bfloat16 halves the memory. Default: float32 on CPU, else bfloat16."""
   batch: int | None = None
-  """Pictures at a time over all devices. Default: 4 per device."""
+  """Pictures at a time over all devices; less needs less memory. Default: 4 a device."""
   tiled: bool = False
   """Decode in overlapping tiles: large pictures in little memory."""
   attention: Literal["plain", "chunk", "cudnn", "flash", "splash"] | None = None
@@ -120,11 +130,44 @@ class RandomModel:
 
 def load(path: Path, kind: type) -> Any:
   """The `config` of a Python file, checked to be of the command's kind."""
-  if not path.is_file(): raise UserError(f"{path} does not exist: --config takes a Python file")
+  if path.is_dir(): raise UserError(f"--config {path} is a folder: give a Python file that sets `config`")
+  if not path.is_file(): raise UserError(f"--config {path} does not exist: give a Python file that sets `config`")
   try:
     value = runpy.run_path(str(path)).get("config")
-  except Exception as e:
-    raise UserError(f"{path}: {type(e).__name__}: {e}") from e
+  except (Exception, SystemExit) as e:
+    raise UserError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+  if value is None: raise UserError(f"{path} sets no `config`; write config = {kind.__name__}(...)")
   if not isinstance(value, kind):
     raise UserError(f"{path} sets config to {type(value).__name__}; this command takes {kind.__name__}")
-  return value
+  return _typed(path, value)
+
+
+def _typed(path: Path, value: Any) -> Any:
+  """The same config with strings for paths made paths; UserError for a field of another type."""
+  changes = {}
+  for field in dataclasses.fields(value):
+    x = getattr(value, field.name)
+    if isinstance(x, str) and not _fits(x, field.type) and _fits(Path(x), field.type): x = Path(x)
+    if isinstance(x, list): x = tuple(x)
+    if not _fits(x, field.type):
+      raise UserError(f"{path}: {field.name} is {x!r}; it must be {expected(field.type)}")
+    changes[field.name] = x
+  return dataclasses.replace(value, **changes)
+
+
+def _fits(x: Any, kind: Any) -> bool:
+  args = typing.get_args(kind)
+  match typing.get_origin(kind):
+    case typing.Literal: return x in args
+    case types.UnionType: return any(_fits(x, a) for a in args)
+    case origin if origin is tuple: return isinstance(x, tuple) and all(_fits(y, args[0]) for y in x)
+  if kind is float: return isinstance(x, int | float) and not isinstance(x, bool)
+  return isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
+
+
+def expected(kind: Any) -> str:
+  """A field's type in words, for error messages."""
+  args = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
+  if typing.get_origin(kind) is Literal: return f"one of {', '.join(args)}"
+  if args: return expected(args[0]) + (" (several)" if typing.get_origin(kind) is tuple else "")
+  return {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}[kind]

@@ -25,7 +25,8 @@ from idejax.errors import UserError
 from idejax.nets import vae
 
 
-class Request(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Request:
   """One picture. `(seed, index)` names its noise; `negative` None is the family's default."""
 
   prompt: str
@@ -169,6 +170,8 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   size = min(settings.batch or 4 * devices, len(todo))
   if size < 1: return
   size = -(-size // devices) * devices  # a multiple of the devices, so that rows split evenly
+  # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
+  on_mesh = lambda program, *args: _under(pipe.mesh, program, *args)
   table = sampler.table(
     settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta,
     **{k: v for k, v in (("timestep_spacing", settings.spacing),
@@ -196,8 +199,8 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
     program = functools.partial(
       _run, pipe.backbone, cond=cond, projected=projected, scale=put(scale), keys=put(keys),
       guided=guided, mesh=pipe.mesh)  # fmt: skip
-    latents = bar.run(program, state, table, real)
-    images = _decode(pipe.backbone, latents, settings.tiled)
+    latents = bar.run(functools.partial(on_mesh, program), state, table, real)
+    images = on_mesh(_decode, pipe.backbone, latents, settings.tiled)
     out = np.asarray(latents)[:real]
     if bad := [j for j in range(real) if not np.isfinite(out[j]).all()]:
       r = requests[batch[bad[0]]]
@@ -225,7 +228,7 @@ def _encode_prompts(pipe: Pipeline, requests: Sequence[Request], guided: bool):
   for at in range(0, len(unique), chunk):  # one shape, however many prompts
     pick = lambda x, at=at: np.resize(x[at : at + chunk], (chunk, *x.shape[1:]))
     ids, eos = tuple(pick(e.ids) for e in encoded), tuple(pick(e.eos) for e in encoded)
-    parts.append(jax.device_get(_encode(pipe.backbone, ids, eos)))
+    parts.append(jax.device_get(_under(pipe.mesh, _encode, pipe.backbone, ids, eos)))
   context = np.concatenate([c for c, _ in parts])[: len(unique)]
   pooled = np.concatenate([p for _, p in parts])[: len(unique)] if pipe.backbone.nets.xl else None
   where: dict[str | None, int] = {text: i for i, text in enumerate(unique)}
@@ -293,6 +296,11 @@ def _decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
   decode = lambda z: backbone.decode(b, z)
   images = vae.tiled_decode(decode, latents, b.nets.vae.latent_tile) if tiled else decode(latents)
   return jnp.round((images / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
+
+
+def _under(mesh: jax.sharding.Mesh, program: Callable, *args):
+  with jax.set_mesh(mesh):
+    return program(*args)
 
 
 class _Bar:

@@ -41,3 +41,15 @@ def relative_error(ours, theirs) -> float:
   a, b = (np.asarray(x.detach() if hasattr(x, "detach") else x, np.float64) for x in (ours, theirs))
   assert a.shape == b.shape, (a.shape, b.shape)
   return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def nchw(x):
+  """[B, H, W, C] -> a torch tensor [B, C, H, W]."""
+  import torch
+
+  return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
+
+
+def nhwc(x) -> np.ndarray:
+  """A torch tensor [B, C, H, W] -> [B, H, W, C]."""
+  return x.detach().permute(0, 2, 3, 1).numpy()

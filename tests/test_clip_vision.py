@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from fakes import relative_error, scramble, state_dict
+from fakes import nchw, relative_error, scramble, state_dict
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from idejax import weights
@@ -18,9 +18,6 @@ L14 = B32 | dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
                  num_attention_heads=16, projection_dim=768)  # fmt: skip
 H14 = L14 | dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
                  projection_dim=1024, hidden_act="gelu")  # fmt: skip
-
-
-def nchw(x): return torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
 
 
 def twin(**change):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from fakes import relative_error, scramble, state_dict
+from fakes import nchw, nhwc, relative_error, scramble, state_dict
 
 from idejax import weights
 from idejax.nets import vae
@@ -39,10 +39,6 @@ def twin(json, seed=0):
     module = scramble(AutoencoderKL(**json), seed)
   cfg = vae.VAEConfig.from_json(dict(module.config))
   return module, cfg, weights.from_torch(vae.shapes(cfg), state_dict(module))
-
-
-def nchw(x): return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
-def nhwc(x): return x.detach().permute(0, 2, 3, 1).numpy()
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -14,9 +14,12 @@ for a machine that is not there.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 LONG = 512 * 512  # queries x keys from which an implementation without the score matrix pays
 BLOCK = 128  # the Pallas kernels' block: lengths must be multiples of it
@@ -89,6 +92,27 @@ def _cudnn(q, k, v):
   return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
+def _on_each_device(kernel):
+  """Under `jax.set_mesh`, let each device run a kernel that XLA cannot partition by itself.
+
+  The batch is split over all axes of the mesh, or every device computes all of it where the
+  number of rows does not divide. Axes that the caller has already mapped over are left alone.
+  """
+  @functools.wraps(kernel)
+  def run(q, k, v):
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(a for a, t in zip(mesh.axis_names, mesh.axis_types) if t != AxisType.Manual)
+    if not axes: return kernel(q, k, v)
+    rows = P(axes) if q.shape[0] % math.prod(mesh.shape[a] for a in axes) == 0 else P()
+    # A Pallas call does not say over which axes its result varies, hence no check of it.
+    mapped = jax.shard_map(kernel, in_specs=(rows,) * 3, out_specs=rows, axis_names=set(axes),
+                           check_vma=False)  # fmt: skip
+    return mapped(q, k, v)
+
+  return run
+
+
+@_on_each_device
 def _flash(q, k, v):
   from jax.experimental.pallas.ops.tpu import flash_attention as fa
 
@@ -98,12 +122,15 @@ def _flash(q, k, v):
     block_q=bq, block_k_major=bk, block_k=bk, block_b=1,
     block_q_major_dkv=bq, block_k_major_dkv=bk, block_k_dkv=bk, block_q_dkv=bq,
     block_k_major_dq=bk, block_k_dq=bk, block_q_dq=bq)  # fmt: skip
-  scale, dtype = q.shape[-1] ** -0.5, v.dtype
-  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v.astype(q.dtype)))
-  y = fa.flash_attention(q, k, v, sm_scale=scale, block_sizes=blocks)
-  return jnp.swapaxes(y, 1, 2).astype(dtype)
+  d, dtype = q.shape[-1], v.dtype
+  # The kernel wants heads above 128 wide in whole lanes; SD 1.x has some of 160.
+  pad = ((0, 0),) * 3 + ((0, -d % 128 if d > 128 else 0),)
+  q, k, v = (jnp.swapaxes(jnp.pad(x, pad), 1, 2) for x in (q, k, v.astype(q.dtype)))
+  y = fa.flash_attention(q, k, v, sm_scale=d**-0.5, block_sizes=blocks)
+  return jnp.swapaxes(y, 1, 2)[..., :d].astype(dtype)
 
 
+@_on_each_device
 def _splash(q, k, v):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as mask

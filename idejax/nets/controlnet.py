@@ -19,6 +19,8 @@ from idejax.nets.unet import (
   mid_block,
 )
 
+ZEROS = nn.initializers.zeros  # an untrained ControlNet leaves the UNet as it is
+
 
 @dataclasses.dataclass(frozen=True)
 class ControlNetConfig:
@@ -55,7 +57,7 @@ class ControlEmbedding(nn.Module):
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
       h = nn.silu(Conv(a, name=f"blocks.{2 * i}")(h))
       h = nn.silu(Conv(b, stride=2, name=f"blocks.{2 * i + 1}")(h))
-    return Conv(self.cfg.unet.widths[0], name="conv_out")(h)
+    return Conv(self.cfg.unet.widths[0], kernel_init=ZEROS, name="conv_out")(h)
 
 
 class ControlNet(nn.Module):
@@ -77,7 +79,8 @@ class ControlNet(nn.Module):
     control = ControlEmbedding(self.cfg, name="controlnet_cond_embedding")(control)
     h, skips = down_path(c, x, temb, context, control)
     h = mid_block(c, h, temb, context)
-    zero = lambda y, name: Conv(y.shape[-1], 1, name=name)(y) * jnp.asarray(scale, y.dtype)
+    conv = lambda y, name: Conv(y.shape[-1], 1, kernel_init=ZEROS, name=name)(y)
+    zero = lambda y, name: conv(y, name) * jnp.asarray(scale, y.dtype)
     down = tuple(zero(s, f"controlnet_down_blocks.{i}") for i, s in enumerate(skips))
     return down, zero(h, "controlnet_mid_block")
 

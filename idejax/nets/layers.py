@@ -41,21 +41,39 @@ class Conv(nn.Module):
   padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None  # None: "same", odd kernels
   use_bias: bool = True
   dtype: Dtype = None
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype = self.dtype or x.dtype
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    kernel = self.param("kernel", self.kernel_init, shape)
     pad = self.size // 2 if self.padding is None else self.padding
     pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
-    y = jax.lax.conv_general_dilated(
-      x.astype(dtype), kernel.astype(dtype), (self.stride, self.stride), pad,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+    y = convolve(x.astype(dtype), kernel.astype(dtype), self.stride, pad)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
       y += bias.astype(dtype)[None, None, None]
     return y
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
+  """[B, H, W, I] with a kernel [h, w, I, O] -> [B, H', W', O].
+
+  On CPU a wide kernel over few positions (the UNet's 8x8 and 16x16 levels at batch 1) is one
+  matmul of gathered patches: 1.2 to 2.3 times as fast there as XLA's convolution, which is at par
+  with PyTorch's everywhere else.
+  """
+  (b, h, w, i), (size, _, _, o) = x.shape, kernel.shape
+  few = b * h * w <= 256 and i >= 256 and size == 3 and stride == 1
+  if not (few and jax.default_backend() == "cpu"):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+  x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+  h, w = x.shape[1] - 2, x.shape[2] - 2
+  patches = [x[:, y : y + h, z : z + w] for y in range(3) for z in range(3)]
+  y = jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * i) @ kernel.reshape(9 * i, o)
+  return y.reshape(b, h, w, o)
 
 
 class GroupNorm(nn.Module):

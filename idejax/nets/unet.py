@@ -54,8 +54,15 @@ class UNetConfig:
       if get(field) not in allowed:
         raise ValueError(f"{field} is {get(field)!r}; supported: {', '.join(map(repr, allowed))}")
     levels = len(get("block_out_channels"))
-    per_level = lambda x: tuple(x) if isinstance(x, list | tuple) else (x,) * levels
-    depths = per_level(get("transformer_layers_per_block"))
+
+    def per_level(field):
+      x = get(field)
+      each = tuple(x) if isinstance(x, list | tuple) else (x,) * levels
+      if len(each) != levels or not all(isinstance(n, int) for n in each):
+        raise ValueError(f"{field} is {x!r}; supported: a number, or one for each of {levels} levels")
+      return each
+
+    depths = per_level("transformer_layers_per_block")
     down = _attends(get("down_block_types"), "CrossAttnDownBlock2D", "DownBlock2D")
     up_types = get("up_block_types", None) or [
       t.replace("Down", "Up") for t in reversed(get("down_block_types"))]  # a ControlNet has none
@@ -72,8 +79,8 @@ class UNetConfig:
       up_depths=tuple(d if a else 0 for d, a in zip(depths[::-1], up, strict=True)),
       mid_depth=depths[-1],
       # diffusers calls the number of heads `attention_head_dim` in every released SD config.
-      heads=per_level(get("num_attention_heads") or get("attention_head_dim")),
-      layers=per_level(get("layers_per_block")),
+      heads=per_level("num_attention_heads" if get("num_attention_heads") else "attention_head_dim"),
+      layers=per_level("layers_per_block"),
       channels=(get("in_channels"), get("out_channels")),
       context_dim=cross,
       linear_projection=bool(get("use_linear_projection")),
@@ -86,7 +93,6 @@ class UNetConfig:
       sample_size=get("sample_size") or 64,
       **run,
     )
-
 
 
 _DEFAULTS = dict(
@@ -328,15 +334,14 @@ def project_context(params, k, v, dtype=None) -> dict[str, tuple[jax.Array, jax.
   """
   out: dict[str, tuple[jax.Array, jax.Array]] = {}
 
+  def project(kernel, y):
+    dt = dtype or y.dtype
+    form = "...ld,dc->...lc" if kernel.ndim == 2 else "...ld,ndc->n...lc"
+    return jnp.einsum(form, y.astype(dt), kernel.astype(dt))
+
   def walk(node, path):
     if "to_k" in node and path and path[-1].endswith("attn2"):
-      kernels = node["to_k"]["kernel"], node["to_v"]["kernel"]
-      pair = []
-      for kernel, y in zip(kernels, (k, v)):
-        dt = dtype or y.dtype
-        form = "...ld,dc->...lc" if kernel.ndim == 2 else "...ld,ndc->n...lc"
-        pair.append(jnp.einsum(form, y.astype(dt), kernel.astype(dt)))
-      out[".".join(path)] = (pair[0], pair[1])
+      out[".".join(path)] = project(node["to_k"]["kernel"], k), project(node["to_v"]["kernel"], v)
       return
     for name, child in node.items():
       if isinstance(child, Mapping): walk(child, (*path, name))

@@ -1,0 +1,279 @@
+"""`idejax bench`: how fast is it here, against the analytic floor and against diffusers?
+
+Both sides hold the same random weights and do the same work in turn, so that a busy machine slows
+both; their outputs are compared as well, for a fast wrong answer is worth nothing.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from idejax import config, families, flops, pictures, pipeline, sampler, sharding, weights
+from idejax.backbone import Backbone, Conditioning, Nets, predict
+from idejax.diffusion import NoiseSchedule
+from idejax.errors import UserError, tell
+from idejax.nets import clip, unet, vae
+
+GUIDANCE = 7.5
+
+
+class Work(NamedTuple):
+  """One measurement: ours, the peer's (or None), FLOPs of one run, pictures in one run."""
+
+  name: str
+  ours: Callable[[], Any]
+  theirs: Callable[[], Any] | None
+  flops: int
+  pictures: int
+
+
+def main(c: config.Bench):
+  # ---- Case ----------------------------------------------------------------------------------
+  if min(c.batch, c.steps, c.repeats) < 1: raise UserError("--batch, --steps and --repeats start at 1")
+  configs = families.small(c.family) if c.small else families.FAMILIES[c.family]
+  side = (c.size or configs["unet"]["sample_size"] * _factor(configs)) // _factor(configs)
+  if c.size and c.size % _factor(configs): raise UserError(f"--size {c.size} is not a multiple of {_factor(configs)}")
+  device = jax.devices()[0]
+  tell(f"{c.family}{' small' if c.small else ''}, latents {side}x{side}, batch {c.batch}, {c.dtype}, "
+       f"on {device.platform} ({device.device_kind}), {os.cpu_count()} cores; weights are random")  # fmt: skip
+
+  # ---- Work ----------------------------------------------------------------------------------
+  figures: dict[str, Any] = {}
+  heavy = [w for w in c.what if w != "compile"]
+  if heavy:
+    core = make_backbone(configs, jnp.dtype(c.dtype))
+    peer = _Peer(c, configs, core) if c.vs == "diffusers" else None
+    makers = dict(unet=unet_work, sample=sample_work, vae=vae_work)
+    for name in heavy:
+      figures[name] = measure(makers[name](c, core, peer, side), c.repeats, c.peak)
+
+  # ---- Compilation and start ------------------------------------------------------------------
+  if "compile" in c.what: figures["start"] = start_up(c)
+
+  # ---- Report --------------------------------------------------------------------------------
+  if c.out:
+    report = dict(figures=figures, settings=_plain(c), device=device.device_kind, platform=platform.platform(),
+                  cores=os.cpu_count(), versions=_versions())  # fmt: skip
+    c.out.parent.mkdir(parents=True, exist_ok=True)
+    with pictures.whole(c.out) as temporary: temporary.write_text(json.dumps(report, indent=2) + "\n")
+    tell(f"figures in {c.out}")
+
+
+def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
+  """Medians of alternating runs, in seconds, and what follows from them; printed as one line."""
+  start = time.perf_counter()
+  ours = work.ours()
+  first = time.perf_counter() - start
+  theirs = work.theirs() if work.theirs else None
+  times: dict[str, list[float]] = {"ours": [], "theirs": []}
+  for _ in range(repeats):
+    for side, run in (("ours", work.ours), ("theirs", work.theirs)):
+      if run is None: continue
+      start = time.perf_counter()
+      run()
+      times[side].append(time.perf_counter() - start)
+  seconds = statistics.median(times["ours"])
+  rate = work.flops / seconds / 1e12
+  out: dict[str, Any] = dict(seconds=seconds, first_seconds=first, tflop=work.flops / 1e12, tflops=rate,
+                             pictures_per_second=work.pictures / seconds, times=times)  # fmt: skip
+  line = f"{work.name:8} {_seconds(seconds):>9} for {_flop(work.flops)}: {_flop(work.flops / seconds)}/s"
+  if peak: line += f", {100 * rate / peak:.0f} % of peak"
+  if theirs is not None:
+    out["peer_seconds"] = statistics.median(times["theirs"])
+    out["ratio"] = seconds / out["peer_seconds"]
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    out["relative_error"] = float(np.abs(a - b).max() / np.abs(b).max())
+    line += (f";  diffusers {_seconds(out['peer_seconds'])}, ours/theirs {out['ratio']:.2f}, "
+             f"outputs differ by {out['relative_error']:.1e}")  # fmt: skip
+  print(line, flush=True)
+  return out
+
+
+# ---- Ours --------------------------------------------------------------------------------------
+
+
+def make_backbone(configs, dtype) -> Backbone:
+  """The UNet and VAE of a family with random weights on the device; no text encoders."""
+  cfg = unet.UNetConfig.from_json(configs["unet"], dtype=dtype)
+  v = vae.VAEConfig.from_json(configs["vae"])
+  text = tuple(clip.TextConfig.from_json(x) for k, x in configs.items() if k.startswith("text"))
+  nets = Nets(cfg, v, text, NoiseSchedule.from_json(configs["scheduler"]), dtype)
+  put = lambda shapes, kind, seed: jax.tree.map(
+    lambda x: jnp.asarray(x, kind), families.random_params(shapes, seed))
+  return Backbone(nets, dict(unet=put(unet.shapes(cfg), dtype, 0), vae=put(vae.shapes(v), nets.vae_dtype, 1)))
+
+
+def inputs(c: config.Bench, core: Backbone, side: int, rows: int):
+  """(latents [rows, side, side, C], Conditioning of `rows` rows), float32."""
+  rng, n = np.random.default_rng(0), core.nets.unet
+  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  context, added = draw(1, rows, 77, n.context_dim), (None, None)
+  if n.added_dims:
+    pixels = float(side * core.nets.factor)
+    ids = jnp.tile(jnp.array([[pixels, pixels, 0, 0, pixels, pixels]]), (rows, 1))
+    added = draw(rows, n.added_dims[1] - 6 * n.added_dims[0]), ids
+  return draw(rows, side, side, n.channels[0]), Conditioning(context, context, *added)
+
+
+_forward = jax.jit(predict)
+
+
+def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+  """One UNet forward."""
+  x, cond = inputs(c, core, side, c.batch)
+  t = np.float32(500)
+  ours = lambda: _forward(core, x, t, cond).block_until_ready()
+  theirs = peer and (lambda: peer.unet(x, t, cond))
+  return Work("unet", ours, theirs, flops.count(predict, core, x, t, cond), c.batch)
+
+
+def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+  """`steps` DDIM steps with guidance, as `idejax sample` runs them."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  _, cond = inputs(c, core, side, 2 * c.batch)
+  z, _ = inputs(c, core, side, c.batch)
+  table = sampler.table("ddim", core.nets.schedule, c.steps)
+  keys = jax.random.split(jax.random.key(0), c.batch)
+  scale = jnp.full(c.batch, GUIDANCE)
+
+  def ours():
+    state, projected = pipeline._start(z, table, mesh), pipeline._project(core, cond)
+    return pipeline._run(core, state, table, cond, projected, scale, keys, True, mesh).x.block_until_ready()
+
+  x, _ = inputs(c, core, side, 2 * c.batch)
+  per_step = flops.count(predict, core, x, np.float32(0), cond)
+  theirs = peer and (lambda: peer.sample(z, cond, c.steps))
+  return Work("sample", ours, theirs, c.steps * per_step, c.batch)
+
+
+def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+  """Latents to 8-bit pictures."""
+  z, _ = inputs(c, core, side, c.batch)
+  ours = lambda: pipeline._decode(core, z, False).block_until_ready()
+  theirs = peer and (lambda: peer.decode(z))
+  return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline._decode(b, z, False), core, z), c.batch)
+
+
+def start_up(c: config.Bench) -> dict[str, float]:
+  """Seconds of `idejax sample` in a new process, with an empty and with a filled compilation cache."""
+  with tempfile.TemporaryDirectory() as folder:
+    families.write_random(pictures.Path(folder) / "model", c.family)
+    run: list[float] = []
+    for i in range(2):
+      command = [sys.executable, "-m", "idejax.cli", "sample", "--model", f"{folder}/model", "--prompt", "a",
+                 "--steps", "2", "--out", f"{folder}/{i}"]  # fmt: skip
+      start = time.perf_counter()
+      done = subprocess.run(command, env=os.environ | {"IDEJAX_CACHE": f"{folder}/cache"}, capture_output=True)
+      run.append(time.perf_counter() - start)
+      if done.returncode: raise UserError(f"idejax sample failed: {done.stderr.decode()[-300:]}")
+  print(f"start    {_seconds(run[0])} with an empty compilation cache, {_seconds(run[1])} with a filled "
+        f"one: ratio {run[1] / run[0]:.2f} (small {c.family}, whole command)", flush=True)  # fmt: skip
+  return dict(cold=run[0], warm=run[1], ratio=run[1] / run[0])
+
+
+# ---- Theirs ------------------------------------------------------------------------------------
+
+
+class _Peer:
+  """PyTorch diffusers with the same weights, on CUDA where there is one."""
+
+  def __init__(self, c: config.Bench, configs, core: Backbone):
+    try:
+      import diffusers
+      import torch
+    except ImportError as e:
+      raise UserError('--vs diffusers needs PyTorch: pip install "idejax[test]"') from e
+    self.torch, self.diffusers = torch, diffusers
+    diffusers.utils.logging.set_verbosity_error()
+    if c.threads: torch.set_num_threads(c.threads)
+    self.device = "cuda" if torch.cuda.is_available() else "cpu"
+    self.dtype = getattr(torch, c.dtype)
+    kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}
+    nets = {}
+    for name, kind in kinds.items():
+      with torch.device("meta"): net = kind.from_config(configs[name])
+      state = {k: self.tensor(v) for k, v in weights.to_torch(core.params[name]).items()}
+      net.load_state_dict(state, assign=True)
+      nets[name] = net.eval().requires_grad_(False)
+      if self.device == "cuda": nets[name].to(memory_format=torch.channels_last)
+      if c.torch_compile: nets[name] = torch.compile(nets[name])
+    self.net, self.vae, self.scheduler = nets["unet"], nets["vae"], configs["scheduler"]
+
+  def tensor(self, x):
+    """A numpy or jax array, bfloat16 too, as a tensor on the peer's device."""
+    x = np.array(x, order="C")  # a copy: torch wants to own what it reads
+    if x.dtype != jnp.bfloat16: return self.torch.from_numpy(x).to(self.device)
+    return self.torch.from_numpy(x.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
+
+  def _inputs(self, x, cond: Conditioning):
+    nchw = self.tensor(np.asarray(x).transpose(0, 3, 1, 2)).to(self.dtype)
+    added = None
+    if cond.pooled is not None:
+      added = dict(text_embeds=self.tensor(cond.pooled).to(self.dtype), time_ids=self.tensor(cond.time_ids))
+    return nchw, self.tensor(cond.k[0]).to(self.dtype), added
+
+  def _numpy(self, x):
+    return x.float().cpu().numpy()
+
+  def unet(self, x, t, cond):
+    x, context, added = self._inputs(x, cond)
+    with self.torch.inference_mode():
+      y = self.net(x, float(t), context, added_cond_kwargs=added).sample
+    return self._numpy(y).transpose(0, 2, 3, 1)
+
+  def sample(self, z, cond, steps):
+    """The loop of diffusers' pipeline: two rows a picture, as ours in turn (positive, negative)."""
+    x, context, added = self._inputs(z, cond)
+    scheduler = self.diffusers.DDIMScheduler.from_config(self.scheduler)
+    scheduler.set_timesteps(steps)
+    with self.torch.inference_mode():
+      for t in scheduler.timesteps:
+        out = self.net(x.repeat_interleave(2, 0), t, context, added_cond_kwargs=added).sample
+        positive, negative = out[0::2], out[1::2]
+        x = scheduler.step(negative + GUIDANCE * (positive - negative), t, x).prev_sample
+    return self._numpy(x).transpose(0, 2, 3, 1)
+
+  def decode(self, z):
+    z = self.tensor(np.asarray(z).transpose(0, 3, 1, 2)) / self.vae.config.scaling_factor
+    with self.torch.inference_mode():
+      x = self.vae.decode(z.to(self.vae.dtype)).sample
+    x = (self._numpy(x) / 2 + 0.5).clip(0, 1)
+    return np.round(x * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _factor(configs) -> int:
+  return vae.VAEConfig.from_json(configs["vae"]).factor
+
+
+def _plain(c: config.Bench) -> dict[str, Any]:
+  return {k: str(v) if k == "out" else v for k, v in dataclasses.asdict(c).items()}
+
+
+def _flop(n: float) -> str:
+  return f"{n / 1e12:.3g} TFLOP" if n >= 1e11 else f"{n / 1e9:.3g} GFLOP"
+
+
+def _seconds(s: float) -> str:
+  return f"{s:.2f} s" if s >= 1 else f"{1000 * s:.1f} ms"
+
+
+def _versions() -> dict[str, str]:
+  out = {"python": platform.python_version()}
+  for name in ("idejax", "jax", "jaxlib", "flax", "numpy", "torch", "diffusers"):
+    try:
+      out[name] = metadata.version(name)
+    except metadata.PackageNotFoundError: pass
+  return out

@@ -1,0 +1,136 @@
+"""Every layer against its PyTorch namesake, with weights that moved through idejax.weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
+from fakes import nchw, nhwc, relative_error, scramble, state_dict
+
+from idejax import weights
+from idejax.nets import layers
+
+
+def load(layer, module, x):
+  """Params of `layer` from the torch module, by the converter that checkpoints go through."""
+  shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+  return weights.from_torch(shapes, state_dict(scramble(module)))
+
+
+def run(layer, params, x): return jax.jit(layer.apply)({"params": params}, x)
+
+
+@pytest.mark.parametrize("size, stride, padding, hw", [
+  (3, 1, None, (5, 8)), (1, 1, None, (4, 3)), (3, 2, None, (7, 8)), (3, 2, None, (13, 18)),
+  (7, 2, 3, (15, 9)), (3, 1, 0, (5, 5)), (14, 14, 0, (28, 42)), (3, 2, ((0, 1), (0, 1)), (7, 10)),
+  (3, 1, ((2, 0), (1, 3)), (5, 6)),
+])  # fmt: skip
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv(size, stride, padding, hw, bias, rng):
+  sides = ((size // 2,) * 2,) * 2 if padding is None else padding
+  sides = ((sides,) * 2,) * 2 if isinstance(sides, int) else sides
+  x = rng.standard_normal((2, *hw, 3)).astype(np.float32)
+  layer = layers.Conv(5, size, stride, padding, bias)
+  module = torch.nn.Conv2d(3, 5, size, stride, bias=bias)
+  params = load(layer, module, x)
+  want = module(F.pad(nchw(x), (*sides[1], *sides[0])))
+  assert relative_error(run(layer, params, x), nhwc(want)) < 1e-5
+
+
+def test_conv_starts_from_what_it_is_told():
+  init = lambda layer: jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]
+  assert not init(layers.Conv(3, kernel_init=jax.nn.initializers.zeros))["kernel"].any()
+  assert init(layers.Conv(3))["kernel"].all()
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 3, 6), (2, 3, 4, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense(shape, bias, rng):
+  x = rng.standard_normal(shape).astype(np.float32)
+  layer, module = layers.Dense(5, bias), torch.nn.Linear(6, 5, bias=bias)
+  params = load(layer, module, x)
+  assert relative_error(run(layer, params, x), module(torch.from_numpy(x))) < 1e-5
+
+
+@pytest.mark.parametrize("groups, eps", [(4, 1e-5), (1, 1e-6), (8, 0.1)])
+def test_group_norm(groups, eps, rng):
+  x = rng.standard_normal((3, 5, 4, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
+  layer, module = layers.GroupNorm(groups, eps), torch.nn.GroupNorm(groups, 8, eps)
+  params = load(layer, module, x)
+  assert relative_error(run(layer, params, x), nhwc(module(nchw(x)))) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8)])
+def test_layer_norm(shape, rng):
+  x = 3 + rng.standard_normal(shape).astype(np.float32)
+  layer, module = layers.LayerNorm(1e-3), torch.nn.LayerNorm(8, 1e-3)
+  params = load(layer, module, x)
+  assert relative_error(run(layer, params, x), module(torch.from_numpy(x))) < 1e-5
+
+
+@pytest.mark.parametrize("layer, axes", [
+  (layers.GroupNorm(4, 1e-6), (1, 2, 4)), (layers.LayerNorm(1e-6), (3, 4)),
+], ids=["group", "layer"])  # fmt: skip
+def test_a_large_mean_does_not_drown_the_variance(layer, axes, rng):
+  """Mean 1000, deviation 1: E[x^2] - E[x]^2 in float32 would be off by several per cent."""
+  x = (1000 + rng.standard_normal((2, 16, 16, 8))).astype(np.float32)
+  params = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
+  y = x.astype(np.float64).reshape(2, 16, 16, -1, 2 if isinstance(layer, layers.GroupNorm) else 8)
+  want = (y - y.mean(axes, keepdims=True)) / y.std(axes, keepdims=True)
+  assert relative_error(run(layer, params, x), want.reshape(x.shape)) < 5e-4
+
+
+@pytest.mark.parametrize("layer", [layers.GroupNorm(4), layers.LayerNorm()], ids=["group", "layer"])
+def test_statistics_of_bfloat16_are_taken_in_float32(layer, rng):
+  """4096 values of mean 8: a bfloat16 sum would stop growing after a few hundred of them."""
+  x = jnp.asarray(8 + rng.standard_normal((1, 64, 64, 32)), jnp.bfloat16)
+  params = {"scale": np.ones(32, np.float32), "bias": np.zeros(32, np.float32)}
+  low, full = run(layer, params, x), run(layer, params, x.astype(jnp.float32))
+  assert low.dtype == jnp.bfloat16 and full.dtype == jnp.float32
+  # All that is left is the rounding of the result.
+  assert relative_error(low.astype(jnp.float32), full) < 2**-8
+
+
+@pytest.mark.parametrize("layer", [
+  layers.Dense(4, dtype=jnp.bfloat16), layers.Conv(4, dtype=jnp.bfloat16),
+  layers.GroupNorm(2, dtype=jnp.bfloat16), layers.LayerNorm(dtype=jnp.bfloat16),
+], ids=lambda layer: type(layer).__name__)  # fmt: skip
+def test_dtype_is_that_of_the_computation_not_of_the_parameters(layer):
+  x = jnp.ones((1, 4, 4, 4))
+  variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+  assert jax.eval_shape(layer.apply, variables, x).dtype == jnp.bfloat16
+  # Without one it is the input's, whatever the parameters are.
+  half, own = weights.with_dtype(variables, jnp.bfloat16), layer.clone(dtype=None)
+  assert jax.eval_shape(own.apply, half, x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dim", [8, 320, 7])
+@pytest.mark.parametrize("flip, shift", [(True, 0.0), (False, 1.0)])
+def test_timestep_embedding(dim, flip, shift):
+  t = np.array([0, 1, 500, 999, 0.25], np.float32)
+  embed = jax.jit(lambda t: layers.timestep_embedding(t, dim, flip=flip, shift=shift))
+  want = get_timestep_embedding(torch.from_numpy(t), dim, flip, downscale_freq_shift=shift)
+  assert embed(t).shape == (5, dim) and embed(t).dtype == jnp.float32
+  # Sines of arguments near 1000: float32 resolves those to 6e-5.
+  np.testing.assert_allclose(embed(t), want, atol=2e-4)
+  assert embed(t.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("hw, size", [
+  ((4, 6), (8, 12)), ((4, 6), (7, 11)), ((7, 9), (13, 18)), ((2, 3), (4, 5)), ((1, 1), (1, 2)),
+  ((5, 5), (5, 5)), ((3, 4), (10, 9)), ((33, 47), (65, 93)),
+])  # fmt: skip
+def test_upsample(hw, size, rng):
+  x = rng.standard_normal((2, *hw, 3)).astype(np.float32)
+  want = F.interpolate(nchw(x), size=size, mode="nearest")
+  np.testing.assert_array_equal(jax.jit(lambda x: layers.upsample(x, size))(x), nhwc(want))
+
+
+def test_upsample_by_two_keeps_the_dtype(rng):
+  x = jnp.asarray(rng.standard_normal((1, 3, 2, 2)), jnp.bfloat16)
+  y = layers.upsample2x(x)
+  assert y.dtype == x.dtype
+  np.testing.assert_array_equal(y, jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
