@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import importlib
 import inspect
 import io
@@ -11,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import typing
 import warnings
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except UserError as e:
     return _fail(str(e))
   except KeyboardInterrupt as e:
+    _stopped.set()
     tell(f"idejax: {e.args[0] if e.args else 'interrupted'}; what was finished stays, "
          "the same command continues")  # fmt: skip
     return 130
@@ -73,7 +76,7 @@ _MEMORY = ("out of memory; use a smaller --batch, --dtype bfloat16, --tiled or a
 
 
 def _fail(message: str) -> int:
-  tell(f"idejax: {message}")
+  tell(f"idejax: {_one_line(message)}")
   return 2
 
 
@@ -81,35 +84,37 @@ def _one_line(text: str) -> str:
   return " ".join(text.split())
 
 
+@functools.cache
 def _set_up_process():
   for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? and raises nothing
     if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors="replace")
   warnings.showwarning = lambda message, *_, **__: tell(f"warning: {_one_line(str(message))}")
-  if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, _terminated)  # what a cluster sends before it kills
-    _watch_for_haste()
-
-
-def _terminated(*_):
-  raise KeyboardInterrupt("terminated")
-
-
-def _watch_for_haste():
-  """A second Ctrl-C leaves at once. Python sees the first only when a compilation or step is over,
-  minutes later on a large model; files are renamed when whole, so leaving loses none."""
+  if threading.current_thread() is not threading.main_thread(): return
+  for name in _SIGNALS:  # nohup, or a shell's &, have some ignored: they stay so
+    if signal.getsignal(name) != signal.SIG_IGN: signal.signal(name, _stop)
   read, write = os.pipe()
   os.set_blocking(write, False)
-
-  def watch():
-    done.wait(0.5) if os.read(read, 1) else None
-    tell("stopping after this step; Ctrl-C again stops at once")
-    os.read(read, 1)
-    tell("idejax: interrupted; what was finished stays, the same command continues")
-    os._exit(130)
-
-  done = threading.Event()
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-  threading.Thread(target=watch, daemon=True).start()
+  threading.Thread(target=_watch_for_haste, args=(read,), daemon=True).start()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; a cluster's notice; a lost terminal
+_stopped = threading.Event()
+
+
+def _stop(number, _):
+  for name in _SIGNALS: signal.signal(name, lambda *_: None)  # not again while files are closed
+  raise KeyboardInterrupt("interrupted" if number == signal.SIGINT else "terminated")
+
+
+def _watch_for_haste(pipe: int):
+  """A second Ctrl-C leaves at once. Python sees the first only when a compilation or step is over,
+  minutes later on a large model; files are renamed when whole, so leaving loses none."""
+  os.read(pipe, 1)
+  if not _stopped.wait(1.0): tell("stopping after this step; Ctrl-C again stops at once")
+  os.read(pipe, 1)
+  tell("idejax: interrupted; what was finished stays, the same command continues")
+  os._exit(130)
 
 
 def _dispatch(args: list[str]):
@@ -153,8 +158,8 @@ def parse(kind: type, args: list[str], prog: str) -> Any:
 
   # None, nothing and off explain themselves in the option's own words.
   hint = lambda text: "" if text in ("None", "", "''", "False") else f"(default: {text})"
-  mark = tyro.conf.arg(help_behavior_hint=hint)
-  shown = dict(__annotations__={f.name: Annotated[f.type, mark] for f in fields.values()},
+  mark = lambda t: tyro.conf.arg(help_behavior_hint=hint, metavar="TEXT [TEXT ...]" if t == tuple[str, ...] else None)
+  shown = dict(__annotations__={f.name: Annotated[f.type, mark(f.type)] for f in fields.values()},
                __doc__=kind.__doc__, __module__=kind.__module__)  # fmt: skip
   twin: Any = dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), shown))
   values = lambda c: {f.name: getattr(c, f.name) for f in fields.values()}
@@ -162,13 +167,13 @@ def parse(kind: type, args: list[str], prog: str) -> Any:
                  f"says config = {kind.__name__}(...): --config FILE; other options override it.")
   said = io.StringIO()
   try:
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
       return kind(**values(tyro.cli(
         twin, args=args, prog=prog, description=description,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
         **({} if default is None else {"default": twin(**values(default))}))))  # fmt: skip
   except SystemExit as e:
-    if not e.code: return None
+    if not e.code: return print(_wrapped(said.getvalue()))
     raise UserError(f"{_sentence(said.getvalue(), fields)}; see {prog} --help") from e
 
 
@@ -217,7 +222,14 @@ def _sentence(box: str, fields: dict[str, Any]) -> str:
   if flag and value and flag[1] in fields and text.startswith(("Error parsing", "invalid choice")):
     found = value[0] if text.startswith("invalid choice") else value[-1]
     return f"{flag[1]} is {found!r}; it must be {config.expected(fields[flag[1]].type)}"
+  if text.startswith("Unrecognized options: -"): text += " (a value with a dash in front: --option=-value)"
   return text[:1].lower() + text[1:]
+
+
+def _wrapped(text: str) -> str:
+  lines = [line.rstrip() for line in text.splitlines()]
+  lines = [textwrap.fill(line, 80) if line[:1].strip() else line for line in lines]
+  return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _usage() -> str:

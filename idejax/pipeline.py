@@ -7,6 +7,7 @@ Three programs are compiled, each once per shape: encode prompts, run the sample
 Prompts, negative prompts, seeds, guidance, sampler and number of steps are their arguments.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,6 +24,7 @@ from idejax import backbone, hub, sampler, sharding, tensorfiles, tokens
 from idejax.backbone import Backbone, Conditioning
 from idejax.errors import UserError
 from idejax.nets import vae
+from idejax.progress import counting, waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,99 +163,120 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
              progress: bool = False) -> Iterator[Batch]:  # fmt: skip
   """Yield finished batches, in order. The last is padded on the device, not in what is yielded.
 
-  positions: which requests to make (a resumed job leaves out finished ones); all by default.
+  positions: which requests to make (a resumed job leaves out finished ones); all by default. They
+  do not change how requests form batches, so a resumed job's pictures have the same bytes.
   """
   if not requests: raise UserError("no prompt to sample")
-  todo = list(range(len(requests)) if positions is None else positions)
+  todo = set(range(len(requests)) if positions is None else positions)
   shape = pipe.latent_shape(settings)
   devices = pipe.mesh.size
-  size = min(settings.batch or 4 * devices, len(todo))
-  if size < 1: return
-  size = -(-size // devices) * devices  # a multiple of the devices, so that rows split evenly
+  size = -(-min(settings.batch or 4 * devices, len(requests)) // devices) * devices  # rows split evenly
   # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
   on_mesh = lambda program, *args: _under(pipe.mesh, program, *args)
-  table = sampler.table(
+  table = make_table(pipe, settings)
+  # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
+  guided = any(r.guidance > 1 for r in requests)
+  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
+  starts = [at for at in range(0, len(requests), size) if not todo.isdisjoint(range(at, at + size))]
+  if not starts: return
+  texts = _Texts(pipe, [r for at in starts for r in requests[at : at + size]], guided)
+
+  with contextlib.closing(_Bar(progress, len(todo), int(table.active.sum()))) as bar:
+    for at in starts:
+      wanted = sorted(todo.intersection(range(at, at + size)))
+      batch = [min(at + j, len(requests) - 1) for j in range(size)]  # padding repeats the last
+      rows = [requests[i] for i in batch]
+      if init_latents is None: z = np.stack([noise(r.seed, r.index, shape) for r in rows])
+      else: z = init_latents[batch]
+      keys = jnp.stack([_key(r.seed, r.index) for r in rows])
+      scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
+      cond = _condition(texts, rows, guided, pipe.size(settings))
+      state = _start(put(z), table, pipe.mesh)
+      projected = _project(pipe.backbone, cond)
+      program = functools.partial(
+        _run, pipe.backbone, cond=cond, projected=projected, scale=put(scale), keys=put(keys),
+        guided=guided, mesh=pipe.mesh)  # fmt: skip
+      latents = bar.run(functools.partial(on_mesh, program), state, table, len(wanted))
+      images = np.asarray(on_mesh(_decode, pipe.backbone, latents, settings.tiled))
+      out = np.asarray(latents)
+      good = [i for i in wanted if np.isfinite(out[i - at]).all()]
+      if good: yield Batch(good, images[[i - at for i in good]], out[[i - at for i in good]])
+      if bad := sorted(set(wanted) - set(good)):
+        r = requests[bad[0]]
+        raise UserError(
+          f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
+          "float32, lower guidance or more steps, and check the model's weights")  # fmt: skip
+
+
+def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
+  """The sampler's coefficients; UserError for a sampler, a number of steps or a knob out of range."""
+  return sampler.table(
     settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta,
     **{k: v for k, v in (("timestep_spacing", settings.spacing),
                          ("use_karras_sigmas", settings.karras)) if v is not None})  # fmt: skip
-  rows = int(table.active.sum())
-  # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
-  guided = any(requests[i].guidance > 1 for i in todo)
-  texts = _encode_prompts(pipe, [requests[i] for i in todo], guided)
-  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
-
-  bar = _Bar(progress, len(todo), rows)
-  for at in range(0, len(todo), size):
-    batch = [todo[min(at + j, len(todo) - 1)] for j in range(size)]  # padding repeats the last
-    real = len(todo[at : at + size])
-    if init_latents is None:
-      z = np.stack([noise(requests[i].seed, requests[i].index, shape) for i in batch])
-    else:
-      z = init_latents[batch]
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(requests[i].seed % 2**63), requests[i].index)
-                      for i in batch])  # fmt: skip
-    scale = np.array([max(requests[i].guidance, 1.0) for i in batch], np.float32)
-    cond = _gather(pipe, texts, [requests[i] for i in batch], guided, pipe.size(settings))
-    state = _start(put(z), table, pipe.mesh)
-    projected = _project(pipe.backbone, cond)
-    program = functools.partial(
-      _run, pipe.backbone, cond=cond, projected=projected, scale=put(scale), keys=put(keys),
-      guided=guided, mesh=pipe.mesh)  # fmt: skip
-    latents = bar.run(functools.partial(on_mesh, program), state, table, real)
-    images = on_mesh(_decode, pipe.backbone, latents, settings.tiled)
-    out = np.asarray(latents)[:real]
-    if bad := [j for j in range(real) if not np.isfinite(out[j]).all()]:
-      r = requests[batch[bad[0]]]
-      raise UserError(
-        f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
-        "float32, lower guidance or more steps, and check the model's weights")  # fmt: skip
-    yield Batch(batch[:real], np.asarray(images)[:real], out)
-  bar.close()
 
 
-def _encode_prompts(pipe: Pipeline, requests: Sequence[Request], guided: bool):
-  """Every distinct text once: {text: row} and (contexts [U, L, D], pooled [U, P] or None).
+def _key(seed: int, index: int) -> jax.Array:
+  """Of a stochastic sampler's noise for picture (seed, index). All 64 bits of the seed count, of
+  which jax.random.key drops the upper half."""
+  low, high = seed % 2**32, seed % 2**64 >> 32
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
 
-  The text None is the zero context of SDXL without a negative prompt.
+
+class _Texts:
+  """The texts of a job: tokenised once, all of them; encoded when a batch needs them.
+
+  The text None is SDXL's missing negative prompt, whose context is zero. Encodings of the last
+  few hundred texts are kept, so a job of many prompts does not fill the memory.
   """
-  negatives = {r.negative for r in requests} if guided else set()
-  zero = pipe.backbone.nets.zero_empty_negative and None in negatives
-  unique = list(dict.fromkeys([r.prompt for r in requests]
-                              + sorted("" if n is None else n for n in negatives)))  # fmt: skip
-  encoded = [t.encode(unique) for t in pipe.tokenizers]
-  for text, cut in zip(unique, encoded[0].cut):
-    if cut: pipe.notify(f"warning: the prompt is longer than {pipe.tokenizers[0].length - 2} tokens; "
-                        f"cut off: {cut!r} (from {text[:60]!r}...)")  # fmt: skip
-  chunk, parts = 8, []
-  for at in range(0, len(unique), chunk):  # one shape, however many prompts
-    pick = lambda x, at=at: np.resize(x[at : at + chunk], (chunk, *x.shape[1:]))
-    ids, eos = tuple(pick(e.ids) for e in encoded), tuple(pick(e.eos) for e in encoded)
-    parts.append(jax.device_get(_under(pipe.mesh, _encode, pipe.backbone, ids, eos)))
-  context = np.concatenate([c for c, _ in parts])[: len(unique)]
-  pooled = np.concatenate([p for _, p in parts])[: len(unique)] if pipe.backbone.nets.xl else None
-  where: dict[str | None, int] = {text: i for i, text in enumerate(unique)}
-  if not zero and None in negatives: where[None] = where[""]
-  if zero:
-    where[None] = len(unique)
-    context = np.concatenate([context, np.zeros_like(context[:1])])
-    pooled = np.concatenate([pooled, np.zeros_like(pooled[:1])])
-  return where, context, pooled
+
+  KEPT, CHUNK = 256, 8  # the encoder always runs CHUNK texts: one shape, however many there are
+
+  def __init__(self, pipe: Pipeline, requests: Sequence[Request], guided: bool):
+    self.pipe, self.kept = pipe, {}
+    texts = {r.prompt: None for r in requests}
+    if guided: texts |= {self.negative(r): None for r in requests}
+    self.texts = [t for t in texts if t is not None]
+    self.row = {t: i for i, t in enumerate(self.texts)}
+    self.tokens = [t.encode(self.texts) for t in pipe.tokenizers]
+    for text, cut in zip(self.texts, self.tokens[0].cut):
+      if cut: pipe.notify(f"warning: the prompt is longer than {pipe.tokenizers[0].length - 2} tokens; "
+                          f"cut off: {cut!r} (from {text[:60]!r}...)")  # fmt: skip
+
+  def negative(self, r: Request) -> str | None:
+    return "" if r.negative is None and not self.pipe.backbone.nets.zero_empty_negative else r.negative
+
+  def encode(self, wanted: Sequence[str | None]):
+    """(contexts [N, L, D], pooled [N, P] or None) of N texts, float32 on the host."""
+    missing = list(dict.fromkeys(t for t in wanted if t is not None and t not in self.kept))
+    for at in range(0, len(missing), self.CHUNK):
+      some = missing[at : at + self.CHUNK]
+      rows = np.resize([self.row[t] for t in some], self.CHUNK)
+      out = jax.device_get(_under(
+        self.pipe.mesh, _encode, self.pipe.backbone,
+        tuple(t.ids[rows] for t in self.tokens), tuple(t.eos[rows] for t in self.tokens)))  # fmt: skip
+      self.kept |= {t: jax.tree.map(lambda x, i=i: x[i], out) for i, t in enumerate(some)}
+    if None in wanted: self.kept[None] = jax.tree.map(np.zeros_like, next(iter(self.kept.values())))
+    found = [self.kept[t] for t in wanted]
+    self.kept = dict(list(self.kept.items())[-self.KEPT :])
+    return jax.tree.map(lambda *xs: np.stack(xs), *found)
 
 
-def _gather(pipe: Pipeline, texts, batch: Sequence[Request], guided: bool, size) -> Conditioning:
+def _condition(texts: _Texts, batch: Sequence[Request], guided: bool, size) -> Conditioning:
   """The conditioning of a batch; under guidance twice as many rows, (positive, negative) in turn.
 
   Interleaved, not stacked, so that a picture's two rows live on one device.
   """
-  where, context, pooled = texts
-  rows = [w for r in batch for w in ([where[r.prompt], where[r.negative]] if guided else [where[r.prompt]])]
-  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
-  k = jax.device_put(context[rows][None], jax.sharding.NamedSharding(
-    pipe.mesh, jax.sharding.PartitionSpec(None, sharding.AXES)))  # fmt: skip
+  mesh = texts.pipe.mesh
+  wanted = [t for r in batch for t in ((r.prompt, texts.negative(r)) if guided else (r.prompt,))]
+  context, pooled = texts.encode(wanted)
+  spread = jax.sharding.PartitionSpec(None, sharding.AXES)
+  k = jax.device_put(context[None], jax.sharding.NamedSharding(mesh, spread))
   if pooled is None: return Conditioning(k, k)
   height, width = size
-  ids = np.tile(np.array([height, width, 0, 0, height, width], np.float32), (len(rows), 1))
-  return Conditioning(k, k, put(pooled[rows]), put(ids))
+  ids = np.tile(np.array([height, width, 0, 0, height, width], np.float32), (len(wanted), 1))
+  put = lambda x: jax.device_put(x, sharding.batch(mesh))
+  return Conditioning(k, k, put(pooled), put(ids))
 
 
 # The compiled programs. `guided` and `tiled` choose between two programs each; all else is data.
@@ -308,11 +331,8 @@ class _Bar:
   one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
 
   def __init__(self, show: bool, pictures: int, rows: int):
-    from tqdm import tqdm
-
-    self.rows, self.piece = rows, 1
-    self.bar = tqdm(total=pictures * rows, disable=not show, unit="step", delay=1.0, leave=False,
-                    bar_format="{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left")  # fmt: skip
+    self.rows, self.piece, self.show = rows, 1, show
+    self.bar = counting(pictures * rows, "step", show)
 
   def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
     at = 0
@@ -320,8 +340,9 @@ class _Bar:
       end = min(at + self.piece, self.rows)
       index = np.arange(table.active.size)
       start = time.perf_counter()
-      state = program(state, table._replace(active=table.active & (at <= index) & (index < end)))
-      jax.block_until_ready(state.x)
+      with waiting("compiling, or a long first step", self.show and not self.bar.n):
+        state = program(state, table._replace(active=table.active & (at <= index) & (index < end)))
+        jax.block_until_ready(state.x)
       if at and time.perf_counter() - start < 1.0: self.piece *= 2
       elif not at: self.piece = 2  # the first call may have compiled
       self.bar.update((end - at) * real)
