@@ -89,7 +89,8 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
   Weights are held in `dtype`, except a VAE whose config asks for float32 (`force_upcast`).
   """
   index = read_json(folder / "model_index.json")
-  parts = [name for name in _COMPONENTS if (index.get(name) or [None])[0] is not None]
+  named = lambda part: isinstance(part, list) and len(part) == 2 and None not in part
+  parts = [name for name in _COMPONENTS if named(index.get(name))]
   if missing := {"unet", "vae", "text_encoder"} - set(parts):
     raise UserError(
       f"{folder}/model_index.json ({index.get('_class_name')}) has no {', '.join(sorted(missing))}: "
@@ -97,13 +98,14 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
   configs, params = {}, {}
   for name in parts:
     make, shapes, stem, rename = _COMPONENTS[name]
-    configs[name] = make_config(make, folder / name / "config.json")
+    path = folder / name / "config.json"
+    configs[name] = make_config(make, path)
     kind = jnp.float32 if name == "vae" and configs[name].force_upcast else dtype
     tensors = tensorfiles.read(folder / name, stem, variant=variant, allow_pickle=allow_pickle)
     if rename: tensors = rename(tensors)
-    want = weights.with_dtype(shapes(configs[name]), kind)
+    want = weights.with_dtype(_net_shapes(shapes, configs[name], path), kind)
     params[name] = weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
-  schedule = NoiseSchedule.from_json(read_json(folder / "scheduler" / "scheduler_config.json"))
+  schedule = make_config(NoiseSchedule, folder / "scheduler" / "scheduler_config.json")
   if "text_encoder_2" not in parts:
     # diffusers' StableDiffusionPipeline mends old configs so; without it SD 1.x latents are clipped.
     schedule = schedule.override(clip_sample=False, steps_offset=1)
@@ -118,11 +120,22 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
 
 
 def make_config(make, path: Path, **run):
-  """A net's config from its JSON file, its ValueError turned into a sentence with the file's name."""
+  """A config from its JSON file; what is wrong with it as a sentence with the file's name."""
+  json = read_json(path)
   try:
-    return make.from_json(read_json(path), **run)
-  except (ValueError, TypeError, KeyError) as e:
+    config = make.from_json(json, **run)
+    hash(config)  # it will be a static argument of jitted functions; a list inside would not do
+    return config
+  except (UserError, ValueError, TypeError, KeyError) as e:
     raise UserError(f"{path}: {e}") from e
+
+
+def _net_shapes(shapes, config, path: Path):
+  try:
+    return shapes(config)
+  except Exception as e:  # numbers from a stranger's file may break any operation of a net
+    reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+    raise UserError(f"{path}: no net can be built so: {reason}") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -130,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_text())
   except FileNotFoundError:
     raise UserError(f"{path} is missing: not a complete pipeline folder in diffusers layout") from None
-  except (ValueError, OSError) as e:
+  except (ValueError, OSError, RecursionError) as e:
     raise UserError(f"{path} cannot be read: {e}") from e
   if not isinstance(value, dict): raise UserError(f"{path} holds no JSON object")
   return value

@@ -1,33 +1,25 @@
 """The command `idejax`: one subcommand per job, each a thin call of an entry point."""
 
-import contextlib
-import dataclasses
-import difflib
 import errno
 import functools
 import importlib
-import inspect
 import io
 import os
-import re
 import signal
 import sys
-import textwrap
 import threading
-import typing
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
-from idejax import __version__, config
-from idejax.errors import UserError, tell
+from idejax import __version__, config, options
+from idejax.errors import UserError, one_line, tell
 
 # command: (its config, the entry point's module, what it is for)
 COMMANDS = {
   "sample": (config.Sample, "idejax.sample", "prompts -> pictures, with any SD 1.x, 2.x or SDXL folder"),
   "bench": (config.Bench, "idejax.bench", "speed and compile time, against diffusers if asked"),
   "random-model": (config.RandomModel, "idejax.random_model", "a small pipeline with random weights"),
+  "train-miniature": (config.TrainMiniature, "idejax.train_miniature", "train the pipeline that ships in the package"),
 }
 
 
@@ -54,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as e:
     if os.environ.get("IDEJAX_TRACEBACK"): raise
     if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e): return _fail(_MEMORY)
-    _fail(f"unexpected {type(e).__name__}: {_one_line(str(e))[:300]}; this is a mistake in idejax: "
+    _fail(f"unexpected {type(e).__name__}: {one_line(str(e))[:300]}; this is a mistake in idejax: "
           "please report it, with what IDEJAX_TRACEBACK=1 before the same command shows")  # fmt: skip
     return 1
 
@@ -76,19 +68,15 @@ _MEMORY = ("out of memory; use a smaller --batch, --dtype bfloat16, --tiled or a
 
 
 def _fail(message: str) -> int:
-  tell(f"idejax: {_one_line(message)}")
+  tell(f"idejax: {one_line(message)}")
   return 2
-
-
-def _one_line(text: str) -> str:
-  return " ".join(text.split())
 
 
 @functools.cache
 def _set_up_process():
   for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? and raises nothing
     if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors="replace")
-  warnings.showwarning = lambda message, *_, **__: tell(f"warning: {_one_line(str(message))}")
+  warnings.showwarning = lambda message, *_, **__: tell(f"warning: {one_line(str(message))}")
   if threading.current_thread() is not threading.main_thread(): return
   for name in _SIGNALS:  # nohup, or a shell's &, have some ignored: they stay so
     if signal.getsignal(name) != signal.SIG_IGN: signal.signal(name, _stop)
@@ -123,113 +111,13 @@ def _dispatch(args: list[str]):
   if args[0] in ("-V", "--version"): return print(f"idejax {__version__}")
   name, *rest = args
   if name not in COMMANDS:
-    raise UserError(f"unknown command {name!r}{_nearest(name, COMMANDS)}; known: "
+    raise UserError(f"unknown command {name!r}{options.nearest(name, COMMANDS)}; known: "
                     f"{', '.join(COMMANDS)} (see idejax --help)")  # fmt: skip
   kind, module, _ = COMMANDS[name]
-  settings = parse(kind, rest, prog=f"idejax {name}")
+  settings = options.parse(kind, rest, prog=f"idejax {name}")
   if settings is None: return
   _set_up_jax()
   importlib.import_module(module).main(settings)
-
-
-def _nearest(word: str, known) -> str:
-  near = difflib.get_close_matches(word, list(known), 1)
-  return f" (did you mean {near[0]}?)" if near else ""
-
-
-def parse(kind: type, args: list[str], prog: str) -> Any:
-  """Flags into a config, None after --help; `--config FILE`, if given, sets their defaults."""
-  default, args = _config_file(kind, args)
-  fields = {"--" + f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
-  args = _merge_repeats([a.replace("_", "-") if a.startswith("--") and "=" not in a else a for a in args],
-                        {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})  # fmt: skip
-  if "-h" not in args and "--help" not in args:
-    known = {*fields, *("--no-" + o[2:] for o, f in fields.items() if bool in (f.type, *typing.get_args(f.type)))}
-    for flag in (a.partition("=")[0] for a in args if a.startswith("--")):
-      if flag not in known: raise UserError(f"unknown option {flag}{_nearest(flag, known)}; see {prog} --help")
-    needed = [o for o, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
-    for flag in needed:
-      if default is None and not any(a.partition("=")[0] == flag for a in args):
-        raise UserError(f"{flag} is missing; see {prog} --help")
-
-  # Plain text in place of tyro's boxes: it can be copied, piped and read aloud.
-  os.environ |= {"PYTHON_TYRO_UTF8_BOXES": "False", "PYTHON_TYRO_ANSI_CODES": "False"}
-  import tyro
-
-  # None, nothing and off explain themselves in the option's own words.
-  hint = lambda text: "" if text in ("None", "", "''", "False") else f"(default: {text})"
-  mark = lambda t: tyro.conf.arg(help_behavior_hint=hint, metavar="TEXT [TEXT ...]" if t == tuple[str, ...] else None)
-  shown = dict(__annotations__={f.name: Annotated[f.type, mark(f.type)] for f in fields.values()},
-               __doc__=kind.__doc__, __module__=kind.__module__)  # fmt: skip
-  twin: Any = dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), shown))
-  values = lambda c: {f.name: getattr(c, f.name) for f in fields.values()}
-  description = (f"{inspect.cleandoc(kind.__doc__ or '')}\n\nDefaults can come from a Python file that "
-                 f"says config = {kind.__name__}(...): --config FILE; other options override it.")
-  said = io.StringIO()
-  try:
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-      return kind(**values(tyro.cli(
-        twin, args=args, prog=prog, description=description,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
-        **({} if default is None else {"default": twin(**values(default))}))))  # fmt: skip
-  except SystemExit as e:
-    if not e.code: return print(_wrapped(said.getvalue()))
-    raise UserError(f"{_sentence(said.getvalue(), fields)}; see {prog} --help") from e
-
-
-def _config_file(kind: type, args: list[str]) -> tuple[Any, list[str]]:
-  for i, arg in enumerate(args):
-    if arg == "--config":
-      if i + 1 == len(args): raise UserError("--config is without its value; give a Python file")
-      return config.load(Path(args[i + 1]), kind), args[:i] + args[i + 2 :]
-    if arg.startswith("--config="):
-      return config.load(Path(arg.removeprefix("--config=")), kind), args[:i] + args[i + 1 :]
-  return None, args
-
-
-def _merge_repeats(args: list[str], several: set[str]) -> list[str]:
-  """`--prompt a --prompt b` means `--prompt a b`; tyro alone would drop the first."""
-  first: dict[str, int] = {}
-  out: list[str] = []
-  into: str | None = None  # the earlier flag whose values these are
-  for arg in args:
-    if arg.startswith("--"): into = arg if arg in first else None
-    if arg == into: continue
-    if into is not None:
-      for flag, at in first.items():
-        if at > first[into]: first[flag] += 1
-      out.insert(_end(out, first[into]), arg)
-      continue
-    if arg in several: first[arg] = len(out)
-    out.append(arg)
-  return out
-
-
-def _end(args: list[str], at: int) -> int:
-  """Position after the values of the flag at `at`."""
-  while at + 1 < len(args) and not args[at + 1].startswith("--"): at += 1
-  return at + 1
-
-
-def _sentence(box: str, fields: dict[str, Any]) -> str:
-  """What tyro printed in a box, as one sentence in our words."""
-  parts = re.split(r"\n\W*-{8,}\W*\n", box)
-  text = _one_line(parts[1] if len(parts) > 1 else box)
-  if m := re.match(r"Missing value for argument '(--[\w-]+)'", text):
-    return f"{m[1]} is without its value; it must be {config.expected(fields[m[1]].type)}"
-  flag = re.search(r"(--[\w-]+)[:']", text)
-  value = re.findall(r"'([^']*)'", text)
-  if flag and value and flag[1] in fields and text.startswith(("Error parsing", "invalid choice")):
-    found = value[0] if text.startswith("invalid choice") else value[-1]
-    return f"{flag[1]} is {found!r}; it must be {config.expected(fields[flag[1]].type)}"
-  if text.startswith("Unrecognized options: -"): text += " (a value with a dash in front: --option=-value)"
-  return text[:1].lower() + text[1:]
-
-
-def _wrapped(text: str) -> str:
-  lines = [line.rstrip() for line in text.splitlines()]
-  lines = [textwrap.fill(line, 80) if line[:1].strip() else line for line in lines]
-  return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _usage() -> str:

@@ -128,6 +128,36 @@ class RandomModel:
   """Of the weights."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainMiniature:
+  """Train the small pipeline that ships in the package, on its procedural world of portraits.
+
+  Stages: tokenizer, data, vae, diffusion, export. The same command again continues; the result
+  is --out/pipeline, a Stable Diffusion folder that diffusers loads too.
+  """
+
+  out: Path = Path("runs/miniature")
+  """Folder for pictures, checkpoints, metrics and the pipeline."""
+  stage: Literal["all", "tokenizer", "data", "vae", "diffusion", "export"] = "all"
+  """One stage, or all in order."""
+  tiny: bool = False
+  """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
+  steps: int | None = None
+  """Steps of the stage in all. Default: the recipe's."""
+  minutes: float | None = None
+  """Stop each stage after so long; the same command continues."""
+  seed: int = 0
+  """Of weights, data order and noise."""
+  vae_lr: float | None = None
+  """Peak learning rate of the VAE. Default: the recipe's."""
+  lr: float | None = None
+  """Peak learning rate of text encoder and UNet. Default: the recipe's."""
+  look: int | None = None
+  """Steps between validations with pictures. Default: the recipe's."""
+  save_seconds: float = 240.0
+  """Time between checkpoints."""
+
+
 def load(path: Path, kind: type) -> Any:
   """The `config` of a Python file, checked to be of the command's kind."""
   if path.is_dir(): raise UserError(f"--config {path} is a folder: give a Python file that sets `config`")
@@ -156,11 +186,10 @@ def _typed(path: Path, value: Any) -> Any:
 
 
 def _fits(x: Any, kind: Any) -> bool:
-  args = typing.get_args(kind)
-  match typing.get_origin(kind):
-    case typing.Literal: return x in args
-    case types.UnionType: return any(_fits(x, a) for a in args)
-    case origin if origin is tuple: return isinstance(x, tuple) and all(_fits(y, args[0]) for y in x)
+  origin, args = typing.get_origin(kind), typing.get_args(kind)
+  if origin is Literal: return x in args
+  if origin in (typing.Union, types.UnionType): return any(_fits(x, a) for a in args)
+  if origin is tuple: return isinstance(x, tuple) and all(_fits(y, args[0]) for y in x)
   if kind is float: return isinstance(x, int | float) and not isinstance(x, bool)
   return isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
 

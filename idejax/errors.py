@@ -10,3 +10,7 @@ class UserError(Exception):
 def tell(message: str):
   """Progress, notices and warnings; stdout stays free for results."""
   print(message, file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+  return " ".join(text.split())

@@ -9,10 +9,9 @@ import json
 import os
 import pathlib
 import re
-import sys
 
 from idejax import tensorfiles
-from idejax.errors import UserError
+from idejax.errors import UserError, tell
 
 # Repositories that their owners deleted -> community copies (seen in 2026-03..04: diffusers issue
 # 12874 and a dozen projects' issues for SD 2.x; runwayml's own model card notice for 1.5).
@@ -227,6 +226,6 @@ def _check_mirror(name: str, repo: str, folder: pathlib.Path, revision: str | No
       raise UserError(
         f"{path}: sha256 {got}, but the original {name} had {want}; delete this file and "
         f"download it again, and if it differs once more, do not use {repo}.")  # fmt: skip
-  print(f"idejax: {name} was deleted from the hub; using the community copy {repo}. "
-        f"Equal to the original by sha256: {', '.join(same) or 'none'}; "
-        f"unverified: {', '.join(unverified) or 'none'}.", file=sys.stderr)  # fmt: skip
+  tell(f"notice: {name} was deleted from the hub; using the community copy {repo}. "
+       f"Equal to the original by sha256: {', '.join(same) or 'none'}; "
+       f"unverified: {', '.join(unverified) or 'none'}.")  # fmt: skip

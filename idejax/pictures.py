@@ -20,6 +20,9 @@ def whole(path: Path) -> Iterator[Path]:
   try:
     yield temporary
     os.replace(temporary, path)
+  except OSError as e:
+    e.filename = e.filename or str(path)  # a full disk does not say which file
+    raise
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -30,7 +33,7 @@ def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
   info.add_text("AI-generated", "true")
   info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
   for key, value in record.items():
-    if value is not None: info.add_itxt(key, str(value))
+    if value is not None and key != "idejax": info.add_itxt(key, str(value))  # the last of a name wins
   with whole(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
 
@@ -45,7 +48,7 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
       except (OSError, SyntaxError):
         return record, False
       return record, True
-  except (OSError, ValueError, KeyError, SyntaxError):
+  except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError):
     return None, False
 
 
@@ -81,15 +84,14 @@ def _wrapped(text: str, width: int, lines: int = 9) -> str:
 def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:
   """Initial noise from a .npy file: float32 (N, C, h, w) -> float32 [N, h, w, C]. UserError."""
   try:
-    z = np.load(path, allow_pickle=False)
+    # np.load would also open archives, and leave the file open when they are damaged.
+    with open(path, "rb") as file: z = np.lib.format.read_array(file, allow_pickle=False)
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
-  except (OSError, ValueError, EOFError) as e:
+  except (OSError, ValueError, MemoryError) as e:  # a header may promise any number of values
     raise UserError(f"{path} is no readable .npy file: {e}") from e
-  want = (count, *shape)
-  if not isinstance(z, np.ndarray) or z.shape != want:
-    found = getattr(z, "shape", "an archive")
-    raise UserError(f"{path} has shape {found}; {count} images of this size need {want}")
+  if z.shape != (count, *shape):
+    raise UserError(f"{path} has shape {z.shape}; {count} images of this size need {(count, *shape)}")
   if z.dtype != np.float32: raise UserError(f"{path} holds {z.dtype}; initial latents are float32")
   if not np.isfinite(z).all(): raise UserError(f"{path} holds values that are not finite")
   return np.ascontiguousarray(z.transpose(0, 2, 3, 1))

@@ -172,7 +172,7 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   devices = pipe.mesh.size
   size = -(-min(settings.batch or 4 * devices, len(requests)) // devices) * devices  # rows split evenly
   # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
-  on_mesh = lambda program, *args: _under(pipe.mesh, program, *args)
+  on_mesh = functools.partial(_under, pipe)
   table = make_table(pipe, settings)
   # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
   guided = any(r.guidance > 1 for r in requests)
@@ -253,7 +253,7 @@ class _Texts:
       some = missing[at : at + self.CHUNK]
       rows = np.resize([self.row[t] for t in some], self.CHUNK)
       out = jax.device_get(_under(
-        self.pipe.mesh, _encode, self.pipe.backbone,
+        self.pipe, _encode, self.pipe.backbone,
         tuple(t.ids[rows] for t in self.tokens), tuple(t.eos[rows] for t in self.tokens)))  # fmt: skip
       self.kept |= {t: jax.tree.map(lambda x, i=i: x[i], out) for i, t in enumerate(some)}
     if None in wanted: self.kept[None] = jax.tree.map(np.zeros_like, next(iter(self.kept.values())))
@@ -321,8 +321,11 @@ def _decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
   return jnp.round((images / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
 
 
-def _under(mesh: jax.sharding.Mesh, program: Callable, *args):
-  with jax.set_mesh(mesh):
+def _under(pipe: Pipeline, program: Callable, *args):
+  """Call a program on the pipeline's mesh, in the arithmetic that its dtype promises."""
+  # Left to themselves GPUs multiply float32 in TF32, TPUs in bfloat16.
+  exact = pipe.backbone.nets.dtype == jnp.float32 and jax.default_backend() != "cpu"
+  with jax.set_mesh(pipe.mesh), jax.default_matmul_precision("float32" if exact else None):
     return program(*args)
 
 

@@ -32,9 +32,9 @@ def read(path: Path) -> list[Prompt]:
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
   if path.suffix == ".txt":
-    prompts = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
+    prompts = [Prompt(line.strip()) for line in text.split("\n") if line.strip()]
   elif path.suffix == ".jsonl":
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     prompts = [_row(_json(line, f"{path}:{n}"), f"{path}:{n}") for n, line in lines]
   else:
     rows = csv.DictReader(io.StringIO(text), strict=True)
@@ -49,12 +49,13 @@ def read(path: Path) -> list[Prompt]:
 def _json(line: str, where: str) -> dict[str, Any]:
   try:
     row = json.loads(line)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise UserError(f"{where} is not JSON: {e}") from e
   return row if isinstance(row, dict) else {"prompt": row}
 
 
 def _row(row: dict[str, Any], where: str) -> Prompt:
+  if None in row: raise UserError(f"{where}: more fields than the first line names; quote commas")
   if unknown := {k for k in row if k not in _FIELDS}:
     raise UserError(f"{where}: unknown field {min(map(str, unknown))!r}; known: {', '.join(_FIELDS)}")
   if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
@@ -64,6 +65,7 @@ def _row(row: dict[str, Any], where: str) -> Prompt:
     if row.get(key) in (None, ""): continue
     try:
       values[key] = kind(row[key])
-    except (TypeError, ValueError):
+      if type(row[key]) not in (kind, str) and values[key] != row[key]: raise ValueError  # 1.5 for a seed
+    except (TypeError, ValueError, OverflowError):
       raise UserError(f"{where}: {key} is {row[key]!r}, not {kind.__name__}") from None
   return Prompt(values.pop("prompt").strip(), **values)

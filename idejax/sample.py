@@ -1,148 +1,260 @@
 """`idejax sample`: prompts in, PNG files, a manifest and a contact sheet out; resumable."""
 
+import contextlib
+import fcntl
+import hashlib
 import json
+import math
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from idejax import __version__, config, pictures, pipeline, prompts
+from idejax import __version__, config, pictures, prompts
 from idejax.errors import UserError, tell
-from idejax.pipeline import Pipeline, Request, Settings
+from idejax.progress import waiting
+
+MOST = 1_000_000  # pictures in one folder
 
 
 def main(c: config.Sample):
-  # ---- Jobs: what is asked, checked before anything is loaded --------------------------------
-  if not c.model: raise UserError("--model is missing: give a pipeline folder or a hub id")
-  if c.num < 1: raise UserError(f"--num is {c.num}; it must be at least 1")
-  if c.batch is not None and c.batch < 1: raise UserError(f"--batch is {c.batch}; it must be at least 1")
-  if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
+  # ---- What is asked, checked before jax is imported and anything is loaded --------------------
+  check(c)
   asked = read_prompts(c)
-  if c.out.exists() and not c.out.is_dir(): raise UserError(f"--out {c.out} is a file, not a folder")
-  dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  with claimed(c.out):
+    run(c, asked)
 
+
+def run(c: config.Sample, asked: list[prompts.Prompt]):
   # ---- Model ---------------------------------------------------------------------------------
+  import jax
+
+  from idejax import hub, pipeline
+
+  dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   tell(f"opening {c.model} in {dtype} on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-  pipe = pipeline.load(c.model, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle,
-                       attention=c.attention, notify=tell)  # fmt: skip
-  settings = Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
-  requests = make_requests(c, pipe, asked)
+  folder = hub.resolve(c.model)  # shows bars of its own if it downloads
+  with waiting("reading the weights"):
+    pipe = pipeline.load(folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle,
+                         attention=c.attention, notify=tell)  # fmt: skip
+  settings = pipeline.Settings(
+    c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
+  guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
+  requests = make_requests(c, guidance, asked)
   height, width = pipe.size(settings)
   h, w, channels = pipe.latent_shape(settings)
+  pipeline.make_table(pipe, settings)
+  check_memory(pipe, settings, len(requests))
   latents = c.init_latents and pictures.read_latents(c.init_latents, len(requests), (channels, h, w))
+  with waiting("computing the model's digest (kept for next time)"):
+    digest = pipe.digest
 
   # ---- Resume: what an earlier run of this command finished ----------------------------------
-  c.out.mkdir(parents=True, exist_ok=True)
   common = dict(
-    model=c.model, model_digest=pipe.digest, sampler=c.sampler, steps=c.steps, height=height,
-    width=width, dtype=dtype, spacing=c.spacing, karras=c.karras, eta=c.eta, tiled=c.tiled,
-    init_latents=_digest(latents), idejax=__version__, jax=jax.__version__)  # fmt: skip
+    model=c.model, model_digest=digest, variant=c.variant, sampler=c.sampler, steps=c.steps,
+    height=height, width=width, dtype=dtype, spacing=c.spacing, karras=c.karras, eta=c.eta,
+    tiled=c.tiled, init_latents=None if latents is None else sha256(latents), idejax_version=__version__,
+    jax_version=jax.__version__)  # fmt: skip
   files = [c.out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
-  saved = Saved.open(c.save_latents, (len(requests), channels, h, w))
-  todo = [i for i in range(len(requests)) if not _finished(files[i], records[i]) or not saved.has(i)]
-  if len(todo) < len(requests): tell(f"{len(requests) - len(todo)} of {len(requests)} pictures are there already")
+  with waiting("looking at the pictures that are there"):
+    if extra := sorted(p.name for p in c.out.iterdir() if re.fullmatch(r"\d{5,}\.png", p.name) and int(p.stem) >= len(files)):
+      raise UserError(f"{c.out / extra[0]} is there, but this command makes {len(files)} pictures; choose another --out")
+    found = [_finished(file, record) for file, record in zip(files, records)]
+    saved = Saved(c.save_latents, (len(requests), channels, h, w), found) if c.save_latents else None
+  todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.has(i, old))]
+  for i in set(range(len(files))) - set(todo): records[i] = found[i]
+  if len(todo) < len(files): tell(f"{len(files) - len(todo)} of {len(files)} pictures are there already")
+  if saved and todo: saved.reopen()
 
   # ---- Sample --------------------------------------------------------------------------------
-  for batch in pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True):
-    for i, image, z in zip(batch.positions, batch.images, batch.latents):
-      saved.put(i, z.transpose(2, 0, 1))
-      pictures.write_png(files[i], image, records[i])
+  missing = set(todo)
+  try:
+    for batch in pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True):
+      for i, image, z in zip(batch.positions, batch.images, batch.latents):
+        z = np.ascontiguousarray(z.transpose(2, 0, 1), np.float32)
+        records[i] |= {"latents_sha256": sha256(z)}
+        if saved: saved.put(i, z)
+        pictures.write_png(files[i], image, records[i])
+        missing.discard(i)
 
   # ---- Manifest and sheet --------------------------------------------------------------------
-  with pictures.whole(c.out / "manifest.jsonl") as temporary:
-    temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-  saved.close()
+  finally:  # of what is finished, also when the run is interrupted
+    with pictures.whole(c.out / "manifest.jsonl") as temporary:
+      lines = [json.dumps(r, ensure_ascii=False) + "\n" for i, r in enumerate(records) if i not in missing]
+      temporary.write_text("".join(lines), "utf-8")
+  if saved: saved.close()
   shown = min(c.num, 8)
   picks = [i for i in range(len(requests)) if i % c.num < shown][: 32 * shown]
   pictures.sheet(c.out / "sheet.png", [files[i] for i in picks],
                  [requests[i].prompt for i in picks[::shown]], shown)  # fmt: skip
-  tell(f"{len(requests)} pictures in {c.out}, all on {c.out / 'sheet.png'}")
+  tell(f"{len(requests)} picture{'s' * (len(requests) > 1)} in {c.out}, all on {c.out / 'sheet.png'}")
+
+
+def check(c: config.Sample):
+  """UserError for what can be seen to be wrong without a model."""
+  if not c.model: raise UserError("--model is missing: give a pipeline folder or a hub id")
+  for name, value in dict(num=c.num, batch=c.batch, steps=c.steps, height=c.height, width=c.width).items():
+    if value is not None and value < 1: raise UserError(f"--{name} is {value}; it must be at least 1")
+  if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
+  for name, value in dict(guidance=c.guidance, eta=c.eta).items():
+    if value is not None and not math.isfinite(value):
+      raise UserError(f"--{name} is {value}; it must be a finite number")
+  if c.init_latents and not c.init_latents.is_file():
+    raise UserError(f"--init-latents {c.init_latents} {'is no file' if c.init_latents.exists() else 'does not exist'}")
+  if c.save_latents:
+    if c.save_latents.is_dir(): raise UserError(f"--save-latents {c.save_latents} is a folder; give a file name")
+    c.save_latents.parent.mkdir(parents=True, exist_ok=True)
 
 
 def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
   """The prompts of --prompt and --prompts, or UserError."""
   if c.prompt and c.prompts: raise UserError("--prompt and --prompts are both given; use one")
-  if c.prompts: return prompts.read(c.prompts)
-  if not c.prompt: raise UserError('no prompt: give --prompt "..." or --prompts FILE')
+  if not c.prompt and not c.prompts: raise UserError('no prompt: give --prompt "..." or --prompts FILE')
   if any(not p.strip() for p in c.prompt): raise UserError("--prompt is empty")
-  return [prompts.Prompt(p) for p in c.prompt]
+  asked = prompts.read(c.prompts) if c.prompts else [prompts.Prompt(p) for p in c.prompt]
+  where = c.prompts or "--prompt"
+  for p in asked:
+    for text in (p.text, p.negative or c.negative or ""):
+      try:
+        text.encode()
+      except UnicodeEncodeError:
+        raise UserError(f"{where}: {ascii(text[:60])} is not valid UTF-8 text") from None
+    if p.seed is not None and not 0 <= p.seed < 2**64:
+      raise UserError(f"{where}: the seed {p.seed} of {p.text[:60]!r} is not from 0 to 2^64 - 1")
+    if p.guidance is not None and not math.isfinite(p.guidance):
+      raise UserError(f"{where}: the guidance of {p.text[:60]!r} is {p.guidance}; it must be a finite number")
+  if len(asked) * c.num > MOST:
+    raise UserError(f"{len(asked)} prompt(s) x --num {c.num} are more than {MOST} pictures; use several folders")
+  return asked
 
 
-def make_requests(c: config.Sample, pipe: Pipeline, asked: list[prompts.Prompt]) -> list[Request]:
+def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]):
   """`num` pictures a prompt. A row's own seed counts its pictures from index 0."""
-  guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
+  from idejax.pipeline import Request
+
   out = []
   for p in asked:
     for k in range(c.num):
       seed, index = (c.seed, len(out)) if p.seed is None else (p.seed, k)
-      scale = guidance if p.guidance is None else p.guidance
-      if not np.isfinite(scale): raise UserError(f"guidance is {scale}; it must be a finite number")
-      out.append(Request(p.text, c.negative if p.negative is None else p.negative, seed, index, scale))
+      negative = c.negative if p.negative is None else p.negative
+      out.append(Request(p.text, negative, seed, index, guidance if p.guidance is None else p.guidance))
+  if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
+    tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
   return out
 
 
-def _record(i: int, r: Request, common: dict[str, Any]) -> dict[str, Any]:
+def check_memory(pipe, settings, count: int):
+  """UserError where decoding alone would need more memory than there is, before it is asked for.
+
+  A lower bound: input and output of one convolution of the decoder at full resolution.
+  """
+  import jax
+
+  nets, (height, width) = pipe.backbone.nets, pipe.size(settings)
+  stats = [d.memory_stats() for d in jax.local_devices()]
+  have = sum(s.get("bytes_limit", 0) for s in stats if s) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  rows = min(settings.batch or 4 * pipe.mesh.size, count)
+  each = 12 if settings.tiled else 2 * nets.vae.block_out_channels[0] * np.dtype(nets.vae_dtype).itemsize
+  need = rows * height * width * each
+  if need > have:
+    raise UserError(
+      f"{width} x {height} pixels, {rows} at a time, need at least {need / 2**30:.0f} GiB of memory; here are "
+      f"{have / 2**30:.0f} GiB: use a smaller --height and --width or --batch{'' if settings.tiled else ', or --tiled'}")
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+  """`out` as a writable folder that no other run writes to; gone again if nothing was put into it."""
+  if out.exists() and not out.is_dir(): raise UserError(f"--out {out} is a file, not a folder")
+  new = not out.exists()
+  out.mkdir(parents=True, exist_ok=True)
+  if not os.access(out, os.W_OK | os.X_OK): raise UserError(f"--out {out} cannot be written: permission denied")
+  handle = os.open(out, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"another idejax is writing to {out}; wait for it or choose another --out") from None
+    except OSError:
+      pass  # a network disk without locks
+    for p in out.glob(".*.tmp"):  # left by a killed run
+      if re.fullmatch(r"\.(\d{5,}\.png|manifest\.jsonl|sheet\.png)\.\d+\.tmp", p.name): p.unlink()
+    yield
+  finally:
+    os.close(handle)
+    if new:
+      with contextlib.suppress(OSError): out.rmdir()
+
+
+def _record(i: int, r, common: dict[str, Any]) -> dict[str, Any]:
   return dict(file=f"{i:05d}.png", prompt=r.prompt, negative=r.negative, seed=r.seed, index=r.index,
               guidance=r.guidance) | common  # fmt: skip
 
 
-def _finished(file: Path, record: dict[str, Any]) -> bool:
-  """Whether a picture is there already; UserError if it is another command's."""
-  if not file.exists(): return False
+def _finished(file: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+  """The record of a picture that is there and whole; UserError if it is another command's."""
+  if not file.exists(): return None
   found, intact = pictures.read_record(file)
   if found is None:
     raise UserError(f"{file} is there and was not made by idejax; move it or choose another --out")
-  strip = lambda r: {k: v for k, v in r.items() if k not in ("idejax", "jax", "model")}
-  if strip(found) != strip(record):
-    differs = [k for k in strip(record) if found.get(k) != record[k]]
-    raise UserError(f"{file} was made with another {differs[0] if differs else 'command'} "
-                    f"({found.get(differs[0])!r}, now {record[differs[0]]!r}); choose another --out")  # fmt: skip
-  return intact
+  free = ("idejax_version", "jax_version", "model", "latents_sha256")  # may differ between runs of one command
+  for key in [*record, *found]:
+    if key not in free and found.get(key) != record.get(key):
+      raise UserError(f"{file} was made with another {key} ({found.get(key)!r}, now {record.get(key)!r}); "
+                      "choose another --out")  # fmt: skip
+  return found if intact else None
 
 
-def _digest(latents: np.ndarray | None) -> str | None:
-  import hashlib
-
-  return None if latents is None else hashlib.sha256(latents.tobytes()).hexdigest()
+def sha256(x: np.ndarray) -> str:
+  return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
 
 
 class Saved:
-  """Final latents on disk while the job runs: a partial file with NaN where nothing is yet."""
+  """The file of --save-latents: `.NAME.partial` with rows filled in as they are made, renamed when
+  the last is there. A row belongs to a picture if its sha256 is the one in the picture's record.
 
-  def __init__(self, path: Path | None, partial: Path | None, array: np.ndarray | None):
-    self.path, self.partial, self.array = path, partial, array
+  Written with seek and write: a memory map on a full disk would end the process.
+  """
 
-  @classmethod
-  def open(cls, path: Path | None, shape: tuple[int, ...]) -> "Saved":
-    if path is None: return cls(None, None, None)
-    if path.is_dir(): raise UserError(f"--save-latents {path} is a folder; give a file name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():  # finished before
-      try:
-        array = np.load(path, allow_pickle=False)
-      except (OSError, ValueError, EOFError):
-        array = None
-      if array is not None and array.shape == shape: return cls(None, None, array)
-    partial = path.with_name(f".{path.name}.partial.npy")
+  def __init__(self, path: Path, shape: tuple[int, ...], found: list[dict[str, Any] | None]):
+    self.path, self.shape, self.partial = path, shape, path.with_name(f".{path.name}.partial")
+    self.file: Any = None
+    self.rows = self._read(path)
+    if path.exists() and (self.rows is None or not any(found)
+                          or any(old and not self.has(i, old) for i, old in enumerate(found))):  # fmt: skip
+      raise UserError(f"--save-latents {path} is there and does not belong to the pictures in --out; "
+                      "move it or choose another name")  # fmt: skip
+    if self.rows is None: self.rows = self._read(self.partial)
+
+  def _read(self, path: Path) -> np.ndarray | None:
     try:
-      array = np.lib.format.open_memmap(partial, mode="r+")
-    except (OSError, ValueError):
-      array = None
-    if array is None or array.shape != shape:
-      array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-      array[:] = np.nan
-    return cls(path, partial, array)
+      rows = np.load(path, mmap_mode="r", allow_pickle=False)
+      return rows if rows.shape == self.shape and rows.dtype == np.float32 else None
+    except (OSError, ValueError, EOFError, AttributeError):
+      return None
 
-  def has(self, i: int) -> bool:
-    return self.array is None or bool(np.isfinite(self.array[i]).all())
+  def has(self, i: int, record: dict[str, Any]) -> bool:
+    return self.rows is not None and sha256(self.rows[i]) == record.get("latents_sha256")
+
+  def reopen(self):
+    """Make ready for `put`, with room for every row, so that a full disk is told now."""
+    if self.path.exists(): self.path.replace(self.partial)
+    if self.rows is None:
+      with open(self.partial, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, dict(descr="<f4", fortran_order=False, shape=self.shape))
+        os.posix_fallocate(f.fileno(), 0, f.tell() + 4 * math.prod(self.shape))
+    self.file = open(self.partial, "r+b")
 
   def put(self, i: int, latents: np.ndarray):
-    if self.path is not None: self.array[i] = latents
+    self.file.seek(i * latents.nbytes - math.prod(self.shape) * 4, os.SEEK_END)
+    self.file.write(latents.astype("<f4").data)
+    self.file.flush()
 
   def close(self):
-    if self.path is None: return
-    self.array.flush()
+    if self.file is None: return
+    self.file.close()
     self.partial.replace(self.path)
-

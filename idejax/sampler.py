@@ -94,7 +94,7 @@ def _whole(name: str, value, low: int, high: int):
 
 def _pack(name: str, rows: list[Row], begin: Start, max_rows: int) -> Table:
   if len(rows) > max_rows:
-    raise UserError(f"sampler {name!r} needs {len(rows)} rows, the table has max_rows={max_rows}.")
+    raise UserError(f"sampler {name!r} needs {len(rows)} rows, the table has max_rows={max_rows}: use fewer steps.")
   padding = [Row(t=0.0)] * (max_rows - len(rows))
   columns = Row(*(np.array(column, np.float32) for column in zip(*rows, *padding)))
   noisy = (columns.f != 0) | (np.append(columns.g[1:], 0) != 0)

@@ -11,7 +11,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from idejax import flaxfiles
-from idejax.errors import UserError
+from idejax.errors import UserError, tell
 
 _FLAX = {"diffusion_pytorch_model": "diffusion_flax_model", "model": "flax_model",
          "pytorch_model": "flax_model"}  # fmt: skip
@@ -67,7 +66,7 @@ def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None,
     path = folder / name
     if not os.path.lexists(path): continue
     if name not in wished:
-      print(f"idejax: {folder}: no {wished[0]}, reading {name} instead", file=sys.stderr)
+      tell(f"notice: {folder}: no {wished[0]}, reading {name} instead")
     return Tensors(path, opener(path))
   for name, _ in unsafe:
     if os.path.lexists(folder / name):

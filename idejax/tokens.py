@@ -45,7 +45,8 @@ class Tokenizer:
         and takes that many positions; rows are numbered through the placeholders in order.
 
     Raises:
-      UserError: a placeholder's rows would be cut off by the length limit.
+      UserError: a placeholder's rows would be cut off by the length limit, a prompt uses one
+        twice (`where` has one position a row), or a prompt is no valid Unicode.
     """
     placeholders = placeholders or {}
     first = dict(zip(placeholders, np.cumsum([0, *placeholders.values()]), strict=False))
@@ -55,9 +56,12 @@ class Tokenizer:
     cut = []
     for n, prompt in enumerate(prompts):
       body: list[int] = []
+      if any(0xD800 <= ord(c) < 0xE000 for c in prompt):  # bytes of a terminal that are no UTF-8
+        raise UserError(f"the prompt is not valid Unicode text: {prompt!r}")
       for part in _split(prompt, placeholders):
         if part in placeholders:
           count = placeholders[part]
+          if where[n, first[part]] >= 0: raise UserError(f"{part} is used twice in {prompt!r}; use it once")
           where[n, first[part] : first[part] + count] = 1 + len(body) + np.arange(count)
           body += [self.eos] * count  # any valid id: the encoder reads the method's rows instead
         else:

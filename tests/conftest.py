@@ -21,3 +21,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def rng() -> np.random.Generator:
   return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory):
+  """A function from a family's name to a small pipeline folder with random weights. Read only."""
+  from idejax import families
+
+  root = tmp_path_factory.mktemp("random")
+
+  def get(family):
+    if not (root / family).exists(): families.write_random(root / family, family)
+    return root / family
+
+  return get

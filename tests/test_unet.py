@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from fakes import nchw, nhwc, relative_error, scramble, state_dict
+from fakes import fill, nchw, nhwc, relative_error, scramble, state_dict
 
 from idejax import weights
 from idejax.families import FAMILIES
@@ -22,9 +22,8 @@ CONFIGS = {
     block_out_channels=(8, 16, 16), attention_head_dim=2, down_block_types=(CROSS_DOWN, CROSS_DOWN, DOWN),
     up_block_types=(UP, CROSS_UP, CROSS_UP)),
   "sd21": TINY | dict(
-    block_out_channels=(8, 16, 24), attention_head_dim=(1, 2, 4), use_linear_projection=True,
-    down_block_types=(CROSS_DOWN, CROSS_DOWN, DOWN), up_block_types=(UP, CROSS_UP, CROSS_UP),
-    upcast_attention=True, layers_per_block=2),
+    block_out_channels=(8, 16), attention_head_dim=(1, 4), use_linear_projection=True,
+    down_block_types=(CROSS_DOWN, DOWN), up_block_types=(UP, CROSS_UP), upcast_attention=True),
   "sdxl": TINY | dict(
     block_out_channels=(8, 16, 24), attention_head_dim=(1, 2, 4), use_linear_projection=True,
     down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, UP),
@@ -69,11 +68,9 @@ def theirs(module, x, t, context, added=None, **kwargs):
   with torch.no_grad(): return nhwc(module(nchw(x), tensor(t), tensor(context), **kwargs).sample)
 
 
-# 13 -> 7 -> 4 and 18 -> 9 -> 5: every upsampling but one is to a size that is not double.
+# 13 -> 7 -> 4 and 18 -> 9 -> 5: upsampling to sizes that are not double.
 @pytest.mark.parametrize("name, batch, hw", [
-  ("sd15", 3, (13, 18)), ("sd15", 1, (8, 4)), ("sd21", 3, (13, 18)), ("sdxl", 3, (13, 18)),
-  ("sdxl", 1, (8, 8)), ("unusual", 3, (13, 18)),
-])  # fmt: skip
+  ("sd15", 3, (13, 18)), ("sd21", 1, (8, 4)), ("sdxl", 3, (13, 18))])  # fmt: skip
 def test_equal_to_diffusers(name, batch, hw, rng):
   module, cfg, params = twin(name)
   args = inputs(cfg, rng, batch, hw)
@@ -124,8 +121,8 @@ def hooked():
   skips = [(*hw, c) for hw, c in zip(sides, (8, 8, 8, 12, 12, 12, 16))]
   residuals = tuple(normal(3, *s) for s in skips), normal(3, 4, 5, 16)
 
-  processors = {}
-  for name in module.attn_processors:
+  stock, processors = module.attn_processors, {}
+  for name in stock:
     layer = name.removesuffix(".processor")
     if not layer.endswith("attn2"): continue
     path, index = layer, None
@@ -139,7 +136,7 @@ def hooked():
   want = theirs(
     module, x, t, np.concatenate([k, v], 1), mid_block_additional_residual=nchw(residuals[1]),
     down_block_additional_residuals=[nchw(r) for r in residuals[0]])  # fmt: skip
-  module.set_default_attn_processor()
+  module.set_attn_processor(stock)
   args, more = (x, t, (k, v)), dict(residuals=residuals, extra=extra)
   return args, more, run(cfg, params, *args, **more), want, processors
 
@@ -197,56 +194,40 @@ def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
     assert relative_error(maps.reshape(processor.map.shape), processor.map) < 1e-5
 
 
-def test_one_context_stands_for_a_pair_of_it():
-  """By program, not by number: the same jaxpr up to names."""
-  cfg = twin("unusual")[1]
-  shaped = jax.eval_shape(lambda: inputs_of_ones(cfg))
-  apply = lambda context: jax.make_jaxpr(
-    lambda p, x, t, c: unet.UNet(cfg).apply({"params": p}, x, t, context(c)))(unet.shapes(cfg), *shaped)
-  assert str(apply(lambda c: c)) == str(apply(lambda c: (c, c)))
-
-
-def inputs_of_ones(cfg): return jnp.ones((1, 8, 8, cfg.channels[0])), jnp.ones(1), jnp.ones((1, 7, 12))
-
-
 @pytest.mark.parametrize("upcast, want", [(True, jnp.float32), (False, jnp.bfloat16)])
 def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
   """Only traced: dtypes are known without a number."""
   cfg = unet.UNetConfig.from_json(CONFIGS["sd21"] | {"upcast_attention": upcast}, dtype=jnp.bfloat16)
-  params = weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)
+  params = {"params": weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)}
   apply = functools.partial(unet.UNet(cfg).apply, mutable=["attention"])
-  out, captured = jax.eval_shape(apply, {"params": params}, *unet.example_inputs(cfg))
+  program, (out, captured) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
   assert out.dtype == jnp.float32
   assert {y.dtype for y in jax.tree.leaves(captured)} == {jnp.dtype(want)}
-  text = str(jax.make_jaxpr(unet.UNet(cfg).apply)({"params": params}, *unet.example_inputs(cfg)))
-  convolutions = [line for line in text.splitlines() if "conv_general_dilated[" in line]
-  assert len(convolutions) > 20 and not [line for line in convolutions if ":f32" in line]
+  convolutions = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
+  assert len(convolutions) > 10
+  assert {v.aval.dtype for c in convolutions for v in c.outvars} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_remat_changes_nothing_but_the_memory(rng):
-  """Two levels with a single and a scanned block: same output and gradients, recomputed."""
+  """One level with a scanned run: same output and gradients, with the layers computed again."""
   json = TINY | dict(
-    block_out_channels=(8, 8), attention_head_dim=2, down_block_types=(CROSS_DOWN, DOWN),
-    up_block_types=(UP, CROSS_UP), transformer_layers_per_block=(1, 2))  # fmt: skip
-  shapes = unet.shapes(unet.UNetConfig.from_json(json))
-  params = jax.tree.map(lambda s: (0.3 * rng.standard_normal(s.shape)).astype(np.float32), shapes)
-  x, t, context = (rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 4, 4), (2,), (2, 5, 12)))
+    block_out_channels=(8,), attention_head_dim=2, down_block_types=(CROSS_DOWN,),
+    up_block_types=(CROSS_UP,), transformer_layers_per_block=2)  # fmt: skip
+  plain, again = (unet.UNetConfig.from_json(json, remat=remat) for remat in (False, True))
+  params = fill(unet.shapes(plain), std=0.3)
+  x, t, context, _ = inputs(plain, rng, 2, (4, 6))
 
-  def both(remat):
-    cfg = unet.UNetConfig.from_json(json, remat=remat)
-
-    def loss(params, context):
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradients(cfg, params, x, context):
+    def loss(x, context):
       out = unet.UNet(cfg).apply({"params": params}, x, t, context)
       return jnp.square(out).mean(), out
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, context)
 
-    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).trace(params, context)
-    return str(program.jaxpr).count("remat"), program.lower().compile()(params, context)
-
-  (none, plain), (some, again) = both(False), both(True)
-  assert none == 0 and some > 0
-  np.testing.assert_array_equal(again[0][1], plain[0][1])
-  for a, b in zip(jax.tree.leaves(again[1]), jax.tree.leaves(plain[1]), strict=True):
-    assert relative_error(a, b) < 1e-5
+  recomputed = [str(gradients.trace(cfg, params, x, context).jaxpr).count("remat") for cfg in (plain, again)]
+  assert recomputed[0] == 0 and recomputed[1] > 0
+  both = [jax.tree.leaves(gradients(cfg, params, x, context)) for cfg in (plain, again)]
+  for a, b in zip(*both, strict=True): assert relative_error(a, b) < 1e-5
 
 
 # Keys and shapes.
@@ -289,7 +270,7 @@ def test_full_size_controlnet_keys_and_shapes(family, count):
 def test_a_config_with_all_of_diffusers_fields_is_the_short_one():
   for name, json in CONFIGS.items():
     whole = dict(twin(name)[0].config)
-    assert len(whole) > 50 and None in whole.values()
+    assert len(whole) > 45 and None in whole.values()
     assert unet.UNetConfig.from_json(whole) == unet.UNetConfig.from_json(json)
   with torch.device("meta"): default = UNet2DConditionModel()
   assert unet.UNetConfig.from_json(dict(default.config)) == unet.UNetConfig.from_json({})

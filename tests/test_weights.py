@@ -80,7 +80,7 @@ def test_wrapped_trees_are_unwrapped():
 
 
 def test_orientation_is_torchs(rng):
-  torch = pytest.importorskip("torch")
+  import torch
   conv, dense = torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.Linear(4, 5)
   image = rng.standard_normal((1, 2, 4, 4)).astype(np.float32)
   nhwc = jnp.asarray(image.transpose(0, 2, 3, 1))

@@ -1,0 +1,89 @@
+"""Sizes and settings of the miniature: the config.json of every component, and how it is trained.
+
+The layout is Stable Diffusion 2.1's, v-prediction; only sizes differ (64 px, f = 4, 40 tokens).
+"""
+
+import dataclasses
+from typing import Any
+
+Config = dict[str, Any]
+LENGTH = 40  # tokens of a prompt; captions have at most 37
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Sizes first, then training. `TINY` is the same for a minute of CPU."""
+
+  counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
+  held: int = 2  # pictures of each person of the development split, for validation
+  people: int = 200  # of that split
+  vae_widths: tuple[int, ...] = (16, 32, 64)
+  latent_channels: int = 8
+  widths: tuple[int, ...] = (48, 96, 160)
+  heads: tuple[int, ...] = (2, 3, 5)
+  groups: int = 16
+  text_width: int = 128
+  text_layers: int = 3
+  vae_steps: int = 4500
+  vae_batch: int = 16
+  vae_lr: float = 2.5e-3
+  kl: float = 1e-3
+  steps: int = 16000
+  batch: int = 64
+  lr: float = 1.6e-3
+  embedding_lr: float = 3.0  # times lr: a name's row is seen only with its own pictures
+  empty: float = 0.1  # share of captions dropped, for classifier-free guidance
+  min_snr: float = 5.0
+  ema: float = 0.999
+  clip: float = 1.0
+  look: int = 1000  # steps between validations
+
+
+FULL = Recipe()
+TINY = Recipe(
+  counts=(("celebrity", 4), ("train", 1)), people=20, vae_widths=(8, 16, 16), latent_channels=4,
+  widths=(16, 32), heads=(1, 2), groups=8, text_width=32, text_layers=1,
+  vae_steps=150, vae_batch=8, steps=150, batch=16, look=75, ema=0.98)  # fmt: skip
+
+
+def vae(r: Recipe, size: int = 64) -> Config:
+  levels = len(r.vae_widths)
+  return dict(
+    _class_name="AutoencoderKL", act_fn="silu", block_out_channels=list(r.vae_widths),
+    down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+    in_channels=3, out_channels=3, latent_channels=r.latent_channels, layers_per_block=1,
+    norm_num_groups=8, sample_size=size, scaling_factor=1.0, force_upcast=True)  # fmt: skip
+
+
+def unet(r: Recipe, size: int = 64) -> Config:
+  attends = len(r.widths) - 1  # no attention at the finest level: slow, and little gained
+  return dict(
+    _class_name="UNet2DConditionModel", act_fn="silu", block_out_channels=list(r.widths),
+    attention_head_dim=list(r.heads), center_input_sample=False, cross_attention_dim=r.text_width,
+    down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * attends,
+    up_block_types=["CrossAttnUpBlock2D"] * attends + ["UpBlock2D"],
+    downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, in_channels=r.latent_channels,
+    out_channels=r.latent_channels, layers_per_block=1, mid_block_scale_factor=1, norm_eps=1e-5,
+    norm_num_groups=r.groups, sample_size=size // 2 ** (len(r.vae_widths) - 1),
+    use_linear_projection=True)  # fmt: skip
+
+
+def text(r: Recipe, vocabulary: int) -> Config:
+  """The two last ids frame a prompt. "!", id 0, pads it, as in SD 2.1.
+
+  eos_token_id is stated: the default of old configs, 2, makes transformers pool at the largest
+  id, which is wrong as soon as placeholder tokens are added above it.
+  """
+  return dict(
+    architectures=["CLIPTextModel"], model_type="clip_text_model", hidden_size=r.text_width,
+    intermediate_size=4 * r.text_width, num_attention_heads=max(1, r.text_width // 32),
+    num_hidden_layers=r.text_layers, hidden_act="gelu", max_position_embeddings=LENGTH,
+    vocab_size=vocabulary, layer_norm_eps=1e-5, projection_dim=r.text_width,
+    bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=0,
+    attention_dropout=0.0, dropout=0.0, initializer_factor=1.0, initializer_range=0.02)  # fmt: skip
+
+
+SCHEDULER = dict(
+  _class_name="DDIMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+  num_train_timesteps=1000, trained_betas=None, steps_offset=1, clip_sample=False,
+  set_alpha_to_one=False, prediction_type="v_prediction")  # fmt: skip

@@ -1,0 +1,188 @@
+"""Who may import whom (design.md), read from the source; and a few habits that tend to slip."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import idejax
+from idejax import cli
+
+ROOT = Path(idejax.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {f: ast.parse(f.read_text(), str(f)) for f in FILES}
+
+
+def name_of(path: Path) -> str:
+  """nets/unet.py -> idejax.nets.unet; nets/__init__.py -> idejax.nets."""
+  parts = ["idejax", *path.relative_to(ROOT).with_suffix("").parts]
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(f): f for f in FILES}
+
+
+class Import(NamedTuple):
+  importer: str
+  imported: str  # of idejax: the module, such as idejax.nets.unet; of others: the top-level package
+  line: int
+  at_start: bool  # when the module is imported, not when a function is called
+
+
+def imports(tree: ast.AST, importer: str):
+  """Every import of a module, those inside functions included."""
+  def walk(node, at_start):
+    for child in ast.iter_child_nodes(node):
+      typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+      names = []
+      if isinstance(child, ast.Import): names = [a.name for a in child.names]
+      if isinstance(child, ast.ImportFrom):
+        assert not child.level, f"{importer}:{child.lineno}: relative import"
+        # `from idejax import tokens` imports a module, `from idejax import __version__` a name.
+        below = [f"{child.module}.{a.name}" for a in child.names]
+        names = [b if b in MODULES else child.module for b in below]
+      for name in names:
+        ours = name if name.split(".")[0] == "idejax" else name.split(".")[0]
+        yield Import(importer, ours, child.lineno, at_start)
+      inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+      yield from walk(child, at_start and not inner and not typing)
+
+  return list(walk(tree, True))
+
+
+IMPORTS = [i for f, tree in TREES.items() for i in imports(tree, name_of(f))]
+OURS = [i for i in IMPORTS if i.imported.split(".")[0] == "idejax" and i.imported != "idejax"]
+
+
+def within(name: str, allowed) -> bool:
+  return any(name == a or name.startswith(a + ".") for a in allowed)
+
+
+def test_the_walk_sees_what_is_there():
+  """Else every rule below would hold for want of imports."""
+  seen = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
+  assert ("idejax.backbone", "idejax.nets.unet", True) in seen
+  assert ("idejax.tensorfiles", "torch", False) in seen
+  assert ("idejax", "idejax.pipeline", False) in seen
+  assert ("idejax.nets.controlnet", "idejax.nets.unet", True) in seen
+  assert len(FILES) > 40 and len(OURS) > 80
+
+
+# Importer (and all below it): what of idejax it may import.
+ALLOWED = {
+  "idejax.nets": {"idejax.nets"},
+  "idejax.errors": set(), "idejax.diffusion": {"idejax.errors"}, "idejax.tokens": {"idejax.errors"},
+  "idejax.pictures": {"idejax.errors"}, "idejax.prompts": {"idejax.errors"}, "idejax.sharding": set(),
+  "idejax.tree": set(), "idejax.draws": set(), "idejax.flops": set(),
+  "idejax.tensorfiles": {"idejax.errors", "idejax.flaxfiles"},
+  "idejax.weights": {"idejax.errors"}, "idejax.flaxfiles": {"idejax.weights"},
+  "idejax.hub": {"idejax.errors", "idejax.tensorfiles"},
+  "idejax.sampler": {"idejax.diffusion", "idejax.errors", "idejax.sampler_tables"},
+  "idejax.sampler_tables": {"idejax.diffusion", "idejax.errors"},
+  "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tensorfiles", "idejax.diffusion", "idejax.errors"},
+  "idejax.step": {"idejax.tree", "idejax.sharding", "idejax.draws"},
+  "idejax.faces": {"idejax.faces", "idejax.errors"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("importer", ALLOWED)
+def test_imports_point_the_way_of_the_design(importer):
+  wrong = [i for i in OURS if within(i.importer, [importer]) and not within(i.imported, ALLOWED[importer])]
+  assert not wrong
+
+
+def test_nets_use_flax_and_jax_only():
+  standard = sys.stdlib_module_names
+  allowed = {"flax", "jax", "numpy", "onnx", "google", "idejax"}  # google.protobuf comes with onnx
+  outside = {i for i in IMPORTS if within(i.importer, ["idejax.nets"])
+             if i.imported.split(".")[0] not in allowed | standard}  # fmt: skip
+  assert not outside
+
+
+def test_entry_points_are_imported_by_nobody():
+  entry_points = {module for _, module, _ in cli.COMMANDS.values()} | {"idejax.sample", "idejax.bench", "idejax.random_model"}
+  assert entry_points <= set(MODULES)
+  assert not [i for i in OURS if i.imported in entry_points]
+
+
+@pytest.mark.parametrize("package, homes", [
+  ("flax", ["idejax.nets", "idejax.backbone"]), ("tyro", ["idejax.cli", "idejax.options"]),
+  ("onnxruntime", ["idejax.faces"]), ("orbax", ["idejax.checkpoint"]), ("msgpack", ["idejax.flaxfiles"]),
+])  # fmt: skip
+def test_a_package_is_known_in_few_places(package, homes):
+  assert not [i for i in IMPORTS if i.imported == package and not within(i.importer, homes)]
+
+
+def test_torch_is_never_needed_to_import_idejax():
+  assert not [i for i in IMPORTS if i.at_start and i.imported in ("torch", "diffusers", "tensorflow")]
+
+
+def test_there_are_no_cycles():
+  graph = {m: {i.imported for i in OURS if i.importer == m and i.at_start} for m in MODULES}
+  done, path = set(), []
+
+  def visit(m):
+    assert m not in path, " -> ".join([*path[path.index(m):], m])
+    if m in done: return
+    path.append(m)
+    for other in sorted(graph.get(m, ())): visit(other)
+    path.pop()
+    done.add(m)
+
+  for m in graph: visit(m)
+
+
+def test_importing_idejax_and_its_command_is_light_and_silent():
+  """In a fresh process: no jax, torch or transformers, no socket, nothing printed."""
+  code = """
+import socket, sys
+def refuse(*a, **k): raise AssertionError("a socket was opened")
+socket.socket.__init__ = socket.create_connection = socket.getaddrinfo = refuse
+import idejax, idejax.cli
+heavy = {"jax", "jaxlib", "flax", "numpy", "torch", "transformers", "diffusers", "tyro", "huggingface_hub"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True,
+                       env={k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"})  # fmt: skip
+  assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+
+
+# Habits.
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_file_fits_one_sitting(file):
+  assert len(file.read_text().splitlines()) <= 350
+  assert file.name not in ("utils.py", "helpers.py", "misc.py", "common.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_module_says_what_it_is_for(file):
+  if file.read_text().strip(): assert ast.get_docstring(TREES[file]), file
+
+
+def test_no_error_is_swallowed_whole():
+  """A handler for everything must do something with it: pitfall 10, a corrupt file as a fresh start."""
+  broad = {None, "Exception", "BaseException"}
+  silent = []
+  for file, tree in TREES.items():
+    for node in ast.walk(tree):
+      if not isinstance(node, ast.ExceptHandler): continue
+      kind = node.type and ast.unparse(node.type)
+      idle = all(isinstance(s, ast.Pass | ast.Continue) or
+                 isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) for s in node.body)  # fmt: skip
+      if kind in broad and idle: silent.append(f"{file}:{node.lineno}")
+  assert not silent
+
+
+def test_nothing_that_jax_has_dropped_or_is_about_to():
+  """style.md, section 7: what old code is full of, and fails on jax 0.10 or silently does nothing."""
+  dead = ("jax.tree_map", "jax.tree_leaves", "PositionalSharding", "device_put_sharded", "jax.lib.xla_bridge",
+          "jax.sharding.use_mesh", "jax.experimental.shard_map", "nn.with_logical_constraint", "with mesh:",
+          "jax.experimental.maps")  # fmt: skip
+  found = [(file.name, word) for file in FILES for word in dead if word in file.read_text()]
+  assert not found
