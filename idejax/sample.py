@@ -244,9 +244,14 @@ class Saved:
     """Make ready for `put`, with room for every row, so that a full disk is told now."""
     if self.path.exists(): self.path.replace(self.partial)
     if self.rows is None:
-      with open(self.partial, "wb") as f:
-        np.lib.format.write_array_header_1_0(f, dict(descr="<f4", fortran_order=False, shape=self.shape))
-        os.posix_fallocate(f.fileno(), 0, f.tell() + 4 * math.prod(self.shape))
+      try:
+        with open(self.partial, "wb") as f:
+          np.lib.format.write_array_header_1_0(f, dict(descr="<f4", fortran_order=False, shape=self.shape))
+          for _ in range(self.shape[0]): f.write(bytes(4 * math.prod(self.shape[1:])))
+      except OSError as e:
+        self.partial.unlink(missing_ok=True)
+        e.filename = e.filename or str(self.path)
+        raise
     self.file = open(self.partial, "r+b")
 
   def put(self, i: int, latents: np.ndarray):

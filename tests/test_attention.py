@@ -218,19 +218,25 @@ def test_tpu_kernels_lower_under_a_mesh(impl):
     assert "sdy.manual_computation" in text or "SPMDFullToShardShape" in text
 
 
-def test_tpu_kernels_inside_a_shard_map_and_a_vmap_of_the_caller(pallas_on_cpu, rng):
-  """A mapped axis is left alone; rows that vmap adds are split by its `spmd_axis_name`."""
-  mesh = sharding.make_mesh(fsdp=2)
-  q, k, v = (x[:, None] for x in inputs(rng, 8, 128, 128, 1, 8))  # eight identities, a row each
+def test_flash_in_a_shard_map_of_the_caller(pallas_on_cpu, rng):
+  """Axes that are mapped already are left alone; eight rows a device would divide once more."""
+  mesh, rows = sharding.make_mesh(fsdp=2), P(sharding.AXES)
+  qkv = inputs(rng, 64, 128, 128, 1, 4)
   attend = functools.partial(attention.attention, impl="flash")
-  want = jax.vmap(functools.partial(attention.attention, impl="plain"))(q, k, v)
   with jax.set_mesh(mesh):
-    rows = P(sharding.AXES)
-    mapped = jax.shard_map(jax.vmap(attend), in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
-    assert relative_error(jax.jit(mapped)(q, k, v), want) < 1e-5
-    named = jax.jit(jax.vmap(attend, spmd_axis_name=sharding.AXES))(q, k, v)
-  assert relative_error(named, want) < 1e-5
-  assert named.sharding.shard_shape(named.shape)[0] == 1
+    mapped = jax.shard_map(attend, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
+    y = jax.jit(mapped)(*qkv)
+  assert relative_error(y, ATTEND(*qkv, impl="plain")) < 1e-5
+
+
+def test_flash_in_a_vmap_over_identities(pallas_on_cpu, rng):
+  """An identity a device, by vmap's `spmd_axis_name`; the row of each stays whole."""
+  mesh = sharding.make_mesh(fsdp=2)
+  qkv = [x[:, None] for x in inputs(rng, 8, 128, 128, 1, 8)]
+  over = lambda impl, **kw: jax.jit(jax.vmap(functools.partial(attention.attention, impl=impl), **kw))
+  with jax.set_mesh(mesh): y = over("flash", spmd_axis_name=sharding.AXES)(*qkv)
+  assert relative_error(y, over("plain")(*qkv)) < 1e-5
+  assert y.sharding.shard_shape(y.shape)[0] == 1
 
 
 def test_cudnn_lowers(monkeypatch):

@@ -24,11 +24,11 @@ class Recipe:
   groups: int = 16
   text_width: int = 128
   text_layers: int = 3
-  vae_steps: int = 4500
+  vae_steps: int = 3000
   vae_batch: int = 16
   vae_lr: float = 2.5e-3
   kl: float = 1e-3
-  steps: int = 16000
+  steps: int = 6000
   batch: int = 64
   lr: float = 1.6e-3
   embedding_lr: float = 3.0  # times lr: a name's row is seen only with its own pictures
@@ -36,7 +36,7 @@ class Recipe:
   min_snr: float = 5.0
   ema: float = 0.999
   clip: float = 1.0
-  look: int = 1000  # steps between validations
+  look: int = 500  # steps between validations
 
 
 FULL = Recipe()
@@ -72,7 +72,8 @@ def text(r: Recipe, vocabulary: int) -> Config:
   """The two last ids frame a prompt. "!", id 0, pads it, as in SD 2.1.
 
   eos_token_id is stated: the default of old configs, 2, makes transformers pool at the largest
-  id, which is wrong as soon as placeholder tokens are added above it.
+  id, which is wrong as soon as placeholder tokens are added above it. torch_dtype is stated:
+  transformers 5 would compute in the file's float16, and diffusers' UNet in float32.
   """
   return dict(
     architectures=["CLIPTextModel"], model_type="clip_text_model", hidden_size=r.text_width,
@@ -80,7 +81,8 @@ def text(r: Recipe, vocabulary: int) -> Config:
     num_hidden_layers=r.text_layers, hidden_act="gelu", max_position_embeddings=LENGTH,
     vocab_size=vocabulary, layer_norm_eps=1e-5, projection_dim=r.text_width,
     bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=0,
-    attention_dropout=0.0, dropout=0.0, initializer_factor=1.0, initializer_range=0.02)  # fmt: skip
+    attention_dropout=0.0, dropout=0.0, initializer_factor=1.0, initializer_range=0.02,
+    torch_dtype="float32")  # fmt: skip
 
 
 SCHEDULER = dict(

@@ -1,0 +1,8 @@
+"""The miniature's text encoder and UNet, after its VAE: about five hours on one core.
+
+    idejax train-miniature --config configs/miniature_diffusion.py
+"""
+
+from idejax.config import TrainMiniature
+
+config = TrainMiniature(stage="diffusion", steps=6000, look=500)

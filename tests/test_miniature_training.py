@@ -1,0 +1,157 @@
+"""Training the miniature: tokenizer, data order, VAE and denoiser losses, and the recipe end to end."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transformers import CLIPTokenizer
+
+from idejax import cli, loop, tokens
+from idejax.backbone import Nets
+from idejax.diffusion import NoiseSchedule
+from idejax.families import random_params
+from idejax.miniature import (
+  autoencoder,
+  captions,
+  denoiser,
+  latents,
+  people,
+  pictures,
+  recipe,
+  tokenizer,
+)
+from idejax.nets import clip, unet, vae
+
+TINY = dataclasses.replace(recipe.TINY, latent_channels=8, widths=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("tokenizer")
+  tokenizer.write(folder, recipe.LENGTH)
+  return folder
+
+
+def test_every_word_is_one_token_and_every_caption_fits(folder):
+  words = tokens.load(folder)
+  for word in captions.VOCABULARY: assert len(words.bpe.tokenize(word)) == 1, word
+  name = people.celebrity_names()[7]
+  got = words.encode([f"a photo of {name}, smiling", ""])
+  assert got.eos.tolist() == [8, 1] and got.ids.shape == (2, recipe.LENGTH)
+  assert got.ids[1].tolist() == [words.bos, words.eos] + [0] * (recipe.LENGTH - 2)
+
+
+def test_other_words_encode_as_bytes_and_come_back(folder):
+  words = tokens.load(folder)
+  text = "zürich 北京 🙂"
+  ids = words.bpe(text, add_special_tokens=False)["input_ids"]
+  assert len(ids) > 8 and words.bpe.decode(ids).strip() == text
+
+
+def test_special_tokens_are_last_and_both_files_agree(folder, tmp_path):
+  vocab = json.loads((folder / "vocab.json").read_text())
+  assert sorted(vocab.values()) == list(range(len(vocab)))
+  assert vocab["<|startoftext|>"] == len(vocab) - 2 and vocab["<|endoftext|>"] == len(vocab) - 1
+  assert vocab["!"] == 0
+  for file in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+    (tmp_path / file).write_bytes((folder / file).read_bytes())
+  old, new = CLIPTokenizer.from_pretrained(str(tmp_path)), CLIPTokenizer.from_pretrained(str(folder))
+  text = "a close-up photo of a woman's face, wearing sunglasses"
+  assert old(text)["input_ids"] == new(text)["input_ids"]
+  assert len(new) == len(vocab) and new.model_max_length == recipe.LENGTH
+
+
+def test_an_epoch_reads_every_picture_once_in_an_order_of_its_own():
+  epochs = np.concatenate([pictures.rows(i, 4, 10, 0) for i in range(5)]).reshape(2, 10)
+  assert (np.sort(epochs) == np.arange(10)).all() and (epochs[0] != epochs[1]).any()
+  assert (pictures.rows(3, 4, 10, 1) != pictures.rows(3, 4, 10, 0)).any()
+
+
+def test_pictures_are_rendered_once_and_again_when_asked_otherwise(tmp_path, monkeypatch):
+  monkeypatch.setattr(people, "split", lambda name: np.arange(3))
+  first = pictures.render(tmp_path, {"train": 2}, size=16)
+  assert first.images.shape == (6, 16, 16, 3) and len(first.captions) == 6
+  assert first.ids.tolist() == [0, 0, 1, 1, 2, 2]
+  stamp = (tmp_path / "images.npy").stat().st_mtime_ns
+  assert pictures.render(tmp_path, {"train": 2}, size=16).digest == first.digest
+  assert (tmp_path / "images.npy").stat().st_mtime_ns == stamp
+  assert pictures.render(tmp_path, {"train": 3}, size=16).images.shape[0] == 9
+
+
+@pytest.fixture(scope="module")
+def coder():
+  cfg = vae.VAEConfig.from_json(recipe.vae(TINY))
+  return cfg, jax.tree.map(jnp.asarray, random_params(vae.shapes(cfg), 0))
+
+
+def test_normalised_latents_reconstruct_the_same_and_are_alike(coder, rng):
+  cfg, params = coder
+  images = rng.integers(0, 256, (8, 16, 16, 3), np.uint8)
+  mean, std = latents.statistics(cfg, params, images)
+  new = autoencoder.normalise(params, mean, std)
+  again = latents.statistics(cfg, new, images)
+  np.testing.assert_allclose(again[0], 0, atol=1e-4)
+  np.testing.assert_allclose(again[1], 1, rtol=1e-4)
+  decode = lambda p: vae.Decoder(cfg).apply({"params": p}, vae.Encoder(cfg).apply({"params": p}, autoencoder.pixels(images))[0])
+  np.testing.assert_allclose(decode(new), decode(params), atol=1e-4)
+
+
+def test_the_vae_starts_with_quiet_latents(coder):
+  cfg, _ = coder
+  params = autoencoder.init(cfg, 0)
+  _, logvar = vae.Encoder(cfg).apply({"params": params}, jnp.zeros((1, 16, 16, 3)))
+  assert logvar.mean() < -2
+
+
+@pytest.fixture(scope="module")
+def nets():
+  text = clip.TextConfig.from_json(recipe.text(TINY, 20))
+  return Nets(unet.UNetConfig.from_json(recipe.unet(TINY)), vae.VAEConfig.from_json(recipe.vae(TINY)),
+              (text,), NoiseSchedule.from_json(recipe.SCHEDULER))  # fmt: skip
+
+
+def test_the_denoiser_starts_at_the_loss_of_saying_nothing_and_empties_captions(nets, rng):
+  """An output of zero has the error E[v^2] = 1 on unit latents."""
+  n = 256
+  z = rng.standard_normal((n, 4, 4, 8)).astype(np.float16)
+  data = {"mean": z, "logvar": np.full_like(z, -30), "ids": np.full((n, 40), 7, np.int32),
+          "index": np.arange(n, dtype=np.int32)}  # fmt: skip
+  params = denoiser.init(nets, 0)
+  keys = jax.random.split(jax.random.key(0), n)
+  seen = []
+
+  def spy(self, ids, *args):
+    seen.append(ids)
+    return clip.TextOutput(jnp.zeros((n, 40, 32)), None, None)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(clip.TextEncoder, "__call__", spy)
+    value, metrics = denoiser.make_loss(nets, np.zeros(40, np.int32), TINY)(params, {}, data, keys)
+  np.testing.assert_allclose(metrics["v"], 1, rtol=0.05)
+  assert 0.2 < float(value) < float(metrics["v"])
+  empty = np.asarray(seen[0] == 0).all(1).mean()
+  assert 0.04 < empty < 0.17
+
+
+@pytest.mark.slow
+def test_the_recipe_end_to_end(tmp_path, capsys):
+  """Losses fall, a second call does nothing over, and stock diffusers opens the folder."""
+  command = ["train-miniature", "--tiny", "--out", str(tmp_path)]
+  assert cli.main(command) == 0, capsys.readouterr().err
+  for stage in ("vae", "diffusion"):
+    loss = [r["loss"] for r in loop.records(tmp_path / stage / "metrics.jsonl")]
+    assert np.mean(loss[-20:]) < 0.8 * np.mean(loss[:20])
+    assert (tmp_path / stage / "loss.png").exists()
+  before = json.loads((tmp_path / "pipeline" / "training.json").read_text())
+  assert cli.main(command) == 0
+  assert json.loads((tmp_path / "pipeline" / "training.json").read_text()) == before
+
+  from diffusers import StableDiffusionPipeline
+
+  pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
+  assert pipe.scheduler.config.prediction_type == "v_prediction" and pipe.vae_scale_factor == 4
+  image = pipe("a photo of a woman", num_inference_steps=2, output_type="np").images
+  assert image.shape == (1, 64, 64, 3)
