@@ -160,8 +160,9 @@ class TrainMiniature:
 
 def load(path: Path, kind: type) -> Any:
   """The `config` of a Python file, checked to be of the command's kind."""
-  if path.is_dir(): raise UserError(f"--config {path} is a folder: give a Python file that sets `config`")
-  if not path.is_file(): raise UserError(f"--config {path} does not exist: give a Python file that sets `config`")
+  if not path.is_file():
+    what = "is a folder" if path.is_dir() else "does not exist"
+    raise UserError(f"--config {path} {what}: give a Python file that sets `config`")
   try:
     value = runpy.run_path(str(path)).get("config")
   except (Exception, SystemExit) as e:
@@ -197,6 +198,7 @@ def _fits(x: Any, kind: Any) -> bool:
 def expected(kind: Any) -> str:
   """A field's type in words, for error messages."""
   args = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
-  if typing.get_origin(kind) is Literal: return f"one of {', '.join(args)}"
+  if typing.get_origin(kind) is Literal: return f"one of {', '.join(map(str, args))}"
   if args: return expected(args[0]) + (" (several)" if typing.get_origin(kind) is tuple else "")
-  return {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}[kind]
+  words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+  return words.get(kind) or f"of type {kind.__name__}"

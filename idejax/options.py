@@ -21,13 +21,16 @@ def parse(kind: type, args: list[str], prog: str) -> Any:
   """Flags into a config, None after --help; `--config FILE`, if given, sets their defaults."""
   default, args = _config_file(kind, args)
   fields = {"--" + f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
-  args = _merge_repeats([a.replace("_", "-") if a.startswith("--") and "=" not in a else a for a in args],
-                        {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})  # fmt: skip
+  args = [a.replace("_", "-") if a.startswith("--") and "=" not in a else a for a in args]
+  args = _merge_repeats(args, {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})
   if "-h" not in args and "--help" not in args:
-    known = {*fields, *("--no-" + o[2:] for o, f in fields.items() if bool in (f.type, *typing.get_args(f.type)))}
+    switch = lambda t: bool in (t, *typing.get_args(t))
+    known = {*fields, *("--no-" + o[2:] for o, f in fields.items() if switch(f.type))}
     for flag in (a.partition("=")[0] for a in args if a.startswith("--")):
-      if flag not in known: raise UserError(f"unknown option {flag}{nearest(flag, known)}; see {prog} --help")
-    needed = [o for o, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+      if flag not in known:
+        raise UserError(f"unknown option {flag}{nearest(flag, known)}; see {prog} --help")
+    absent = dataclasses.MISSING
+    needed = [o for o, f in fields.items() if f.default is f.default_factory is absent]
     for flag in needed:
       if default is None and not any(a.partition("=")[0] == flag for a in args):
         raise UserError(f"{flag} is missing; see {prog} --help")
@@ -38,7 +41,8 @@ def parse(kind: type, args: list[str], prog: str) -> Any:
 
   # None, nothing and off explain themselves in the option's own words.
   hint = lambda text: "" if text in ("None", "", "''", "False") else f"(default: {text})"
-  mark = lambda t: tyro.conf.arg(help_behavior_hint=hint, metavar="TEXT [TEXT ...]" if t == tuple[str, ...] else None)
+  mark = lambda t: tyro.conf.arg(
+    help_behavior_hint=hint, metavar="TEXT [TEXT ...]" if t == tuple[str, ...] else None)
   shown = dict(__annotations__={f.name: Annotated[f.type, mark(f.type)] for f in fields.values()},
                __doc__=kind.__doc__, __module__=kind.__module__)  # fmt: skip
   twin: Any = dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), shown))

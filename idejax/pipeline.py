@@ -25,6 +25,7 @@ from idejax.backbone import Backbone, Conditioning
 from idejax.errors import UserError
 from idejax.nets import vae
 from idejax.progress import counting, waiting
+from idejax.texts import Texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,9 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   starts = [at for at in range(0, len(requests), size) if not todo.isdisjoint(range(at, at + size))]
   if not starts: return
-  texts = _Texts(pipe, [r for at in starts for r in requests[at : at + size]], guided)
+  every = [r for at in starts for r in requests[at : at + size]]
+  encoder = functools.partial(on_mesh, _encode, pipe.backbone)
+  texts = Texts(_wanted(pipe, every, guided), pipe.tokenizers, encoder, pipe.notify)
 
   with contextlib.closing(_Bar(progress, len(todo), int(table.active.sum()))) as bar:
     for at in starts:
@@ -190,7 +193,7 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
       else: z = init_latents[batch]
       keys = jnp.stack([_key(r.seed, r.index) for r in rows])
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
-      cond = _condition(texts, rows, guided, pipe.size(settings))
+      cond = _condition(pipe, texts, _wanted(pipe, rows, guided), pipe.size(settings))
       state = _start(put(z), table, pipe.mesh)
       projected = _project(pipe.backbone, cond)
       program = functools.partial(
@@ -210,10 +213,10 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
 
 def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
   """The sampler's coefficients; UserError for a sampler, a number of steps or a knob out of range."""
+  given = dict(timestep_spacing=settings.spacing, use_karras_sigmas=settings.karras)
+  fields: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
   return sampler.table(
-    settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta,
-    **{k: v for k, v in (("timestep_spacing", settings.spacing),
-                         ("use_karras_sigmas", settings.karras)) if v is not None})  # fmt: skip
+    settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta, **fields)
 
 
 def _key(seed: int, index: int) -> jax.Array:
@@ -223,59 +226,25 @@ def _key(seed: int, index: int) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
 
 
-class _Texts:
-  """The texts of a job: tokenised once, all of them; encoded when a batch needs them.
-
-  The text None is SDXL's missing negative prompt, whose context is zero. Encodings of the last
-  few hundred texts are kept, so a job of many prompts does not fill the memory.
-  """
-
-  KEPT, CHUNK = 256, 8  # the encoder always runs CHUNK texts: one shape, however many there are
-
-  def __init__(self, pipe: Pipeline, requests: Sequence[Request], guided: bool):
-    self.pipe, self.kept = pipe, {}
-    texts = {r.prompt: None for r in requests}
-    if guided: texts |= {self.negative(r): None for r in requests}
-    self.texts = [t for t in texts if t is not None]
-    self.row = {t: i for i, t in enumerate(self.texts)}
-    self.tokens = [t.encode(self.texts) for t in pipe.tokenizers]
-    for text, cut in zip(self.texts, self.tokens[0].cut):
-      if cut: pipe.notify(f"warning: the prompt is longer than {pipe.tokenizers[0].length - 2} tokens; "
-                          f"cut off: {cut!r} (from {text[:60]!r}...)")  # fmt: skip
-
-  def negative(self, r: Request) -> str | None:
-    return "" if r.negative is None and not self.pipe.backbone.nets.zero_empty_negative else r.negative
-
-  def encode(self, wanted: Sequence[str | None]):
-    """(contexts [N, L, D], pooled [N, P] or None) of N texts, float32 on the host."""
-    missing = list(dict.fromkeys(t for t in wanted if t is not None and t not in self.kept))
-    for at in range(0, len(missing), self.CHUNK):
-      some = missing[at : at + self.CHUNK]
-      rows = np.resize([self.row[t] for t in some], self.CHUNK)
-      out = jax.device_get(_under(
-        self.pipe, _encode, self.pipe.backbone,
-        tuple(t.ids[rows] for t in self.tokens), tuple(t.eos[rows] for t in self.tokens)))  # fmt: skip
-      self.kept |= {t: jax.tree.map(lambda x, i=i: x[i], out) for i, t in enumerate(some)}
-    if None in wanted: self.kept[None] = jax.tree.map(np.zeros_like, next(iter(self.kept.values())))
-    found = [self.kept[t] for t in wanted]
-    self.kept = dict(list(self.kept.items())[-self.KEPT :])
-    return jax.tree.map(lambda *xs: np.stack(xs), *found)
-
-
-def _condition(texts: _Texts, batch: Sequence[Request], guided: bool, size) -> Conditioning:
-  """The conditioning of a batch; under guidance twice as many rows, (positive, negative) in turn.
+def _wanted(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str | None]:
+  """The texts of a batch; under guidance (prompt, negative) in turn.
 
   Interleaved, not stacked, so that a picture's two rows live on one device.
   """
-  mesh = texts.pipe.mesh
-  wanted = [t for r in batch for t in ((r.prompt, texts.negative(r)) if guided else (r.prompt,))]
+  empty = None if pipe.backbone.nets.zero_empty_negative else ""
+  negative = lambda r: empty if r.negative is None else r.negative
+  return [t for r in rows for t in ((r.prompt, negative(r)) if guided else (r.prompt,))]
+
+
+def _condition(pipe: Pipeline, texts: Texts, wanted: list[str | None], size) -> Conditioning:
+  """The conditioning of a batch, a row per text."""
   context, pooled = texts.encode(wanted)
   spread = jax.sharding.PartitionSpec(None, sharding.AXES)
-  k = jax.device_put(context[None], jax.sharding.NamedSharding(mesh, spread))
+  k = jax.device_put(context[None], jax.sharding.NamedSharding(pipe.mesh, spread))
   if pooled is None: return Conditioning(k, k)
   height, width = size
   ids = np.tile(np.array([height, width, 0, 0, height, width], np.float32), (len(wanted), 1))
-  put = lambda x: jax.device_put(x, sharding.batch(mesh))
+  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   return Conditioning(k, k, put(pooled), put(ids))
 
 

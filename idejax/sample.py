@@ -35,7 +35,8 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   from idejax import hub, pipeline
 
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-  tell(f"opening {c.model} in {dtype} on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+  kind = jax.devices()[0].device_kind
+  tell(f"opening {c.model} in {dtype} on {jax.device_count()} {kind} device(s)")
   folder = hub.resolve(c.model)  # shows bars of its own if it downloads
   with waiting("reading the weights"):
     pipe = pipeline.load(folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle,
@@ -48,7 +49,9 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
-  latents = c.init_latents and pictures.read_latents(c.init_latents, len(requests), (channels, h, w))
+  shape = (len(requests), channels, h, w)
+  latents = None
+  if c.init_latents: latents = pictures.read_latents(c.init_latents, shape[0], shape[1:])
   with waiting("computing the model's digest (kept for next time)"):
     digest = pipe.digest
 
@@ -56,24 +59,27 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   common = dict(
     model=c.model, model_digest=digest, variant=c.variant, sampler=c.sampler, steps=c.steps,
     height=height, width=width, dtype=dtype, spacing=c.spacing, karras=c.karras, eta=c.eta,
-    tiled=c.tiled, init_latents=None if latents is None else sha256(latents), idejax_version=__version__,
-    jax_version=jax.__version__)  # fmt: skip
+    tiled=c.tiled, init_latents=None if latents is None else sha256(latents),
+    idejax_version=__version__, jax_version=jax.__version__)  # fmt: skip
   files = [c.out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
   with waiting("looking at the pictures that are there"):
-    if extra := sorted(p.name for p in c.out.iterdir() if re.fullmatch(r"\d{5,}\.png", p.name) and int(p.stem) >= len(files)):
-      raise UserError(f"{c.out / extra[0]} is there, but this command makes {len(files)} pictures; choose another --out")
+    there = sorted(p for p in c.out.iterdir() if re.fullmatch(r"\d{5,}\.png", p.name))
+    if extra := [p for p in there if int(p.stem) >= len(files)]:
+      raise UserError(f"{extra[0]} is there, but this command makes {len(files)} picture(s); "
+                      "choose another --out")  # fmt: skip
     found = [_finished(file, record) for file, record in zip(files, records)]
-    saved = Saved(c.save_latents, (len(requests), channels, h, w), found) if c.save_latents else None
+    saved = Saved(c.save_latents, shape, found) if c.save_latents else None
   todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.has(i, old))]
-  for i in set(range(len(files))) - set(todo): records[i] = found[i]
-  if len(todo) < len(files): tell(f"{len(files) - len(todo)} of {len(files)} pictures are there already")
-  if saved and todo: saved.reopen()
+  missing = set(todo)
+  records = [r if i in missing else found[i] or r for i, r in enumerate(records)]
+  if done := len(files) - len(todo): tell(f"{done} of {len(files)} pictures are there already")
+  if saved and (todo or not saved.path.exists()): saved.reopen()
 
   # ---- Sample --------------------------------------------------------------------------------
-  missing = set(todo)
   try:
-    for batch in pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True):
+    made = pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True)
+    for batch in made:
       for i, image, z in zip(batch.positions, batch.images, batch.latents):
         z = np.ascontiguousarray(z.transpose(2, 0, 1), np.float32)
         records[i] |= {"latents_sha256": sha256(z)}
@@ -83,37 +89,45 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
 
   # ---- Manifest and sheet --------------------------------------------------------------------
   finally:  # of what is finished, also when the run is interrupted
-    with pictures.whole(c.out / "manifest.jsonl") as temporary:
-      lines = [json.dumps(r, ensure_ascii=False) + "\n" for i, r in enumerate(records) if i not in missing]
-      temporary.write_text("".join(lines), "utf-8")
+    rows = [r for i, r in enumerate(records) if i not in missing]
+    if rows:
+      with pictures.whole(c.out / "manifest.jsonl") as temporary:
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
+        temporary.write_text("".join(lines), "utf-8")
   if saved: saved.close()
   shown = min(c.num, 8)
   picks = [i for i in range(len(requests)) if i % c.num < shown][: 32 * shown]
   pictures.sheet(c.out / "sheet.png", [files[i] for i in picks],
                  [requests[i].prompt for i in picks[::shown]], shown)  # fmt: skip
-  tell(f"{len(requests)} picture{'s' * (len(requests) > 1)} in {c.out}, all on {c.out / 'sheet.png'}")
+  s = "s" * (len(requests) > 1)
+  tell(f"{len(requests)} picture{s} in {c.out}, all on {c.out / 'sheet.png'}")
 
 
 def check(c: config.Sample):
   """UserError for what can be seen to be wrong without a model."""
   if not c.model: raise UserError("--model is missing: give a pipeline folder or a hub id")
-  for name, value in dict(num=c.num, batch=c.batch, steps=c.steps, height=c.height, width=c.width).items():
-    if value is not None and value < 1: raise UserError(f"--{name} is {value}; it must be at least 1")
+  whole = dict(num=c.num, batch=c.batch, steps=c.steps, height=c.height, width=c.width)
+  for name, count in whole.items():
+    if count is not None and count < 1:
+      raise UserError(f"--{name} is {count}; it must be at least 1")
   if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
   for name, value in dict(guidance=c.guidance, eta=c.eta).items():
     if value is not None and not math.isfinite(value):
       raise UserError(f"--{name} is {value}; it must be a finite number")
   if c.init_latents and not c.init_latents.is_file():
-    raise UserError(f"--init-latents {c.init_latents} {'is no file' if c.init_latents.exists() else 'does not exist'}")
+    why = "is no file" if c.init_latents.exists() else "does not exist"
+    raise UserError(f"--init-latents {c.init_latents} {why}")
   if c.save_latents:
-    if c.save_latents.is_dir(): raise UserError(f"--save-latents {c.save_latents} is a folder; give a file name")
+    if c.save_latents.is_dir():
+      raise UserError(f"--save-latents {c.save_latents} is a folder; give a file name")
     c.save_latents.parent.mkdir(parents=True, exist_ok=True)
 
 
 def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
   """The prompts of --prompt and --prompts, or UserError."""
   if c.prompt and c.prompts: raise UserError("--prompt and --prompts are both given; use one")
-  if not c.prompt and not c.prompts: raise UserError('no prompt: give --prompt "..." or --prompts FILE')
+  if not c.prompt and not c.prompts:
+    raise UserError('no prompt: give --prompt "..." or --prompts FILE')
   if any(not p.strip() for p in c.prompt): raise UserError("--prompt is empty")
   asked = prompts.read(c.prompts) if c.prompts else [prompts.Prompt(p) for p in c.prompt]
   where = c.prompts or "--prompt"
@@ -126,9 +140,11 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
     if p.seed is not None and not 0 <= p.seed < 2**64:
       raise UserError(f"{where}: the seed {p.seed} of {p.text[:60]!r} is not from 0 to 2^64 - 1")
     if p.guidance is not None and not math.isfinite(p.guidance):
-      raise UserError(f"{where}: the guidance of {p.text[:60]!r} is {p.guidance}; it must be a finite number")
+      raise UserError(f"{where}: the guidance of {p.text[:60]!r} is {p.guidance}; "
+                      "it must be a finite number")  # fmt: skip
   if len(asked) * c.num > MOST:
-    raise UserError(f"{len(asked)} prompt(s) x --num {c.num} are more than {MOST} pictures; use several folders")
+    raise UserError(f"{len(asked)} prompt(s) x --num {c.num} are more than {MOST} pictures; "
+                    "use several folders")  # fmt: skip
   return asked
 
 
@@ -136,12 +152,13 @@ def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]
   """`num` pictures a prompt. A row's own seed counts its pictures from index 0."""
   from idejax.pipeline import Request
 
-  out = []
+  out: list[Request] = []
   for p in asked:
     for k in range(c.num):
       seed, index = (c.seed, len(out)) if p.seed is None else (p.seed, k)
       negative = c.negative if p.negative is None else p.negative
-      out.append(Request(p.text, negative, seed, index, guidance if p.guidance is None else p.guidance))
+      scale = guidance if p.guidance is None else p.guidance
+      out.append(Request(p.text, negative, seed, index, scale))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
   return out
@@ -156,14 +173,17 @@ def check_memory(pipe, settings, count: int):
 
   nets, (height, width) = pipe.backbone.nets, pipe.size(settings)
   stats = [d.memory_stats() for d in jax.local_devices()]
-  have = sum(s.get("bytes_limit", 0) for s in stats if s) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  have = sum(s.get("bytes_limit", 0) for s in stats if s) or ram
   rows = min(settings.batch or 4 * pipe.mesh.size, count)
-  each = 12 if settings.tiled else 2 * nets.vae.block_out_channels[0] * np.dtype(nets.vae_dtype).itemsize
+  conv = 2 * nets.vae.block_out_channels[0] * np.dtype(nets.vae_dtype).itemsize
+  each = 12 if settings.tiled else conv  # bytes a pixel
   need = rows * height * width * each
   if need > have:
     raise UserError(
-      f"{width} x {height} pixels, {rows} at a time, need at least {need / 2**30:.0f} GiB of memory; here are "
-      f"{have / 2**30:.0f} GiB: use a smaller --height and --width or --batch{'' if settings.tiled else ', or --tiled'}")
+      f"{width} x {height} pixels, {rows} at a time, need at least {need / 2**30:.0f} GiB of memory; "
+      f"here are {have / 2**30:.0f} GiB: use a smaller --height and --width, a smaller --batch"
+      + ("" if settings.tiled else ", or --tiled"))  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -172,17 +192,20 @@ def claimed(out: Path) -> Iterator[None]:
   if out.exists() and not out.is_dir(): raise UserError(f"--out {out} is a file, not a folder")
   new = not out.exists()
   out.mkdir(parents=True, exist_ok=True)
-  if not os.access(out, os.W_OK | os.X_OK): raise UserError(f"--out {out} cannot be written: permission denied")
+  if not os.access(out, os.W_OK | os.X_OK):
+    raise UserError(f"--out {out} cannot be written: permission denied")
   handle = os.open(out, os.O_RDONLY)
   try:
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise UserError(f"another idejax is writing to {out}; wait for it or choose another --out") from None
+      raise UserError(f"another idejax is writing to {out}; "
+                      "wait for it or choose another --out") from None  # fmt: skip
     except OSError:
       pass  # a network disk without locks
-    for p in out.glob(".*.tmp"):  # left by a killed run
-      if re.fullmatch(r"\.(\d{5,}\.png|manifest\.jsonl|sheet\.png)\.\d+\.tmp", p.name): p.unlink()
+    ours = re.compile(r"\.(\d{5,}\.png|manifest\.jsonl|sheet\.png)\.\d+\.tmp")
+    for p in out.glob(".*.tmp"):
+      if ours.fullmatch(p.name): p.unlink()  # left by a killed run
     yield
   finally:
     os.close(handle)
@@ -204,8 +227,8 @@ def _finished(file: Path, record: dict[str, Any]) -> dict[str, Any] | None:
   free = ("idejax_version", "jax_version", "model", "latents_sha256")  # may differ between runs of one command
   for key in [*record, *found]:
     if key not in free and found.get(key) != record.get(key):
-      raise UserError(f"{file} was made with another {key} ({found.get(key)!r}, now {record.get(key)!r}); "
-                      "choose another --out")  # fmt: skip
+      raise UserError(f"{file} was made with another {key} ({found.get(key)!r}, now "
+                      f"{record.get(key)!r}); choose another --out")  # fmt: skip
   return found if intact else None
 
 
@@ -246,7 +269,8 @@ class Saved:
     if self.rows is None:
       try:
         with open(self.partial, "wb") as f:
-          np.lib.format.write_array_header_1_0(f, dict(descr="<f4", fortran_order=False, shape=self.shape))
+          header = dict(descr="<f4", fortran_order=False, shape=self.shape)
+          np.lib.format.write_array_header_1_0(f, header)
           for _ in range(self.shape[0]): f.write(bytes(4 * math.prod(self.shape[1:])))
       except OSError as e:
         self.partial.unlink(missing_ok=True)

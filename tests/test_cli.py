@@ -138,6 +138,15 @@ def test_start_is_quick():
   assert end("sample", "--out", "o", "--prompt", "x", "--num", "0") == "2 ['numpy', 'tyro']"
 
 
+def test_random_model(tmp_path):
+  out = tmp_path / "new/model"
+  made = run("random-model", "--out", out, "--family", "sd15")
+  assert made.code == 0 and "random weights" in made.err
+  assert (out / "model_index.json").exists() and list(out.parent.iterdir()) == [out]
+  assert_one_sentence(run("random-model", "--out", out), str(out), "not empty")
+  assert_one_sentence(run("random-model", "--out", out, "--family", "sd3"), "--family is 'sd3'", "sdxl")
+
+
 def test_a_closed_pager_is_no_error():
   for args in ("--help", "sample --help"):
     process = subprocess.Popen([IDEJAX, *args.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())

@@ -213,5 +213,5 @@ def test_bfloat16_is_close_to_float32(folders, opened):
 def test_a_job_of_many_prompts_keeps_few_encodings(opened, monkeypatch):
   requests = [Request(f"prompt {i}", guidance=2.0) for i in range(9)]
   want = run(opened("sdxl"), requests, steps=1)
-  monkeypatch.setattr(pipeline._Texts, "KEPT", 2)
+  monkeypatch.setattr("idejax.texts.KEPT", 2)
   np.testing.assert_array_equal(run(opened("sdxl"), requests, steps=1), want)

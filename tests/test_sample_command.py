@@ -149,6 +149,10 @@ def test_damaged_and_missing_pictures_are_made_again(uninterrupted, tmp_path):
   assert result.code == 0 and "10 of 12 pictures" in result.err, result.err
   assert contents(out) == contents(uninterrupted)
   assert (tmp_path / "z.npy").read_bytes() == uninterrupted.with_name("z.npy").read_bytes()
+  # Killed between the last picture and the end: all that is missing is a name.
+  (tmp_path / "z.npy").rename(tmp_path / ".z.npy.partial")
+  assert "12 of 12" in run(*command(out, *LONG, "--save-latents", tmp_path / "z.npy")).err
+  assert (tmp_path / "z.npy").read_bytes() == uninterrupted.with_name("z.npy").read_bytes()
 
 
 def test_two_runs_do_not_share_a_folder(uninterrupted):
