@@ -120,7 +120,8 @@ def inputs(c: config.Bench, core: Backbone, side: int, rows: int):
   """(latents [rows, side, side, C], Conditioning of `rows` rows), float32."""
   rng, n = np.random.default_rng(0), core.nets.unet
   draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-  context, added = draw(1, rows, 77, n.context_dim), (None, None)
+  context = draw(1, rows, 77, n.context_dim)
+  added: tuple[jax.Array | None, jax.Array | None] = (None, None)
   if n.added_dims:
     pixels = float(side * core.nets.factor)
     ids = jnp.tile(jnp.array([[pixels, pixels, 0, 0, pixels, pixels]]), (rows, 1))
@@ -136,7 +137,7 @@ def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) 
   x, cond = inputs(c, core, side, c.batch)
   t = np.float32(500)
   ours = lambda: _forward(core, x, t, cond).block_until_ready()
-  theirs = peer and (lambda: peer.unet(x, t, cond))
+  theirs = (lambda: peer.unet(x, t, cond)) if peer else None
   return Work("unet", ours, theirs, flops.count(predict, core, x, t, cond), c.batch)
 
 
@@ -155,7 +156,7 @@ def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int
 
   x, _ = inputs(c, core, side, 2 * c.batch)
   per_step = flops.count(predict, core, x, np.float32(0), cond)
-  theirs = peer and (lambda: peer.sample(z, cond, c.steps))
+  theirs = (lambda: peer.sample(z, cond, c.steps)) if peer else None
   return Work("sample", ours, theirs, c.steps * per_step, c.batch)
 
 
@@ -163,7 +164,7 @@ def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -
   """Latents to 8-bit pictures."""
   z, _ = inputs(c, core, side, c.batch)
   ours = lambda: pipeline._decode(core, z, False).block_until_ready()
-  theirs = peer and (lambda: peer.decode(z))
+  theirs = (lambda: peer.decode(z)) if peer else None
   return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline._decode(b, z, False), core, z), c.batch)
 
 

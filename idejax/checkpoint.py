@@ -36,7 +36,8 @@ class Checkpoints:
   """The checkpoints of one run folder. A context manager: leaving it waits for the last write."""
 
   def __init__(self, folder: Path, keep: int = 2):
-    self.folder, self._pending = Path(folder).absolute(), None
+    self.folder = Path(folder).absolute()
+    self._pending: _Digest | None = None
     self.folder.mkdir(parents=True, exist_ok=True)
     self._lock = _lock(self.folder) if jax.process_index() == 0 else None
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at INFO

@@ -5,9 +5,10 @@ on any number of devices and hosts, and after a resume. Each key is split, then 
 """
 
 import jax
+from jax.typing import ArrayLike
 
 
-def keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+def keys(key: jax.Array, step: ArrayLike, index: ArrayLike) -> jax.Array:
   """Keys [B] of the rows `index` int32 [B] at a step."""
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), index)
 

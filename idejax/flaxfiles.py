@@ -8,6 +8,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.tree_util as jtu
 import ml_dtypes
@@ -53,7 +54,8 @@ def _tree(path: pathlib.Path):
 
 
 def _leaves(tree) -> dict[str, Callable[[], np.ndarray]]:
-  out, todo = {}, [((), tree)]
+  out: dict[str, Callable[[], np.ndarray]] = {}
+  todo: list[tuple[tuple[str, ...], Any]] = [((), tree)]
   while todo:
     names, x = todo.pop()
     if isinstance(x, dict) and "__msgpack_chunked_array__" in x:  # flax splits above 1 GB

@@ -73,6 +73,7 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
     ahead = pool.submit(batch, start) if start < run.steps else None
     try:
       while done < run.steps and not signals.stop(done) and not log.lost:
+        assert ahead is not None  # there is one as long as steps are left
         data = ahead.result()
         if done + 1 < run.steps: ahead = pool.submit(batch, done + 1)
         state, metrics = step(state, frozen, data, key)

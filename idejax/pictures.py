@@ -67,7 +67,7 @@ def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int
         # Miniature pictures grow by whole pixels, photographs shrink smoothly.
         up = max(image.size) < side
         scale = side / max(image.size)
-        size = tuple(max(1, round(s * scale)) for s in image.size)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         thumb = image.convert("RGB").resize(size, Image.Resampling.NEAREST if up else Image.Resampling.LANCZOS)
       canvas.paste(thumb, (margin + x * (side + gap), y * (side + gap)))
   with whole(path) as temporary:

@@ -266,7 +266,8 @@ def _one_line(e: BaseException) -> str:
 
 def _split(tensors: Mapping[str, np.ndarray], limit: float) -> tuple[list[list[str]], int]:
   """Keys in order, cut so that no shard of more than one tensor exceeds `limit` bytes."""
-  shards, size, total = [[]], 0, 0
+  shards: list[list[str]] = [[]]
+  size = total = 0
   for key in tensors:
     n = tensors[key].nbytes
     if shards[-1] and size + n > limit: shards, size = [*shards, []], 0

@@ -41,7 +41,7 @@ STAGES = ("tokenizer", "data", "vae", "diffusion", "export")
 def main(c: config.TrainMiniature):
   """Run one stage, or all that are not yet done, in order."""
   r = recipe.TINY if c.tiny else recipe.FULL
-  given = {k: v for k, v in (("vae_lr", c.vae_lr), ("lr", c.lr), ("look", c.look)) if v is not None}
+  given: dict[str, Any] = {k: v for k, v in (("vae_lr", c.vae_lr), ("lr", c.lr), ("look", c.look)) if v is not None}
   r = dataclasses.replace(r, **given)
   for name in STAGES if c.stage == "all" else (c.stage,):
     tell(f"== {name}")

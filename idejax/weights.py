@@ -144,7 +144,7 @@ class _Renamed(Mapping):
 
   def __init__(self, tensors: Mapping[str, np.ndarray], rename: Callable[[str], str | None],
                convert: Callable[[str, np.ndarray], np.ndarray] = lambda key, x: x):
-    self._tensors, self._convert, self._old = tensors, convert, {}
+    self._tensors, self._convert, self._old = tensors, convert, dict[str, str]()
     for old in tensors:
       new = rename(old)
       if new is None: continue

@@ -81,12 +81,12 @@ def normalise(params: Any, mean: np.ndarray, std: np.ndarray) -> Any:
   Pipelines know one scaling factor for all channels and no shift, so channels must be alike.
   """
   c = len(mean)
-  mean, std = (jnp.asarray(x, jnp.float32) for x in (mean, std))
+  m, s = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
   quant, post = params["quant_conv"], params["post_quant_conv"]
-  gain = jnp.concatenate([1 / std, jnp.ones(c)])
-  shift = jnp.concatenate([-mean / std, -2 * jnp.log(std)])
+  gain = jnp.concatenate([1 / s, jnp.ones(c)])
+  shift = jnp.concatenate([-m / s, -2 * jnp.log(s)])
   kernel = post["kernel"][0, 0]  # [in, out]
   return params | {
     "quant_conv": {"kernel": quant["kernel"] * gain[None, None, None], "bias": quant["bias"] * gain + shift},
-    "post_quant_conv": {"kernel": (std[:, None] * kernel)[None, None], "bias": post["bias"] + mean @ kernel},
+    "post_quant_conv": {"kernel": (s[:, None] * kernel)[None, None], "bias": post["bias"] + m @ kernel},
   }  # fmt: skip

@@ -35,7 +35,7 @@ def write(folder: Path, length: int) -> int:
 def _merges(words) -> list[tuple[str, str]]:
   """Byte-pair merges, the commonest pair first, until every word is a single token."""
   splits = [[*w[:-1], w[-1] + "</w>"] for w in words]
-  merges = []
+  merges: list[tuple[str, str]] = []
   while True:
     pairs = collections.Counter(p for s in splits for p in zip(s, s[1:]))
     if not pairs: return merges
