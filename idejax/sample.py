@@ -71,8 +71,8 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
     found = [_finished(file, record) for file, record in zip(files, records)]
     saved = Saved(c.save_latents, shape, found) if c.save_latents else None
   todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.has(i, old))]
-  missing = set(todo)
-  records = [r if i in missing else found[i] or r for i, r in enumerate(records)]
+  again = set(todo)
+  records = [r if i in again else found[i] or r for i, r in enumerate(records)]
   if done := len(files) - len(todo): tell(f"{done} of {len(files)} pictures are there already")
   if saved and (todo or not saved.path.exists()): saved.reopen()
 
@@ -85,12 +85,10 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
         records[i] |= {"latents_sha256": sha256(z)}
         if saved: saved.put(i, z)
         pictures.write_png(files[i], image, records[i])
-        missing.discard(i)
 
   # ---- Manifest and sheet --------------------------------------------------------------------
   finally:  # of what is finished, also when the run is interrupted
-    rows = [r for i, r in enumerate(records) if i not in missing]
-    if rows:
+    if rows := [r for f, r in zip(files, records) if "latents_sha256" in r and f.exists()]:
       with pictures.whole(c.out / "manifest.jsonl") as temporary:
         lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
         temporary.write_text("".join(lines), "utf-8")

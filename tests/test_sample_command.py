@@ -109,7 +109,7 @@ def test_formats_latents_and_devices(once, tmp_path):
   for name in ("one", "devices"): np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), want, atol=1e-5, rtol=1e-5)
 
 
-LONG = ("--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 3)
+LONG = ("--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 20)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_disk_full(tmp_path):
   if mount.returncode: pytest.skip(f"may not mount a small disk: {mount.stderr.decode().strip()}")
   try:
     (disk / "filler").write_bytes(bytes(100 << 10))
-    args = command(disk / "out", "--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 3)
+    args = command(disk / "out", "--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 20)
     full = run(*args)
     assert_one_sentence(full, str(disk / "out"), "no space left", "what was finished stays")
     done = sorted(p.name for p in (disk / "out").glob("*.png"))
