@@ -161,6 +161,8 @@ def _fetch(name: str, repo: str, revision: str | None, offline: bool) -> pathlib
     raise UserError(
       f"{name}: no such folder, not in the local cache ({constants.HF_HUB_CACHE}), and the "
       f"network is switched off (offline, or HF_HUB_OFFLINE=1); {by_hand}.")  # fmt: skip
+  tell(f"asking the hub for {repo} (without network this takes half a minute to give up)")
+  hf.utils.logging.set_verbosity_error()  # a dozen lines on retries, before our one sentence
   try:
     files = wanted(hf.HfApi().list_repo_files(repo, revision=revision))
     if "model_index.json" not in files:

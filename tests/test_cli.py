@@ -188,8 +188,8 @@ def test_second_interrupt_leaves_at_once():
             "  hashlib.pbkdf2_hmac('sha256', b'x', b'y', 10**9)\n"
             "sys.modules['idejax.sample'] = types.SimpleNamespace(main=main)\n"
             "from idejax import cli\nsys.exit(cli.main(['sample', '--out', 'o']))")  # fmt: skip
-  process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-                             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # fmt: skip
+  process = subprocess.Popen(["nohup", sys.executable, "-c", script], env=environment(),
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
   assert process.stdout.readline() == b"True\n"
   time.sleep(0.5)  # it prints just before Python can do nothing more
   os.kill(process.pid, signal.SIGINT)

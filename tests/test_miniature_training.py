@@ -146,7 +146,7 @@ def test_the_recipe_end_to_end(tmp_path):
   assert first.code == 0, first.err
   for stage in ("vae", "diffusion"):
     loss = [r["loss"] for r in loop.records(tmp_path / stage / "metrics.jsonl")]
-    assert np.mean(loss[-20:]) < 0.8 * np.mean(loss[:20])
+    assert np.mean(loss[-40:]) < 0.85 * np.mean(loss[:10])  # a batch's loss scatters by a third
     assert (tmp_path / stage / "loss.png").exists()
   before = json.loads((tmp_path / "pipeline" / "training.json").read_text())
   again = run(*command, "--stage", "vae", XLA_FLAGS=None)
