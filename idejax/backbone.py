@@ -6,7 +6,6 @@ here holds state, reads a clock or draws a random number.
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,18 +229,3 @@ def decode(b: Backbone, latents: jax.Array) -> jax.Array:
   z = latents / b.nets.vae.scaling_factor + (b.nets.vae.shift_factor or 0.0)
   decoder = vae.Decoder(b.nets.vae, b.nets.vae_dtype)
   return decoder.apply({"params": b.params["vae"]}, z).astype(jnp.float32)
-
-
-def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-  """A tree with some subtrees replaced: `changes` has the same nesting and wins leaf by leaf.
-
-  ValueError for a path or shape that the tree does not have.
-  """
-  out = dict(tree)
-  for key, new in changes.items():
-    if key not in tree: raise ValueError(f"no parameter {key!r} to override")
-    if isinstance(new, Mapping): out[key] = override(tree[key], new)
-    elif jnp.shape(new) != jnp.shape(tree[key]):
-      raise ValueError(f"{key!r} has shape {jnp.shape(tree[key])}, not {jnp.shape(new)}")
-    else: out[key] = new
-  return out

@@ -86,6 +86,21 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict:
   return out
 
 
+def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+  """A tree with some subtrees replaced: `changes` has the same nesting and wins leaf by leaf.
+
+  ValueError for a path or shape that the tree does not have.
+  """
+  out = dict(tree)
+  for key, new in changes.items():
+    if key not in tree: raise ValueError(f"no parameter {key!r} to override")
+    if isinstance(new, Mapping): out[key] = override(tree[key], new)
+    elif jnp.shape(new) != jnp.shape(tree[key]):
+      raise ValueError(f"{key!r} has shape {jnp.shape(tree[key])}, not {jnp.shape(new)}")
+    else: out[key] = new
+  return out
+
+
 def cast(tree, dtype):
   """Floating leaves as `dtype`; integers, keys and everything else as they are."""
   change = lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x

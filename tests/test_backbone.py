@@ -1,15 +1,14 @@
-"""A pipeline folder as a backbone: what loads, what does not, stages, splices and overrides."""
+"""A pipeline folder as a backbone: what loads, what does not, stages and splices."""
 
 import dataclasses
 import json
-import re
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import fill, relative_error
+from fakes import relative_error
 
 from idejax import backbone, families, tensorfiles, tokens, weights
 from idejax.backbone import Conditioning
@@ -363,7 +362,7 @@ def test_every_row_of_every_encoder_gets_a_gradient_if_a_prompt_uses_it(prompts,
       np.testing.assert_array_equal(np.abs(g).max(-1) > 0, moved)
 
 
-# The VAE, and overrides.
+# The VAE.
 
 
 def test_latents_have_the_scale_and_shift_of_the_config(folders, rng):
@@ -377,16 +376,3 @@ def test_latents_have_the_scale_and_shift_of_the_config(folders, rng):
   assert relative_error(pixels, want) < 1e-5
   mean, logvar = jax.eval_shape(backbone.encode_image, b, pixels)
   assert mean.shape == logvar.shape == z.shape
-
-
-def test_override():
-  tree = fill({"a": {"b": jax.ShapeDtypeStruct((2,), jnp.float32), "c": jax.ShapeDtypeStruct((3,), jnp.float32)},
-               "d": jax.ShapeDtypeStruct((1,), jnp.float32)})  # fmt: skip
-  new = np.ones(2, np.float32)
-  out = backbone.override(tree, {"a": {"b": new}})
-  assert out["a"]["b"] is new and out["a"]["c"] is tree["a"]["c"] and out["d"] is tree["d"]
-  assert tree["a"]["b"] is not new  # the tree itself stays
-  assert backbone.override(tree, {}) == tree
-  for changes, said in (({"x": new}, "no parameter 'x'"), ({"a": {"x": new}}, "no parameter 'x'"),
-                        ({"a": {"b": np.ones(3)}}, r"'b' has shape (2,), not (3,)")):  # fmt: skip
-    with pytest.raises(ValueError, match=re.escape(said)): backbone.override(tree, changes)

@@ -1,5 +1,7 @@
 """idejax.tree: paths, first match wins, splits that merge back."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,3 +54,15 @@ def test_cast_leaves_integers_alone():
   out = tree.cast({"w": np.ones(2, np.float32), "i": np.arange(2)}, jnp.bfloat16)
   assert out["w"].dtype == jnp.bfloat16 and out["i"].dtype == np.arange(2).dtype
   assert tree.size(out) == 4
+
+
+def test_override():
+  params = {"a": {"b": np.zeros(2), "c": np.zeros(3)}, "d": np.zeros(1)}
+  new = np.ones(2)
+  out = tree.override(params, {"a": {"b": new}})
+  assert out["a"]["b"] is new and out["a"]["c"] is params["a"]["c"] and out["d"] is params["d"]
+  assert params["a"]["b"] is not new  # the tree itself stays
+  assert tree.override(params, {}) == params
+  for changes, said in (({"x": new}, "no parameter 'x'"), ({"a": {"x": new}}, "no parameter 'x'"),
+                        ({"a": {"b": np.ones(3)}}, r"'b' has shape (2,), not (3,)")):  # fmt: skip
+    with pytest.raises(ValueError, match=re.escape(said)): tree.override(params, changes)
