@@ -221,11 +221,21 @@ def encode_image(b: Backbone, images: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def scale_latents(b: Backbone, z: jax.Array) -> jax.Array:
   """VAE latents -> the UNet's, unit variance."""
-  return (z - (b.nets.vae.shift_factor or 0.0)) * b.nets.vae.scaling_factor
+  mean, std = _latent_statistics(b.nets.vae)
+  return (z - mean) * (b.nets.vae.scaling_factor / std)
+
+
+def _latent_statistics(v: vae.VAEConfig) -> tuple[jax.Array, jax.Array]:
+  """Mean and deviation [1, 1, 1, C or 1] that a config may state beside its scaling factor."""
+  row = lambda x: jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
+  if v.latents_mean is not None and v.latents_std is not None:
+    return row(v.latents_mean), row(v.latents_std)
+  return row(v.shift_factor or 0.0), row(1.0)
 
 
 def decode(b: Backbone, latents: jax.Array) -> jax.Array:
   """The UNet's latents [B, h, w, C] -> images [B, H, W, 3] in [-1, 1], float32."""
-  z = latents / b.nets.vae.scaling_factor + (b.nets.vae.shift_factor or 0.0)
+  mean, std = _latent_statistics(b.nets.vae)
+  z = latents * (std / b.nets.vae.scaling_factor) + mean
   decoder = vae.Decoder(b.nets.vae, b.nets.vae_dtype)
   return decoder.apply({"params": b.params["vae"]}, z).astype(jnp.float32)

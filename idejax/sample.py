@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,17 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   # ---- Sample --------------------------------------------------------------------------------
   try:
     made = pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True)
-    for batch in made:
-      for i, image, z in zip(batch.positions, batch.images, batch.latents):
-        z = np.ascontiguousarray(z.transpose(2, 0, 1), np.float32)
-        records[i] |= {"latents_sha256": sha256(z)}
-        if saved: saved.put(i, z)
-        pictures.write_png(files[i], image, records[i])
+    with ThreadPoolExecutor(4) as pool:  # a batch is compressed while the device makes the next
+      writing: list[Future] = []
+      for batch in made:
+        for each in writing: each.result()
+        writing = []
+        for i, image, z in zip(batch.positions, batch.images, batch.latents):
+          z = np.ascontiguousarray(z.transpose(2, 0, 1), np.float32)
+          records[i] |= {"latents_sha256": sha256(z)}
+          if saved: saved.put(i, z)
+          writing.append(pool.submit(pictures.write_png, files[i], image, records[i]))
+      for each in writing: each.result()
 
   # ---- Manifest and sheet --------------------------------------------------------------------
   finally:  # of what is finished, also when the run is interrupted

@@ -376,3 +376,18 @@ def test_latents_have_the_scale_and_shift_of_the_config(folders, rng):
   assert relative_error(pixels, want) < 1e-5
   mean, logvar = jax.eval_shape(backbone.encode_image, b, pixels)
   assert mean.shape == logvar.shape == z.shape
+
+
+def test_latent_statistics_of_the_config(random_folder):
+  """SDXL finetunes may state a mean and deviation per channel; diffusers' SDXL applies them."""
+  b = backbone.load(random_folder("sdxl"))
+  plain = dataclasses.replace(b.nets.vae, scaling_factor=0.5)
+  stated = dataclasses.replace(plain, latents_mean=(1.0, 2.0, 3.0, 4.0), latents_std=(2.0, 2.0, 4.0, 4.0))
+  with_vae = lambda v: backbone.Backbone(dataclasses.replace(b.nets, vae=v), b.params)
+  z = np.random.default_rng(0).standard_normal((1, 4, 4, 4)).astype(np.float32)
+  scaled = backbone.scale_latents(with_vae(stated), z)
+  want = (z - np.arange(1, 5, dtype=np.float32).reshape(1, 1, 1, 4)) * 0.5 / np.array([2, 2, 4, 4]).reshape(1, 1, 1, 4)
+  np.testing.assert_allclose(scaled, want, rtol=1e-6)
+  decode = jax.jit(backbone.decode)
+  back = decode(with_vae(stated), scaled)  # the same VAE latents on both ways
+  assert relative_error(back, decode(with_vae(plain), backbone.scale_latents(with_vae(plain), z))) < 1e-5
