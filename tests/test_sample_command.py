@@ -168,7 +168,7 @@ def test_two_runs_do_not_share_a_folder(uninterrupted):
 
 def test_latents_that_are_not_finite(tmp_path):
   """The picture before stays; the sentence names the picture that failed."""
-  rows = [dict(prompt="fine"), dict(prompt="far too much", guidance=1e38)]
+  rows = [dict(prompt="fine"), dict(prompt="far too much", guidance=3.4e38)]
   (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
   result = run(*command(tmp_path / "out", "--prompts", tmp_path / "p.jsonl", "--batch", 2))
   assert_one_sentence(result, "'far too much'", "index 1", "not finite")
