@@ -14,6 +14,11 @@ import numpy as np
 Dtype = Any
 
 
+def _param(module: nn.Module, name: str, initializer, shape) -> jax.Array:
+  """`module.param`, whose initialiser flax would trace at every use, only to learn its shape."""
+  return module.param(name, initializer if module.is_initializing() else nn.initializers.zeros, shape)
+
+
 class Dense(nn.Module):
   """`torch.nn.Linear`: [..., I] -> [..., O]."""
 
@@ -24,7 +29,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype = self.dtype or x.dtype
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    kernel = _param(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
     y = x.astype(dtype) @ kernel.astype(dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -47,7 +52,7 @@ class Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype = self.dtype or x.dtype
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.kernel_init, shape)
+    kernel = _param(self, "kernel", self.kernel_init, shape)
     pad = self.size // 2 if self.padding is None else self.padding
     pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
     y = convolve(x.astype(dtype), kernel.astype(dtype), self.stride, pad)
