@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -171,7 +172,7 @@ def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -
 def start_up(c: config.Bench) -> dict[str, float]:
   """Seconds of `idejax sample` in a new process, with an empty and with a filled compilation cache."""
   with tempfile.TemporaryDirectory() as folder:
-    families.write_random(pictures.Path(folder) / "model", c.family)
+    families.write_random(Path(folder) / "model", c.family)
     run: list[float] = []
     for i in range(4):
       command = [sys.executable, "-m", "idejax.cli", "sample", "--model", f"{folder}/model", "--prompt", "a",
