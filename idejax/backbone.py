@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from idejax import tensorfiles, weights
+from idejax import tensorfiles, tree, weights
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
 from idejax.nets import clip, unet, vae
@@ -69,12 +69,15 @@ class Conditioning:
   """What a prompt, and a method, make of the UNet's inputs. The one type that methods return.
 
   k, v: contexts [S, B, L, D] for keys and for values, S stages of diffusion, noisiest first.
-  pooled, time_ids: SDXL's [B, P] and [B, 6].
+  bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
+    equal length (`stage`).
+  pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
   control, control_context: a ControlNet's image [B, H, W, 3] and context [B, L', D].
   """
 
   k: jax.Array
   v: jax.Array
+  bounds: jax.Array | None = None
   pooled: jax.Array | None = None
   time_ids: jax.Array | None = None
   control: jax.Array | None = None
@@ -161,16 +164,17 @@ def _check_widths(folder: Path, nets: Nets):
 
 
 def encode_text(b: Backbone, ids: tuple[jax.Array, ...], eos: tuple[jax.Array, ...],
-                rows: tuple[jax.Array, ...] | None = None,
-                where: tuple[jax.Array, ...] | None = None) -> tuple[jax.Array, jax.Array | None]:
+                rows: tuple[jax.Array, ...] | None = None, where: tuple[jax.Array, ...] | None = None,
+                remat: bool = False) -> tuple[jax.Array, jax.Array | None]:
   """Token ids, one array [B, L] per text encoder -> (context [B, L, D], pooled [B, P] or None).
 
   SD 1.x and 2.x take the last layer after its norm; SDXL both encoders' penultimate layers side
-  by side and the second's pooled row. `rows`, `where`: see `clip.TextEncoder`.
+  by side and the second's pooled row. `rows`, `where`: see `clip.TextEncoder`. `remat` recomputes
+  each layer in a backward pass.
   """
   names = ["text_encoder", "text_encoder_2"][: len(ids)]
   outs = [
-    clip.TextEncoder(cfg, b.nets.dtype).apply(
+    clip.TextEncoder(cfg, b.nets.dtype, remat).apply(
       {"params": b.params[n]}, i, rows and rows[j], where and where[j], e)
     for j, (n, cfg, i, e) in enumerate(zip(names, b.nets.text, ids, eos))]  # fmt: skip
   if not b.nets.xl: return outs[0].last, None
@@ -180,6 +184,12 @@ def encode_text(b: Backbone, ids: tuple[jax.Array, ...], eos: tuple[jax.Array, .
 def stage(t: jax.Array, stages: int, train_steps: int) -> jax.Array:
   """Index of the diffusion stage of timestep t, 0 the noisiest: S - 1 - floor(S t / T)."""
   return jnp.clip(stages - 1 - jnp.floor(stages * t / train_steps).astype(jnp.int32), 0, stages - 1)
+
+
+def with_unet(b: Backbone, changes: dict[str, Any]) -> Backbone:
+  """The backbone with a subtree of its UNet's parameters replaced; the same one if that is empty."""
+  if not changes: return b
+  return Backbone(b.nets, b.params | {"unet": tree.override(b.params["unet"], changes)})
 
 
 def project(b: Backbone, cond: Conditioning) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -197,7 +207,8 @@ def predict(b: Backbone, x: jax.Array, t: jax.Array, cond: Conditioning, *, proj
   """
   stages, n = cond.k.shape[0], x.shape[0]
   t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (n,))
-  at = stage(t, stages, b.nets.schedule.num_train_timesteps)
+  if cond.bounds is None: at = stage(t, stages, b.nets.schedule.num_train_timesteps)
+  else: at = (t[:, None] < cond.bounds).sum(-1)
 
   def select(y, lead=0):  # [.., S, B, L, C] -> [.., B, L, C] at each row's stage
     y = jnp.moveaxis(y, (lead, lead + 1), (0, 1))
@@ -207,7 +218,9 @@ def predict(b: Backbone, x: jax.Array, t: jax.Array, cond: Conditioning, *, proj
   context: unet.Context
   if projected is None: context = (select(cond.k), select(cond.v))
   else: context = {p: tuple(select(y, int("*" in p)) for y in kv) for p, kv in projected.items()}
-  added = (cond.pooled, cond.time_ids) if b.nets.xl else None
+  pooled = cond.pooled
+  if pooled is not None and pooled.ndim == 3: pooled = select(pooled)
+  added = (pooled, cond.time_ids) if b.nets.xl else None
   out = unet.UNet(b.nets.unet).apply(
     {"params": b.params["unet"]}, x, t, context, added, residuals, extra,
     mutable=["attention"] if capture else False)  # fmt: skip

@@ -136,9 +136,8 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
     (clip.TextConfig.from_json(recipe.text(r, len(words.bpe))),),
     NoiseSchedule.from_json(recipe.SCHEDULER))  # fmt: skip
   steps, batch = c.steps or r.steps, r.batch
-  cosine = lambda peak: optax.warmup_cosine_decay_schedule(0.0, peak, min(300, steps // 5), steps, 0.01 * peak)
-  tx = st.by_path((r"token_embedding", optax.adam(cosine(r.lr * r.embedding_lr), b2=0.99)),
-                  (r".*", optax.adam(cosine(r.lr), b2=0.99)))  # fmt: skip
+  tx = st.by_path((r"token_embedding", optax.adam(_flat(r.lr * r.embedding_lr, steps, r.decay), b2=0.99)),
+                  (r".*", optax.adam(_flat(r.lr, steps, r.decay), b2=0.99)))  # fmt: skip
   loss = denoiser.make_loss(nets, words.encode([""]).ids[0], r)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   state = st.init(denoiser.init(nets, c.seed), tx, ema=True)
@@ -217,6 +216,15 @@ def finish(c: config.TrainMiniature, r: recipe.Recipe):
 
 
 # Small helpers of the stages.
+
+
+def _flat(peak: float, steps: int, decay: float) -> optax.Schedule:
+  """Warm-up, constant, then a fall over the last share `decay`: only that share is trained at
+  another rate when a finished run is continued with more steps, unlike with a cosine."""
+  warm, fall = min(300, steps // 5), max(1, round(steps * decay))
+  parts = (optax.linear_schedule(0.0, peak, warm), optax.constant_schedule(peak),
+           optax.linear_schedule(peak, 0.01 * peak, fall))  # fmt: skip
+  return optax.join_schedules(parts, [warm, steps - fall])
 
 
 def _facts(c: config.TrainMiniature, r: recipe.Recipe, names: str, **more) -> dict[str, Any]:

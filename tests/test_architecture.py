@@ -83,9 +83,15 @@ ALLOWED = {
   "idejax.hub": {"idejax.errors", "idejax.tensorfiles"},
   "idejax.sampler": {"idejax.diffusion", "idejax.errors", "idejax.sampler_tables"},
   "idejax.sampler_tables": {"idejax.diffusion", "idejax.errors"},
-  "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tensorfiles", "idejax.diffusion", "idejax.errors"},
+  "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tree", "idejax.tensorfiles", "idejax.diffusion", "idejax.errors"},
   "idejax.step": {"idejax.tree", "idejax.sharding", "idejax.draws"},
   "idejax.faces": {"idejax.faces", "idejax.errors"},
+  "idejax.conditioning": {"idejax.backbone", "idejax.tokens"},
+  "idejax.anchors": {"idejax.backbone", "idejax.tokens", "idejax.nets", "idejax.errors"},
+  "idejax.subject": {"idejax.backbone", "idejax.conditioning", "idejax.diffusion", "idejax.draws"},
+  "idejax.templates": set(),
+  "idejax.methods": {"idejax.methods", "idejax.anchors", "idejax.backbone", "idejax.conditioning", "idejax.subject", "idejax.templates", "idejax.nets",
+                     "idejax.diffusion", "idejax.draws", "idejax.tokens", "idejax.tree", "idejax.errors"},
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idejax import templates
 from idejax.errors import UserError
 from idejax.miniature import captions as cp
 from idejax.miniature import people as pp
@@ -82,7 +83,7 @@ def test_every_vocabulary_word_but_the_extra_ones_gets_trained():
 
 
 def test_textual_inversion_templates_are_all_there():
-  templates = {f"{m} of {a}" for m in cp.TEMPLATE_MEDIA for a in cp.ADJECTIVES} | set(cp.SHARED)
+  templates = {f"{m} of {a}" for m in templates.MEDIA for a in templates.ADJECTIVES} | set(templates.SHARED)
   assert len(templates) == 57
   assert {w for t in templates for w in cp.words(t)} <= set(cp.VOCABULARY)
 

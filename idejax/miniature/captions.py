@@ -7,6 +7,8 @@ import numpy as np
 from idejax.errors import UserError
 from idejax.miniature import people as pp
 from idejax.miniature import scene as sc
+from idejax.templates import ADJECTIVES, SHARED
+from idejax.templates import MEDIA as TEMPLATE_MEDIA
 
 # Canonical phrase first: it is the one that evaluation prompts use.
 MEDIA = (
@@ -29,14 +31,6 @@ BACKGROUNDS = (
 )
 NOUNS = ("person", *pp.GENDERS)
 
-# The Textual Inversion templates (specs/baselines.md, section 1): 15 with a medium, 12 without.
-ADJECTIVES = ("a", "a clean", "a dirty", "my", "the cool", "the", "one", "the clean", "a nice",
-              "the nice", "the small", "the weird", "the large", "a cool", "a small")  # fmt: skip
-SHARED = ("a rendering of a", "a cropped photo of the", "the photo of a", "a dark photo of the",
-          "a close-up photo of a", "a bright photo of the", "a cropped photo of a",
-          "a good photo of the", "a close-up photo of the", "a rendition of the",
-          "a rendition of a", "a good photo of a")  # fmt: skip
-TEMPLATE_MEDIA = ("a photo", "an illustration", "a depiction")
 _FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.65  # shares of captions
 _LIMIT = 35  # words and marks; with both ends, 37 tokens
 

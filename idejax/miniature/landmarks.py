@@ -6,7 +6,7 @@ import numpy as np
 
 from idejax.miniature import head as hd
 
-# Runs of indices that a drawing joins, with the colour of each part (specs/facesnap.md, section c).
+# Runs of indices that a drawing joins, with the colour of each part.
 POLYLINES = (
   ((*range(9), *range(16, 8, -1)), (125, 125, 125)),
   ((17, 18, 19, 20, 21), (255, 0, 0)),

@@ -29,8 +29,9 @@ class Recipe:
   vae_lr: float = 2.5e-3
   kl: float = 1e-3
   steps: int = 6000
-  batch: int = 64
-  lr: float = 1.6e-3
+  batch: int = 32  # 13 % more pictures a second than 64 on a CPU core: activations fit its cache
+  lr: float = 1.2e-3
+  decay: float = 0.2  # share of the steps, the last, over which the rate falls to 1 %
   embedding_lr: float = 3.0  # times lr: a name's row is seen only with its own pictures
   empty: float = 0.1  # share of captions dropped, for classifier-free guidance
   min_snr: float = 5.0

@@ -1,0 +1,161 @@
+"""Photos -> identities: one with a cache, or thousands in batches."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import cv2
+import numpy as np
+
+from idejax import __version__
+from idejax.errors import UserError, tell
+from idejax.faces import align, cache, landmarks, mask, photo
+from idejax.faces.identity import Identity
+from idejax.faces.mask import Known, Parser
+from idejax.faces.pack import Faces, Pack, open_pack
+
+
+class _Looked(NamedTuple):
+  photo: photo.Photo
+  faces: Faces
+  chosen: int
+  crop: np.ndarray  # for the recogniser
+
+
+@overload
+def read(photos: list[Any], pack: str | Pack = ..., face: int | None = ..., parsing: Path | Parser | None = ...,
+         known: Known | None = ..., cached: bool = ..., notify: Callable[[str], None] = ...) -> list[Identity]: ...  # fmt: skip
+@overload
+def read(photos: Any, pack: str | Pack = ..., face: int | None = ..., parsing: Path | Parser | None = ...,
+         known: Known | None = ..., cached: bool = ..., notify: Callable[[str], None] = ...) -> Identity: ...  # fmt: skip
+def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=True, notify=tell):
+  """The identity in a photo (anything `photo.read` takes), or those of a list of one person's photos.
+
+  `face` counts from 1, left to right; else the largest is taken, with a warning if there are
+  several. `parsing` is a face-parsing ONNX; `known` what a drawn world tells. UserError if there is
+  no face. What the networks said is kept by digests (`cached`), see `cache`.
+  """
+  pack = pack if isinstance(pack, Pack) else open_pack(pack, notify=notify)
+  parser = parsing if isinstance(parsing, Parser) or parsing is None else Parser(parsing)
+  if isinstance(photos, list):
+    return [read(p, pack, face, parser, known, cached, notify) for p in photos]
+  picture = photo.read(photos)
+  file = cache.path(picture.digest, pack.digest, parser and parser.digest, face) if cached else None
+  seen = cache.get(file)
+  if seen is None:
+    looked = _look(picture, pack, face)
+    seen = _see(looked, pack.embed([looked.crop])[0], pack, parser)
+    cache.put(file, seen)
+  count = len(seen.scores)
+  if count > 1 and face is None:
+    notify(f"warning: {picture.name} has {count} faces; taking the largest, number {int(seen.chosen) + 1} from the left "
+           "(--face N picks another)")  # fmt: skip
+  return _identity(picture, seen, pack, parser, face, known)
+
+
+def many(photos: Iterable[Path], pack: Pack, parser: Parser | None = None, face: int | None = None,
+         then: Callable[[Path, Identity], Any] = lambda _, identity: identity,
+         threads: int | None = None, batch: int = 32) -> Iterator[tuple[Path, Any]]:  # fmt: skip
+  """(photo, what `then` made of its identity, or the UserError) for each photo, in order.
+
+  Decoding, detection and `then` run in threads while others are under way; the recogniser runs on
+  batches. Nothing is cached. Open the pack with `threads=1`: the threads here share the cores.
+  """
+  def look(path):
+    try:
+      return _look(photo.read(path), pack, face)
+    except UserError as e:
+      return e
+
+  def finish(path, looked, vector):
+    try:
+      return then(path, _identity(looked.photo, _see(looked, vector, pack, parser), pack, parser, face))
+    except UserError as e:
+      return e
+
+  pack.app  # noqa: B018 - once, before threads want it
+  if parser: parser.session  # noqa: B018
+  pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+  try:
+    done: list[tuple[Path, Future]] = []
+    for chunk in _chunks(photos, batch):
+      looking = [pool.submit(look, path) for path in chunk]
+      for path, future in done: yield path, future.result()
+      looked = [future.result() for future in looking]
+      found = [x for x in looked if isinstance(x, _Looked)]
+      vectors = iter(pack.embed([x.crop for x in found]) if found else ())
+      done = [(path, pool.submit(finish, path, x, next(vectors)) if isinstance(x, _Looked) else pool.submit(lambda e: e, x))
+              for path, x in zip(chunk, looked)]  # fmt: skip
+    for path, future in done: yield path, future.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _chunks(photos: Iterable[Path], most: int, pixels: int = 2**26) -> Iterator[list[Path]]:
+  """As many as fit one batch of the recogniser, fewer where the photos are large: two chunks are held."""
+  chunk: list[Path] = []
+  held = 0
+  for path in photos:
+    width, height = photo.header_size(path)
+    if chunk and (len(chunk) == most or held + width * height > pixels):
+      yield chunk
+      chunk, held = [], 0
+    chunk.append(path)
+    held += width * height
+  if chunk: yield chunk
+
+
+def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Looked:
+  faces = pack.detect(picture.pixels)
+  count = len(faces.scores)
+  if not count: raise UserError(f"{picture.name}: {pack.no_face(picture.pixels)}")
+  if face is not None and not 1 <= face <= count:
+    raise UserError(f"{picture.name}: --face {face}, but it has {count} face{'s' * (count > 1)} "
+                    "(counted from the left, from 1)")  # fmt: skip
+  sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+  chosen = int(np.argmax(sides.prod(1))) if face is None else face - 1
+  try:
+    crop = pack.crop(picture.pixels, faces.points[chosen])
+  except ValueError as e:
+    raise UserError(f"{picture.name}: the face cannot be aligned: {e}") from e
+  return _Looked(picture, faces, chosen, crop)
+
+
+def _see(looked: _Looked, vector: np.ndarray, pack: Pack, parser: Parser | None) -> cache.Seen:
+  picture, faces, n, _ = looked
+  marks = pack.landmarks106(picture.pixels, faces.boxes[n])
+  labels = parser.labels(align.portrait(picture.pixels, faces.points[n])) if parser else None
+  return cache.Seen(*faces, np.array(n), vector, marks, labels)
+
+
+def _identity(picture: photo.Photo, seen: cache.Seen, pack: Pack, parser: Parser | None,
+              asked: int | None, known: Known | None = None) -> Identity:  # fmt: skip
+  n = int(seen.chosen)
+  box, points, pixels = seen.boxes[n], seen.points[n], picture.pixels
+  world = known and known.landmarks
+  marks = landmarks.from_106(seen.marks) if world is None else world
+  found = mask.masks(pixels.shape[:2], points, marks, seen.labels, known)
+  crop = align.crop(pixels, points)
+  missing = []
+  if marks is None: missing.append("72 landmarks (the pack has no 106-point network)")
+  if found.hair_source == "none": missing.append("hair mask (give a face-parsing network: --parsing FILE.onnx)")
+  meta = dict(
+    photo=Path(picture.name).name, photo_sha256=picture.digest, faces=len(seen.scores), face=n + 1, face_asked=asked,
+    score=float(seen.scores[n]), boxes=[[round(float(x), 2) for x in b] for b in seen.boxes],
+    pack=pack.name, pack_sha256=pack.digest, licence=pack.licence, licence_url=pack.licence_url,
+    parsing_sha256=parser.digest if parser else None, face_source=found.face_source, hair_source=found.hair_source,
+    landmarks_source="none" if marks is None else "106 points" if world is None else "world",
+    missing=missing, idejax_version=__version__)  # fmt: skip
+  return Identity(
+    seen.embedding, box, points, crop, align.portrait(pixels, points), pixels, found.face, found.hair,
+    None if marks is None else np.asarray(marks, np.float32), quality(crop, box, points), meta)  # fmt: skip
+
+
+def quality(crop: np.ndarray, box: np.ndarray, points: np.ndarray) -> dict[str, float]:
+  """size: the box's shorter side in pixels; blur: variance of the Laplacian of the 112 px crop in
+  grey, small when blurred; yaw: degrees, an estimate from the points."""
+  grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+  blur = float(cv2.Laplacian(grey, cv2.CV_64F).var())
+  return dict(size=float(np.min(box[2:] - box[:2])), blur=blur, yaw=align.yaw(points))

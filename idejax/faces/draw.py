@@ -1,0 +1,56 @@
+"""An identity as one picture: photo with box, points and masks; the two crops; what is known, in words."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from idejax.faces.identity import Identity
+
+_FACE, _HAIR = (40, 140, 255), (255, 150, 30)  # tints
+_BOX, _POINTS, _MARKS, _OTHER = (60, 220, 60), (255, 60, 60), (255, 230, 80), (160, 160, 160)
+
+
+def picture(identity: Identity, side: int = 512) -> Image.Image:
+  """RGB, `side` high plus a line of text; the photo on the left, its crops on the right."""
+  left, scale = _photo(identity, side)
+  draw = ImageDraw.Draw(left)
+  at = lambda p: ((float(p[0]) + 0.5) * scale - 0.5, (float(p[1]) + 0.5) * scale - 0.5)
+  for n, box in enumerate(identity.meta.get("boxes", ()), 1):
+    ours = n == identity.meta.get("face")
+    draw.rectangle((*at(box[:2]), *at(box[2:])), outline=_BOX if ours else _OTHER, width=2 if ours else 1)
+    draw.text((at(box[:2])[0] + 4, at(box[:2])[1] + 2), str(n), fill=_BOX if ours else _OTHER)
+  for p in () if identity.landmarks is None else identity.landmarks: _dot(draw, at(p), 1, _MARKS)
+  for p in identity.points: _dot(draw, at(p), 3, _POINTS)
+  crop = Image.fromarray(identity.crop).resize((side // 2, side // 2), Image.Resampling.BICUBIC)
+  portrait = Image.fromarray(identity.portrait).resize((side // 2, side // 2), Image.Resampling.LANCZOS)
+  canvas = Image.new("RGB", (left.width + side // 2, side + 36), "white")
+  canvas.paste(left, (0, (side - left.height) // 2))
+  canvas.paste(portrait, (left.width, 0))
+  canvas.paste(crop, (left.width, side // 2))
+  ImageDraw.Draw(canvas).multiline_text((6, side + 4), _caption(identity), fill="black")
+  return canvas
+
+
+def _photo(identity: Identity, side: int) -> tuple[Image.Image, float]:
+  """The tinted photo no larger than 2 side x side; miniature ones grow by whole pixels."""
+  height, width = identity.photo.shape[:2]
+  scale = min(side / height, 2 * side / width)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  nearest = Image.Resampling.NEAREST
+  photo = Image.fromarray(identity.photo).resize(size, nearest if scale > 2 else Image.Resampling.LANCZOS)
+  pixels = np.asarray(photo).astype(np.float32)
+  for mask, tint in ((identity.face, _FACE), (identity.hair, _HAIR)):
+    on = np.asarray(Image.fromarray(mask).resize(size, nearest))[..., None]
+    pixels = np.where(on, 0.7 * pixels + 0.3 * np.array(tint, np.float32), pixels)
+  return Image.fromarray(pixels.astype(np.uint8)), scale
+
+
+def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: int, colour: tuple[int, int, int]):
+  draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=colour)
+
+
+def _caption(identity: Identity) -> str:
+  m, q = identity.meta, identity.quality
+  first = (f"{m['photo'][:40]}: {m['pack'][:24]}, score {m['score']:.2f}, face {q['size']:.0f} px, "
+           f"yaw {round(q['yaw'])}, blur {q['blur']:.0f}")  # fmt: skip
+  second = f"face mask: {m['face_source']}; hair: {m['hair_source']}; landmarks: {m['landmarks_source']}"
+  return f"{first}\n{second}".encode("latin-1", "replace").decode("latin-1")  # the built-in font's letters

@@ -1,0 +1,210 @@
+"""Face packs: folders of ONNX files in insightface's layout, run by insightface.
+
+`miniature` ships in the package; packs of insightface are looked up on this machine and never
+downloaded, because their licence is for the user to accept.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from idejax.errors import UserError, one_line, tell
+from idejax.faces import align, onnx_files
+
+MINIATURE = Path(__file__).parent.parent / "miniature" / "weights" / "faces"
+_INSIGHTFACE = "non-commercial research only (InsightFace pretrained models)"
+_RELEASES = "https://github.com/deepinsight/insightface/releases/tag/model-zoo"
+_LEAST = 0.05  # scores below this resemble nothing
+
+
+class Faces(NamedTuple):
+  """Found faces from left to right: boxes float32 [N, 4] x0 y0 x1 y1, scores [N], points [N, 5, 2]."""
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  points: np.ndarray
+
+
+class Pack:
+  """A pack on disk; its networks are read when first used. All methods may be called from threads."""
+
+  def __init__(self, folder: Path, threads: int = 0):
+    self.folder, self.threads = folder, threads  # threads of one network's run; 0: all cores
+    about = _about(folder)
+    self.bundled = folder == MINIATURE
+    self.name: str = about.get("name") or folder.name
+    self.licence: str = about.get("licence") or _INSIGHTFACE
+    self.licence_url: str = about.get("licence_url") or ("" if "licence" in about else _RELEASES)
+    self.det_size: tuple[int, int] = tuple(about.get("det_size") or (640, 640))
+    self.det_threshold: float = about.get("det_threshold", 0.5)
+    self.thresholds: dict[str, float] = about.get("thresholds") or {}
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """sha256 over the names and bytes of the ONNX files, and what pack.json says of detection."""
+    total = hashlib.sha256(repr((self.det_size, self.det_threshold)).encode())
+    for path in sorted(self.folder.rglob("*.onnx")):
+      with open(path, "rb") as file: total.update(hashlib.file_digest(file, "sha256").digest())
+      total.update(path.name.encode())
+    return total.hexdigest()
+
+  @functools.cached_property
+  def app(self) -> Any:
+    """insightface's FaceAnalysis over this folder. UserError for what is no face pack."""
+    import onnxruntime
+
+    manifest = (self.folder / "manifest.json").exists()  # insightface's newer layout, checked by itself
+    if not manifest: onnx_files.chosen(self.folder)
+    _warn_of_two_runtimes()
+    from insightface.app import FaceAnalysis
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = self.threads
+    options.log_severity_level = 3
+    available = onnxruntime.get_available_providers()
+    cuda = "CUDAExecutionProvider" in available
+    providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
+    try:
+      app = FaceAnalysis(str(self.folder), allowed_modules=["detection", "recognition", "landmark_2d_106"],
+                         providers=providers, sess_options=options)  # fmt: skip
+      app.prepare(0 if cuda else -1, det_thresh=self.det_threshold, det_size=self.det_size)
+    except Exception as e:
+      raise UserError(f"{self.folder}: insightface cannot open this pack: {one_line(str(e))[:300]}") from e
+    if "recognition" not in app.models: raise UserError(f"{self.folder} holds no face recogniser")
+    return app
+
+  @property
+  def has_landmarks(self) -> bool:
+    return "landmark_2d_106" in self.app.models
+
+  def detect(self, pixels: np.ndarray, threshold: float | None = None) -> Faces:
+    """Faces of an RGB photo uint8 [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    none = Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+    # So narrow that it would vanish at the detector's size.
+    if min(width, height) * max(self.det_size) < 2 * max(width, height): return none
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    try:
+      boxes, points = self.app.det_model.detect(bgr, det_thresh=threshold)
+    except Exception as e:  # ONNX Runtime's errors share no base class
+      raise UserError(f"{self.folder}: the detector fails: {one_line(str(e))[:300]}") from e
+    if not len(boxes) or points is None: return none
+    ok = np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2)) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
+    order = [i for i in np.argsort(boxes[:, 0], kind="stable") if ok[i]]
+    return Faces(*(x[order].astype(np.float32) for x in (boxes[:, :4], boxes[:, 4], points)))
+
+  def embed(self, crops: list[np.ndarray]) -> np.ndarray:
+    """Aligned RGB crops uint8 [`crop_size`, `crop_size`, 3] -> float32 [N, 512], L2-normalised."""
+    net = self.app.models["recognition"]
+    one = isinstance(net.input_shape[0], int)  # a batch size fixed by the file
+    groups = [[c] for c in crops] if one else [crops]
+    try:
+      rows = [net.get_feat([np.ascontiguousarray(c[..., ::-1]) for c in g]) for g in groups if g]
+    except Exception as e:
+      raise UserError(f"{self.folder}: the recogniser fails: {one_line(str(e))[:300]}") from e
+    out = np.concatenate([np.asarray(r, np.float32).reshape(len(g), -1) for r, g in zip(rows, groups)])
+    norm = np.linalg.norm(out, axis=1, keepdims=True)
+    if out.shape[1] != 512 or not np.isfinite(norm).all() or (norm == 0).any():
+      what = "numbers that are not finite or all zero" if out.shape[1] == 512 else f"{out.shape[1]} numbers, not 512"
+      raise UserError(f"{self.folder}: the recogniser gives {what}")
+    return out / norm
+
+  @property
+  def crop_size(self) -> int:
+    return int(self.app.models["recognition"].input_size[0])
+
+  def crop(self, pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The aligned face at the recogniser's own size."""
+    return align.crop(pixels, points, self.crop_size)
+
+  def landmarks106(self, pixels: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """insightface's 106 landmarks float32 [106, 2], or None if the pack has no such network."""
+    if not self.has_landmarks: return None
+    from insightface.app.common import Face
+
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    return np.asarray(self.app.models["landmark_2d_106"].get(bgr, Face(bbox=box)), np.float32)[:, :2]
+
+  def no_face(self, pixels: np.ndarray) -> str:
+    """Why this photo gave nothing, as the end of a sentence."""
+    near = self.detect(pixels, _LEAST)
+    best = (f"the best candidate scores {near.scores.max():.2f}, below {self.det_threshold:g}" if len(near.scores)
+            else f"nothing scores even {_LEAST:g}")  # fmt: skip
+    hint = ("it knows the drawn portraits of the bundled world only: for photographs give --pack NAME_OR_FOLDER "
+            "of an insightface pack" if self.bundled else "a larger, sharper or more frontal face may help")  # fmt: skip
+    return f"the detector of the pack {self.name!r} found no face ({best}); {hint}"
+
+
+def open_pack(name: str | os.PathLike = "miniature", threads: int = 0, notify=tell) -> Pack:
+  """`miniature`, an insightface pack installed on this machine, or any folder of ONNX files.
+
+  UserError says what to do if it is not there. Nothing is downloaded. The licence is shown once.
+  """
+  pack = Pack(_folder(str(name)), threads)
+  if (pack.folder, pack.licence) not in _shown:
+    _shown.add((pack.folder, pack.licence))
+    notify(f"face pack {pack.name}: {pack.licence}" + (f" ({pack.licence_url})" if pack.licence_url else ""))
+  return pack
+
+
+_shown: set[tuple[Path, str]] = set()
+
+
+def _folder(name: str) -> Path:
+  if name == "miniature":
+    if any(MINIATURE.glob("*.onnx")): return MINIATURE
+    raise UserError(f"the face pack miniature is not installed: {MINIATURE} holds no .onnx file; reinstall idejax, "
+                    "or give --pack NAME_OR_FOLDER")  # fmt: skip
+  path = Path(name).expanduser()
+  home = Path("~/.insightface/models").expanduser() / name
+  # A word is a pack's name, even if a folder of that name lies about here.
+  if Path(name).name == name and home.is_dir(): path = home
+  if path.is_file(): raise UserError(f"--pack {name} is a file; give the folder of .onnx files that it lies in")
+  if not path.is_dir():
+    if Path(name).name != name: raise UserError(f"--pack {name} does not exist; give a folder of .onnx files")
+    raise UserError(f"the face pack {name!r} is not on this machine: download {name}.zip from {_RELEASES} (its models are for "
+                    f"non-commercial research only) and unpack its .onnx files into {home}, or give a folder")  # fmt: skip
+  if not any(path.glob("*.onnx")):
+    inner = next((p.parent for p in sorted(path.glob("*/*.onnx"))), None)
+    if (path / "manifest.json").exists(): return path.resolve()
+    raise UserError(f"{path} holds no .onnx file: it is no face pack" + (f"; did you mean {inner}?" if inner else ""))
+  return path.resolve()
+
+
+def _about(folder: Path) -> dict[str, Any]:
+  """pack.json, checked; {} if there is none."""
+  path = folder / "pack.json"
+  if not path.exists(): return {}
+  try:
+    about = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError, RecursionError) as e:
+    raise UserError(f"{path} is not JSON: {one_line(str(e))[:120]}") from e
+  number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+  text = lambda x: isinstance(x, str)
+  pair = lambda x: isinstance(x, list) and len(x) == 2 and all(type(n) is int and 32 <= n <= 4096 and n % 32 == 0 for n in x)
+  rules = {
+    "name": (text, "a text"), "licence": (text, "a text"), "licence_url": (text, "a text"),
+    "det_size": (pair, "[width, height] in multiples of 32"),
+    "det_threshold": (lambda x: number(x) and 0 < x < 1, "a number between 0 and 1"),
+    "thresholds": (lambda x: isinstance(x, dict) and all(map(number, x.values())), "numbers by name"),
+  }  # fmt: skip
+  if not isinstance(about, dict): raise UserError(f"{path} holds no JSON object")
+  for key, (fits, what) in rules.items():
+    if key in about and not fits(about[key]): raise UserError(f"{path}: {key} is {about[key]!r}; it must be {what}")
+  return about
+
+
+@functools.cache
+def _warn_of_two_runtimes():
+  """Both wheels install the same folder; which one's files survived is chance."""
+  names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
+  if {"onnxruntime", "onnxruntime-gpu"} <= names:
+    tell("warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+         "pip uninstall both, then install the one you want")  # fmt: skip

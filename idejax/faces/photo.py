@@ -1,0 +1,162 @@
+"""Any picture file or array -> upright RGB uint8, or one sentence that says what is wrong with it."""
+
+import hashlib
+import io
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from idejax.errors import UserError, one_line
+
+MOST_PIXELS = 100_000_000  # 300 MB as RGB
+LONGEST = 30_000  # cv2 addresses pixels by 16-bit numbers
+SHORTEST = 16
+_MOST_BYTES = 2**29
+# Formats that only store pixels; Pillow's others run programs or are no pictures.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PSD", "PCX", "QOI")  # fmt: skip
+SUFFIXES = frozenset(
+  ".png .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm"
+  " .tga .ico .psd .pcx .qoi".split())  # fmt: skip
+
+
+class Photo(NamedTuple):
+  """pixels uint8 [H, W, 3], RGB and upright; the sha256 of the file, of an array that of its pixels."""
+
+  pixels: np.ndarray
+  digest: str
+  name: str  # for messages
+
+
+def read(source: Any) -> Photo:
+  """From a path, bytes, a PIL image or an array: uint8, uint16, bool, or floats in [0, 1], of shape
+  [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA, put on white). UserError names what is wrong.
+  """
+  if isinstance(source, Photo): return source
+  if isinstance(source, str | os.PathLike):
+    data = _bytes(Path(source))
+    return Photo(_decode(data, str(source)), hashlib.sha256(data).hexdigest(), str(source))
+  if isinstance(source, bytes):
+    return Photo(_decode(source, "the picture"), hashlib.sha256(source).hexdigest(), "the picture")
+  name = "the picture"
+  pixels = _rgb(source, name) if isinstance(source, Image.Image) else _array(np.asarray(source))
+  return Photo(pixels, hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(), name)
+
+
+def digest(path: Path) -> str:
+  """sha256 of the file, as in `Photo.digest`, without decoding it."""
+  return hashlib.sha256(_bytes(path)).hexdigest()
+
+
+def header_size(path: Path) -> tuple[int, int]:
+  """(width, height) from the header alone; (0, 0) if it cannot be read: `read` will say why."""
+  try:
+    with open(path, "rb") as file: return _open(file, str(path)).size
+  except (OSError, UserError):
+    return 0, 0
+
+
+def _bytes(path: Path) -> bytes:
+  if path.is_dir(): raise UserError(f"{path} is a folder, not a picture")
+  if not path.exists(): raise UserError(f"{path} does not exist")
+  if not path.is_file(): raise UserError(f"{path} is no regular file")
+  try:
+    size = path.stat().st_size
+    if size > _MOST_BYTES: raise UserError(f"{path} has {size:,} bytes; a picture has at most {_MOST_BYTES:,}")
+    if not size: raise UserError(f"{path} is empty")
+    return path.read_bytes()
+  except OSError as e:
+    raise UserError(f"{path} cannot be read: {e.strerror}") from e
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+  return _rgb(_open(io.BytesIO(data), name), name)
+
+
+def _open(file: Any, name: str) -> Image.Image:
+  """The picture behind a header, nothing decoded. `Image.open` would only count its pixels, and warn
+  or raise by a setting that is the whole process's; the caller's own limit comes next."""
+  Image.init()
+  prefix = file.read(16)
+  for kind in FORMATS:
+    factory, accept = Image.OPEN.get(kind, (None, None))
+    # A text is the reason why this build cannot; a TGA has no signature, so its name must tell.
+    known = accept(prefix) if accept else name.lower().endswith(".tga")
+    if factory is None or not known or isinstance(known, str): continue
+    file.seek(0)
+    try:
+      return factory(file, "")
+    except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
+      continue
+    except (OSError, ValueError, OverflowError, Image.DecompressionBombError) as e:
+      if isinstance(e, UnidentifiedImageError): continue
+      raise UserError(f"{name} is a damaged {kind} file: {one_line(str(e))}") from e
+  raise UserError(f"{name} is no picture that can be read (PNG, JPEG, WebP, TIFF, BMP, GIF and others can)")
+
+
+def _check(width: int, height: int, name: str):
+  size = f"{name} is {width:,} x {height:,} pixels"
+  if width * height > MOST_PIXELS or max(width, height) > LONGEST:
+    raise UserError(f"{size}; at most {MOST_PIXELS // 10**6} million and {LONGEST:,} a side are read: "
+                    "make it smaller")  # fmt: skip
+  if min(width, height) < SHORTEST:
+    raise UserError(f"{size}; a photo of a face has at least {SHORTEST} a side")
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+  """Decoded, upright, uint8 [H, W, 3]."""
+  _check(*image.size, name)
+  try:
+    image.load()
+  except MemoryError:
+    raise UserError(f"{name} is too large for the memory of this machine") from None
+  except Exception as e:  # decoders raise nearly anything over damaged data
+    raise UserError(f"{name} is damaged or truncated: {one_line(str(e))[:200] or type(e).__name__}") from e
+  try:
+    upright = ImageOps.exif_transpose(image)
+  except Exception:
+    upright = image  # nonsense where the orientation should be: as stored
+  try:
+    return np.ascontiguousarray(_flat(upright))
+  except (OSError, ValueError) as e:
+    raise UserError(f"{name}: its {image.mode} pixels cannot be made RGB: {one_line(str(e))}") from e
+
+
+def _flat(image: Image.Image) -> np.ndarray:
+  if image.mode.startswith(("I", "F")): return _grey(np.asarray(image))
+  if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image)
+  return np.asarray(image.convert("RGB"))
+
+
+def _grey(x: np.ndarray) -> np.ndarray:
+  """16-bit, 32-bit or float greys; what does not go above 255 (or 1) is taken for 8 bits (or floats)."""
+  y = np.nan_to_num(x.astype(np.float64), posinf=0, neginf=0)
+  top = y.max()
+  if x.dtype.kind == "f" and top <= 1: y = y * 255
+  elif top > 255: y = y / 257 if top <= 65535 else y * (255 / top)
+  return np.repeat(np.clip(y + 0.5, 0, 255).astype(np.uint8)[..., None], 3, -1)
+
+
+def _array(x: np.ndarray) -> np.ndarray:
+  if x.ndim == 2: x = x[..., None]
+  if x.ndim != 3 or x.shape[-1] not in (1, 3, 4):
+    raise UserError(f"a picture has the shape [height, width] or [height, width, 1, 3 or 4], not {list(x.shape)}")
+  _check(x.shape[1], x.shape[0], "the picture")
+  if x.dtype == bool: x = x.astype(np.uint8) * 255
+  elif x.dtype == np.uint16: x = ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
+  elif x.dtype.kind == "f":
+    if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
+      raise UserError("a picture of floats holds values from 0 to 1; this one has others")
+    x = (x * 255 + 0.5).astype(np.uint8)
+  elif x.dtype != np.uint8:
+    raise UserError(f"a picture holds uint8, uint16 or floats from 0 to 1, not {x.dtype}")
+  if x.shape[-1] == 4:
+    alpha = x[..., 3:].astype(np.uint16)
+    x = ((x[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+  return np.ascontiguousarray(np.broadcast_to(x, (*x.shape[:2], 3)))
