@@ -56,6 +56,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["idejax", "idejax.*"]),
+  package_data={"idejax": ["celebrities.txt", "miniature/*.png", "miniature/weights/**/*"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["idejax = idejax.cli:main"]},

@@ -73,7 +73,7 @@ def cross(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], *, by: 
     ids = np.full((1, tokenizer.length), tokenizer.pad, np.int32)
     ids[0, :4] = [tokenizer.bos, tokenizer.eos, tokenizer.eos, tokenizer.eos]
     params = b.params["text_encoder" if i == 0 else "text_encoder_2"]
-    made = clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3]))
+    made: Any = clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3]))
     out.append(made.last[0, 1:3].astype(jnp.float32))
   return tuple(out)
 

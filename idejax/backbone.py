@@ -36,6 +36,7 @@ class Nets:
   schedule: NoiseSchedule
   dtype: Any = jnp.float32
   zero_empty_negative: bool = False  # SDXL base: no negative prompt means zeros, not "" encoded
+  guidance: float | None = None  # what suits the model, where its folder says
 
   @property
   def xl(self) -> bool:
@@ -116,9 +117,14 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
     vae=configs["vae"],
     text=tuple(configs[n] for n in parts if n.startswith("text")),
     schedule=schedule, dtype=dtype,
-    zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt")))  # fmt: skip
+    zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt")),
+    guidance=_number(index.get("_idejax_guidance")))  # fmt: skip
   _check_widths(folder, nets)
   return Backbone(nets, params)
+
+
+def _number(x: Any) -> float | None:
+  return float(x) if isinstance(x, int | float) and 0 <= x < 100 else None
 
 
 def make_config(make, path: Path, **run):

@@ -164,9 +164,9 @@ def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int
 def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
   """Latents to 8-bit pictures."""
   z, _ = inputs(c, core, side, c.batch)
-  ours = lambda: pipeline._decode(core, z, False).block_until_ready()
+  ours = lambda: pipeline.decode(core, z, False).block_until_ready()
   theirs = (lambda: peer.decode(z)) if peer else None
-  return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline._decode(b, z, False), core, z), c.batch)
+  return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline.decode(b, z, False), core, z), c.batch)
 
 
 def start_up(c: config.Bench) -> dict[str, float]:

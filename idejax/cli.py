@@ -10,13 +10,17 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from idejax import __version__, config, options
 from idejax.errors import UserError, one_line, tell
 
 # command: (its config, the entry point's module, what it is for)
 COMMANDS = {
+  "personalize": (config.Personalize, "idejax.personalize", "a photo of a person -> that person in new pictures"),
   "sample": (config.Sample, "idejax.sample", "prompts -> pictures, with any SD 1.x, 2.x or SDXL folder"),
+  "identity": (config.Identity, "idejax.identity", "photos -> identities: faces found, aligned, embedded"),
+  "evaluate": (config.Evaluate, "idejax.evaluate", "how good the built-in model is, measured"),
   "bench": (config.Bench, "idejax.bench", "speed and compile time, against diffusers if asked"),
   "random-model": (config.RandomModel, "idejax.random_model", "a small pipeline with random weights"),
   "train-miniature": (config.TrainMiniature, "idejax.train_miniature", "train the pipeline that ships in the package"),
@@ -114,7 +118,12 @@ def _dispatch(args: list[str]):
     raise UserError(f"unknown command {name!r}{options.nearest(name, COMMANDS)}; known: "
                     f"{', '.join(COMMANDS)} (see idejax --help)")  # fmt: skip
   kind, module, _ = COMMANDS[name]
-  settings = options.parse(kind, rest, prog=f"idejax {name}")
+  prog = f"idejax {name}"
+  if kind is config.Personalize:  # its methods' options are known once jax is
+    _set_up_jax()
+    settings: Any = importlib.import_module("idejax.method_options").parse(rest, prog)
+  else:
+    settings = options.parse(kind, rest, prog)
   if settings is None: return
   _set_up_jax()
   importlib.import_module(module).main(settings)

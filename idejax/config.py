@@ -15,8 +15,10 @@ from idejax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """Make pictures for prompts with any Stable Diffusion 1.x, 2.x or SDXL folder.
+  """Make pictures for prompts with any Stable Diffusion 1.x, 2.x or SDXL folder, and of people learned.
 
+    idejax sample --prompt "a photo of a woman with red hair and glasses on the beach"
+    idejax sample --identity runs/anna --prompt "a photo of <anna> smiling" --out anna
     idejax sample --model FOLDER --prompt "a photo of a cat" --out cat
     idejax sample --model FOLDER --prompts prompts.txt --num 4 --seed 7 --steps 25 --out many
     idejax sample --config configs/sample_sdxl_turbo.py --prompt "a red fox" --out fox
@@ -26,10 +28,19 @@ class Sample:
   The same command again continues where a killed one stopped; what is finished stays.
   """
 
-  out: Path
+  out: Path = Path("pictures")
   """Folder for the pictures; made if need be."""
-  model: str = ""
-  """Required: a pipeline folder in diffusers' layout, or a hub id such as stabilityai/sdxl-turbo."""
+  model: str | None = None
+  """A pipeline folder in diffusers' layout, or a hub id such as stabilityai/sdxl-turbo. Default: the
+  one that --identity was made on, else the small one that is built in, miniature."""
+  identity: tuple[Path, ...] = ()
+  """Run folders of idejax personalize, whose people may be named in prompts; the option may be repeated."""
+  strength: float | None = None
+  """How strongly an identity's adapter acts, 1 as it was trained (id-ea)."""
+  start: float = 0.0
+  """Share of the steps, 0 to 1, drawn as "person" before the identity enters: freer layouts."""
+  other_model: bool = False
+  """Use an identity on another model than its own, if the widths agree."""
   prompt: tuple[str, ...] = ()
   """One or more prompts, each in quotes; the option may be repeated."""
   prompts: Path | None = None
@@ -37,8 +48,8 @@ class Sample:
   guidance, of which all but prompt may be left out."""
   negative: str | None = None
   """What the pictures should not show. Default: the empty prompt (SDXL base: zeros, as diffusers)."""
-  num: int = 1
-  """Pictures per prompt."""
+  num: int | None = None
+  """Pictures per prompt. Default: 4 for a single prompt, else 1."""
   seed: int = 0
   """Picture i of the run starts from the noise (seed, i), on any device and in any batch."""
   steps: int = 50
@@ -75,6 +86,115 @@ class Sample:
   """Where to write the final latents before the VAE: .npy, float32 (N, C, h, w)."""
   allow_pickle: bool = False
   """Read .bin and .ckpt weights with torch's weights-only loader (needs PyTorch)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Personalize:
+  """Learn a person from one photo, and draw that person in new pictures.
+
+    idejax personalize                                    the built-in model and portrait, ID-EA
+    idejax personalize anna.png --name "<anna>" --out runs/anna
+    idejax personalize anna.png --method sefi-ide --steps 300 --lr 0.01 --out runs/anna
+    idejax personalize people/ --out runs/people          everyone in a folder at once
+    idejax personalize anna.png --compare id-ea,textual-inversion --out runs/both
+
+  Then: idejax sample --identity runs/anna --prompt "a photo of <anna> on the beach" --out anna
+
+  --out receives identity.safetensors (all that sampling needs), sheet.png, loss.png, report.json,
+  config.json (the whole run again: --config FILE) and provenance.json. The same command again
+  continues where a killed one stopped. A person's photos should be yours to use.
+  """
+
+  photo: Path | None = dataclasses.field(default=None, metadata={"positional": True})
+  """A portrait; or a folder with a file or a sub-folder per person. Default: a drawn portrait."""
+  out: Path | None = None
+  """Run folder. Default: runs/ and the photo's name."""
+  method: Literal["id-ea", "sefi-ide", "stable-identity", "textual-inversion", "celeb-basis",
+                  "dreambooth"] = "id-ea"  # fmt: skip
+  """How to learn. The method's own options stand at the end of this list."""
+  preset: str | None = None
+  """Settings of the method to start from. Default: miniature on the built-in model, else paper."""
+  model: str = "miniature"
+  """Pipeline folder in diffusers layout, or a hub id; miniature is built in."""
+  pack: str = "miniature"
+  """Face networks: miniature, an insightface pack by name (buffalo_l), or a folder."""
+  name: str = "<id>"
+  """The word for the person in prompts. In a folder of people: taken from the files' names."""
+  seed: int = 0
+  """Of initial values, data order and noise."""
+  face: int | None = None
+  """Which face of the photo, from the left, beginning with 1. Default: the largest."""
+  parsing: Path | None = None
+  """Face-parsing network (ONNX, 19 classes) for face and hair masks."""
+  names: Path | None = None
+  """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
+  checkpoint_every: int | None = None
+  """Save after this many steps. Default: every few minutes, and at the end."""
+  prompts: tuple[str, ...] = ()
+  """Prompts for the sheet; {} is the person. Default: six that show what can change."""
+  num: int = 3
+  """Pictures per prompt on the sheet."""
+  sample_steps: int = 25
+  """Sampler steps of the sheet's pictures."""
+  guidance: float | None = None
+  """Of the sheet's pictures. Default: the model's."""
+  compare: str = ""
+  """Several methods, separated by commas, on the same photos: one table, one sheet."""
+  at_a_time: int = 32
+  """People of a folder that train together; less needs less memory."""
+  dtype: Literal["float32", "bfloat16"] | None = None
+  """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
+  minutes: float | None = None
+  """Stop training after so long; the same command continues."""
+  consent: str = "not stated"
+  """Who agreed to the use of the photo; recorded in provenance.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+  """Read the face in a photo: box, key points, embedding, masks, landmarks, aligned crops.
+
+    idejax identity me.jpg --out me.npz
+    idejax identity me1.jpg me2.jpg --out me.npz --pack buffalo_l
+    idejax identity people --out identities
+
+  Of photos, all of one person, --out is an .npz file; a picture of what was found lies beside it as
+  NAME.drawn.png. Of a folder, --out receives both for every photo and identities.csv, a row a
+  photo; bad photos are skipped, counted and listed, and the same command again continues.
+  """
+
+  out: Path
+  """FILE.npz, or a folder if a folder is given; made if need be."""
+  photo: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
+  """One or several photos of one person, or one folder of photos of many (with its sub-folders)."""
+  pack: str = "miniature"
+  """Detector and recogniser: miniature (drawn portraits), an insightface pack on this machine such as
+  buffalo_l, or a folder of ONNX files."""
+  face: int | None = None
+  """Which face of a photo with several, counted from the left, from 1. Default: the largest."""
+  parsing: Path | None = None
+  """ONNX file of a face-parsing network with CelebAMask-HQ's 19 classes, for face and hair masks.
+  Default: the face from landmarks or key points, no hair."""
+  threads: int | None = None
+  """Of a folder: photos read at a time. Default: as many as there are cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Measure the built-in model on held-out people, by judges that its training never saw.
+
+    idejax evaluate                     every figure that the README states, in about ten minutes
+    idejax evaluate --quick             a look
+  """
+
+  target: Literal["miniature"] = "miniature"
+  """What to measure."""
+  model: str = "miniature"
+  """The pipeline; another folder of the same world, such as a new training's."""
+  quick: bool = False
+  """A few pictures of everything: figures are rough."""
+  out: Path | None = None
+  """Write the figures as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,17 +280,22 @@ class TrainMiniature:
 
 def load(path: Path, kind: type) -> Any:
   """The `config` of a Python file, checked to be of the command's kind."""
-  if not path.is_file():
-    what = "is a folder" if path.is_dir() else "does not exist"
-    raise UserError(f"--config {path} {what}: give a Python file that sets `config`")
-  try:
-    value = runpy.run_path(str(path)).get("config")
-  except (Exception, SystemExit) as e:
-    raise UserError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+  value = variables(path).get("config")
   if value is None: raise UserError(f"{path} sets no `config`; write config = {kind.__name__}(...)")
   if not isinstance(value, kind):
     raise UserError(f"{path} sets config to {type(value).__name__}; this command takes {kind.__name__}")
   return _typed(path, value)
+
+
+def variables(path: Path) -> dict[str, Any]:
+  """What a Python config file sets. UserError with its own mistake."""
+  if not path.is_file():
+    what = "is a folder" if path.is_dir() else "does not exist"
+    raise UserError(f"--config {path} {what}: give a Python file that sets `config`")
+  try:
+    return runpy.run_path(str(path))
+  except (Exception, SystemExit) as e:
+    raise UserError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
 
 
 def _typed(path: Path, value: Any) -> Any:
@@ -178,19 +303,20 @@ def _typed(path: Path, value: Any) -> Any:
   changes = {}
   for field in dataclasses.fields(value):
     x = getattr(value, field.name)
-    if isinstance(x, str) and not _fits(x, field.type) and _fits(Path(x), field.type): x = Path(x)
+    if isinstance(x, str) and not fits(x, field.type) and fits(Path(x), field.type): x = Path(x)
     if isinstance(x, list): x = tuple(x)
-    if not _fits(x, field.type):
+    if not fits(x, field.type):
       raise UserError(f"{path}: {field.name} is {x!r}; it must be {expected(field.type)}")
     changes[field.name] = x
   return dataclasses.replace(value, **changes)
 
 
-def _fits(x: Any, kind: Any) -> bool:
+def fits(x: Any, kind: Any) -> bool:
+  """Whether a value is of a field's type."""
   origin, args = typing.get_origin(kind), typing.get_args(kind)
   if origin is Literal: return x in args
-  if origin in (typing.Union, types.UnionType): return any(_fits(x, a) for a in args)
-  if origin is tuple: return isinstance(x, tuple) and all(_fits(y, args[0]) for y in x)
+  if origin in (typing.Union, types.UnionType): return any(fits(x, a) for a in args)
+  if origin is tuple: return isinstance(x, tuple) and all(fits(y, args[0]) for y in x)
   if kind is float: return isinstance(x, int | float) and not isinstance(x, bool)
   return isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
 

@@ -56,6 +56,9 @@ DIGESTS: dict[str, dict[str, str | None]] = {
   },
 }
 
+# Pipelines that ship in the package.
+BUILT_IN = {"miniature": pathlib.Path(__file__).parent / "miniature" / "weights" / "pipeline"}
+
 _TEXT_FILES = (".json", ".txt")
 _WEIGHTS = (".safetensors", ".msgpack")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -71,6 +74,7 @@ def resolve(name: str | os.PathLike, *, revision: str | None = None,
   path = pathlib.Path(name).expanduser()
   if path.exists(): return _folder(path)
   name = os.fspath(name)
+  if name in BUILT_IN: return BUILT_IN[name]
   if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) or ".." in name or "--" in name:
     raise UserError(f"{name}: no such folder, and not a hub id of the form org/name either.")
   offline = _offline() if offline is None else offline

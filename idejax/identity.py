@@ -1,7 +1,6 @@
-"""`idejax identity`: photos in; identity records, pictures of what was found and, of a folder, a table out."""
+"""`idejax identity`: photos in; identity records, drawings and, of a folder, a table out."""
 
 import csv
-import dataclasses
 import io
 import os
 from collections import Counter
@@ -12,64 +11,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from idejax import faces
+from idejax import config, faces
 from idejax.errors import UserError, tell
 from idejax.faces import draw, npz, photo
 from idejax.faces import identity as records
 from idejax.faces.mask import Parser
 from idejax.progress import counting, waiting
 
-
-@dataclasses.dataclass(frozen=True)
-class Config:  # to be config.Identity
-  """Read the face in a photo: box, key points, embedding, masks, landmarks, aligned crops.
-
-    idejax identity me.jpg --out me.npz
-    idejax identity me1.jpg me2.jpg --out me.npz --pack buffalo_l
-    idejax identity people --out identities
-
-  Of photos, all of one person, --out is an .npz file; a picture of what was found lies beside it as
-  NAME.drawn.png. Of a folder, --out receives both for every photo and identities.csv, a row a
-  photo; bad photos are skipped, counted and listed, and the same command again continues.
-  """
-
-  out: Path
-  """FILE.npz, or a folder if a folder is given; made if need be."""
-  photo: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
-  """One or several photos of one person, or one folder of photos of many (with its sub-folders)."""
-  pack: str = "miniature"
-  """Detector and recogniser: miniature (drawn portraits), an insightface pack on this machine such as
-  buffalo_l, or a folder of ONNX files."""
-  face: int | None = None
-  """Which face of a photo with several, counted from the left, from 1. Default: the largest."""
-  parsing: Path | None = None
-  """ONNX file of a face-parsing network with CelebAMask-HQ's 19 classes, for face and hair masks.
-  Default: the face from landmarks or key points, no hair."""
-  threads: int | None = None
-  """Of a folder: photos read at a time. Default: as many as there are cores."""
-
-
 TABLE = "identities.csv"
-COLUMNS = ("photo", "identity", "error", "faces", "face", "score", "x0", "y0", "x1", "y1", "size", "blur", "yaw",
-           "face_source", "hair_source", "landmarks_source", "photo_sha256", "pack", "pack_sha256")  # fmt: skip
+COLUMNS = ("photo", "identity", "error", "faces", "face", "score", "x0", "y0", "x1", "y1", "size",
+           "blur", "yaw", "face_source", "hair_source", "landmarks_source", "photo_sha256", "pack",
+           "pack_sha256")  # fmt: skip
 
 
-def main(c: Config):
+def main(c: config.Identity):
   check(c)
   if len(c.photo) == 1 and Path(c.photo[0]).is_dir(): read_folder(c, Path(c.photo[0]))
   else: read_photos(c)
 
 
-def check(c: Config):
+def check(c: config.Identity):
   """UserError for what can be seen to be wrong without a network."""
-  if not c.photo: raise UserError("which photo? idejax identity PHOTO... --out FILE.npz, or a folder of photos")
+  if not c.photo:
+    raise UserError("which photo? idejax identity PHOTO... --out FILE.npz, or a folder of photos")
   for name, number in dict(face=c.face, threads=c.threads).items():
     if number is not None and number < 1: raise UserError(f"--{name} is {number}; it must be at least 1")
   folders = [p for p in c.photo if Path(p).is_dir()]
   if folders and len(c.photo) > 1:
     raise UserError(f"{folders[0]} is a folder; give one folder, or photos of one person")
   if folders:
-    if c.out.exists() and not c.out.is_dir(): raise UserError(f"--out {c.out} is a file; of a folder, --out is a folder")
+    if (c.out.exists() and not c.out.is_dir()) or c.out.suffix == ".npz":
+      raise UserError(f"--out {c.out} is a file; of a folder of photos, --out is a folder")
     if c.out.resolve() == Path(folders[0]).resolve():
       raise UserError(f"--out {c.out} is the folder of the photos; choose another")
     return
@@ -80,7 +52,7 @@ def check(c: Config):
 # ---- Photos of one person ------------------------------------------------------------------------
 
 
-def read_photos(c: Config):
+def read_photos(c: config.Identity):
   pack = faces.open_pack(c.pack)
   parser = Parser(c.parsing) if c.parsing else None
   with waiting("reading the faces"):
@@ -90,8 +62,8 @@ def read_photos(c: Config):
   picture = write_picture(c.out, found)
   for one in found:
     m, q = one.meta, one.quality
-    tell(f"{m['photo']}: face of {q['size']:.0f} px, score {m['score']:.2f}, yaw {round(q['yaw'])} degrees; "
-         f"face mask from {m['face_source']}, hair from {m['hair_source']}")  # fmt: skip
+    tell(f"{m['photo']}: face of {q['size']:.0f} px, score {m['score']:.2f}, yaw {round(q['yaw'])} "
+         f"degrees; face mask from {m['face_source']}, hair from {m['hair_source']}")  # fmt: skip
     if outside(one): tell(f"warning: {m['photo']}: the face is cut off by the edge of the photo")
   if found[0].meta["missing"]: tell(f"not found: {'; '.join(found[0].meta['missing'])}")
   least = pack.thresholds.get("far_1e-3")
@@ -129,16 +101,18 @@ def write_picture(out: Path, found: list[faces.Identity], side: int = 512) -> Pa
 # ---- A folder of photos of many ------------------------------------------------------------------
 
 
-def read_folder(c: Config, folder: Path):
+def read_folder(c: config.Identity, folder: Path):
   names, strange = list_photos(folder, c.out)
   if not names:
-    raise UserError(f"{folder} holds no picture file" + (f" ({len(strange)} others, such as {strange[0]})" if strange else ""))
+    others = f" ({len(strange)} others, such as {strange[0]})" if strange else ""
+    raise UserError(f"{folder} holds no picture file{others}")
   pack = faces.open_pack(c.pack, threads=1)
   parser = Parser(c.parsing, threads=1) if c.parsing else None
   outs = {name: c.out / file for name, file in npz_names(names).items()}
   c.out.mkdir(parents=True, exist_ok=True)
   with waiting("looking at what is there already"):
-    rows = {n: row for n in names if (row := finished(folder, n, outs[n], c, pack, parser)) is not None}
+    there = {n: finished(folder, n, outs[n], c, pack, parser) for n in names}
+  rows = {n: row for n, row in there.items() if row is not None}
   todo = [n for n in names if n not in rows]
   if rows: tell(f"{len(rows)} of {len(names)} photos are done already")
   back = {folder / n: n for n in names}
@@ -153,7 +127,8 @@ def read_folder(c: Config, folder: Path):
   bar = counting(len(todo), "photo")
   try:
     for path, got in faces.many((folder / n for n in todo), pack, parser, c.face, then, c.threads):
-      rows[back[path]] = {"photo": back[path], "error": str(got)} if isinstance(got, UserError) else got
+      bad = isinstance(got, UserError)
+      rows[back[path]] = {"photo": back[path], "error": str(got)} if bad else got
       bar.update()
   finally:  # the table of what is finished, also when the run is interrupted
     bar.close()
@@ -167,7 +142,7 @@ def list_photos(folder: Path, out: Path) -> tuple[list[str], list[str]]:
   others: list[str] = []
   for at, folders, files in os.walk(folder):
     here = Path(at)
-    folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != out.resolve())
+    folders[:] = sorted(f for f in folders if f[0] != "." and (here / f).resolve() != out.resolve())
     for file in sorted(files):
       if file.startswith("."): continue
       name = (here / file).relative_to(folder).as_posix()
@@ -183,12 +158,13 @@ def npz_names(names: Iterable[str]) -> dict[str, str]:
   return {n: f"{n if count[stem(n).lower()] > 1 else stem(n)}.npz" for n in names}
 
 
-def finished(folder: Path, name: str, file: Path, c: Config, pack, parser) -> dict[str, Any] | None:
+def finished(folder: Path, name: str, file: Path, c: config.Identity, pack, parser) -> dict[str, Any] | None:
   """The row of a photo that an earlier run of this command finished, None if it has to be read."""
   record = records.peek(file) if file.exists() else None
   if record is None: return None
   meta = record["meta"]
-  want = dict(pack_sha256=pack.digest, parsing_sha256=parser.digest if parser else None, face_asked=c.face)
+  want = dict(pack_sha256=pack.digest, parsing_sha256=parser.digest if parser else None,
+              face_asked=c.face)  # fmt: skip
   if any(meta.get(k) != v for k, v in want.items()): return None
   try:
     if meta.get("photo_sha256") != photo.digest(folder / name): return None
@@ -197,11 +173,12 @@ def finished(folder: Path, name: str, file: Path, c: Config, pack, parser) -> di
     return None
 
 
-def line(name: str, file: Path, meta: dict[str, Any], quality: dict[str, float], box: Any) -> dict[str, Any]:
+def line(name: str, file: Path, meta: dict[str, Any], quality: dict[str, float], box: Any):
   """A line of the table."""
   known = {k: meta[k] for k in COLUMNS if k in meta} | {k: round(v, 2) for k, v in quality.items()}
   sides = dict(zip(("x0", "y0", "x1", "y1"), (round(float(x), 2) for x in box)))
-  return known | sides | {"photo": name, "identity": file.as_posix(), "error": "", "score": round(meta["score"], 4)}
+  found = {"photo": name, "identity": file.as_posix(), "error": "", "score": round(meta["score"], 4)}
+  return known | sides | found
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]):
@@ -212,14 +189,18 @@ def write_table(path: Path, rows: list[dict[str, Any]]):
   npz.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def report(c: Config, names: list[str], rows: dict[str, dict[str, Any]], strange: list[str]):
+def report(c: config.Identity, names: list[str], rows: dict[str, dict[str, Any]], strange: list[str]):
   """What happened, in a few lines; UserError if not one photo gave an identity."""
   bad = [n for n in names if rows[n]["error"]]
-  if strange: tell(f"{len(strange)} files are no pictures: {', '.join(strange[:5])}{', ...' * (len(strange) > 5)}")
+  if strange:
+    more = ", ..." * (len(strange) > 5)
+    tell(f"{len(strange)} file(s) without a picture's ending: {', '.join(strange[:5])}{more}")
   for n in bad[:10]: tell(f"skipped: {rows[n]['error']}")
   if len(bad) > 10: tell(f"... and {len(bad) - 10} more, all in the column error of {c.out / TABLE}")
-  if len(bad) == len(names): raise UserError(f"not one of {len(names)} photos gave an identity; {c.out / TABLE} says why")
+  if len(bad) == len(names):
+    raise UserError(f"not one of {len(names)} photos gave an identity; {c.out / TABLE} says why")
   several = sum(rows[n].get("faces", 0) > 1 for n in names if not rows[n]["error"])
-  if several and c.face is None: tell(f"{several} photos have several faces; the largest was taken (column face)")
-  tell(f"{len(names) - len(bad)} of {len(names)} photos in {c.out}" + (f"; {len(bad)} skipped" if bad else "")
-       + f"; table: {c.out / TABLE}")  # fmt: skip
+  if several and c.face is None:
+    tell(f"{several} photo(s) have several faces; the largest was taken (column face)")
+  skipped = f"; {len(bad)} skipped" if bad else ""
+  tell(f"{len(names) - len(bad)} of {len(names)} photos in {c.out}{skipped}; table: {c.out / TABLE}")

@@ -64,7 +64,7 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
   sees. It is called one step ahead in a thread. The last state is saved however the loop ends.
   Raises KeyboardInterrupt after SIGTERM or Ctrl-C, UserError when the loss stayed not finite.
   """
-  start = int(state.step)
+  start = int(np.max(jax.device_get(state.step)))  # a crowd has one a person
   done = saved = start
   log = _Log(run, start)
   began = last_save = time.monotonic()
@@ -159,7 +159,7 @@ class _Log:
 
   def _write(self, window):
     if not window: return
-    rows = [{"step": s} | {k: _number(v) for k, v in m.items()} for s, m in window]
+    rows = [{"step": s} | _record(m) for s, m in window]
     self.lost = self.lost or any(r["in_a_row"] >= PATIENCE for r in rows)
     if self._file is None: return
     self._file.write("".join(json.dumps(r) + "\n" for r in rows))
@@ -202,6 +202,22 @@ def plot(folder: Path):
   axes.plot(x[width - 1 :], mean, lw=1.5)
   axes.set(xlabel="step", ylabel="loss", yscale="log" if y.min() > 0 else "linear")
   figure.savefig(folder / "loss.png", dpi=110)
+
+
+def _record(metrics: dict[str, Any]) -> dict[str, Any]:
+  """A step's numbers for JSON. Of many people: the mean, all losses as `loss_each`, all skipped steps,
+  and the shortest run of skipped ones, for a crowd is lost only when everybody is."""
+  out: dict[str, Any] = {}
+  for name, x in metrics.items():
+    x = np.asarray(x)
+    if x.ndim == 0: out[name] = _number(x)
+    elif name == "in_a_row": out[name] = int(x.min())
+    elif name == "skipped": out[name] = int(x.sum())
+    else:
+      finite = x[np.isfinite(x)]
+      out[name] = _number(finite.mean()) if finite.size else None
+      if name == "loss": out["loss_each"] = [_number(v) for v in x]
+  return out
 
 
 def _number(x) -> float | int | None:

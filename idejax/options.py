@@ -17,12 +17,12 @@ from idejax import config
 from idejax.errors import UserError, one_line
 
 
-def parse(kind: type, args: list[str], prog: str) -> Any:
-  """Flags into a config, None after --help; `--config FILE`, if given, sets their defaults."""
-  default, args = _config_file(kind, args)
+def parse(kind: type, args: list[str], prog: str, default: Any = None) -> Any:
+  """Flags into a config, None after --help; `--config FILE`, or else `default`, sets their defaults."""
+  if default is None: default, args = _config_file(kind, args)
   fields = {"--" + f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
   args = [a.replace("_", "-") if a.startswith("--") and "=" not in a else a for a in args]
-  args = _merge_repeats(args, {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})
+  args = _merge_repeats(_named(args, fields), {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})
   if "-h" not in args and "--help" not in args:
     switch = lambda t: bool in (t, *typing.get_args(t))
     known = {*fields, *("--no-" + o[2:] for o, f in fields.items() if switch(f.type))}
@@ -69,6 +69,13 @@ def _config_file(kind: type, args: list[str]) -> tuple[Any, list[str]]:
     if arg.startswith("--config="):
       return config.load(Path(arg.removeprefix("--config=")), kind), args[:i] + args[i + 1 :]
   return None, args
+
+
+def _named(args: list[str], fields: dict[str, Any]) -> list[str]:
+  """Words before the first option belong to the field that is marked positional, if there is one."""
+  flag = next((o for o, f in fields.items() if f.metadata.get("positional")), None)
+  words = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
+  return [flag, *args] if flag and words else args
 
 
 def _merge_repeats(args: list[str], several: set[str]) -> list[str]:

@@ -95,3 +95,8 @@ def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndar
   if z.dtype != np.float32: raise UserError(f"{path} holds {z.dtype}; initial latents are float32")
   if not np.isfinite(z).all(): raise UserError(f"{path} holds values that are not finite")
   return np.ascontiguousarray(z.transpose(0, 2, 3, 1))
+
+
+def write_json(path: Path, value: Any):
+  """A JSON file, whole or not at all."""
+  with whole(path) as temporary: temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,23 +20,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import backbone, hub, sampler, sharding, tensorfiles, tokens
+from idejax import backbone, hub, learned, sampler, sharding, tensorfiles, tokens
 from idejax.backbone import Backbone, Conditioning
 from idejax.errors import UserError
+from idejax.learned import Learned
 from idejax.nets import vae
 from idejax.progress import counting, waiting
-from idejax.texts import Texts
+from idejax.prompting import Texts, Weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """One picture. `(seed, index)` names its noise; `negative` None is the family's default."""
+  """One picture. `(seed, index)` names its noise; `negative` None is the family's default.
+
+  start: the share of the trajectory, 0 to 1, that is drawn with `plain` in place of the prompt: a
+  person enters when the layout stands.
+  """
 
   prompt: str
   negative: str | None = None
   seed: int = 0
   index: int = 0
   guidance: float = 7.5
+  start: float = 0.0
+  plain: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,21 @@ class Pipeline:
   folder: Path
   mesh: jax.sharding.Mesh
   notify: Callable[[str], None] = print
+  people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
+
+  def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
+    """The pipeline with people who may be named in prompts.
+
+    UserError for one who was made on another model (`other`: only if the widths differ) and for two
+    of one name.
+    """
+    named = dict(self.people)
+    for p in people:
+      if p.word in named: raise UserError(f"two people are called {p.word}; rename one of them")
+      learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
+      identity = sharding.replicate(dict(p.identity), self.mesh)
+      named[p.word] = dataclasses.replace(p, identity=identity)
+    return dataclasses.replace(self, people=named)
 
   def size(self, settings: Settings) -> tuple[int, int]:
     """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
@@ -144,8 +166,10 @@ def load(name: str | Path, *, dtype: Any = jnp.float32, variant: str | None = No
 
 
 def default_guidance(pipe: Pipeline) -> float:
-  """diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
-  return 5.0 if pipe.backbone.nets.xl else 7.5
+  """The folder's own, else diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
+  nets = pipe.backbone.nets
+  if nets.guidance is not None: return nets.guidance
+  return 5.0 if nets.xl else 7.5
 
 
 def noise(seed: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -170,45 +194,62 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   if not requests: raise UserError("no prompt to sample")
   todo = set(range(len(requests)) if positions is None else positions)
   shape = pipe.latent_shape(settings)
-  devices = pipe.mesh.size
-  size = -(-min(settings.batch or 4 * devices, len(requests)) // devices) * devices  # rows split evenly
   # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
   on_mesh = functools.partial(_under, pipe)
   table = make_table(pipe, settings)
   # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
   guided = any(r.guidance > 1 for r in requests)
+  late = any(r.start > 0 for r in requests)
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
-  starts = [at for at in range(0, len(requests), size) if not todo.isdisjoint(range(at, at + size))]
-  if not starts: return
-  every = [r for at in starts for r in requests[at : at + size]]
-  encoder = functools.partial(on_mesh, _encode, pipe.backbone)
-  texts = Texts(_wanted(pipe, every, guided), pipe.tokenizers, encoder, pipe.notify)
+  changes = Weights(pipe.backbone, pipe.people, on_mesh)
+  groups = [tokens.used(r.prompt, pipe.people) for r in requests]
+  batches = [b for b in _batches(pipe, groups, changes, settings) if not todo.isdisjoint(b)]
+  if not batches: return
+  every = [requests[i] for b in batches for i in b]
+  every_text = _wanted(pipe, every, guided) + ([r.plain for r in every] if late else [])
+  texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, every_text, pipe.notify, on_mesh)
 
   with contextlib.closing(_Bar(progress, len(todo), int(table.active.sum()))) as bar:
-    for at in starts:
-      wanted = sorted(todo.intersection(range(at, at + size)))
-      batch = [min(at + j, len(requests) - 1) for j in range(size)]  # padding repeats the last
+    for batch in batches:
       rows = [requests[i] for i in batch]
+      wanted = sorted(todo.intersection(batch))
+      place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
       if init_latents is None: z = np.stack([noise(r.seed, r.index, shape) for r in rows])
       else: z = init_latents[batch]
       keys = jnp.stack([_key(r.seed, r.index) for r in rows])
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
-      cond = _condition(pipe, texts, _wanted(pipe, rows, guided), pipe.size(settings))
+      cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
       state = _start(put(z), table, pipe.mesh)
-      projected = _project(pipe.backbone, cond)
+      people = [groups[i] for i in batch for _ in range(1 + guided)]
+      projected = changes.project(cond, people, pipe.mesh)
       program = functools.partial(
-        _run, pipe.backbone, cond=cond, projected=projected, scale=put(scale), keys=put(keys),
-        guided=guided, mesh=pipe.mesh)  # fmt: skip
+        _run, changes.backbone_of(people[0]), cond=cond, projected=projected, scale=put(scale),
+        keys=put(keys), guided=guided, mesh=pipe.mesh)  # fmt: skip
       latents = bar.run(functools.partial(on_mesh, program), state, table, len(wanted))
-      images = np.asarray(on_mesh(_decode, pipe.backbone, latents, settings.tiled))
+      images = np.asarray(on_mesh(decode, pipe.backbone, latents, settings.tiled))
       out = np.asarray(latents)
-      good = [i for i in wanted if np.isfinite(out[i - at]).all()]
-      if good: yield Batch(good, images[[i - at for i in good]], out[[i - at for i in good]])
+      good = [i for i in wanted if np.isfinite(out[place[i]]).all()]
+      at = [place[i] for i in good]
+      if good: yield Batch(good, images[at], out[at])
       if bad := sorted(set(wanted) - set(good)):
         r = requests[bad[0]]
         raise UserError(
           f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
           "float32, lower guidance or more steps, and check the model's weights")  # fmt: skip
+
+
+def _batches(pipe: Pipeline, groups: list[tuple[str, ...]], changes: Weights,
+             settings: Settings) -> list[list[int]]:  # fmt: skip
+  """Positions of the requests of each batch, the last of a kind padded by repeating its end.
+
+  A person with whole weights of their own (DreamBooth) is not mixed with others.
+  """
+  devices = pipe.mesh.size
+  size = -(-min(settings.batch or 4 * devices, len(groups)) // devices) * devices  # rows split evenly
+  kinds: dict[Any, list[int]] = {}
+  for i, g in enumerate(groups): kinds.setdefault(g if changes.whole(g) else None, []).append(i)
+  cut = lambda members: [members[at : at + size] for at in range(0, len(members), size)]
+  return [part + [part[-1]] * (size - len(part)) for m in kinds.values() for part in cut(m)]
 
 
 def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
@@ -236,30 +277,32 @@ def _wanted(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str |
   return [t for r in rows for t in ((r.prompt, negative(r)) if guided else (r.prompt,))]
 
 
-def _condition(pipe: Pipeline, texts: Texts, wanted: list[str | None], size) -> Conditioning:
-  """The conditioning of a batch, a row per text."""
-  context, pooled = texts.encode(wanted)
-  spread = jax.sharding.PartitionSpec(None, sharding.AXES)
-  k = jax.device_put(context[None], jax.sharding.NamedSharding(pipe.mesh, spread))
-  if pooled is None: return Conditioning(k, k)
+def _condition(pipe: Pipeline, texts: Texts, rows: Sequence[Request], guided: bool, late: bool,
+               size: tuple[int, int]) -> Conditioning:  # fmt: skip
+  """The conditioning of a batch, a row per text; with `late`, a first stage of plain texts."""
+  wanted = _wanted(pipe, rows, guided)
+  made, bounds = texts.encode(wanted), None
+  if late:
+    plain = [t if i % 2 and guided else r.plain if r.start > 0 else t
+             for i, (t, r) in enumerate(zip(wanted, (r for r in rows for _ in range(1 + guided))))]  # fmt: skip
+    first = jax.tree.map(lambda x: x[:, :1], texts.encode(plain))
+    made = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), first, made)
+    steps = pipe.backbone.nets.schedule.num_train_timesteps
+    own = steps - steps * np.arange(texts.stages) / texts.stages  # where each stage begins
+    begin = np.array([steps * (1 - r.start) for r in rows for _ in range(1 + guided)])
+    bounds = np.minimum(own[None], begin[:, None]).astype(np.float32)
+  on = lambda *axes: jax.sharding.NamedSharding(pipe.mesh, jax.sharding.PartitionSpec(*axes))
+  by_stage = lambda x: jax.device_put(np.moveaxis(x, 1, 0), on(None, sharding.AXES))
+  put = lambda x: jax.device_put(x, on(sharding.AXES))
+  bounds = None if bounds is None else put(bounds)
+  k, v = by_stage(made.k), by_stage(made.v)
+  if made.pooled is None: return Conditioning(k, v, bounds)
   height, width = size
   ids = np.tile(np.array([height, width, 0, 0, height, width], np.float32), (len(wanted), 1))
-  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
-  return Conditioning(k, k, put(pooled), put(ids))
+  return Conditioning(k, v, bounds, by_stage(made.pooled), put(ids))
 
 
 # The compiled programs. `guided` and `tiled` choose between two programs each; all else is data.
-
-
-@jax.jit
-def _encode(b: Backbone, ids, eos):
-  context, pooled = backbone.encode_text(b, ids, eos)
-  return context.astype(jnp.float32), None if pooled is None else pooled.astype(jnp.float32)
-
-
-@jax.jit
-def _project(b: Backbone, cond: Conditioning):
-  return backbone.project(b, cond)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
@@ -284,9 +327,9 @@ def _run(b: Backbone, state: sampler.State, table: sampler.Table, cond: Conditio
 
 
 @functools.partial(jax.jit, static_argnames="tiled")
-def _decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
-  decode = lambda z: backbone.decode(b, z)
-  images = vae.tiled_decode(decode, latents, b.nets.vae.latent_tile) if tiled else decode(latents)
+def decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
+  plain = lambda z: backbone.decode(b, z)
+  images = vae.tiled_decode(plain, latents, b.nets.vae.latent_tile) if tiled else plain(latents)
   return jnp.round((images / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
 
 

@@ -1,13 +1,13 @@
 """`idejax sample`: prompts in, PNG files, a manifest and a contact sheet out; resumable."""
 
-import contextlib
-import fcntl
+import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from idejax import __version__, config, pictures, prompts
 from idejax.errors import UserError, tell
+from idejax.folders import claimed
 from idejax.progress import waiting
 
 MOST = 1_000_000  # pictures in one folder
@@ -25,27 +26,35 @@ def main(c: config.Sample):
   # ---- What is asked, checked before jax is imported and anything is loaded --------------------
   check(c)
   asked = read_prompts(c)
+  if c.num is None: c = dataclasses.replace(c, num=4 if len(asked) == 1 else 1)
   with claimed(c.out):
     run(c, asked)
 
 
 def run(c: config.Sample, asked: list[prompts.Prompt]):
-  # ---- Model ---------------------------------------------------------------------------------
+  # ---- Model and people ------------------------------------------------------------------------
   import jax
 
-  from idejax import hub, pipeline
+  from idejax import hub, learned, pipeline, tensorfiles
+
+  people = [learned.load(path) for path in c.identity]
+  if c.model is None: c = dataclasses.replace(c, model=people[0].model if people else "miniature")
+  if c.strength is not None: people = [p.with_strength(c.strength) for p in people]
 
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   kind = jax.devices()[0].device_kind
   tell(f"opening {c.model} in {dtype} on {jax.device_count()} {kind} device(s)")
-  folder = hub.resolve(c.model)  # shows bars of its own if it downloads
+  folder = hub.resolve(c.model or "miniature")  # shows bars of its own if it downloads
   with waiting("reading the weights"):
     pipe = pipeline.load(folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle,
                          attention=c.attention, notify=tell)  # fmt: skip
+  pipe = pipe.with_people(*people, other=c.other_model)
+  for p in people:
+    if not any(p.word in a.text for a in asked): tell(f"warning: no prompt names {p.word}")
   settings = pipeline.Settings(
     c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
-  requests = make_requests(c, guidance, asked)
+  requests = make_requests(c, guidance, asked, [p.word for p in people])
   height, width = pipe.size(settings)
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
@@ -61,6 +70,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
     model=c.model, model_digest=digest, variant=c.variant, sampler=c.sampler, steps=c.steps,
     height=height, width=width, dtype=dtype, spacing=c.spacing, karras=c.karras, eta=c.eta,
     tiled=c.tiled, init_latents=None if latents is None else sha256(latents),
+    identities=[[p.word, tensorfiles.digest(learned.file(path))] for p, path in zip(people, c.identity)] or None, strength=c.strength, start=c.start,
     idejax_version=__version__, jax_version=jax.__version__)  # fmt: skip
   files = [c.out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
@@ -99,8 +109,9 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
         lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
         temporary.write_text("".join(lines), "utf-8")
   if saved: saved.close()
-  shown = min(c.num, 8)
-  picks = [i for i in range(len(requests)) if i % c.num < shown][: 32 * shown]
+  num = c.num or 1
+  shown = min(num, 8)
+  picks = [i for i in range(len(requests)) if i % num < shown][: 32 * shown]
   pictures.sheet(c.out / "sheet.png", [files[i] for i in picks],
                  [requests[i].prompt for i in picks[::shown]], shown)  # fmt: skip
   s = "s" * (len(requests) > 1)
@@ -109,7 +120,6 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
 
 def check(c: config.Sample):
   """UserError for what can be seen to be wrong without a model."""
-  if not c.model: raise UserError("--model is missing: give a pipeline folder or a hub id")
   whole = dict(num=c.num, batch=c.batch, steps=c.steps, height=c.height, width=c.width)
   for name, count in whole.items():
     if count is not None and count < 1:
@@ -118,6 +128,10 @@ def check(c: config.Sample):
   for name, value in dict(guidance=c.guidance, eta=c.eta).items():
     if value is not None and not math.isfinite(value):
       raise UserError(f"--{name} is {value}; it must be a finite number")
+  if not 0 <= c.start < 1: raise UserError(f"--start is {c.start}; it must be from 0 to below 1")
+  if c.start and not c.identity: raise UserError("--start delays an identity: give --identity")
+  if c.strength is not None and not (c.identity and math.isfinite(c.strength)):
+    raise UserError(f"--strength {c.strength} needs --identity, and must be a finite number")
   if c.init_latents and not c.init_latents.is_file():
     why = "is no file" if c.init_latents.exists() else "does not exist"
     raise UserError(f"--init-latents {c.init_latents} {why}")
@@ -146,23 +160,24 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
     if p.guidance is not None and not math.isfinite(p.guidance):
       raise UserError(f"{where}: the guidance of {p.text[:60]!r} is {p.guidance}; "
                       "it must be a finite number")  # fmt: skip
-  if len(asked) * c.num > MOST:
-    raise UserError(f"{len(asked)} prompt(s) x --num {c.num} are more than {MOST} pictures; "
+  if len(asked) * (c.num or 1) > MOST:
+    raise UserError(f"{len(asked)} prompt(s) x --num {c.num or 1} are more than {MOST} pictures; "
                     "use several folders")  # fmt: skip
   return asked
 
 
-def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]):
+def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt], words: Sequence[str] = ()):
   """`num` pictures a prompt. A row's own seed counts its pictures from index 0."""
   from idejax.pipeline import Request
 
   out: list[Request] = []
+  plain = lambda text: functools.reduce(lambda t, word: t.replace(word, "person"), words, text)
   for p in asked:
-    for k in range(c.num):
+    for k in range(c.num or 1):
       seed, index = (c.seed, len(out)) if p.seed is None else (p.seed, k)
       negative = c.negative if p.negative is None else p.negative
       scale = guidance if p.guidance is None else p.guidance
-      out.append(Request(p.text, negative, seed, index, scale))
+      out.append(Request(p.text, negative, seed, index, scale, c.start, plain(p.text)))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
   return out
@@ -188,33 +203,6 @@ def check_memory(pipe, settings, count: int):
       f"{width} x {height} pixels, {rows} at a time, need at least {need / 2**30:.0f} GiB of memory; "
       f"here are {have / 2**30:.0f} GiB: use a smaller --height and --width, a smaller --batch"
       + ("" if settings.tiled else ", or --tiled"))  # fmt: skip
-
-
-@contextlib.contextmanager
-def claimed(out: Path) -> Iterator[None]:
-  """`out` as a writable folder that no other run writes to; gone again if nothing was put into it."""
-  if out.exists() and not out.is_dir(): raise UserError(f"--out {out} is a file, not a folder")
-  new = not out.exists()
-  out.mkdir(parents=True, exist_ok=True)
-  if not os.access(out, os.W_OK | os.X_OK):
-    raise UserError(f"--out {out} cannot be written: permission denied")
-  handle = os.open(out, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"another idejax is writing to {out}; "
-                      "wait for it or choose another --out") from None  # fmt: skip
-    except OSError:
-      pass  # a network disk without locks
-    ours = re.compile(r"\.(\d{5,}\.png|manifest\.jsonl|sheet\.png)\.\d+\.tmp")
-    for p in out.glob(".*.tmp"):
-      if ours.fullmatch(p.name): p.unlink()  # left by a killed run
-    yield
-  finally:
-    os.close(handle)
-    if new:
-      with contextlib.suppress(OSError): out.rmdir()
 
 
 def _record(i: int, r, common: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def by_path(*rules: tuple[str, optax.GradientTransformation]) -> optax.GradientT
 
 
 def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1,
-              clip: float | None = None, ema: float | None = None, dtype: Any = None) -> Step:  # fmt: skip
+              clip: float | None = None, ema: float | None = None, dtype: Any = None,
+              axis: str | None = None) -> Step:  # fmt: skip
   """The step for one loss.
 
   Args:
@@ -59,6 +60,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
     clip: largest global norm of the gradient.
     ema: decay of the average of the parameters, reached by a warm-up; None keeps no average.
     dtype: in which parameters and frozen parameters enter the loss; the masters stay float32.
+    axis: name of a `pmap` axis over which gradients and metrics are averaged.
 
   A loss or gradient that is not finite changes nothing but the counters and the step. After
   PATIENCE such steps in a row nothing changes any more: the state is the last good one and the
@@ -89,6 +91,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
   def step(state: State, frozen, batch, key):
     keys = draws.keys(key, state.step, batch["index"])
     grads, metrics = accumulated(state.params, frozen, batch, keys)
+    if axis is not None: grads, metrics = jax.lax.pmean((grads, metrics), axis)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (state.skipped[1] < PATIENCE)
     if clip is not None:

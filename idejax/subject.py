@@ -9,20 +9,22 @@ from idejax import backbone, conditioning, diffusion, draws
 from idejax.backbone import Backbone
 from idejax.conditioning import Prompts
 
+Array = Any  # numpy when prepared, traced inside jit
+
 
 class Subject(NamedTuple):
   """One person. V variants of the photo (mirrored, cropped, pasted, ...), all encoded beforehand,
   so that a step only gathers: nothing that is constant is computed twice."""
 
-  mean: jax.Array  # [V, h, w, C] of the VAE's latents, unscaled
-  logvar: jax.Array  # [V, h, w, C]
-  face: jax.Array  # [512] the recogniser's embedding of the photo, L2-normalised
-  faces: jax.Array  # [V, 512] of each variant before it was pasted
-  face_mask: jax.Array  # [V, h, w] in {0, 1}
-  hair_mask: jax.Array  # [V, h, w] in {0, 1}
-  features: jax.Array | None = None  # [V, F] of a face ViT; variant 0 is the photo itself
-  prior_mean: jax.Array | None = None  # [N, h, w, C] pictures of the class, for prior preservation
-  prior_logvar: jax.Array | None = None
+  mean: Array  # [V, h, w, C] of the VAE's latents, unscaled
+  logvar: Array  # [V, h, w, C]
+  face: Array  # [512] the recogniser's embedding of the photo, L2-normalised
+  faces: Array  # [V, 512] of each variant before it was pasted
+  face_mask: Array  # [V, h, w] in {0, 1}
+  hair_mask: Array  # [V, h, w] in {0, 1}
+  features: Array | None = None  # [V, F] of a face ViT; variant 0 is the photo itself
+  prior_mean: Array | None = None  # [N, h, w, C] pictures of the class, for prior preservation
+  prior_logvar: Array | None = None
 
 
 class Frozen(NamedTuple):

@@ -1,5 +1,9 @@
 """Training captions with "{}" for the identity: the list that Textual Inversion began with."""
 
+from pathlib import Path
+
+_FILE = Path(__file__).parent / "celebrities.txt"
+
 MEDIA = ("a photo", "an illustration", "a depiction")
 ADJECTIVES = ("a", "a clean", "a dirty", "my", "the cool", "the", "one", "the clean", "a nice",
               "the nice", "the small", "the weird", "the large", "a cool", "a small")  # fmt: skip
@@ -14,3 +18,8 @@ TEMPLATES = tuple(
 
 # True of any photo of a person, and without an article before what may be a name.
 PHOTO = ("a photo of {}", "a portrait of {}", "a portrait photo of {}")
+
+
+def celebrities() -> tuple[str, ...]:
+  """Names that text encoders trained on the web know, for anchors and statistics; a list of ours."""
+  return tuple(n for n in _FILE.read_text("utf-8").splitlines() if n)

@@ -78,12 +78,18 @@ class Tokenizer:
     return Encoded(ids, ends, where, tuple(cut))
 
 
-def _split(prompt: str, placeholders: Mapping[str, int]) -> list[str]:
+def _split(prompt: str, placeholders: Mapping[str, Any]) -> list[str]:
   """Text and placeholders, alternating; longer placeholders win where one begins with another."""
   if not placeholders: return [prompt]
   words = "|".join(re.escape(w) for w in sorted(placeholders, key=len, reverse=True))
   parts = re.split(rf"(?<!\w)({words})(?!\w)", prompt)
   return [p for p in parts if p.strip()]
+
+
+def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:
+  """The placeholders that a prompt contains, in the mapping's order."""
+  parts = set(_split(prompt, placeholders))
+  return tuple(w for w in placeholders if w in parts)
 
 
 @functools.cache

@@ -90,7 +90,8 @@ ALLOWED = {
   "idejax.anchors": {"idejax.backbone", "idejax.tokens", "idejax.nets", "idejax.errors"},
   "idejax.subject": {"idejax.backbone", "idejax.conditioning", "idejax.diffusion", "idejax.draws"},
   "idejax.templates": set(),
-  "idejax.methods": {"idejax.methods", "idejax.anchors", "idejax.backbone", "idejax.conditioning", "idejax.subject", "idejax.templates", "idejax.nets",
+  "idejax.augment": set(),
+  "idejax.methods": {"idejax.methods", "idejax.anchors", "idejax.augment", "idejax.backbone", "idejax.conditioning", "idejax.subject", "idejax.templates", "idejax.nets",
                      "idejax.diffusion", "idejax.draws", "idejax.tokens", "idejax.tree", "idejax.errors"},
 }  # fmt: skip
 

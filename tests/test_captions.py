@@ -83,9 +83,9 @@ def test_every_vocabulary_word_but_the_extra_ones_gets_trained():
 
 
 def test_textual_inversion_templates_are_all_there():
-  templates = {f"{m} of {a}" for m in templates.MEDIA for a in templates.ADJECTIVES} | set(templates.SHARED)
-  assert len(templates) == 57
-  assert {w for t in templates for w in cp.words(t)} <= set(cp.VOCABULARY)
+  assert len(templates.TEMPLATES) == 81 and len(set(templates.TEMPLATES)) == 57
+  assert all(t.count("{}") == 1 for t in templates.TEMPLATES)
+  assert {w for t in templates.TEMPLATES for w in cp.words(t.replace("{}", ""))} <= set(cp.VOCABULARY)
 
 
 def test_prompts():

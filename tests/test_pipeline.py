@@ -9,7 +9,7 @@ import pytest
 from fakes import relative_error
 
 import idejax
-from idejax import families, pipeline
+from idejax import families, pipeline, prompting
 from idejax.errors import UserError
 from idejax.pipeline import Request, Settings
 
@@ -94,7 +94,7 @@ def test_pictures_equal_diffusers(opened, theirs, family):
   import torch
 
   z = np.random.default_rng(2).standard_normal((3, 4, 12, 20)).astype(np.float32)
-  made = np.asarray(pipeline._decode(opened(family).backbone, z.transpose(0, 2, 3, 1), False))
+  made = np.asarray(pipeline.decode(opened(family).backbone, z.transpose(0, 2, 3, 1), False))
   pipe = theirs(family)
   with torch.no_grad():
     decoded = pipe.vae.decode(torch.from_numpy(z) / pipe.vae.config.scaling_factor).sample
@@ -151,7 +151,7 @@ def test_eight_devices_give_the_same_pictures(folders, opened):
 
 def test_knobs_do_not_recompile(opened):
   """One program over a sweep of guidance, seeds, prompts, negatives, samplers and steps."""
-  programs = (pipeline._encode, pipeline._run, pipeline._decode, pipeline._project, pipeline._start)
+  programs = (prompting.encode, prompting.project, pipeline._run, pipeline.decode, pipeline._start)
 
   def go(prompt="a", negative=None, seed=0, guidance=5.0, sampler="ddim", steps=4):
     run(opened("sd15"), [Request(prompt, negative, seed, i, guidance) for i in range(3)], sampler, steps)
@@ -189,7 +189,7 @@ def test_python_interface(opened):
 def test_tiled_decode(opened):
   """Tiles of the size that the VAE was trained at, blended; a small picture is decoded whole."""
   z = np.random.default_rng(5).standard_normal((1, 16, 40, 4)).astype(np.float32)
-  decode = lambda z, tiled: np.asarray(pipeline._decode(opened("sd15").backbone, z, tiled))
+  decode = lambda z, tiled: np.asarray(pipeline.decode(opened("sd15").backbone, z, tiled))
   assert decode(z, True).shape == decode(z, False).shape == (1, 64, 160, 3)
   assert not np.array_equal(decode(z, True), decode(z, False))  # GroupNorm sees a tile
   np.testing.assert_array_equal(decode(z[:, :, :16], True), decode(z[:, :, :16], False))
@@ -213,5 +213,5 @@ def test_bfloat16_is_close_to_float32(folders, opened):
 def test_a_job_of_many_prompts_keeps_few_encodings(opened, monkeypatch):
   requests = [Request(f"prompt {i}", guidance=2.0) for i in range(9)]
   want = run(opened("sdxl"), requests, steps=1)
-  monkeypatch.setattr("idejax.texts.KEPT", 2)
+  monkeypatch.setattr("idejax.prompting.KEPT", 2)
   np.testing.assert_array_equal(run(opened("sdxl"), requests, steps=1), want)

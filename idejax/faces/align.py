@@ -19,19 +19,23 @@ RELEASED = np.array([[1.07695457, -0.03625215, -1.56352194 / 512],
 
 
 def similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-  """The least-squares rotation, scale and shift [2, 3] that takes points `src` [N, 2] to `dst`.
+  """Umeyama's least-squares rotation, scale and shift, float64 [2, 3], that takes points `src` [N, 2]
+  to `dst`, without reflection. ValueError if all points of `src` coincide.
 
-  In the plane Umeyama's solution without reflection is one complex factor. ValueError if all
-  points of `src` coincide.
+  float32 is computed in float32, so that crops equal insightface's to the last pixel: 3e-5 px more
+  precision would round one in ten thousand of them otherwise, and move embeddings by 3e-5.
   """
-  a, b = (np.asarray(p, np.float64) @ [1, 1j] for p in (src, dst))
-  spread = a - a.mean()
-  power = (np.abs(spread) ** 2).sum()
-  if not np.isfinite(power) or power <= 1e-12 * (1 + np.abs(a).max()) ** 2:
+  src, dst = np.asarray(src), np.asarray(dst)
+  a, b = src - src.mean(0), dst - dst.mean(0)
+  power = a.var(0).sum()
+  if not np.isfinite(power) or power <= 1e-12 * (1 + np.abs(src).max()) ** 2:
     raise ValueError("the points coincide")
-  factor = (spread.conj() * (b - b.mean())).sum() / power
-  shift = b.mean() - factor * a.mean()
-  return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
+  u, stretch, v = np.linalg.svd(b.T @ a / len(a))
+  sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(v))])
+  rotation = u.astype(np.float64) @ np.diag(sign) @ v
+  scale = (1 / power) * (stretch @ sign)
+  shift = dst.mean(0) - scale * (rotation @ src.mean(0))
+  return np.concatenate([scale * rotation, shift[:, None]], 1)
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -54,7 +58,8 @@ def template(size: int) -> np.ndarray:
 
 def crop(pixels: np.ndarray, points: np.ndarray, size: int = CROP) -> np.ndarray:
   """The aligned face as recognisers want it, uint8 [size, size, 3], black outside the photo."""
-  return cv2.warpAffine(pixels, similarity(points, template(size)), (size, size), borderValue=0)
+  matrix = similarity(np.asarray(points, np.float32), template(size).astype(np.float32))
+  return cv2.warpAffine(pixels, matrix, (size, size), borderValue=0)
 
 
 def portrait_matrix(points: np.ndarray) -> np.ndarray:

@@ -25,13 +25,15 @@ class _Looked(NamedTuple):
 
 
 @overload
-def read(photos: list[Any], pack: str | Pack = ..., face: int | None = ..., parsing: Path | Parser | None = ...,
-         known: Known | None = ..., cached: bool = ..., notify: Callable[[str], None] = ...) -> list[Identity]: ...  # fmt: skip
+def read(photos: list[Any], pack: str | Pack = ..., face: int | None = ...,
+         parsing: Path | Parser | None = ..., known: Known | None = ..., cached: bool = ...,
+         notify: Callable[[str], None] = ...) -> list[Identity]: ...  # fmt: skip
 @overload
-def read(photos: Any, pack: str | Pack = ..., face: int | None = ..., parsing: Path | Parser | None = ...,
-         known: Known | None = ..., cached: bool = ..., notify: Callable[[str], None] = ...) -> Identity: ...  # fmt: skip
+def read(photos: Any, pack: str | Pack = ..., face: int | None = ...,
+         parsing: Path | Parser | None = ..., known: Known | None = ..., cached: bool = ...,
+         notify: Callable[[str], None] = ...) -> Identity: ...  # fmt: skip
 def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=True, notify=tell):
-  """The identity in a photo (anything `photo.read` takes), or those of a list of one person's photos.
+  """The identity in a photo (anything `photo.read` takes), or in each of a list of photos.
 
   `face` counts from 1, left to right; else the largest is taken, with a warning if there are
   several. `parsing` is a face-parsing ONNX; `known` what a drawn world tells. UserError if there is
@@ -50,8 +52,8 @@ def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=T
     cache.put(file, seen)
   count = len(seen.scores)
   if count > 1 and face is None:
-    notify(f"warning: {picture.name} has {count} faces; taking the largest, number {int(seen.chosen) + 1} from the left "
-           "(--face N picks another)")  # fmt: skip
+    notify(f"warning: {picture.name} has {count} faces; taking the largest, number "
+           f"{int(seen.chosen) + 1} from the left (--face N picks another)")  # fmt: skip
   return _identity(picture, seen, pack, parser, face, known)
 
 
@@ -70,8 +72,10 @@ def many(photos: Iterable[Path], pack: Pack, parser: Parser | None = None, face:
       return e
 
   def finish(path, looked, vector):
+    if isinstance(looked, UserError): return looked
     try:
-      return then(path, _identity(looked.photo, _see(looked, vector, pack, parser), pack, parser, face))
+      seen = _see(looked, vector, pack, parser)
+      return then(path, _identity(looked.photo, seen, pack, parser, face))
     except UserError as e:
       return e
 
@@ -84,17 +88,17 @@ def many(photos: Iterable[Path], pack: Pack, parser: Parser | None = None, face:
       looking = [pool.submit(look, path) for path in chunk]
       for path, future in done: yield path, future.result()
       looked = [future.result() for future in looking]
-      found = [x for x in looked if isinstance(x, _Looked)]
-      vectors = iter(pack.embed([x.crop for x in found]) if found else ())
-      done = [(path, pool.submit(finish, path, x, next(vectors)) if isinstance(x, _Looked) else pool.submit(lambda e: e, x))
-              for path, x in zip(chunk, looked)]  # fmt: skip
+      found = [n for n, x in enumerate(looked) if isinstance(x, _Looked)]
+      vectors = dict(zip(found, pack.embed([looked[n].crop for n in found]) if found else ()))
+      done = [(path, pool.submit(finish, path, x, vectors.get(n)))
+              for n, (path, x) in enumerate(zip(chunk, looked))]  # fmt: skip
     for path, future in done: yield path, future.result()
   finally:
     pool.shutdown(cancel_futures=True)
 
 
 def _chunks(photos: Iterable[Path], most: int, pixels: int = 2**26) -> Iterator[list[Path]]:
-  """As many as fit one batch of the recogniser, fewer where the photos are large: two chunks are held."""
+  """A batch of the recogniser each, or less where photos are large: two chunks are held at a time."""
   chunk: list[Path] = []
   held = 0
   for path in photos:
@@ -140,17 +144,20 @@ def _identity(picture: photo.Photo, seen: cache.Seen, pack: Pack, parser: Parser
   crop = align.crop(pixels, points)
   missing = []
   if marks is None: missing.append("72 landmarks (the pack has no 106-point network)")
-  if found.hair_source == "none": missing.append("hair mask (give a face-parsing network: --parsing FILE.onnx)")
+  if found.hair_source == "none":
+    missing.append("hair mask (give a face-parsing network: --parsing FILE.onnx)")
   meta = dict(
-    photo=Path(picture.name).name, photo_sha256=picture.digest, faces=len(seen.scores), face=n + 1, face_asked=asked,
-    score=float(seen.scores[n]), boxes=[[round(float(x), 2) for x in b] for b in seen.boxes],
+    photo=Path(picture.name).name, photo_sha256=picture.digest,
+    faces=len(seen.scores), face=n + 1, face_asked=asked, score=float(seen.scores[n]),
+    boxes=[[round(float(x), 2) for x in b] for b in seen.boxes],
     pack=pack.name, pack_sha256=pack.digest, licence=pack.licence, licence_url=pack.licence_url,
-    parsing_sha256=parser.digest if parser else None, face_source=found.face_source, hair_source=found.hair_source,
+    parsing_sha256=parser.digest if parser else None,
+    face_source=found.face_source, hair_source=found.hair_source,
     landmarks_source="none" if marks is None else "106 points" if world is None else "world",
     missing=missing, idejax_version=__version__)  # fmt: skip
-  return Identity(
-    seen.embedding, box, points, crop, align.portrait(pixels, points), pixels, found.face, found.hair,
-    None if marks is None else np.asarray(marks, np.float32), quality(crop, box, points), meta)  # fmt: skip
+  if marks is not None: marks = np.asarray(marks, np.float32)
+  return Identity(seen.embedding, box, points, crop, align.portrait(pixels, points), pixels,
+                  found.face, found.hair, marks, quality(crop, box, points), meta)  # fmt: skip
 
 
 def quality(crop: np.ndarray, box: np.ndarray, points: np.ndarray) -> dict[str, float]:

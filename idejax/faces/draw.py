@@ -1,5 +1,6 @@
-"""An identity as one picture: photo with box, points and masks; the two crops; what is known, in words."""
+"""An identity as one picture: the photo with box, points and masks; its crops; a line of words."""
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -16,16 +17,17 @@ def picture(identity: Identity, side: int = 512) -> Image.Image:
   at = lambda p: ((float(p[0]) + 0.5) * scale - 0.5, (float(p[1]) + 0.5) * scale - 0.5)
   for n, box in enumerate(identity.meta.get("boxes", ()), 1):
     ours = n == identity.meta.get("face")
-    draw.rectangle((*at(box[:2]), *at(box[2:])), outline=_BOX if ours else _OTHER, width=2 if ours else 1)
-    draw.text((at(box[:2])[0] + 4, at(box[:2])[1] + 2), str(n), fill=_BOX if ours else _OTHER)
+    (x0, y0), (x1, y1) = at(box[:2]), at(box[2:])
+    colour = _BOX if ours else _OTHER
+    draw.rectangle((x0, y0, x1, y1), outline=colour, width=1 + ours)
+    draw.text((x0 + 4, y0 + 2), str(n), fill=colour)
   for p in () if identity.landmarks is None else identity.landmarks: _dot(draw, at(p), 1, _MARKS)
   for p in identity.points: _dot(draw, at(p), 3, _POINTS)
-  crop = Image.fromarray(identity.crop).resize((side // 2, side // 2), Image.Resampling.BICUBIC)
-  portrait = Image.fromarray(identity.portrait).resize((side // 2, side // 2), Image.Resampling.LANCZOS)
   canvas = Image.new("RGB", (left.width + side // 2, side + 36), "white")
   canvas.paste(left, (0, (side - left.height) // 2))
-  canvas.paste(portrait, (left.width, 0))
-  canvas.paste(crop, (left.width, side // 2))
+  for n, image in enumerate((identity.portrait, identity.crop)):
+    half = Image.fromarray(_resized(image, (side // 2, side // 2)))
+    canvas.paste(half, (left.width, n * (side // 2)))
   ImageDraw.Draw(canvas).multiline_text((6, side + 4), _caption(identity), fill="black")
   return canvas
 
@@ -35,13 +37,18 @@ def _photo(identity: Identity, side: int) -> tuple[Image.Image, float]:
   height, width = identity.photo.shape[:2]
   scale = min(side / height, 2 * side / width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
-  nearest = Image.Resampling.NEAREST
-  photo = Image.fromarray(identity.photo).resize(size, nearest if scale > 2 else Image.Resampling.LANCZOS)
-  pixels = np.asarray(photo).astype(np.float32)
+  pixels = _resized(identity.photo, size).astype(np.float32)
   for mask, tint in ((identity.face, _FACE), (identity.hair, _HAIR)):
-    on = np.asarray(Image.fromarray(mask).resize(size, nearest))[..., None]
-    pixels = np.where(on, 0.7 * pixels + 0.3 * np.array(tint, np.float32), pixels)
+    on = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    pixels[on] = 0.7 * pixels[on] + 0.3 * np.array(tint, np.float32)
   return Image.fromarray(pixels.astype(np.uint8)), scale
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Smaller by averaging, larger smoothly, and much larger by whole pixels: miniature pictures."""
+  grow = size[1] / image.shape[0]
+  how = cv2.INTER_AREA if grow < 1 else cv2.INTER_CUBIC if grow <= 2.5 else cv2.INTER_NEAREST
+  return cv2.resize(image, size, interpolation=how)
 
 
 def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: int, colour: tuple[int, int, int]):
@@ -52,5 +59,7 @@ def _caption(identity: Identity) -> str:
   m, q = identity.meta, identity.quality
   first = (f"{m['photo'][:40]}: {m['pack'][:24]}, score {m['score']:.2f}, face {q['size']:.0f} px, "
            f"yaw {round(q['yaw'])}, blur {q['blur']:.0f}")  # fmt: skip
-  second = f"face mask: {m['face_source']}; hair: {m['hair_source']}; landmarks: {m['landmarks_source']}"
-  return f"{first}\n{second}".encode("latin-1", "replace").decode("latin-1")  # the built-in font's letters
+  second = (f"face mask: {m['face_source']}; hair: {m['hair_source']}; "
+            f"landmarks: {m['landmarks_source']}")  # fmt: skip
+  # The built-in font has Latin-1's letters.
+  return f"{first}\n{second}".encode("latin-1", "replace").decode("latin-1")

@@ -39,8 +39,8 @@ class Identity:
   face: np.ndarray  # bool [H, W]
   hair: np.ndarray  # bool [H, W]; all False where nothing tells (meta["hair_source"] is "none")
   landmarks: np.ndarray | None  # float32 [72, 2] in FaceSnap's order
-  quality: dict[str, float]  # size: box's shorter side, px; blur: variance of the Laplacian; yaw: degrees
-  meta: dict[str, Any]  # digests, pack and its licence, sources, score, faces found, what is missing
+  quality: dict[str, float]  # size: box's shorter side; blur: the Laplacian's variance; yaw: degrees
+  meta: dict[str, Any]  # digests, pack, licence, sources, score, faces found, what is missing
 
 
 def save(path: Path, identities: Identity | Sequence[Identity]):
@@ -64,8 +64,9 @@ def load(path: Path) -> Identity:
 def load_all(path: Path) -> list[Identity]:
   """Every identity of a file, in the order of its photos."""
   path = Path(path)
-  if path.is_dir(): raise UserError(f"{path} is a folder; give an .npz file that idejax identity wrote")
-  if not path.exists(): raise UserError(f"{path} does not exist; idejax identity PHOTO --out {path} makes it")
+  if path.is_dir(): raise UserError(f"{path} is a folder; give an .npz file of idejax identity")
+  if not path.exists():
+    raise UserError(f"{path} does not exist; idejax identity PHOTO --out {path} makes it")
   try:
     arrays = npz.read(path)
     others = sum(key.startswith("record.") for key in arrays)
@@ -75,7 +76,7 @@ def load_all(path: Path) -> list[Identity]:
 
 
 def peek(path: Path) -> dict[str, Any] | None:
-  """The record {version, quality, meta} of a file's first identity; None if there is none to be read."""
+  """The record {version, quality, meta} of a file's first identity; None if it cannot be read."""
   try:
     return _record(npz.read(path, only=("record",)), "record")
   except (OSError, ValueError, RecursionError):
@@ -92,8 +93,10 @@ def _identity(arrays: dict[str, np.ndarray], end: str) -> Identity:
     if x is None: raise ValueError(f"{key + end} is missing")
     fits = x.dtype == dtype and x.ndim == len(shape) and all(
       n == (m if isinstance(m, int) else sizes.setdefault(m, n)) for n, m in zip(x.shape, shape))  # fmt: skip
-    if not fits: raise ValueError(f"{key + end} is {x.dtype} {list(x.shape)}, not {np.dtype(dtype)} {list(shape)}")
-    if x.dtype == np.float32 and not np.isfinite(x).all(): raise ValueError(f"{key + end} is not finite")
+    if not fits:
+      raise ValueError(f"{key + end} is {x.dtype} {list(x.shape)}, not {np.dtype(dtype)} {list(shape)}")
+    if x.dtype == np.float32 and not np.isfinite(x).all():
+      raise ValueError(f"{key + end} is not finite")
   return Identity(**values, quality=record["quality"], meta=record["meta"])
 
 
@@ -101,7 +104,8 @@ def _record(arrays: dict[str, np.ndarray], key: str) -> dict[str, Any]:
   text = arrays.get(key)
   if text is None or text.dtype.kind != "U" or text.ndim: raise ValueError(f"{key} is missing")
   record = json.loads(str(text))
-  ours = isinstance(record, dict) and isinstance(record.get("quality"), dict) and isinstance(record.get("meta"), dict)
-  if not ours: raise ValueError(f"{key} is not a record")
-  if record.get("version") != VERSION: raise ValueError(f"its version is {record.get('version')}, not {VERSION}")
+  parts = [record.get(k) for k in ("quality", "meta")] if isinstance(record, dict) else [None]
+  if not all(isinstance(p, dict) for p in parts): raise ValueError(f"{key} is not a record")
+  if record.get("version") != VERSION:
+    raise ValueError(f"its version is {record.get('version')}, not {VERSION}")
   return record

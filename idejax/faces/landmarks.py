@@ -21,9 +21,9 @@ _MOUTH = (52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68, 55, 56, 63, 61, 60, 64
 
 
 def _map() -> np.ndarray:
-  before = (*_CONTOUR[:9], *_CONTOUR[:8:-1], *_LEFT_BROW, *_RIGHT_BROW, *_BRIDGE, *_BASE, *_LEFT_EYE, *_RIGHT_EYE)
   out = np.zeros(72, np.int64)
-  out[:52] = before
+  out[:52] = (*_CONTOUR[:9], *_CONTOUR[:8:-1], *_LEFT_BROW, *_RIGHT_BROW, *_BRIDGE, *_BASE,
+              *_LEFT_EYE, *_RIGHT_EYE)  # fmt: skip
   out[list(_MOUTH)] = (*_OUTER_UPPER, *_OUTER_LOWER, *_INNER_UPPER, *_INNER_LOWER)
   return out
 

@@ -16,8 +16,9 @@ CLASSES = 19  # of BiSeNet in CelebAMask-HQ's order
 _FACE = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 _HAIR = (17,)
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-# An ellipse over a face in the 512 px portrait: centre x, y and half axes, chin to hairline.
-_ELLIPSE = (256.0, 300.0, 122.0, 168.0)
+# An ellipse over a face in the 512 px portrait: centre x, y and half axes. Eyes 63 mm apart are 126
+# px there; a face is then 270 px wide, its chin 225 below the eyes, its hairline 140 above.
+_ELLIPSE = (256.0, 284.0, 138.0, 172.0)
 
 
 class Known(NamedTuple):
@@ -55,10 +56,11 @@ class Parser:
     """(session, side of its input). UserError if its shapes are others."""
     net = onnx_files.header(self.path)
     image, scores = net.inputs[0], net.outputs[0]
-    if len(net.inputs) != 1 or len(image) != 4 or image[1] not in (3, None) or image[2] != image[3] \
-      or len(scores) != 4 or scores[1] not in (CLASSES, None):  # fmt: skip
-      raise UserError(f"--parsing {self.path}: a face-parsing network reads [1, 3, 512, 512] and gives [1, {CLASSES}, 512, 512], "
-                      f"this reads {onnx_files.show(image)} and gives {onnx_files.show(scores)}")  # fmt: skip
+    reads = len(net.inputs) == 1 and len(image) == 4 and image[1] in (3, None) and image[2] == image[3]
+    if not reads or len(scores) != 4 or scores[1] not in (CLASSES, None):
+      raise UserError(f"--parsing {self.path}: a face-parsing network reads [1, 3, 512, 512] and gives "
+                      f"[1, {CLASSES}, 512, 512], this reads {onnx_files.show(image)} and gives "
+                      f"{onnx_files.show(scores)}")  # fmt: skip
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -67,7 +69,8 @@ class Parser:
     have = onnxruntime.get_available_providers()
     providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in have]
     try:
-      return onnxruntime.InferenceSession(str(self.path), options, providers=providers), image[2] or align.PORTRAIT
+      session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+      return session, image[2] or align.PORTRAIT
     except Exception as e:
       raise UserError(f"--parsing {self.path} cannot be opened: {one_line(str(e))[:300]}") from e
 
@@ -82,7 +85,7 @@ class Parser:
     except Exception as e:
       raise UserError(f"--parsing {self.path} fails: {one_line(str(e))[:300]}") from e
     if scores.ndim != 4 or scores.shape[1] != CLASSES:
-      raise UserError(f"--parsing {self.path} gives {list(scores.shape)}, not [1, {CLASSES}, {side}, {side}]")
+      raise UserError(f"--parsing {self.path} gives {list(scores.shape)}, not [1, {CLASSES}, ...]")
     labels = scores[0].argmax(0).astype(np.uint8)
     return cv2.resize(labels, (align.PORTRAIT, align.PORTRAIT), interpolation=cv2.INTER_NEAREST)
 

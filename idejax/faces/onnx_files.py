@@ -54,8 +54,8 @@ def _task(path: Path, inputs, outputs) -> str:
   side = image[2] if image[2] == image[3] else None
   if len(outputs) >= 5:
     if len(outputs) in (6, 10):
-      raise UserError(f"{path}: this detector gives boxes without the five key points that alignment needs; "
-                      "use a pack whose detector has them (SCRFD with kps)")  # fmt: skip
+      raise UserError(f"{path}: this detector gives boxes without the five key points that alignment "
+                      "needs; use a pack whose detector has them (SCRFD with kps)")  # fmt: skip
     if len(outputs) not in _POINTS or image[1] not in (3, None):
       raise UserError(f"{path}: an SCRFD detector reads [1, 3, height, width] and has 9 or 15 outputs, "
                       f"this reads {show(image)} and has {len(outputs)}")  # fmt: skip
@@ -76,8 +76,8 @@ def show(shape: tuple[int | None, ...]) -> str:
 
 
 def chosen(folder: Path) -> dict[str, Net]:
-  """task -> net, the first by file name, as insightface chooses. UserError if detector or recogniser
-  is missing, and for files that no pack should hold."""
+  """task -> net, the first by file name, as insightface chooses. UserError if the detector or the
+  recogniser is missing, and for files that no pack should hold."""
   files = sorted(folder.glob("*.onnx"))
   if not files: raise UserError(f"{folder} holds no .onnx file: it is no face pack")
   nets: dict[str, Net] = {}
@@ -88,7 +88,9 @@ def chosen(folder: Path) -> dict[str, Net]:
     found.append(f"{path.name} reads {show(net.inputs[0])}")
   for task, name, what in (
     ("detection", "detector", "9 or 15 outputs, as SCRFD has"),
-    ("recognition", "recogniser", "input [1, 3, 112, 112], output [1, 512], as ArcFace has")):  # fmt: skip
+    ("recognition", "recogniser", "input [1, 3, 112, 112], output [1, 512], as ArcFace has"),
+  ):  # fmt: skip
     if task not in nets:
-      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); found: {'; '.join(found)}")
+      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); "
+                      f"found: {'; '.join(found)}")  # fmt: skip
   return nets

@@ -7,8 +7,6 @@ downloaded, because their licence is for the user to accept.
 import functools
 import hashlib
 import importlib.metadata
-import json
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from idejax.errors import UserError, one_line, tell
-from idejax.faces import align, onnx_files
+from idejax.faces import about, align, onnx_files
 
 MINIATURE = Path(__file__).parent.parent / "miniature" / "weights" / "faces"
 _INSIGHTFACE = "non-commercial research only (InsightFace pretrained models)"
 _RELEASES = "https://github.com/deepinsight/insightface/releases/tag/model-zoo"
+_TASKS = ("detection", "recognition", "landmark_2d_106")
 _LEAST = 0.05  # scores below this resemble nothing
 
 
@@ -37,14 +36,14 @@ class Pack:
 
   def __init__(self, folder: Path, threads: int = 0):
     self.folder, self.threads = folder, threads  # threads of one network's run; 0: all cores
-    about = _about(folder)
+    told = about.read(folder)
     self.bundled = folder == MINIATURE
-    self.name: str = about.get("name") or folder.name
-    self.licence: str = about.get("licence") or _INSIGHTFACE
-    self.licence_url: str = about.get("licence_url") or ("" if "licence" in about else _RELEASES)
-    self.det_size: tuple[int, int] = tuple(about.get("det_size") or (640, 640))
-    self.det_threshold: float = about.get("det_threshold", 0.5)
-    self.thresholds: dict[str, float] = about.get("thresholds") or {}
+    self.name: str = told.get("name") or folder.name
+    self.licence: str = told.get("licence") or _INSIGHTFACE
+    self.licence_url: str = told.get("licence_url") or ("" if "licence" in told else _RELEASES)
+    self.det_size: tuple[int, int] = tuple(told.get("det_size") or (640, 640))
+    self.det_threshold: float = told.get("det_threshold", 0.5)
+    self.thresholds: dict[str, float] = told.get("thresholds") or {}
 
   @functools.cached_property
   def digest(self) -> str:
@@ -60,8 +59,8 @@ class Pack:
     """insightface's FaceAnalysis over this folder. UserError for what is no face pack."""
     import onnxruntime
 
-    manifest = (self.folder / "manifest.json").exists()  # insightface's newer layout, checked by itself
-    if not manifest: onnx_files.chosen(self.folder)
+    # insightface's newer layout has a manifest, which insightface checks itself.
+    if not (self.folder / "manifest.json").exists(): onnx_files.chosen(self.folder)
     _warn_of_two_runtimes()
     from insightface.app import FaceAnalysis
 
@@ -72,8 +71,8 @@ class Pack:
     cuda = "CUDAExecutionProvider" in available
     providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
     try:
-      app = FaceAnalysis(str(self.folder), allowed_modules=["detection", "recognition", "landmark_2d_106"],
-                         providers=providers, sess_options=options)  # fmt: skip
+      app = FaceAnalysis(str(self.folder), allowed_modules=list(_TASKS), providers=providers,
+                         sess_options=options)  # fmt: skip
       app.prepare(0 if cuda else -1, det_thresh=self.det_threshold, det_size=self.det_size)
     except Exception as e:
       raise UserError(f"{self.folder}: insightface cannot open this pack: {one_line(str(e))[:300]}") from e
@@ -87,7 +86,7 @@ class Pack:
   def detect(self, pixels: np.ndarray, threshold: float | None = None) -> Faces:
     """Faces of an RGB photo uint8 [H, W, 3]."""
     height, width = pixels.shape[:2]
-    none = Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+    none = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
     # So narrow that it would vanish at the detector's size.
     if min(width, height) * max(self.det_size) < 2 * max(width, height): return none
     bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -96,23 +95,25 @@ class Pack:
     except Exception as e:  # ONNX Runtime's errors share no base class
       raise UserError(f"{self.folder}: the detector fails: {one_line(str(e))[:300]}") from e
     if not len(boxes) or points is None: return none
-    ok = np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2)) & (boxes[:, 2:4] > boxes[:, :2]).all(1)
+    ok = np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
+    ok &= (boxes[:, 2:4] > boxes[:, :2]).all(1)
     order = [i for i in np.argsort(boxes[:, 0], kind="stable") if ok[i]]
     return Faces(*(x[order].astype(np.float32) for x in (boxes[:, :4], boxes[:, 4], points)))
 
   def embed(self, crops: list[np.ndarray]) -> np.ndarray:
     """Aligned RGB crops uint8 [`crop_size`, `crop_size`, 3] -> float32 [N, 512], L2-normalised."""
     net = self.app.models["recognition"]
-    one = isinstance(net.input_shape[0], int)  # a batch size fixed by the file
-    groups = [[c] for c in crops] if one else [crops]
+    bgr = [np.ascontiguousarray(c[..., ::-1]) for c in crops]
+    fixed = isinstance(net.input_shape[0], int)  # the file is for a batch of one
     try:
-      rows = [net.get_feat([np.ascontiguousarray(c[..., ::-1]) for c in g]) for g in groups if g]
+      rows = [net.get_feat(group) for group in ([[c] for c in bgr] if fixed else [bgr])]
     except Exception as e:
       raise UserError(f"{self.folder}: the recogniser fails: {one_line(str(e))[:300]}") from e
-    out = np.concatenate([np.asarray(r, np.float32).reshape(len(g), -1) for r, g in zip(rows, groups)])
+    out = np.concatenate(rows).astype(np.float32).reshape(len(crops), -1)
     norm = np.linalg.norm(out, axis=1, keepdims=True)
     if out.shape[1] != 512 or not np.isfinite(norm).all() or (norm == 0).any():
-      what = "numbers that are not finite or all zero" if out.shape[1] == 512 else f"{out.shape[1]} numbers, not 512"
+      what = "numbers that are not finite or all zero"
+      if out.shape[1] != 512: what = f"{out.shape[1]} numbers, not 512"
       raise UserError(f"{self.folder}: the recogniser gives {what}")
     return out / norm
 
@@ -135,10 +136,13 @@ class Pack:
   def no_face(self, pixels: np.ndarray) -> str:
     """Why this photo gave nothing, as the end of a sentence."""
     near = self.detect(pixels, _LEAST)
-    best = (f"the best candidate scores {near.scores.max():.2f}, below {self.det_threshold:g}" if len(near.scores)
-            else f"nothing scores even {_LEAST:g}")  # fmt: skip
-    hint = ("it knows the drawn portraits of the bundled world only: for photographs give --pack NAME_OR_FOLDER "
-            "of an insightface pack" if self.bundled else "a larger, sharper or more frontal face may help")  # fmt: skip
+    best = f"nothing scores even {_LEAST:g}"
+    if len(near.scores):
+      best = f"the best candidate scores {near.scores.max():.2f}, below {self.det_threshold:g}"
+    hint = "a larger, sharper or more frontal face may help"
+    if self.bundled:
+      hint = ("it knows the drawn portraits of the bundled world only: for photographs give an "
+              "insightface pack, --pack NAME_OR_FOLDER")  # fmt: skip
     return f"the detector of the pack {self.name!r} found no face ({best}); {hint}"
 
 
@@ -150,7 +154,8 @@ def open_pack(name: str | os.PathLike = "miniature", threads: int = 0, notify=te
   pack = Pack(_folder(str(name)), threads)
   if (pack.folder, pack.licence) not in _shown:
     _shown.add((pack.folder, pack.licence))
-    notify(f"face pack {pack.name}: {pack.licence}" + (f" ({pack.licence_url})" if pack.licence_url else ""))
+    where = f" ({pack.licence_url})" if pack.licence_url else ""
+    notify(f"face pack {pack.name}: {pack.licence}{where}")
   return pack
 
 
@@ -160,45 +165,25 @@ _shown: set[tuple[Path, str]] = set()
 def _folder(name: str) -> Path:
   if name == "miniature":
     if any(MINIATURE.glob("*.onnx")): return MINIATURE
-    raise UserError(f"the face pack miniature is not installed: {MINIATURE} holds no .onnx file; reinstall idejax, "
-                    "or give --pack NAME_OR_FOLDER")  # fmt: skip
+    raise UserError(f"the face pack miniature is not installed: {MINIATURE} holds no .onnx file; "
+                    "reinstall idejax, or give --pack NAME_OR_FOLDER")  # fmt: skip
   path = Path(name).expanduser()
   home = Path("~/.insightface/models").expanduser() / name
   # A word is a pack's name, even if a folder of that name lies about here.
   if Path(name).name == name and home.is_dir(): path = home
-  if path.is_file(): raise UserError(f"--pack {name} is a file; give the folder of .onnx files that it lies in")
+  if path.is_file(): raise UserError(f"--pack {name} is a file; give the folder that it lies in")
   if not path.is_dir():
-    if Path(name).name != name: raise UserError(f"--pack {name} does not exist; give a folder of .onnx files")
-    raise UserError(f"the face pack {name!r} is not on this machine: download {name}.zip from {_RELEASES} (its models are for "
-                    f"non-commercial research only) and unpack its .onnx files into {home}, or give a folder")  # fmt: skip
+    if Path(name).name != name:
+      raise UserError(f"--pack {name} does not exist; give a folder of .onnx files")
+    raise UserError(f"the face pack {name!r} is not on this machine: download {name}.zip from "
+                    f"{_RELEASES} (its models are for non-commercial research only) and unpack its "
+                    f".onnx files into {home}, or give a folder")  # fmt: skip
   if not any(path.glob("*.onnx")):
     inner = next((p.parent for p in sorted(path.glob("*/*.onnx"))), None)
     if (path / "manifest.json").exists(): return path.resolve()
-    raise UserError(f"{path} holds no .onnx file: it is no face pack" + (f"; did you mean {inner}?" if inner else ""))
+    meant = f"; did you mean {inner}?" if inner else ""
+    raise UserError(f"{path} holds no .onnx file: it is no face pack{meant}")
   return path.resolve()
-
-
-def _about(folder: Path) -> dict[str, Any]:
-  """pack.json, checked; {} if there is none."""
-  path = folder / "pack.json"
-  if not path.exists(): return {}
-  try:
-    about = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError, RecursionError) as e:
-    raise UserError(f"{path} is not JSON: {one_line(str(e))[:120]}") from e
-  number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-  text = lambda x: isinstance(x, str)
-  pair = lambda x: isinstance(x, list) and len(x) == 2 and all(type(n) is int and 32 <= n <= 4096 and n % 32 == 0 for n in x)
-  rules = {
-    "name": (text, "a text"), "licence": (text, "a text"), "licence_url": (text, "a text"),
-    "det_size": (pair, "[width, height] in multiples of 32"),
-    "det_threshold": (lambda x: number(x) and 0 < x < 1, "a number between 0 and 1"),
-    "thresholds": (lambda x: isinstance(x, dict) and all(map(number, x.values())), "numbers by name"),
-  }  # fmt: skip
-  if not isinstance(about, dict): raise UserError(f"{path} holds no JSON object")
-  for key, (fits, what) in rules.items():
-    if key in about and not fits(about[key]): raise UserError(f"{path}: {key} is {about[key]!r}; it must be {what}")
-  return about
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from idejax.errors import UserError, one_line
 
@@ -17,7 +17,7 @@ LONGEST = 30_000  # cv2 addresses pixels by 16-bit numbers
 SHORTEST = 16
 _MOST_BYTES = 2**29
 # Formats that only store pixels; Pillow's others run programs or are no pictures.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PSD", "PCX", "QOI")  # fmt: skip
+FORMATS = "PNG JPEG WEBP TIFF BMP DIB GIF JPEG2000 AVIF PPM TGA ICO PSD PCX QOI".split()
 SUFFIXES = frozenset(
   ".png .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm"
   " .tga .ico .psd .pcx .qoi".split())  # fmt: skip
@@ -53,6 +53,7 @@ def digest(path: Path) -> str:
 
 def header_size(path: Path) -> tuple[int, int]:
   """(width, height) from the header alone; (0, 0) if it cannot be read: `read` will say why."""
+  if not path.is_file(): return 0, 0
   try:
     with open(path, "rb") as file: return _open(file, str(path)).size
   except (OSError, UserError):
@@ -65,7 +66,8 @@ def _bytes(path: Path) -> bytes:
   if not path.is_file(): raise UserError(f"{path} is no regular file")
   try:
     size = path.stat().st_size
-    if size > _MOST_BYTES: raise UserError(f"{path} has {size:,} bytes; a picture has at most {_MOST_BYTES:,}")
+    if size > _MOST_BYTES:
+      raise UserError(f"{path} has {size:,} bytes; a picture has at most {_MOST_BYTES:,}")
     if not size: raise UserError(f"{path} is empty")
     return path.read_bytes()
   except OSError as e:
@@ -83,18 +85,18 @@ def _open(file: Any, name: str) -> Image.Image:
   prefix = file.read(16)
   for kind in FORMATS:
     factory, accept = Image.OPEN.get(kind, (None, None))
-    # A text is the reason why this build cannot; a TGA has no signature, so its name must tell.
-    known = accept(prefix) if accept else name.lower().endswith(".tga")
-    if factory is None or not known or isinstance(known, str): continue
-    file.seek(0)
+    if factory is None: continue
     try:
+      # A text is the reason why this build cannot; a TGA has no signature, so its name must tell.
+      known = accept(prefix) if accept else name.lower().endswith(".tga")
+      if not known or isinstance(known, str): continue
+      file.seek(0)
       return factory(file, "")
     except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
-      continue
-    except (OSError, ValueError, OverflowError, Image.DecompressionBombError) as e:
-      if isinstance(e, UnidentifiedImageError): continue
+      continue  # how Pillow's formats say: not mine
+    except Exception as e:  # decoders raise nearly anything over damaged data
       raise UserError(f"{name} is a damaged {kind} file: {one_line(str(e))}") from e
-  raise UserError(f"{name} is no picture that can be read (PNG, JPEG, WebP, TIFF, BMP, GIF and others can)")
+  raise UserError(f"{name} is no picture that can be read: PNG, JPEG, WebP, TIFF, BMP, GIF and others can")
 
 
 def _check(width: int, height: int, name: str):
@@ -113,12 +115,14 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
     image.load()
   except MemoryError:
     raise UserError(f"{name} is too large for the memory of this machine") from None
-  except Exception as e:  # decoders raise nearly anything over damaged data
-    raise UserError(f"{name} is damaged or truncated: {one_line(str(e))[:200] or type(e).__name__}") from e
+  except Exception as e:
+    why = one_line(str(e))[:200] or type(e).__name__
+    raise UserError(f"{name} is damaged or truncated: {why}") from e
   try:
     upright = ImageOps.exif_transpose(image)
   except Exception:
     upright = image  # nonsense where the orientation should be: as stored
+  _check(*upright.size, name)  # an icon may hold a larger picture than it says
   try:
     return np.ascontiguousarray(_flat(upright))
   except (OSError, ValueError) as e:
@@ -135,8 +139,8 @@ def _flat(image: Image.Image) -> np.ndarray:
 
 
 def _grey(x: np.ndarray) -> np.ndarray:
-  """16-bit, 32-bit or float greys; what does not go above 255 (or 1) is taken for 8 bits (or floats)."""
-  y = np.nan_to_num(x.astype(np.float64), posinf=0, neginf=0)
+  """16-bit, 32-bit or float greys; what stays below 256 (floats: up to 1) is 8 bits (0 to 1)."""
+  y: np.ndarray = np.nan_to_num(x.astype(np.float32), posinf=0, neginf=0)
   top = y.max()
   if x.dtype.kind == "f" and top <= 1: y = y * 255
   elif top > 255: y = y / 257 if top <= 65535 else y * (255 / top)
@@ -146,7 +150,7 @@ def _grey(x: np.ndarray) -> np.ndarray:
 def _array(x: np.ndarray) -> np.ndarray:
   if x.ndim == 2: x = x[..., None]
   if x.ndim != 3 or x.shape[-1] not in (1, 3, 4):
-    raise UserError(f"a picture has the shape [height, width] or [height, width, 1, 3 or 4], not {list(x.shape)}")
+    raise UserError(f"a picture is [height, width] or [height, width, 1, 3 or 4], not {list(x.shape)}")
   _check(x.shape[1], x.shape[0], "the picture")
   if x.dtype == bool: x = x.astype(np.uint8) * 255
   elif x.dtype == np.uint16: x = ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)

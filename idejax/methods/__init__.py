@@ -10,6 +10,9 @@
     override(identities, backbone, cfg) -> subtree    of the UNet's parameters that the method changes, {} if none
     loss(params, frozen, batch, keys, cfg) -> (scalar, metrics)
     rates(cfg) -> ((regex, optimiser), ...)           parameter groups, first match wins
+    augment(cfg) -> Augment                           what is done to the photo
+    prior(cfg) -> (prompt, count) or None             pictures of the class, made by the model itself
+    alone(cfg) -> str                                 why it cannot train many people at once; "" if it can
 
 `frozen` is `subject.Frozen`: backbone, constants, captions, and the person's subject. An Identity is
 a dict of arrays, flat names after `tree.flatten`, with at least {"rows": one [S, W, P, d] per text

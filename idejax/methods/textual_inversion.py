@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from idejax import anchors, conditioning, diffusion, subject, templates
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict
 from idejax.conditioning import Prompts
 from idejax.subject import Frozen
@@ -95,3 +96,15 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
 
 def rates(cfg: Config):
   return ((r"^rows", optax.adamw(cfg.lr, b1=0.9, b2=0.999, weight_decay=cfg.weight_decay)),)
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment()
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return None
+
+
+def alone(cfg: Config) -> str:
+  return ""

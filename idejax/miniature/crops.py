@@ -1,5 +1,7 @@
 """Aligned face crops: five points to ArcFace's template by a similarity, as insightface cuts them."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -8,12 +10,17 @@ TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
                      [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)  # fmt: skip
 
 
-def template(side: int, zoom: float = 1.0) -> np.ndarray:
-  """The template for a crop of `side` pixels; zoom < 1 shows more around the face."""
-  return ((TEMPLATE - 56) * zoom + 56) * (side / 112)
+class Cut(NamedTuple):
+  """How a recogniser wants its crops: pixels a side, and the template's scale (below 1: more around)."""
+
+  side: int
+  zoom: float
+
+  def template(self) -> np.ndarray:
+    return ((TEMPLATE - 56) * self.zoom + 56) * (self.side / 112)
 
 
-JUDGE_ZOOM = 0.72
+RECOGNISER, JUDGE = Cut(112, 1.0), Cut(96, 0.72)  # the judge also sees hair and ears
 
 
 def similarity(points: np.ndarray, to: np.ndarray) -> np.ndarray:
@@ -32,13 +39,15 @@ def crop(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
   return cv2.warpAffine(image, matrix, (side, side), borderValue=0.0)
 
 
-def cut(images, points, side: int, zoom: float = 1.0) -> np.ndarray:
+def cut(images, points, how: Cut) -> np.ndarray:
   """Pictures [N, H, W, 3] and their points [N, 5, 2] -> crops uint8 [N, side, side, 3]."""
-  matrices = similarity(np.asarray(points, np.float64), template(side, zoom))
-  return np.stack([crop(np.asarray(i), m, side) for i, m in zip(images, matrices)])
+  matrices = similarity(np.asarray(points, np.float64), how.template())
+  cuts = [crop(np.asarray(i), m, how.side) for i, m in zip(images, matrices)]
+  return np.stack(cuts) if cuts else np.zeros((0, how.side, how.side, 3), np.uint8)
 
 
-def shaken(rng: np.random.Generator, points: np.ndarray, width: np.ndarray, amount: float = 0.025) -> np.ndarray:
+def shaken(rng: np.random.Generator, points: np.ndarray, width: np.ndarray,
+           amount: float = 0.025) -> np.ndarray:  # fmt: skip
   """Points [N, 5, 2] as a detector might find them; `width` [N] of the faces, errors in parts of it."""
   own = rng.normal(0, amount, points.shape)
   common = rng.normal(0, amount / 2, (len(points), 1, 2))

@@ -42,7 +42,8 @@ def write_index(folder: Path, scheduler: dict[str, Any]):
   index |= {name: [NETS[name][3], kind] for name, kind in classes.items()}
   index |= dict(tokenizer=["transformers", "CLIPTokenizer"],
                 scheduler=["diffusers", scheduler["_class_name"]], safety_checker=[None, None],
-                feature_extractor=[None, None], requires_safety_checker=False)  # fmt: skip
+                feature_extractor=[None, None], requires_safety_checker=False,
+                _idejax_guidance=3.0)  # fmt: skip
   write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   write_json(folder / "model_index.json", index)
 

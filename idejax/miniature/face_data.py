@@ -4,7 +4,7 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ class Faces(NamedTuple):
   digest: str
 
 
-def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, limit: int | None = None) -> Faces:
+def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64,
+           limit: int | None = None) -> Faces:  # fmt: skip
   """`counts` pictures of every person of each split (the first `limit` people of each, if given).
 
   A folder that holds the pictures of the same arguments is opened, any other is made anew.
@@ -60,7 +61,8 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
                 | {"box": part.geometry.box, "points": part.geometry.points}]  # fmt: skip
       tell(f"rendered {done}/{total} pictures")
   images.flush()
-  np.savez(folder / "truth.npz", **{n: np.concatenate([p[n] for p in parts]) for n in parts[0]})
+  columns: dict[str, Any] = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+  np.savez(folder / "truth.npz", **columns)
   (folder / "captions.txt").write_text("\n".join(captions))
   digest = hashlib.sha256(images.data).hexdigest()
   facts.write_text(json.dumps(recipe | {"sha256": digest}, indent=2) + "\n")

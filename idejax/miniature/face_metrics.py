@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from idejax.miniature import crops
-
 
 class Detections(NamedTuple):
   """Of the best face of each picture: found bool [N], scores [N], boxes [N, 4], points [N, 5, 2];
@@ -17,7 +15,7 @@ class Detections(NamedTuple):
   scores: np.ndarray
   boxes: np.ndarray
   points: np.ndarray
-  count: np.ndarray
+  faces: np.ndarray
 
 
 def detect(path: Path, images: np.ndarray, side: int = 128, threshold: float = 0.5) -> Detections:
@@ -30,10 +28,11 @@ def detect(path: Path, images: np.ndarray, side: int = 128, threshold: float = 0
   out = Detections(np.zeros(n, bool), np.zeros(n), np.zeros((n, 4)), np.zeros((n, 5, 2)), np.zeros(n, int))
   for i, image in enumerate(images):
     boxes, points = net.detect(np.ascontiguousarray(image[..., ::-1]), input_size=(side, side))
-    out.count[i] = len(boxes)
+    out.faces[i] = len(boxes)
     if not len(boxes): continue
     best = boxes[:, 4].argmax()
-    out.found[i], out.scores[i], out.boxes[i], out.points[i] = True, boxes[best, 4], boxes[best, :4], points[best]
+    out.found[i], out.scores[i] = True, boxes[best, 4]
+    out.boxes[i], out.points[i] = boxes[best, :4], points[best]
   return out
 
 
@@ -48,7 +47,7 @@ def detector(got: Detections, boxes: np.ndarray, points: np.ndarray) -> dict[str
     "point_error": float(error.mean()),
     "point_error_95th": float(np.percentile(error.mean(1), 95)),
     "box_overlap": float(overlap[right].mean()),
-    "extra_faces": float((got.count > 1).mean()),
+    "extra_faces": float((got.faces > 1).mean()),
   }
 
 
@@ -85,6 +84,15 @@ def verification(embeddings: np.ndarray, ids: np.ndarray) -> dict[str, float]:
   }  # fmt: skip
 
 
+def at_threshold(embeddings: np.ndarray, ids: np.ndarray, threshold: float) -> dict[str, float]:
+  """Shares of the same person's and of strangers' pairs above a threshold that was chosen elsewhere."""
+  upper = np.triu_indices(len(ids), 1)
+  above = (embeddings @ embeddings.T > threshold)[upper]
+  same = (ids[:, None] == ids[None])[upper]
+  return {"tar_at_pack_threshold": float(above[same].mean()),
+          "far_at_pack_threshold": float(above[~same].mean())}  # fmt: skip
+
+
 def embed(path: Path, images: np.ndarray, batch: int = 64) -> np.ndarray:
   """uint8 crops [N, S, S, 3] -> unit embeddings [N, 512], by ONNX Runtime."""
   (out,) = run(path, images, batch)
@@ -103,6 +111,7 @@ def run(path: Path, images: np.ndarray, batch: int = 64) -> list[np.ndarray]:
   return [np.concatenate(p) for p in zip(*parts)]
 
 
-def classification(outputs: list[np.ndarray], names, labels: dict[str, np.ndarray], where: np.ndarray) -> dict[str, Any]:
+def classification(outputs: list[np.ndarray], names, labels: dict[str, np.ndarray],
+                   where: np.ndarray) -> dict[str, Any]:  # fmt: skip
   """Share of right answers of each attribute among the pictures `where` bool [N]."""
   return {n: float((o.argmax(1) == labels[n])[where].mean()) for n, o in zip(names, outputs, strict=True)}

@@ -25,8 +25,10 @@ class Graph:
   """Nodes and weights; tensors are known by name and by their number of channels."""
 
   def __init__(self, params: Mapping[str, Mapping[str, np.ndarray]]):
-    self.params, self.nodes, self.weights = params, [], {}
-    self.channels: dict[str, int] = {}
+    self.params = params
+    self.nodes: list[onnx.NodeProto] = []
+    self.weights: dict[str, np.ndarray] = {}
+    self.channels: dict[str, int] = {}  # of every tensor so far
 
   def _node(self, op: str, name: str, inputs: Sequence[str], channels: int, **attributes) -> str:
     self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))

@@ -1,7 +1,6 @@
 """The miniature's recognisers and attribute classifier, as descriptions for `convnet.Net`."""
 
 FEATURES = 512
-RECOGNISER_SIDE, JUDGE_SIDE, ATTRIBUTES_SIDE = 112, 96, 64
 ATTRIBUTES = ("expression", "accessory", "background", "hair")  # outputs of `attributes`, in order
 
 
@@ -12,11 +11,10 @@ def recogniser(f, x):
   more than that.
   """
   h = f.conv("stem", f.shrink(x, 2), 32, 5, 2, act="prelu")
-  h = _residual(f, "stage28.0", h, 32)
-  for side, width, depth in ((14, 64, 2), (7, 96, 1)):
+  for side, width in ((14, 64), (7, 112)):
     h = f.conv(f"down{side}", h, width, 3, 2, act="prelu")
-    for i in range(depth): h = _residual(f, f"stage{side}.{i}", h, width)
-  h = f.conv("squeeze", h, 20, 1, act="prelu")
+    h = _residual(f, f"stage{side}", h, width)
+  h = f.conv("squeeze", h, 24, 1, act="prelu")
   return f.dense("features", f.rows(h), FEATURES, norm=True)
 
 

@@ -1,0 +1,18 @@
+"""`idejax evaluate`: the built-in model's figures, measured anew, with its goals beside them."""
+
+import jax
+
+from idejax import __version__, config, hub, pipeline
+from idejax.errors import tell
+from idejax.miniature import exam
+from idejax.pictures import write_json
+
+
+def main(c: config.Evaluate):
+  pipe = pipeline.load(hub.resolve(c.model), notify=tell)
+  found = exam.run(pipe, c.quick)
+  print("\n".join(exam.lines(found)))
+  if c.out:
+    about = {"model": c.model, "digest": pipe.digest, "device": jax.devices()[0].device_kind,
+             "idejax": __version__, "jax": jax.__version__}  # fmt: skip
+    write_json(c.out, found | about)

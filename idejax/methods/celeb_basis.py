@@ -1,0 +1,168 @@
+"""Celeb Basis (Yuan et al. 2023): a person as coefficients on the principal axes of celebrities' names.
+
+One layer turns the recogniser's embedding into a unit vector of coefficients for each of two words;
+their average over the training steps is kept. Each person trains a layer of their own: the original
+can also train ten people jointly with one layer, which is not offered.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from idejax import anchors, conditioning, diffusion, subject, templates
+from idejax.backbone import Backbone, Conditioning, predict
+from idejax.conditioning import Prompts
+from idejax.errors import UserError
+from idejax.subject import Frozen
+from idejax.tokens import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Celeb Basis."""
+
+  components: int = 512
+  """Axes for each word; fewer where the names or the encoder's width do not give as many."""
+  dedup: bool = False
+  """Count a token once, however many names have it. The original means to, but does not."""
+  radius: float = 1.0
+  """Distance of a word from the average name. 1 is the original's and suits CLIP's embeddings."""
+  keep: Literal["ema", "last"] = "ema"
+  """Coefficients that are kept: their average over the steps, or what the photo gives at the end."""
+  momentum: float = 0.99
+  """Of that average."""
+  renormalise: bool = False
+  """Scale the average of unit vectors back to length 1."""
+  phrase: str = "face of {} person"
+  """What stands for the person in a caption; {} is where the two vectors go."""
+  templates: tuple[str, ...] = templates.TEMPLATES
+  """Training captions; {} is where the phrase goes."""
+  steps: int = 400
+  batch: int = 2
+  lr: float = 1e-2
+  weight_decay: float = 1e-2
+
+  @property
+  def vectors(self) -> int:
+    return 2
+
+
+PRESETS = {
+  "paper": Config(),
+  "miniature": Config(phrase="{}", templates=templates.PHOTO, steps=300, batch=8, lr=2e-2),
+}
+
+
+def captions(cfg: Config, word: str) -> list[str]:
+  return [t.format(cfg.phrase.format(word)) for t in cfg.templates]
+
+
+def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+  """{"basis": [2, 1 + K, d] per text encoder}: for each word the mean, then K orthonormal axes."""
+  made = []
+  for tokenizer, table in zip(words, anchors.tables(b)):
+    ids = anchors.name_ids(tokenizer, names)
+    # Sorted: the axes, and their signs, do not depend on the order of the names.
+    columns = [np.sort([i[e] for i in ids if len(i) > e]).astype(np.int64) for e in (0, 1)]
+    if cfg.dedup: columns = [np.unique(c) for c in columns]
+    made.append(jnp.asarray(basis(np.asarray(table), columns, cfg.components), jnp.float32))
+  return {"basis": tuple(made)}
+
+
+def basis(table: np.ndarray, columns: Sequence[np.ndarray], components: int) -> np.ndarray:
+  """[2, 1 + K, d] of embeddings `table[column]`, K = min(components, fewest rows - 1, d).
+
+  The axes are right singular vectors, not scaled by how much the names spread along them.
+  """
+  fewest = min(len(c) for c in columns)
+  if fewest < 2: raise UserError("fewer than two of the celebrity names have a first and a last name: no basis")
+  count = min(components, fewest - 1, table.shape[1])
+  out = []
+  for column in columns:
+    rows = table[column].astype(np.float64)
+    mean = rows.mean(0)
+    axes = np.linalg.svd(rows - mean, full_matrices=False)[2][:count]
+    out.append(np.concatenate([mean[None], axes]))
+  return np.stack(out)
+
+
+def predicted(layers: Sequence[Mapping[str, Any]], faces: jax.Array) -> tuple[jax.Array, ...]:
+  """Unit coefficients [..., 2, K] per text encoder of the recogniser's embeddings [..., 512]."""
+  def one(layer):
+    y = faces.astype(jnp.float32) @ layer["kernel"]
+    y = jax.nn.leaky_relu(y + jnp.broadcast_to(layer["bias"], y.shape), 0.2)
+    return _unit(y.reshape(*y.shape[:-1], 2, -1))
+
+  return tuple(one(layer) for layer in layers)
+
+
+def _unit(x):
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def compose(coefficients: Sequence[jax.Array], frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
+  """The two words [..., 2, d] per text encoder: mean + sum_k x_k B_k."""
+  def one(x, basis):
+    mean, axes = basis[:, 0].astype(jnp.float32), basis[:, 1:].astype(jnp.float32)
+    offset = cfg.radius * jnp.einsum("...ek,ekd->...ed", x, axes)
+    return jnp.broadcast_to(mean, offset.shape) + offset
+
+  return tuple(one(x, b) for x, b in zip(coefficients, frozen.constants["basis"]))
+
+
+def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """{"layer": per text encoder, "average": coefficients [2, K] per text encoder}."""
+  made, face = frozen.constants["basis"], frozen.subject.face
+  width = lambda b: 2 * (b.shape[1] - 1)
+  layers = tuple({"kernel": jax.random.normal(k, (face.shape[-1], width(b))), "bias": jnp.zeros(width(b))}
+                 for k, b in zip(jax.random.split(key, len(made)), made))  # fmt: skip
+  if cfg.keep == "last": return {"layer": layers}
+  return {"layer": layers, "average": predicted(layers, jnp.asarray(face))}  # upstream: from noise
+
+
+def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """The two words, and the coefficients that they are made of."""
+  if cfg.keep == "last": kept = predicted(params["layer"], jnp.asarray(frozen.subject.face))
+  else: kept = tuple(_unit(x) if cfg.renormalise else x for x in params["average"])
+  return {"rows": tuple(r[None, None] for r in compose(kept, frozen, cfg)), "coefficients": kept}
+
+
+def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
+              **how) -> Conditioning:  # fmt: skip
+  return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
+
+
+def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+  return {}
+
+
+def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+  """mean ||eps - eps_theta(z_t, t, c(z_1, z_2))||^2, each row with the words of its own face."""
+  e = subject.draw(frozen, keys)
+  x = predicted(params["layer"], jnp.asarray(frozen.subject.faces)[e.variant])
+  identity = {"rows": tuple(r[:, None, None] for r in compose(x, frozen, cfg))}
+  cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, per_row=True, remat=True)
+  error = diffusion.mse(predict(frozen.backbone, e.noisy, e.t, cond), e.target).mean()
+  total = error if cfg.keep == "last" else error + follow(params["average"], x)
+  return total, {"diffusion": error}
+
+
+def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
+  """0, whose gradient by `average` is average - mean x: [2, K] and predictions [B, 2, K].
+
+  A step of plain descent at rate 1 - momentum then makes the exponential moving average, exactly,
+  in the same state, skipped and resumed with all else.
+  """
+  off = [a[None] - jax.lax.stop_gradient(p) for a, p in zip(average, x)]
+  square = jnp.stack([0.5 * jnp.square(o).sum((1, 2)).mean() for o in off]).sum()
+  return square - jax.lax.stop_gradient(square)
+
+
+def rates(cfg: Config):
+  adam = lambda decay: optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay)
+  return ((r"^average", optax.sgd(1 - cfg.momentum)), (r"bias$", adam(0.0)), (r".*", adam(cfg.weight_decay)))

@@ -1,0 +1,180 @@
+"""DreamBooth (Ruiz et al. 2023): the UNet itself learns that a rare word means this person.
+
+Pictures of the class, made by the model before, keep it from forgetting what a person is. All of the
+UNet trains, or low-rank changes of its attention (LoRA, the default on SDXL). The text encoder does
+not train, so both prompts are encoded once. The placeholder stands for the rare word and the class
+noun, "sks person": prompts of other methods fit as they are.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from idejax import anchors, conditioning, diffusion, draws, subject, tree
+from idejax.backbone import Backbone, Conditioning, predict, with_unet
+from idejax.conditioning import Prompts
+from idejax.errors import UserError
+from idejax.subject import Example, Frozen, Subject
+from idejax.tokens import Tokenizer
+
+LORA = (r"\.attn[12]\.(to_[qkv]|to_out\.0)\.kernel$",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """DreamBooth."""
+
+  trains: Literal["auto", "unet", "lora"] = "auto"
+  """All of the UNet, or low-rank changes of its attention; auto: the UNet, but LoRA on SDXL."""
+  word: str = "sks person"
+  """What the person is called; each word a single token."""
+  templates: tuple[str, ...] = ("a photo of {}",)
+  """Training captions; {} is where that goes."""
+  class_prompt: str = "a photo of a person"
+  """Caption of the class pictures, and the prompt that makes them."""
+  class_pictures: int = 200
+  prior: float = 1.0
+  """Weight of the class pictures; 0 needs none."""
+  variants: bool = False
+  """Train on the mirrored and pasted variants too, not on the photo alone."""
+  rank: int = 16
+  """Of LoRA."""
+  alpha: float = 16.0
+  """LoRA's change is alpha / rank times the product of its factors."""
+  steps: int = 800
+  batch: int = 1
+  """Of the person; as many of the class come with it."""
+  lr: float = 5e-6
+  lora_lr: float = 1e-4
+  weight_decay: float = 1e-2
+  clip: float = 1.0
+  """Largest norm of the gradient."""
+
+  @property
+  def vectors(self) -> int:
+    return len(self.word.split())
+
+
+PRESETS = {
+  "paper": Config(),
+  "lora": Config(trains="lora"),
+  # No caption of the miniature has the letter q as a word: its embedding was never trained.
+  "miniature": Config(trains="lora", word="q person", steps=300, batch=4, lora_lr=1e-3),
+}
+
+
+def captions(cfg: Config, word: str) -> list[str]:
+  """The class prompt comes last."""
+  return [*(t.format(word) for t in cfg.templates), cfg.class_prompt]
+
+
+def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+  """{"rows": the name's embeddings [1, 1, P, d] per encoder, "text": Conditioning of the captions}."""
+  parts = [anchors.word_rows(b, words, w) for w in cfg.word.split()]
+  if not parts: raise UserError("word is empty; DreamBooth needs a rare word and a class noun, such as sks person")
+  rows = tuple(jnp.concatenate(r)[None, None] for r in zip(*parts))
+  prompts = conditioning.tokenise(words, captions(cfg, "<id>"), {"<id>": cfg.vectors})
+  return {"rows": rows, "text": conditioning.contexts(b, prompts, rows)}
+
+
+def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """{"unet": all its parameters} or {"lora": {path: {"lora_A" [I, r], "lora_B" [r, O]}}}, float32."""
+  b = frozen.backbone
+  if cfg.prior: _class_pictures(frozen.subject)
+  if cfg.trains == "unet" or cfg.trains == "auto" and not b.nets.xl:
+    return {"unet": jax.tree.map(lambda w: jnp.array(w, jnp.float32), b.params["unet"])}
+  kernels, structure = jax.tree.flatten(_attention(b))
+
+  def factors(key, w):  # [I, O], or [depth, I, O] where blocks are scanned
+    *stack, wide, out = w.shape
+    uniform = jax.nn.initializers.variance_scaling  # as torch's Kaiming with a = sqrt(5)
+    kaiming = uniform(1 / 3, "fan_in", "uniform", batch_axis=tuple(range(len(stack))))
+    return {"lora_A": kaiming(key, (*stack, wide, cfg.rank)), "lora_B": jnp.zeros((*stack, cfg.rank, out))}
+
+  made = [factors(k, w) for k, w in zip(jax.random.split(key, len(kernels)), kernels)]
+  return {"lora": jax.tree.unflatten(structure, made)}
+
+
+def _attention(b: Backbone) -> dict[str, Any]:
+  """The subtree of kernels that LoRA changes."""
+  return tree.split(b.params["unet"], LORA)[0]
+
+
+def _class_pictures(s: Subject) -> tuple[Any, Any]:
+  """Mean and log-variance. UserError if there are none."""
+  if s.prior_mean is None or s.prior_logvar is None:
+    raise UserError("DreamBooth needs pictures of the class for prior preservation; make them, or set prior to 0")
+  return s.prior_mean, s.prior_logvar
+
+
+def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """The name, the weights, and `scale`: how much of their change is applied, a runtime knob."""
+  return {"rows": frozen.constants["rows"], **params, "scale": jnp.ones(())}
+
+
+def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
+              **how) -> Conditioning:  # fmt: skip
+  return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
+
+
+def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+  """The changed UNet, all of it or its attention's kernels; of several identities the mean change."""
+  part = [i["scale"] / len(identities) for i in identities]
+  if "lora" in identities[0]: return merge(_attention(b), [i["lora"] for i in identities], part, cfg)
+  # Not base + change: with one identity at scale 1 these are its weights to the bit.
+  mix = lambda base, *tuned: (1 - sum(part)) * base + sum(p * w for p, w in zip(part, tuned))
+  return jax.tree.map(mix, b.params["unet"], *(i["unet"] for i in identities))
+
+
+def merge(kernels: Mapping[str, Any], loras: Sequence[Any], part: Sequence[Any], cfg: Config) -> dict[str, Any]:
+  """Kernels + alpha / rank sum_i part_i A_i B_i, float32."""
+  def one(w, *factors):
+    change = sum(p * f["lora_A"].astype(jnp.float32) @ f["lora_B"].astype(jnp.float32)
+                 for p, f in zip(part, factors))  # fmt: skip
+    return w.astype(jnp.float32) + cfg.alpha / cfg.rank * change
+
+  return jax.tree.map(one, kernels, *loras)
+
+
+def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+  """mean ||eps - eps_theta(z_t, t, "sks person")||^2 + prior mean ||...||^2 of class pictures."""
+  k_variant, k_caption, k_latent, k_t, k_noise, k_class = draws.split(keys, 6)
+  s, b = frozen.subject, frozen.backbone
+  variant = draws.integers(k_variant, s.mean.shape[0] if cfg.variants else 1)
+  caption = draws.integers(k_caption, len(cfg.templates))
+  pick = lambda x, index: jnp.asarray(x)[index]
+  own = subject.noised(b, variant, caption, pick(s.mean, variant), pick(s.logvar, variant), (k_latent, k_t, k_noise))
+  if not cfg.prior: return objective(params, frozen, own, None, cfg)
+  mean, logvar = _class_pictures(s)
+  k_picture, *k_rest = draws.split(k_class, 4)
+  picture = draws.integers(k_picture, mean.shape[0])
+  last = jnp.full_like(caption, len(cfg.templates))
+  of_class = subject.noised(b, picture, last, pick(mean, picture), pick(logvar, picture), tuple(k_rest))
+  return objective(params, frozen, own, of_class, cfg)
+
+
+def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | None, cfg: Config):
+  """(loss, metrics) of examples of the person and of its class, in one call of the UNet."""
+  b, n = frozen.backbone, own.t.shape[0]
+  changes = params["unet"] if "unet" in params else merge(_attention(b), [params["lora"]], [1.0], cfg)
+  both = own if of_class is None else jax.tree.map(lambda *x: jnp.concatenate(x), own, of_class)
+  text = frozen.constants["text"]
+  row = lambda x: None if x is None else x[both.caption]
+  cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], None, row(text.pooled), row(text.time_ids))
+  error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
+  metrics = {"diffusion": error[:n].mean()}
+  if of_class is None: return metrics["diffusion"], metrics
+  metrics["class"] = error[n:].mean()
+  return metrics["diffusion"] + cfg.prior * metrics["class"], metrics
+
+
+def rates(cfg: Config):
+  def group(lr):
+    adam = optax.adamw(lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)
+
+  return ((r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))

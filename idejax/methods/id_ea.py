@@ -1,0 +1,305 @@
+"""ID-EA (arXiv 2507.11990): two words, tokens of the face, and an adapter that puts them into a prompt.
+
+    E_f = W_f phi(x)                                 the photo's face embedding as M tokens
+    E_r = MHA(E_f; anchor, anchor)                   ID-Enhancer: seen by an average celebrity's name
+    c'  = c + beta tanh(gamma) MHA([c; W_p E_r])     ID-Adapter, once per prompt, text rows only
+    K', V' of every cross-attention                  learned too, as changes of the base model's
+
+The two words begin as the text encoder's output for the average name (cross-initialisation). Text
+encoder, VAE and all else of the UNet stay as they are. A prompt without the person is not adapted.
+
+Of several people in a prompt each adapter reads the plain prompt and the changes are added; those of
+K' and V' are averaged. Identities must be of one Config.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.backbone import Backbone, Conditioning, predict
+from idejax.conditioning import Prompts
+from idejax.errors import UserError
+from idejax.nets import blocks
+from idejax.subject import Frozen
+from idejax.tokens import Tokenizer
+
+ZETA = 2e-5  # added to the diagonal of the Mahalanobis regulariser's covariance
+_KV = r"\.attn2\.to_[kv]\.kernel$"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """ID-EA."""
+
+  face_tokens: int = 2
+  """Tokens that the face becomes."""
+  repeat: bool = False
+  """Project the face to one token and repeat it."""
+  enhancer: Literal["paper", "released"] = "paper"
+  """`released` has a layer more before the queries, before keys and values, and after."""
+  enhancer_residual: bool = False
+  """Add the face tokens to what the enhancer makes of them; the paper's equation does not."""
+  no_enhancer: bool = False
+  """The adapter reads the face tokens as they are."""
+  no_adapter: bool = False
+  """The words, and keys and values, only."""
+  naive_concat: bool = False
+  """Face tokens stand in the prompt's last places, mostly padding; no enhancer, no adapter."""
+  anchor: Literal["tokens", "words"] = "tokens"
+  """The average name is that of names' first and second tokens, or of their first and last words."""
+  anchor_space: Literal["output", "input"] = "output"
+  """The enhancer reads the average name as the text encoder's output or as input embeddings."""
+  heads: int = 8
+  """Of enhancer and adapter."""
+  beta: float = 0.4
+  """Largest share of the adapter."""
+  kv: Literal["auto", "full", "lora", "none"] = "auto"
+  """How cross-attention's keys and values train; auto: lora for SDXL, else full."""
+  rank: int = 16
+  """Of kv lora."""
+  sampling: Literal["full", "rows"] = "full"
+  """Sample with all that was learned, or with the two words alone."""
+  templates: tuple[str, ...] = templates.TEMPLATES
+  """Training captions; {} is where the phrase goes."""
+  phrase: str = "face of {} person"
+  """{} is where the two words go."""
+  steps: int = 300
+  batch: int = 8
+  lr: float = 1.2e-2
+  """Of the two words."""
+  lr_modules: float = 1.5e-3
+  """Of face projection, enhancer and adapter."""
+  lr_kv: float = 1e-5
+  """Of kv full."""
+  lr_lora: float = 1e-4
+  """Of kv lora."""
+  train_enhancer: bool = True
+  """If not, face projection and enhancer stay random."""
+  weight_decay: float = 1e-2
+  """Of all kernels."""
+  rows_decay: float = 0.0
+  """Weight decay of the two words."""
+  adam_eps: float = 1e-7
+  reg: Literal["none", "l2", "mahalanobis", "mahalanobis_released"] = "none"
+  """Distance of the words from where they began; `_released` as a float32 pseudo-inverse has it."""
+  reg_weight: float = 1e-5
+  """8e-6 suits mahalanobis."""
+
+  @property
+  def vectors(self) -> int:
+    return 2
+
+  @property
+  def adapts(self) -> bool:
+    return not (self.no_adapter or self.naive_concat)
+
+  @property
+  def enhances(self) -> bool:
+    return self.adapts and not self.no_enhancer
+
+
+PRESETS = {
+  "paper": Config(),
+  # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
+  # script loads the words alone.
+  "released": Config(
+    repeat=True, enhancer="released", kv="none", sampling="rows", steps=320, lr_modules=1.2e-2,
+    train_enhancer=False, rows_decay=1e-2, reg="mahalanobis_released", reg_weight=8e-4),
+  "miniature": Config(
+    templates=templates.PHOTO, phrase="{}", lr=1e-2, lr_modules=3e-3, lr_kv=3e-4, lr_lora=3e-3),
+}  # fmt: skip
+
+
+def captions(cfg: Config, word: str) -> list[str]:
+  return [t.format(cfg.phrase.format(word)) for t in cfg.templates]
+
+
+def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+  """{"start": [2, d] per text encoder, "anchor": [2, D] of the context's width}."""
+  start = anchors.cross(b, words, names, by=cfg.anchor)
+  anchor = start if cfg.anchor_space == "output" else anchors.mean(b, words, names, by=cfg.anchor)
+  return {"start": start, "anchor": jnp.concatenate(anchor, axis=-1)}
+
+
+# What is trained.
+
+
+def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """{"rows"[, "face", "enhancer", "adapter", "kv"]}."""
+  b, width = frozen.backbone, frozen.backbone.nets.unet.context_dim
+  if width % cfg.heads: raise UserError(f"{cfg.heads} heads do not divide this model's text width, {width}")
+  if cfg.enhancer_residual and cfg.enhancer == "released":
+    raise UserError("the released enhancer's output is twice as wide as the face tokens: no enhancer_residual")
+  k_face, k_enhancer, k_adapter, k_kv = jax.random.split(key, 4)
+  params: dict[str, Any] = {"rows": tuple(jnp.array(r, jnp.float32) for r in frozen.constants["start"])}
+  if cfg.adapts or cfg.naive_concat:
+    count = 1 if cfg.repeat else cfg.face_tokens
+    params["face"] = blocks.dense_init(k_face, frozen.subject.face.shape[-1], count * width)
+  if cfg.enhances: params["enhancer"] = _init_enhancer(k_enhancer, width, cfg)
+  if cfg.adapts: params["adapter"] = _init_adapter(k_adapter, width, cfg)
+  kind = cfg.kv if cfg.kv != "auto" else "lora" if b.nets.xl else "full"
+  if kind != "none": params["kv"] = _init_kv(k_kv, b, kind, cfg)
+  return params
+
+
+def _init_enhancer(key, width: int, cfg: Config):
+  layers = {"to_q": blocks.xavier, "to_k": blocks.xavier, "to_v": blocks.xavier, "to_out": blocks.lecun}
+  if cfg.enhancer == "released": layers |= dict.fromkeys(("before_q", "before_kv", "after"), blocks.lecun)
+  keys = jax.random.split(key, len(layers))
+  return {name: blocks.dense_init(k, width, 2 * width if name == "after" else width, kernel)
+          for k, (name, kernel) in zip(keys, layers.items())}  # fmt: skip
+
+
+def _init_adapter(key, width: int, cfg: Config):
+  k_project, k_in, k_out = jax.random.split(key, 3)
+  wide = 2 * width if cfg.enhances and cfg.enhancer == "released" else width
+  return {"project": blocks.dense_init(k_project, wide, width),
+          "in_proj": blocks.dense_init(k_in, width, 3 * width, blocks.xavier),
+          "out_proj": blocks.dense_init(k_out, width, width), "gamma": jnp.zeros(())}  # fmt: skip
+
+
+def _init_kv(key, b: Backbone, kind: str, cfg: Config):
+  """Changes of the kernels [(depth,) D, C] of the UNet, zero at first: whole, or {"A", "B"} of low rank."""
+  kernels = tree.split(b.params["unet"], [_KV])[0]
+  if kind == "full": return jax.tree.map(lambda w: jnp.zeros(w.shape), kernels)
+  keys = iter(jax.random.split(key, len(jax.tree.leaves(kernels))))
+
+  def low(w):
+    *depth, inputs, outputs = w.shape
+    bound = inputs**-0.5  # PyTorch's Kaiming-uniform of a Linear
+    a = jax.random.uniform(next(keys), (*depth, inputs, cfg.rank), minval=-bound, maxval=bound)
+    return {"A": a, "B": jnp.zeros((*depth, cfg.rank, outputs))}
+
+  return jax.tree.map(low, kernels)
+
+
+# Forward.
+
+
+def face_rows(p: Mapping[str, Any], face: jax.Array, cfg: Config) -> jax.Array:
+  """E_f [M, D] of a face embedding [512]."""
+  made = blocks.dense(p, face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
+  return jnp.broadcast_to(made, (cfg.face_tokens, made.shape[-1]))
+
+
+def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Config) -> jax.Array:
+  """E_r [M, D] ([M, 2 D] as released): the face tokens [M, D] attend to the anchor [2, D]."""
+  anchor = anchor.astype(faces.dtype)
+  x, y = faces[None], anchor[None]
+  if "before_q" in p: x, y = blocks.dense(p["before_q"], x), blocks.dense(p["before_kv"], y)
+  made = blocks.multihead(p, x, y, cfg.heads)[0]
+  if "after" in p: made = blocks.dense(p["after"], made)
+  return made + faces if cfg.enhancer_residual else made
+
+
+def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, cfg: Config) -> jax.Array:
+  """tanh(gamma) times the text rows [B, L, D] of attention over context [B, L, D] and tokens [M, R]."""
+  faces = blocks.dense(p["project"], faces)
+  x = context.astype(faces.dtype)
+  faces = jnp.broadcast_to(faces, (x.shape[0], *faces.shape))
+  q, k, v = jnp.split(blocks.dense(p["in_proj"], jnp.concatenate([x, faces], axis=1)), 3, axis=-1)
+  made = blocks.heads_attend(q[:, : x.shape[1]], k, v, cfg.heads)
+  return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], made)
+
+
+def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """All of an identity: {"rows"[, "face", "adapter", "kv", "scale"]}."""
+  out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
+  if "face" in params:
+    out["face"] = face_rows(params["face"], frozen.subject.face, cfg)
+    if cfg.enhances: out["face"] = enhance(params["enhancer"], out["face"], frozen.constants["anchor"], cfg)
+  out |= {k: params[k] for k in ("adapter", "kv") if k in params}
+  # The strength of adapter, keys and values while sampling.
+  return out | {"scale": jnp.ones(())} if "adapter" in out or "kv" in out else out
+
+
+def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """`learned`, or the two words alone."""
+  out = learned(params, frozen, cfg)
+  return out if cfg.sampling == "full" else {"rows": out["rows"]}
+
+
+def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
+              **how) -> Conditioning:  # fmt: skip
+  cond = conditioning.contexts(b, prompts, conditioning.join(identities), **how)
+  plain = made = cond.k[0]
+  first, last = 0, plain.shape[1]
+  for identity in identities:
+    count = identity["rows"][0].shape[2]
+    used = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
+    first += count
+    if "adapter" in identity:
+      change = cfg.beta * identity["scale"] * adapt(identity["adapter"], plain, identity["face"], cfg)
+      made = jnp.where(used, made + change, made).astype(plain.dtype)
+    elif "face" in identity:
+      # In place of text, not behind it: with guidance both prompts need one length.
+      end, last = last, last - identity["face"].shape[0]
+      made = jnp.where(used, made.at[:, last:end].set(identity["face"].astype(plain.dtype)[None]), made)
+  return dataclasses.replace(cond, k=made[None], v=made[None])
+
+
+def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+  """K' and V': the base model's plus the mean of the identities' changes."""
+  changes = [_changes(i) for i in identities if "kv" in i]
+  if not changes: return {}
+  mean = jax.tree.map(lambda *c: sum(c) / len(identities), *changes)
+  base = tree.split(b.params["unet"], [_KV])[0]
+  return jax.tree.map(lambda w, c: (w.astype(c.dtype) + c).astype(w.dtype), base, mean)
+
+
+def _changes(identity):
+  whole = lambda c: c["A"] @ c["B"] if isinstance(c, Mapping) else c
+  low = lambda c: isinstance(c, Mapping) and "A" in c
+  return jax.tree.map(lambda c: identity["scale"] * whole(c), identity["kv"], is_leaf=low)
+
+
+# Training.
+
+
+def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
+  """How far words [2, d] are from where they began, [2]; gradients are zero where they coincide.
+
+  Mahalanobis: the covariance is C = u u^T + ZETA I with u = (start[0] - start[1]) / sqrt(2), so what
+  lies across u counts 1 / ZETA, along u 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C drops the
+  former (`mahalanobis_released`).
+  """
+  if kind == "l2": return anchors.distance(rows, start)
+  u, delta = (start[0] - start[1]) / 2**0.5, rows - start
+  size = jnp.sqrt(jnp.square(u).sum())
+  unit = u / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
+  along = delta @ unit
+  square = jnp.square(along) / (ZETA + size**2)
+  if kind == "mahalanobis": square += jnp.square(delta - along[:, None] * unit[None]).sum(-1) / ZETA
+  return jnp.sqrt(jnp.maximum(square, 1e-8))
+
+
+def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+  """mean ||eps - eps_theta'(z_t, t, c')||^2 + reg_weight * mean distance of the words from their start."""
+  e = subject.draw(frozen, keys)
+  identity = learned(params, frozen, cfg)
+  cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, remat=True)
+  b = backbone.with_unet(frozen.backbone, override([identity], frozen.backbone, cfg))
+  error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()
+  kind = "l2" if cfg.reg == "none" else cfg.reg
+  far = jnp.concatenate([distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]).mean()
+  metrics = {"diffusion": error, "moved": far}
+  if cfg.adapts: metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])
+  return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * far, metrics
+
+
+def rates(cfg: Config):
+  adam = lambda lr, decay: optax.adamw(lr, b1=0.9, b2=0.999, eps=cfg.adam_eps, weight_decay=decay)
+  rules = [
+    (r"^rows", adam(cfg.lr, cfg.rows_decay)),
+    (r"^kv.*\.[AB]$", adam(cfg.lr_lora, cfg.weight_decay)),
+    (r"^kv", adam(cfg.lr_kv, cfg.weight_decay)),
+    (r"(gamma|bias)$", adam(cfg.lr_modules, 0.0)),
+    (r"", adam(cfg.lr_modules, cfg.weight_decay)),
+  ]
+  if not cfg.train_enhancer: rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))
+  return tuple(rules)

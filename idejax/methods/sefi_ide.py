@@ -1,0 +1,273 @@
+"""SeFi-IDE (arXiv 2402.00631): a word for each stage of diffusion, apart for keys and for values.
+
+    (P_i^K, P_i^V), i = 1..5       made of the class word by a small self-attention block
+    A_t = softmax(Q (W_k c_K)^T)   of the person's prompt, in every cross-attention
+    A_r = softmax(Q (W_k c_r)^T)   of the same prompt with the class word: same Q, no second pass
+    L   = mean ||eps - eps_theta(z_t, t, c_K, c_V)||^2 + lambda ||mean over layers of A_r - A_t||^2
+
+Stage 1 is the noisiest fifth of the timesteps, as everywhere in idejax (ProSpect counts from the
+clean end; which number a stage has does not matter to what is learned). The face-wise attention loss
+keeps the word from swallowing the background, or the other words. UNet, VAE and text encoder stay as
+they are. Not only faces: with `word` dog and the caption "a photo of {}" it learns a dog.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.backbone import Backbone, Conditioning, predict
+from idejax.conditioning import Prompts
+from idejax.errors import UserError
+from idejax.nets import blocks
+from idejax.nets.attention import weights
+from idejax.subject import Frozen
+from idejax.tokens import Tokenizer
+
+HEADS, INNER = 8, 512  # of the block's self-attention
+PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """SeFi-IDE."""
+
+  stages: int = 5
+  tie_kv: bool = False
+  """One word for keys and values."""
+  parameterisation: Literal["module", "direct"] = "module"
+  """Train the block that makes the words, or the table of words itself."""
+  init: Literal["anchor", "prospect"] = "anchor"
+  """Words begin as `word`, or as what a random block makes of it."""
+  word: str = "person"
+  """The class; a single token."""
+  templates: tuple[str, ...] = ("a photo of the face of {}",)
+  """Training captions; {} is where the word goes. For other classes than people: "a photo of {}"."""
+  weight: float = 0.003
+  """lambda, of the attention loss; 0 does without it."""
+  option: Literal[1, 2, 3] = 3
+  """The attention loss compares the maps of the word, of the prompt, or of all tokens."""
+  reduction: Literal["sum", "mean"] = "sum"
+  """Of the squared differences, for each picture."""
+  layers: Literal["all", "native"] = "all"
+  """Attention maps of all layers, or of those of `target`'s resolution alone."""
+  every: int = 1
+  """Of deeper stacks of blocks than this take every n-th block; less memory and time for SDXL."""
+  target: int = 32
+  """Side to which maps are resized."""
+  stop_reference: bool = True
+  """No gradient through the class word's maps."""
+  steps: int = 1000
+  batch: int = 1
+  lr: float = 5e-3
+  clip: float = 0.0
+  """Largest norm of the gradient; 0: any."""
+
+  @property
+  def vectors(self) -> int:
+    return 1
+
+
+_OBJECT = ("a photo of {}",)
+PRESETS = {
+  "paper": Config(),
+  "paper-sdxl": Config(every=4),
+  "stable": Config(lr=1e-4, clip=1.0),  # 5e-3 may move a word by several units in a step
+  "object": Config(word="dog", templates=_OBJECT),
+  **{f"pairs-{n}": Config(stages=n) for n in (1, 3, 5, 7, 9, 10)},
+  "option-1": Config(option=1),
+  "option-2": Config(option=2),
+  "option-3": Config(option=3),
+  **{f"lambda-{x:g}": Config(weight=x) for x in (0.0001, 0.001, 0.003, 0.01, 0.05)},
+  "ti+attention_loss": Config(stages=1, tie_kv=True),
+  "ti+per_stage": Config(weight=0.0),
+  "prospect": Config(stages=10, tie_kv=True, weight=0.0, init="prospect", lr=1e-4, steps=600),
+  "miniature": Config(
+    parameterisation="direct", templates=templates.PHOTO, target=8, steps=300, batch=8, lr=1e-2),
+}  # fmt: skip
+
+
+def captions(cfg: Config, word: str) -> list[str]:
+  return [t.format(word) for t in cfg.templates]
+
+
+def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+  """{"word": [1, d] per text encoder[, "keys": W_k c_r of each caption T, {path: [(depth,) T, L, C]}]}."""
+  for name in ("stages", "every", "target"):
+    if getattr(cfg, name) < 1: raise UserError(f"{name} is {getattr(cfg, name)}; it must be at least 1")
+  out: dict[str, Any] = {"word": anchors.word_rows(b, words, cfg.word)}
+  if cfg.weight:
+    reference = conditioning.tokenise(words, captions(cfg, cfg.word), {})
+    keys = backbone.project(b, conditioning.contexts(b, reference, None))
+    out["keys"] = {path: k.squeeze(-4) for path, (k, _) in keys.items()}  # one stage
+  return out
+
+
+# What is trained.
+
+
+def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """{"module": a block per text encoder}, or {"table": [S, W, d] per text encoder}."""
+  keys = jax.random.split(key, len(frozen.constants["word"]))
+  module = tuple(_init_block(k, w.shape[-1], cfg) for k, w in zip(keys, frozen.constants["word"]))
+  if cfg.parameterisation == "module": return {"module": module}
+  return {"table": table({"module": module}, frozen, cfg)}
+
+
+def _init_block(key, width: int, cfg: Config):
+  """PyTorch's default of linear layers; with init anchor the last one gives zero."""
+  keys = iter(jax.random.split(key, 12))
+
+  def dense(i, o, bias=True):
+    p = blocks.dense_init(next(keys), i, o, blocks.torch_default, bias)
+    if bias: p["bias"] = jax.random.uniform(next(keys), (o,), minval=-(i**-0.5), maxval=i**-0.5)
+    return p
+
+  def attention():
+    return {n: dense(width, INNER, False) for n in ("to_q", "to_k", "to_v")} | {"to_out": dense(INNER, width)}
+
+  norms = {f"norm{i}": blocks.norm_init(width) for i in (1, 2, 3)}
+  out = dense(4 * width, cfg.stages * (1 if cfg.tie_kv else 2) * width)
+  if cfg.init == "anchor": out = jax.tree.map(jnp.zeros_like, out)
+  return norms | {"attn1": attention(), "attn2": attention(), "ff": {"proj": dense(width, 8 * width), "out": out}}
+
+
+# Forward.
+
+
+def block(p: Mapping[str, Any], word: jax.Array) -> jax.Array:
+  """The class word's embedding [1, d] -> [1, n d]: two self-attentions and a gated layer."""
+  x = word[None]
+  for i in ("1", "2"):
+    y = blocks.layer_norm(p[f"norm{i}"], x)
+    x += blocks.multihead(p[f"attn{i}"], y, y, HEADS)
+  y, gate = jnp.split(blocks.dense(p["ff"]["proj"], blocks.layer_norm(p["norm3"], x)), 2, axis=-1)
+  return blocks.dense(p["ff"]["out"], y * jax.nn.gelu(gate, approximate=False))[0]
+
+
+def table(params: Any, frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
+  """The words [S, W, d] for each text encoder; W is 2, keys and values, or 1."""
+  if "table" in params: return params["table"]
+  wide = 1 if cfg.tie_kv else 2
+
+  def make(p, word):
+    word = word.astype(p["norm1"]["scale"].dtype)
+    made = block(p, word).reshape(cfg.stages, wide, -1)
+    return made + jnp.broadcast_to(word, made.shape) if cfg.init == "anchor" else made
+
+  return tuple(make(p, word) for p, word in zip(params["module"], frozen.constants["word"]))
+
+
+def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  return {"rows": tuple(r[:, :, None] for r in table(params, frozen, cfg))}
+
+
+def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
+              **how) -> Conditioning:  # fmt: skip
+  return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
+
+
+def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+  return {}
+
+
+# The attention loss.
+
+
+def resize(maps: jax.Array, side: int) -> jax.Array:
+  """[.., h, w, L] -> [.., side, side, L], bilinear between pixel centres; sums over L are kept."""
+  shape = (*maps.shape[:-3], side, side, maps.shape[-1])
+  return jax.image.resize(maps, shape, "bilinear", antialias=False)
+
+
+def attention_loss(captured: Mapping[str, Any], keys: Mapping[str, jax.Array], columns: jax.Array,
+                   shape: tuple[int, int], cfg: Config) -> jax.Array:  # fmt: skip
+  """|| mean over layers of (A_r - A_t) ||^2 of each row, [B].
+
+  Args:
+    captured: what `predict` captures: queries and keys of each cross-attention.
+    keys: the reference's keys [(depth,) B, L, C] by path.
+    columns: [B, L], 1 for the tokens that count.
+    shape: (height, width) of the latents.
+
+  Where layers differ in their number of heads, each layer's heads are averaged first. The sum is
+  scaled to 8 heads, so that lambda means the same on all backbones.
+  """
+  flat = tree.flatten(captured)
+  layers = {path: (flat[f"{path}.qk.0"], flat[f"{path}.qk.1"]) for path in keys}
+  heads = {q.shape[-2] for q, _ in layers.values()}
+  one_by_one = len(heads) == 1
+  h, w = shape
+  side = lambda q: round((h * w / q.shape[-3]) ** 0.5)  # latents per query along a side
+  if cfg.layers == "native":
+    layers = {p: (q, k) for p, (q, k) in layers.items() if -(-h // side(q)) == cfg.target == -(-w // side(q))}
+    if not layers: raise UserError(f"layers native: no cross-attention of this model is {cfg.target} x {cfg.target}")
+
+  @functools.partial(jax.checkpoint, static_argnums=3)  # maps are large and cheap: made again for the gradient
+  def difference(q, k, reference, per):
+    q, k, reference = (x.astype(jnp.float32) for x in (q, k, reference))
+    reference = reference.reshape(*reference.shape[:2], *k.shape[-2:])
+    wanted = weights(q, reference)
+    if cfg.stop_reference: wanted = jax.lax.stop_gradient(wanted)
+    maps = wanted - weights(q, k)  # [B, N, h w, L]
+    if not one_by_one: maps = maps.mean(1, keepdims=True)
+    maps = maps.reshape(*maps.shape[:2], -(-h // per), -(-w // per), maps.shape[-1])
+    return resize(maps, cfg.target)
+
+  total, count = jnp.zeros(()), 0
+  for path, (q, k) in layers.items():
+    if q.ndim == 4: total, count = total + difference(q, k, keys[path], side(q)), count + 1
+    else:
+      step = cfg.every if len(q) > cfg.every else 1
+      stack = tuple(x[::step] for x in (q, k, keys[path]))
+      one = functools.partial(difference, per=side(q))
+
+      def add(sum, x, one=one): return sum + one(*x), None
+
+      start = jnp.zeros(jax.eval_shape(one, *(x[0] for x in stack)).shape)
+      total += jax.lax.scan(add, start, stack)[0]
+      count += len(stack[0])
+  square = jnp.square(total / count) * columns[:, None, None, None, :]
+  if cfg.reduction == "mean": return square.mean((1, 2, 3, 4))
+  return square.sum((1, 2, 3, 4)) * (PER_SAMPLE / square.shape[1])
+
+
+def columns(prompts: Prompts, option: int) -> jax.Array:
+  """The tokens whose maps are compared, [B, L]: 1 the word, 2 up to the end of the text, 3 all."""
+  at = jnp.arange(prompts.ids[0].shape[1])[None]
+  if option == 1: return (at == jnp.asarray(prompts.where[0])[:, :1]).astype(jnp.float32)
+  if option == 2: return (at <= jnp.asarray(prompts.eos[0])[:, None]).astype(jnp.float32)
+  return jnp.ones(prompts.ids[0].shape)
+
+
+# Training.
+
+
+def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+  """mean ||eps - eps_theta(z_t, t, c_K, c_V)||^2 + lambda * the attention loss, each row at its own stage."""
+  b, e = frozen.backbone, subject.draw(frozen, keys)
+  prompts = subject.prompts(frozen, e)
+  # Two passes of the text encoder a row: those of its stage.
+  at = backbone.stage(e.t, cfg.stages, b.nets.schedule.num_train_timesteps)
+  rows = tuple(r[at][:, None] for r in represent(params, frozen, cfg)["rows"])
+  cond = conditioning.contexts(b, prompts, rows, per_row=True, remat=True)
+  if not cfg.weight:
+    error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()
+    return error, {"diffusion": error}
+  out, captured = predict(b, e.noisy, e.t, cond, capture=True)
+  error = diffusion.mse(out, e.target).mean()
+  reference = {path: jnp.take(k, e.caption, axis=-3) for path, k in frozen.constants["keys"].items()}
+  height, width = e.noisy.shape[1:3]
+  far = attention_loss(captured, reference, columns(prompts, cfg.option), (height, width), cfg).mean()
+  ratio = cfg.weight * far / jnp.maximum(error, jnp.finfo(jnp.float32).tiny)
+  return error + cfg.weight * far, {"diffusion": error, "attention": far, "ratio": ratio}
+
+
+def rates(cfg: Config):
+  adam = optax.adam(cfg.lr, b1=0.9, b2=0.999, eps=1e-8)
+  return ((r"", optax.chain(optax.clip_by_global_norm(cfg.clip), adam) if cfg.clip else adam),)

@@ -1,0 +1,199 @@
+"""StableIdentity (Wang et al. 2024): a small MLP turns a face's features into a celebrity-like name.
+
+The MLP's output is normalised and given the mean and deviation of celebrities' first and last names
+(AdaIN). Above alpha T the loss is that of the noise, below it that of the clean latents; both see
+the face, and a little of the hair. Only the two vectors are kept. SDXL has an MLP and statistics for
+each of its text encoders.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.backbone import Backbone, Conditioning, predict
+from idejax.conditioning import Prompts
+from idejax.errors import UserError
+from idejax.subject import Example, Frozen, Subject
+from idejax.tokens import Tokenizer
+
+_MULTIPLIER = 0.1  # of every kernel and bias of the MLP, as a slower learning rate
+_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """StableIdentity."""
+
+  source: Literal["vit", "recogniser"] = "vit"
+  """What the MLP reads: a face ViT's features or the recogniser's embedding."""
+  depth: int = 2
+  """Layers of the MLP, at least 2."""
+  alpha: float = 0.6
+  """Timesteps above this part of all learn from the noise, the others from the clean latents."""
+  hair: float = 0.1
+  """Weight of the hair beside the face."""
+  mask_norm: Literal["all", "area"] = "all"
+  """Errors are averaged over the whole picture, or over each mask's own area."""
+  mixed: Literal["phases", "rows"] = "phases"
+  """A batch of both kinds of timesteps: the sum of their averages, or the average of all rows."""
+  templates: tuple[str, ...] = templates.TEMPLATES
+  """Training captions; {} is where the two vectors go."""
+  steps: int = 450
+  batch: int = 1
+  lr: float = 5e-5
+  weight_decay: float = 1e-2
+  """Of the MLP's kernels."""
+  clip: float = 1.0
+  """Largest norm of the gradient."""
+
+  @property
+  def vectors(self) -> int:
+    return 2
+
+
+PRESETS = {
+  "paper": Config(),
+  "paper-sdxl": Config(alpha=0.5, steps=500, lr=1e-5),
+  # The SDXL report's depth and length; its shortcuts (the encoders' last layer as the context, no
+  # pooled vector, 512 px at 1024's time ids, a plain ImageNet ViT) are mistakes and not repeated.
+  "delta_reference": Config(depth=6, alpha=0.5, steps=501, lr=1e-5),
+  "miniature": Config(source="recogniser", templates=templates.PHOTO, steps=300, batch=8, lr=1e-3),
+}
+
+
+def captions(cfg: Config, word: str) -> list[str]:
+  return [t.format(word) for t in cfg.templates]
+
+
+def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+  """{"statistics": (mean, deviation) [2, d] per text encoder} of the two-token names."""
+  return {"statistics": anchors.statistics(b, words, names)}
+
+
+def features(s: Subject, cfg: Config) -> tuple[jax.Array, jax.Array]:
+  """The MLP's input for the photo [F] and for each variant [V, F]. UserError without a face ViT's."""
+  if cfg.source == "vit":
+    if s.features is None:
+      raise UserError("source vit: these photos were read without a face ViT; give one, or choose source recogniser")
+    photo, variants = s.features[0], s.features
+  else:
+    # A unit vector, made as large as a ViT's normalised output: else the first LayerNorm sees its eps.
+    size = s.face.shape[-1] ** 0.5
+    photo, variants = s.face * size, s.faces * size
+  return jnp.asarray(photo, jnp.float32), jnp.asarray(variants, jnp.float32)
+
+
+def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """{"mlp": per text encoder {"layers.i", "norms.i", "norm"}}."""
+  if cfg.depth < 2: raise UserError(f"depth is {cfg.depth}; the MLP has at least 2 layers")
+  width, normal = features(frozen.subject, cfg)[0].shape[-1], jax.nn.initializers.normal(0.02)
+
+  def make(key, out):
+    norm = lambda: {"scale": jnp.ones(out), "bias": jnp.zeros(out)}
+    params = {"norm": norm()}
+    for i, k in enumerate(jax.random.split(key, cfg.depth)):
+      params[f"layers.{i}"] = {"kernel": normal(k, (out if i else width, out)), "bias": jnp.zeros(out)}
+      if i: params[f"norms.{i}"] = norm()
+    return params
+
+  text = frozen.backbone.nets.text
+  return {"mlp": tuple(make(k, 2 * t.hidden_size) for k, t in zip(jax.random.split(key, len(text)), text))}
+
+
+def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
+  """Features [..., F] -> [..., 2, d]: unit variance and mean 0 over both tokens together at first."""
+
+  def norm(name, x):
+    p = params[name]
+    x -= x.mean(-1, keepdims=True)
+    x *= jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + _EPS)
+    return x * jnp.broadcast_to(p["scale"], x.shape) + jnp.broadcast_to(p["bias"], x.shape)
+
+  def dense(i, x):
+    p = params[f"layers.{i}"]
+    y = x @ p["kernel"]
+    return _MULTIPLIER * (y + jnp.broadcast_to(p["bias"], y.shape))
+
+  x = jax.nn.leaky_relu(dense(0, x), 0.2)
+  for i in range(1, depth - 1): x += jax.nn.leaky_relu(dense(i, norm(f"norms.{i}", x)), 0.2)
+  x = norm("norm", dense(depth - 1, norm(f"norms.{depth - 1}", x)))
+  return x.reshape(*x.shape[:-1], 2, -1)
+
+
+def rows(params: Any, frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
+  """Features [..., F] -> the two words [..., 2, d] for each text encoder: mean + normalised * deviation."""
+
+  def land(p, statistics):
+    y = mlp(p, x, cfg.depth)
+    mean, deviation = (jnp.broadcast_to(s, y.shape).astype(jnp.float32) for s in statistics)
+    return mean + y * deviation
+
+  return tuple(land(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
+
+
+def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """From the photo itself, neither mirrored nor pasted."""
+  return {"rows": tuple(r[None, None] for r in rows(params, frozen, features(frozen.subject, cfg)[0], cfg))}
+
+
+def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
+              **how) -> Conditioning:  # fmt: skip
+  return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
+
+
+def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+  return {}
+
+
+def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.Array, cfg: Config):
+  """(error [B], whether a row's is that of the noise [B]) of the UNet's output; masks [B, h, w].
+
+    t > alpha T:  mse(M_f eps_hat, M_f eps) + hair mse(M_h eps_hat, M_h eps)
+    else:         the same of the clean latents as the VAE gives them, unscaled
+  """
+  schedule = b.nets.schedule
+  noisy = e.t > cfg.alpha * schedule.num_train_timesteps
+  # Either conversion is infinite at one end of the schedule, where the other is in use.
+  eps = diffusion.eps_from(out, e.noisy, jnp.where(noisy, e.abar, 0.5), schedule.prediction_type)
+  z0 = diffusion.x0_from(out, e.noisy, jnp.where(noisy, 0.5, e.abar), schedule.prediction_type)
+  gain = backbone.scale_latents(b, jnp.ones((1, 1, 1, e.latents.shape[-1])))
+  gain -= backbone.scale_latents(b, jnp.zeros_like(gain))
+  wrong = jnp.where(noisy[:, None, None, None], eps - e.noise, (z0 - e.latents) / gain)
+
+  def masked(mask):
+    error = diffusion.mse(wrong, jnp.zeros_like(wrong), mask[..., None])
+    if cfg.mask_norm == "all": return error
+    return error / jnp.maximum(mask.mean((1, 2)), 1 / mask[0].size)
+
+  return masked(face) + cfg.hair * masked(hair), noisy
+
+
+def combine(error: jax.Array, noisy: jax.Array, cfg: Config) -> jax.Array:
+  """The errors of a batch [B] as one number. They are the same for a batch of one, the paper's."""
+  if cfg.mixed == "rows": return error.mean()
+  average = lambda chosen: (error * chosen).sum() / jnp.maximum(chosen.sum(), 1)
+  return average(noisy) + average(~noisy)
+
+
+def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+  """The masked error of the noise, or of the clean latents where little noise is left (`errors`)."""
+  e, b, s = subject.draw(frozen, keys), frozen.backbone, frozen.subject
+  learned = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
+  identity = {"rows": tuple(r[:, None, None] for r in learned)}
+  size = tuple(n * b.nets.factor for n in e.latents.shape[1:3])  # SDXL learns at 512 px too
+  cond = condition([identity], b, subject.prompts(frozen, e), cfg, per_row=True, size=size, remat=True)
+  out = predict(b, e.noisy, e.t, cond)
+  error, noisy = errors(b, out, e, s.face_mask[e.variant], s.hair_mask[e.variant], cfg)
+  total = combine(error, noisy, cfg)
+  return total, {"diffusion": diffusion.mse(out, e.target).mean(), "masked": error.mean()}
+
+
+def rates(cfg: Config):
+  kernels = lambda params: tree.map_with_path(lambda path, _: path.endswith("kernel"), params)
+  adam = optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=kernels)
+  return ((r".*", optax.chain(optax.clip_by_global_norm(cfg.clip), adam)),)

@@ -1,0 +1,112 @@
+"""Scores of pictures by judges that no training listens to: identity, prompt, faces found, attributes.
+
+Every figure names its judge. What cannot be measured is said to be so; it is never a zero.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from idejax import faces, hub, tensorfiles, tokens
+from idejax.miniature import crops, face_metrics, judges
+
+RESAMPLES = 1000
+CHUNK = 32  # pictures per call of a judge
+_FOLDER = hub.BUILT_IN["miniature"].parent / "judges"
+
+
+class Judges:
+  """The miniature's: a second recogniser, a small CLIP, a classifier of attributes."""
+
+  def __init__(self, folder: Path = _FOLDER, pack: faces.Pack | None = None):
+    self.folder, self.pack = folder, pack or faces.open_pack("miniature", notify=lambda _: None)
+    config, self.params = judges.read_clip(folder / "clip")
+    self.words = tokens.load(folder / "clip")
+    self._embed = jax.jit(functools.partial(judges.embeddings, config))
+    self.about = {"identity": f"second recogniser, sha256 {tensorfiles.digest(folder / 'recogniser.onnx')[:12]}",
+                  "prompt": f"small CLIP, sha256 {tensorfiles.digest(folder / 'clip' / 'model.safetensors')[:12]}",
+                  "faces": f"detector of the pack {self.pack.name}"}  # fmt: skip
+
+  def embed(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    """The judge's unit embedding of the largest face in each picture, None where none is found."""
+    seen = [self.pack.detect(i) for i in images]
+    area = lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    where = [i for i, f in enumerate(seen) if len(f.boxes)]
+    points = [seen[i].points[int(area(seen[i].boxes).argmax())] for i in where]
+    out: list[np.ndarray | None] = [None] * len(images)
+    if where:
+      cut = crops.cut([images[i] for i in where], np.stack(points), crops.JUDGE)
+      for i, e in zip(where, face_metrics.embed(self.folder / "recogniser.onnx", cut)): out[i] = e
+    return out
+
+  def prompt(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """CLIP's cosine between picture and text, float32 [N]."""
+    ids = self.words.encode(list(texts)).ids
+    found = []
+    for at in range(0, len(images), CHUNK):
+      rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
+      seen, read = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), ids[rows])
+      found.append(np.asarray((seen * read).sum(-1))[: min(CHUNK, len(images) - at)])
+    return np.concatenate(found)
+
+  def attributes(self, images: Sequence[np.ndarray]) -> dict[str, list[str]]:
+    """{attribute: its class for each picture}, e.g. {"background": ["beach", ...]}."""
+    made = face_metrics.run(self.folder / "attributes.onnx", np.stack([_pixels(i, 64) for i in images]))
+    names = judges.smallface.ATTRIBUTES
+    return {n: [judges.CLASSES[n][k] for k in np.asarray(x).argmax(-1)] for n, x in zip(names, made)}
+
+
+def judges_for(model: str) -> tuple[Judges | None, str]:
+  """The judges that can read a model's pictures, or None and why."""
+  if model != "miniature": return None, "the judges in the package read the drawn world only"
+  return Judges(), ""
+
+
+def score(j: Judges, images: Sequence[np.ndarray], prompts: Sequence[str],
+          references: Sequence[np.ndarray | None]) -> list[dict[str, Any]]:  # fmt: skip
+  """Per picture: "identity", the cosine to its reference (None without a face), "prompt", "face".
+
+  prompts: with {} for the person, whom the text judge knows as "a person".
+  """
+  found = j.embed(images)
+  text = j.prompt(images, [p.replace("{}", "a person") for p in prompts])
+  cosine = lambda a, b: None if a is None or b is None else float(a @ b)
+  return [{"identity": cosine(e, r), "prompt": float(t), "face": e is not None}
+          for e, r, t in zip(found, references, text)]  # fmt: skip
+
+
+def summary(rows: Sequence[Mapping[str, Any]], people: Sequence[int]) -> dict[str, dict[str, float]]:
+  """Means with 95 % intervals over people. Pictures without a face are left out of `identity` and
+  count as 0 in `identity_zero`."""
+  zero = [0.0 if r["identity"] is None else r["identity"] for r in rows]
+  columns = {"identity": [r["identity"] for r in rows], "identity_zero": zero,
+             "prompt": [r["prompt"] for r in rows], "face_found": [float(r["face"]) for r in rows]}  # fmt: skip
+  return {name: interval(values, people) for name, values in columns.items()}
+
+
+def interval(values: Sequence[float | None], groups: Sequence[int], seed: int = 0) -> dict[str, float]:
+  """Mean of the groups' means, and the 95 % interval of a bootstrap over groups; None is left out."""
+  kept = [(g, v) for g, v in zip(groups, values) if v is not None]
+  by = {g: [v for h, v in kept if h == g] for g in dict.fromkeys(g for g, _ in kept)}
+  means = np.array([np.mean(v) for v in by.values()])
+  if not len(means): return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
+  rng = np.random.default_rng(seed)
+  draws = rng.choice(means, (RESAMPLES, len(means))).mean(1)
+  low, high = np.percentile(draws, [2.5, 97.5])
+  return {"mean": float(means.mean()), "low": float(low), "high": float(high), "n": len(means)}
+
+
+def show(x: Mapping[str, float]) -> str:
+  """An interval in words; one person has none."""
+  return f"{x['mean']:.3f}" if x["n"] < 2 else f"{x['mean']:.3f} ({x['low']:.3f} to {x['high']:.3f})"
+
+
+def _pixels(image: np.ndarray, side: int) -> np.ndarray:
+  if image.shape[0] == image.shape[1] == side: return image
+  import cv2
+
+  return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,122 @@
+"""What the finished files are worth on people whom no training and no choice has seen, and the cards.
+
+Thresholds are taken on the development split, figures on the held-out one.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idejax.errors import UserError, tell
+from idejax.miniature import crops, face_data, face_metrics, judges
+from idejax.miniature.export import write_json
+from idejax.miniature.face_data import Faces
+from idejax.nets import smallface
+
+WEIGHTS = Path(__file__).parent / "weights"
+_FILES = {"faces": ("det.onnx", "rec.onnx", "pack.json"),
+          "judges": ("recogniser.onnx", "attributes.onnx", "attributes.json", "card.json", "clip")}  # fmt: skip
+
+
+def write_pack(out: Path, development: Faces, heldout: Faces):
+  """faces/pack.json: thresholds, figures, and how detector and recogniser were trained."""
+  folder = out / "faces"
+  pack: dict[str, Any] = {
+    "name": "miniature", "licence": "Apache-2.0", "licence_url": "",
+    "det_size": [128, 128], "det_threshold": 0.5}  # fmt: skip
+  detector, recogniser = folder / "det.onnx", folder / "rec.onnx"
+  pack["thresholds"], metrics = _verified(detector, recogniser, crops.RECOGNISER, development, heldout)
+  found = face_metrics.detect(detector, np.asarray(heldout.images))
+  metrics["detector"] = face_metrics.detector(found, heldout.boxes, heldout.points)
+  empties = face_data.empty(500, 99, heldout.images.shape[1])
+  alarms = face_metrics.detect(detector, empties).found.mean()
+  metrics["detector"]["false_alarms_on_empty_scenes"] = float(alarms)
+  pack["metrics"] = _rounded(metrics)
+  pack["training"] = _training(out, ("detector", "recogniser"), folder, _FILES["faces"][:2]) | {
+    "method": "ArcFace on aligned crops of the celebrity and train people, and, because the time on one core was "
+              "short, heads that read the world's own parameters off the embedding (thrown away afterwards)"}  # fmt: skip
+  write_json(folder / "pack.json", pack)
+  tell(f"{folder / 'pack.json'}: {json.dumps(pack['metrics'])}")
+
+
+def write_card(out: Path, development: Faces, heldout: Faces):
+  """judges/card.json: what each judge takes and how good it is."""
+  folder = out / "judges"
+  detector = out / "faces" / "det.onnx"
+  thresholds, recogniser = _verified(
+    detector, folder / "recogniser.onnx", crops.JUDGE, development, heldout)  # fmt: skip
+  photos = heldout.factors["style"] == 0
+  outputs = face_metrics.run(folder / "attributes.onnx", np.asarray(heldout.images))
+  truth = judges.labels(heldout.factors)
+  right = lambda where: face_metrics.classification(outputs, smallface.ATTRIBUTES, truth, where)
+  card = {
+    "recogniser": {
+      "file": "recogniser.onnx", "side": crops.JUDGE.side, "zoom": crops.JUDGE.zoom,
+      "input": "RGB in [-1, 1], N x 3 x side x side: five points to ArcFace's template, scaled by zoom about "
+               "its centre", "thresholds": thresholds, "metrics": _rounded(recogniser)},
+    "attributes": {
+      "file": "attributes.onnx", "side": 64, "input": "RGB in [-1, 1], N x 3 x 64 x 64: the whole picture",
+      "outputs": list(smallface.ATTRIBUTES),
+      "accuracy": _rounded({"photo": right(photos), "all_styles": right(photos | True)})},
+    "clip": {"folder": "clip", "metrics": _rounded(judges.measure(folder / "clip", heldout)),
+             "training_note": "contrast of pictures and captions, and attribute heads that were thrown away"},
+    "licence": "Apache-2.0",
+    "training": _training(out, ("judge_recogniser", "judge_attributes", "judge_clip"), folder,
+                          ("recogniser.onnx", "attributes.onnx", "clip/model.safetensors")),
+  }  # fmt: skip
+  write_json(folder / "card.json", card)
+  tell(f"{folder / 'card.json'}: {json.dumps({k: v for k, v in card.items() if k != 'training'})}")
+
+
+def ship(out: Path, kind: str, target: Path = WEIGHTS):
+  """Copy a finished folder, `faces` or `judges`, to where the package looks for it."""
+  for name in _FILES[kind]:
+    source, to = out / kind / name, target / kind / name
+    if not source.exists(): raise UserError(f"{source} is missing: train it first")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir(): shutil.copytree(source, to, dirs_exist_ok=True)
+    else: shutil.copyfile(source, to)
+
+
+def found_crops(detector: Path, faces: Faces, cut: crops.Cut,
+                where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+  """Crops by the detector's points of the pictures `where` bool [N], and whose they are.
+
+  Pictures in which it finds nothing are left out.
+  """
+  images = np.asarray(faces.images[where])
+  got = face_metrics.detect(detector, images)
+  return crops.cut(images[got.found], got.points[got.found], cut), faces.factors["id"][where][got.found]
+
+
+def _verified(detector: Path, recogniser: Path, cut: crops.Cut, development: Faces, heldout: Faces):
+  """(thresholds by development's photos, figures of held-out people: photos and all styles)."""
+  def embedded(faces, where):
+    images, ids = found_crops(detector, faces, cut, where)
+    return face_metrics.embed(recogniser, images), ids
+
+  photos = lambda faces: faces.factors["style"] == 0
+  tuned = face_metrics.verification(*embedded(development, photos(development)))
+  thresholds = {"equal_error": tuned["threshold_equal_error"], "far_1e-3": tuned["threshold_far1e-3"]}
+  vectors, ids = embedded(heldout, photos(heldout))
+  figures = {"photo": face_metrics.verification(vectors, ids),
+             "all_styles": face_metrics.verification(*embedded(heldout, photos(heldout) | True))}  # fmt: skip
+  figures["photo"] |= face_metrics.at_threshold(vectors, ids, thresholds["far_1e-3"])
+  return _rounded(thresholds), figures
+
+
+def _training(out: Path, stages, folder: Path, files) -> dict[str, Any]:
+  files_of = {s: out / s / "result.json" for s in stages}
+  results = {s: json.loads(p.read_text()) for s, p in files_of.items() if p.exists()}
+  digests = {f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in files}
+  return {**_rounded(results), "sha256": digests}
+
+
+def _rounded(x):
+  """Floats to four digits, everywhere in a JSON value."""
+  if isinstance(x, dict): return {k: _rounded(v) for k, v in x.items()}
+  return round(x, 4) if isinstance(x, float) else x

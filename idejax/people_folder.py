@@ -1,0 +1,94 @@
+"""Whose photos a run is given: one portrait, or a folder with a file or a sub-folder per person."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from idejax import faces
+from idejax.errors import UserError, tell
+from idejax.pictures import whole
+from idejax.progress import counting
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclasses.dataclass(frozen=True)
+class Person:
+  """One person of a run. `alone`: the run was given one photo, not a folder."""
+
+  stem: str  # of file names
+  word: str  # in prompts
+  photos: tuple[faces.Identity, ...]
+  alone: bool = True
+
+  @property
+  def digest(self) -> str:
+    """sha256 over the photos' digests: names the person, whatever the files are called."""
+    text = " ".join(p.meta["photo_sha256"] for p in self.photos)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(photo: Path | None, out: Path, pack: faces.Pack, word: str, *, face: int | None = None,
+         parsing: Path | None = None) -> list[Person]:  # fmt: skip
+  """The people of `photo`; None draws a portrait of somebody whom no training has seen into `out`.
+
+  In a folder, photos that cannot be used are skipped, counted and listed; UserError if none is left,
+  or if two people would have one name.
+  """
+  look: Callable[[Path], faces.Identity] = lambda path: faces.read([path], pack, face, parsing)[0]
+  if photo is None: photo = draw_portrait(out / "portrait.png")
+  if photo.is_file(): return [Person(_stem(photo), word, (look(photo),))]
+  inside = sorted(p for p in photo.iterdir() if not p.name.startswith("."))
+  sources = {p: pictures_in(p) for p in inside if p.is_dir() or p.suffix.lower() in KINDS}
+  if not sources: raise UserError(f"{photo}: no pictures here ({', '.join(KINDS)}), and no sub-folders with any")
+  return _crowd(photo, sources, look)
+
+
+def _crowd(folder: Path, sources: dict[Path, list[Path]], look: Callable) -> list[Person]:
+  people: dict[str, Person] = {}
+  skipped: list[str] = []
+  bar = counting(sum(map(len, sources.values())), "photo", True)
+  for source, files in sources.items():
+    found = []
+    for file in files:
+      try:
+        found.append(look(file))
+      except UserError as e:
+        skipped.append(str(e))
+      bar.update(1)
+    stem = _stem(source)
+    if found and stem in people: raise UserError(f"{folder}: two people are called {stem}; rename one of them")
+    if found: people[stem] = Person(stem, f"<{stem}>", tuple(found), alone=False)
+    elif not files: skipped.append(f"{source}: no pictures in it")
+  bar.close()
+  for reason in skipped: tell(f"skipped: {reason}")
+  if skipped: tell(f"{len(skipped)} photo(s) skipped, {len(people)} people are left")
+  if not people: raise UserError(f"{folder}: no photo here can be used")
+  return list(people.values())
+
+
+def pictures_in(path: Path) -> list[Path]:
+  """A file itself, or the picture files directly in a folder."""
+  if path.is_file(): return [path]
+  return sorted(p for p in path.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith("."))
+
+
+def _stem(path: Path) -> str:
+  """A name for files and prompts: the file's, with everything but letters and digits as _."""
+  return re.sub(r"\W+", "_", path.stem if path.is_file() else path.name).strip("_").lower() or "person"
+
+
+def draw_portrait(path: Path, index: int = 0) -> Path:
+  """A portrait of a held-out person of the drawn world, as a photo of a stranger."""
+  from idejax.miniature import data, people, scene
+
+  who = people.people(np.array([people.split("heldout")[index]]))
+  image, _ = data.draw(who, data.stack([scene.scene(background="gray")]))
+  with whole(path) as temporary: Image.fromarray(np.asarray(image[0])).save(temporary, "PNG")
+  tell(f"no photo given: {path} is a drawn portrait that no training has seen")
+  return path

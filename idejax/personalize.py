@@ -1,0 +1,240 @@
+"""`idejax personalize`: a photo of a person in, an identity that prompts can name out; resumable.
+
+A folder of people trains all of them at once (`fit.crowd`); `--compare` runs several methods.
+"""
+
+import dataclasses
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from idejax import (
+  __version__,
+  conditioning,
+  faces,
+  fit,
+  hub,
+  learned,
+  loop,
+  method_options,
+  people_folder,
+  report,
+  subjects,
+  templates,
+)
+from idejax import pipeline as pl
+from idejax.errors import UserError, tell
+from idejax.folders import claimed
+from idejax.learned import Learned
+from idejax.method_options import Settings
+from idejax.methods import METHODS
+from idejax.people_folder import Person
+from idejax.pictures import write_json
+from idejax.progress import waiting
+from idejax.subject import Frozen
+
+
+def main(s: Settings):
+  # ---- What is asked, checked before anything is loaded ----------------------------------------
+  c = s.run
+  check(s)
+  out = c.out or Path("runs") / (Path(c.photo).stem if c.photo else "portrait")
+  with claimed(out):
+    if c.compare: compare(s, out)
+    else: run(s, out)
+
+
+def run(s: Settings, out: Path) -> dict[str, Any]:
+  """One method, on one person or on a folder of them. Returns what report.json holds."""
+  c, watch = s.run, Watch()
+
+  # ---- People and model ------------------------------------------------------------------------
+  pack = faces.open_pack(c.pack)
+  people = people_folder.read(c.photo, out, pack, c.name, face=c.face, parsing=c.parsing)
+  pipe = open_model(c)
+  names = celebrity_names(c)
+  write_json(out / "config.json", method_options.to_json(s))
+  for p in people: check_name(p.word, pipe)
+  watch.done("features")
+
+  # ---- Train -----------------------------------------------------------------------------------
+  everyone: list[Learned] = []
+  size = max(1, c.at_a_time)
+  groups = [people[at : at + size] for at in range(0, len(people), size)]
+  for g, group in enumerate(groups):
+    folder = out if len(groups) == 1 else out / f"group-{g:03d}"
+    everyone += train(s, pipe, pack, names, group, folder, watch)
+  crowd = len(people) > 1 or people[0].alone is False
+  for p, who in zip(people, everyone):
+    folder = out / p.stem if crowd else out
+    learned.save(folder, who)
+    write_json(folder / "provenance.json", provenance(c, p, pipe, pack))
+
+  # ---- Pictures and figures --------------------------------------------------------------------
+  made = report.draw(pipe.with_people(*everyone), people, c.prompts or report.PROMPTS, out, num=c.num,
+                     steps=c.sample_steps, guidance=c.guidance, seed=c.seed)  # fmt: skip
+  watch.done("sample")
+  figures = report.score(made, people, c.model, out)
+  watch.done("score")
+  facts = {"method": c.method, "people": len(people), "seconds": watch.seconds, "peak_memory_mb": memory(),
+           "steps": s.cfg.steps, "batch": s.cfg.batch, "device": jax.devices()[0].device_kind} | figures  # fmt: skip
+  write_json(out / "report.json", facts)
+  tell(report.lines(facts))
+  example = f'"a photo of {people[0].word} on the beach"'
+  where = out / people[0].stem if crowd else out
+  tell(f"done: {out / 'sheet.png'}; try: idejax sample --identity {where} --prompt {example} --out pictures")
+  return facts
+
+
+def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, names: Sequence[str], people: list[Person],
+          folder: Path, watch: "Watch") -> list[Learned]:  # fmt: skip
+  """Everybody in `people`, at once if there are several; what each has become."""
+  c, cfg, module, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
+  with waiting("encoding the photos"):
+    constants = module.constants(b, pipe.tokenizers, names, cfg)
+    captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, c.name), {c.name: cfg.vectors})
+    prior = prior_pictures(pipe, module.prior(cfg)) if module.prior(cfg) else None
+    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, prior) for p in people]
+  watch.done("features")
+  keys = fit.keys(c.seed, [p.digest for p in people])
+  facts = {"settings": {k: v for k, v in method_options.to_json(s).items() if k not in _FREE},
+           "photos": [p.digest for p in people], "model": pipe.digest}  # fmt: skip
+  run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method)
+  one = len(people) == 1
+  with waiting("compiling"):
+    if one:
+      key = keys[0]
+      frozen = Frozen(b, constants, captions, read[0])
+      step, state, frozen = fit.one(module, cfg, frozen, key, pipe.mesh)
+    else:
+      refuse_crowd(module, cfg, c.method)
+      filled = fit.pad(list(range(len(people))), pipe.mesh.size)
+      key = keys[np.array(filled)]
+      step, state, frozen = fit.crowd(
+        module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, pipe.mesh)
+  for done, after in fit.train(step, state, frozen, cfg, key, run, facts):
+    if done == 1: watch.done("compile")
+    last = after
+  params = jax.block_until_ready(last.params)
+  watch.done("train")
+  if (done := int(np.max(jax.device_get(last.step)))) < cfg.steps:
+    raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
+  found = []
+  for i, p in enumerate(people):
+    own, mine = params, frozen
+    if not one: own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
+    identity = fit.represent(module, cfg, mine, own)
+    found.append(Learned(p.word, c.method, cfg, identity, c.model, pipe.digest, pack.licence))
+  return found
+
+
+def compare(s: Settings, out: Path):
+  """Several methods on the same photos: a run folder each, one table and one sheet."""
+  methods = [m.strip() for m in s.run.compare.split(",")]
+  results = {}
+  for method in methods:
+    tell(f"== {method}")
+    cfg = s.cfg if method == s.run.method else method_options.preset(method, s.run.preset, s.run.model)
+    changed: Any = {"method": method, "compare": ""}
+    each = Settings(dataclasses.replace(s.run, **changed), cfg)
+    (out / method).mkdir(exist_ok=True)
+    results[method] = run(each, out / method)
+  report.table(results, out)
+
+
+# What a run needs.
+
+
+def check(s: Settings):
+  """UserError for what can be seen to be wrong without a model."""
+  c = s.run
+  for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
+                          steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
+    if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+  if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
+  if not c.name.strip() or any(x.isspace() for x in c.name):
+    raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
+  if c.photo and not c.photo.exists(): raise UserError(f"{c.photo} does not exist: give a photo or a folder of people")
+  for method in [m.strip() for m in c.compare.split(",")] if c.compare else []:
+    if method not in METHODS: raise UserError(f"--compare names {method!r}; methods are {', '.join(METHODS)}")
+  for p in c.prompts:
+    if "{}" not in p: raise UserError(f"--prompts has {p!r}, without the {{}} that stands for the person")
+
+
+def check_name(word: str, pipe: pl.Pipeline):
+  """UserError if a name is an ordinary word of the model: prompts with that word would change."""
+  ids = pipe.tokenizers[0].bpe(word, add_special_tokens=False)["input_ids"]
+  if len(ids) == 1 and word.isalnum():
+    raise UserError(f"--name {word}: this is a word that the model knows; choose one like <{word}>")
+
+
+def open_model(c) -> pl.Pipeline:
+  dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  folder = hub.resolve(c.model)
+  with waiting("reading the model"):
+    return pl.load(folder, dtype=dtype, notify=tell)
+
+
+def celebrity_names(c) -> list[str]:
+  """The names that anchor an identity: of --names, or the drawn world's own."""
+  if c.names:
+    try:
+      names = [line.strip() for line in c.names.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+      raise UserError(f"--names {c.names} cannot be read: {e}") from e
+    if not any(names): raise UserError(f"--names {c.names} has no names")
+    return [n for n in names if n]
+  if c.model == "miniature":
+    from idejax.miniature import people
+
+    return list(people.celebrity_names())
+  return list(templates.celebrities())
+
+
+def prior_pictures(pipe: pl.Pipeline, prior: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+  """Moments of pictures of the class, made by the model itself with seeds 0, 1, ..."""
+  prompt, count = prior
+  images = pipe.sample([prompt] * count, seeds=list(range(count)), sampler="ddim", steps=50)
+  return subjects.encode(pipe.backbone, images.astype(np.float32) / 127.5 - 1)
+
+
+def refuse_crowd(module: Any, cfg: Any, method: str):
+  if reason := module.alone(cfg):
+    raise UserError(f"{method} trains one person at a time: {reason}; give one photo, or another method")
+
+
+def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, Any]:
+  return {"photos": [i.meta for i in p.photos], "consent": c.consent, "model": c.model,
+          "model_digest": pipe.digest, "pack": pack.name, "pack_digest": pack.digest,
+          "pack_licence": pack.licence, "idejax": __version__, "jax": jax.__version__,
+          "ai_generated": "pictures made with this identity are synthetic"}  # fmt: skip
+
+
+def memory() -> int:
+  """Peak memory of this process or of its device, MB."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return round(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e6)
+
+
+# Settings that may change when a run is continued.
+_FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
+         "model", "photo")  # fmt: skip
+
+
+class Watch:
+  """Seconds by phase."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+    self._at = time.monotonic()
+
+  def done(self, phase: str):
+    now = time.monotonic()
+    self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._at, 2)
+    self._at = now
+

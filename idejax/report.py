@@ -1,0 +1,116 @@
+"""What a run shows: the sheet of reference and pictures, and figures by judges that training never saw."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from idejax import metrics
+from idejax.augment import resize, square
+from idejax.people_folder import Person
+from idejax.pictures import whole
+from idejax.pipeline import Pipeline
+
+# In the words of the miniature, which every Stable Diffusion understands too.
+PROMPTS = ("a photo of {}", "a photo of {} smiling", "a photo of {} on the beach", "a photo of {} wearing sunglasses",
+           "a photo of {} in the snow wearing a hat", "a sketch of {}")  # fmt: skip
+_SHOWN = 8  # people on a crowd's sheet
+
+
+class Made(NamedTuple):
+  """One picture of a run."""
+
+  person: int
+  prompt: str  # with {} for the person
+  seed: int
+  image: np.ndarray  # uint8 [H, W, 3]
+
+
+def draw(pipe: Pipeline, people: Sequence[Person], prompts: Sequence[str], out: Path, *, num: int, steps: int,
+         guidance: float | None, seed: int) -> list[Made]:  # fmt: skip
+  """Every person, prompt and seed in one job, none left out; writes sheet.png."""
+  rows = [(i, p, s) for i in range(len(people)) for p in prompts for s in range(seed, seed + num)]
+  texts = [p.replace("{}", people[i].word) for i, p, _ in rows]
+  kind = None if guidance is None else guidance
+  images = pipe.sample(texts, seeds=[s for _, _, s in rows], guidance=kind, steps=steps, sampler="dpmpp_2m", progress=True)
+  made = [Made(i, p, s, image) for (i, p, s), image in zip(rows, images)]
+  sheet(out / "sheet.png", people, made, prompts, num)
+  return made
+
+
+def sheet(path: Path, people: Sequence[Person], made: Sequence[Made], prompts: Sequence[str], num: int):
+  """A row per person: the photo, then per prompt its pictures; the prompts stand above."""
+  side, gap, top = 128, 6, 30
+  shown = range(min(len(people), _SHOWN))
+  width = side + gap + len(prompts) * (num * side + gap)
+  canvas = Image.new("RGB", (width, top + len(shown) * (side + gap)), "white")
+  text = ImageDraw.Draw(canvas)
+  text.text((2, 8), "photo", "black")
+  for k, p in enumerate(prompts): text.text((side + gap + k * (num * side + gap) + 2, 8), p.replace("{}", "..."), "black")
+  paste = lambda image, x, y: canvas.paste(Image.fromarray(resize(image, side)), (x, y))
+  for row, i in enumerate(shown):
+    y = top + row * (side + gap)
+    paste(reference(people[i]), 0, y)
+    for k, p in enumerate(prompts):
+      mine = [m.image for m in made if m.person == i and m.prompt == p]
+      for j, image in enumerate(mine): paste(_squared(image), side + gap + k * (num * side + gap) + j * side, y)
+  with whole(path) as temporary: canvas.save(temporary, "PNG")
+
+
+def reference(person: Person) -> np.ndarray:
+  """The square of a person's first photo that training saw, uint8 [S, S, 3]."""
+  photo = person.photos[0]
+  top, left, side = square(photo.photo, photo.box)
+  return photo.photo[top : top + side, left : left + side]
+
+
+def _squared(image: np.ndarray) -> np.ndarray:
+  side = min(image.shape[:2])
+  return image[:side, :side]
+
+
+def score(made: Sequence[Made], people: Sequence[Person], model: str, out: Path) -> dict[str, Any]:
+  """Figures of a run with 95 % intervals over people; every picture's own in scores.jsonl."""
+  judges, why = metrics.judges_for(model)
+  if judges is None: return {"scores": f"not measured: {why}"}
+  references = functools.cache(lambda i: judges.embed([reference(people[i])])[0])
+  rows = metrics.score(judges, [m.image for m in made], [m.prompt for m in made],
+                       [references(m.person) for m in made])  # fmt: skip
+  with whole(out / "scores.jsonl") as temporary:
+    lines = [json.dumps({"person": people[m.person].stem, "prompt": m.prompt, "seed": m.seed} | r) for m, r in zip(made, rows)]
+    temporary.write_text("\n".join(lines) + "\n")
+  return {"scores": metrics.summary(rows, [m.person for m in made]), "judges": judges.about}
+
+
+def lines(facts: Mapping[str, Any]) -> str:
+  """report.json in words."""
+  spent = ", ".join(f"{k} {v:.0f} s" for k, v in facts["seconds"].items())
+  text = f"{facts['method']}: {facts['people']} person(s), {spent}; {facts['peak_memory_mb']} MB"
+  scores = facts["scores"]
+  if isinstance(scores, str): return f"{text}; {scores}"
+  return "\n".join([text, *(f"  {name:18} {metrics.show(x)}" for name, x in scores.items())])
+
+
+def table(results: Mapping[str, Mapping[str, Any]], out: Path):
+  """compare.md and compare.json: a row per method, a column per figure."""
+  scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
+  columns = list(next(iter(scored.values()), {}))
+  head = ["method", *columns, "train s"]
+  body = [[m, *(metrics.show(scored[m][c]) if m in scored else "-" for c in columns),
+           f"{r['seconds'].get('train', 0):.0f}"] for m, r in results.items()]  # fmt: skip
+  text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
+  for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
+    with whole(out / name) as temporary: temporary.write_text(content)
+  sheets = [Image.open(out / m / "sheet.png") for m in results]
+  canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
+  y = 0
+  for m, s in zip(results, sheets):
+    ImageDraw.Draw(canvas).text((2, y + 4), m, "black")
+    canvas.paste(s, (0, y + 20))
+    y += s.height + 20
+  with whole(out / "compare.png") as temporary: canvas.save(temporary, "PNG")
+  print(text)
