@@ -177,14 +177,11 @@ def test_released_trains_words_and_adapter_only(fz):
 
 
 @pytest.mark.parametrize("how", [
-  {}, dict(naive_concat=True), dict(no_enhancer=True), dict(no_adapter=True), dict(enhancer_residual=True),
-  dict(anchor="words"), dict(anchor_space="input"), dict(kv="lora"), dict(kv="none"), dict(reg="l2"),
-  dict(reg="mahalanobis"), dict(reg="mahalanobis_released"), dict(face_tokens=3), dict(repeat=True),
-  dict(enhancer="released", repeat=True, sampling="rows"),
+  dict(naive_concat=True, reg="l2"), dict(no_enhancer=True, kv="lora"), dict(no_adapter=True, reg="mahalanobis"),
+  dict(enhancer_residual=True, face_tokens=3), dict(enhancer="released", repeat=True, kv="none", reg="mahalanobis_released"),
 ])  # fmt: skip
-def test_every_variant_has_a_loss_and_rates_for_all(pipeline, how):
+def test_every_variant_has_a_loss_and_rates_for_all(fz, how):
   cfg = dataclasses.replace(CFG, **how)
-  fz = toys.frozen(pipeline, id_ea, cfg, subjects.person(pipeline[0]))
   params = jax.eval_shape(lambda key: id_ea.init(key, fz, cfg), jax.random.key(0))
   value, metrics = jax.eval_shape(lambda p, k: id_ea.loss(p, fz, {}, k, cfg), params, keys())
   assert value.shape == () and value.dtype == np.float32 and {"diffusion", "moved"} <= set(metrics)
@@ -421,8 +418,8 @@ def test_without_adapter_and_kv_it_is_textual_inversion(pipeline, fz, gradient):
   assert subjects.moved(start(fz), ours) == {"rows.0"}
 
 
-def test_it_learns_and_resumes(fz, gradient):
-  """Invariant 15: the error at fixed draws falls; two halves of a run are the whole."""
+def test_the_error_falls(fz, gradient):
+  """Invariant 15: at fixed draws."""
   cfg = dataclasses.replace(CFG, **LARGE)
   held = [keys(1000 + i) for i in range(8)]
   look = lambda p: float(np.mean([gradient(p, fz, k)[0][0] for k in held]))

@@ -103,8 +103,9 @@ def test_it_starts_as_the_class_word(fz, look):
 def test_init_prospect_starts_elsewhere(fz):
   cfg = dataclasses.replace(MODULE, init="prospect")
   rows = sefi.represent(start(fz, cfg), fz, cfg)["rows"][0]
-  spread = np.abs(rows - np.asarray(fz.constants["word"][0])).max(-1)
-  assert (spread > 1e-2).all() and np.ptp(np.asarray(rows), axis=(0, 1)).min() > 0
+  rows = np.asarray(rows)[:, :, 0]
+  spread = np.abs(rows - np.asarray(fz.constants["word"][0])[None]).max(-1)
+  assert (spread > 1e-2).all() and np.ptp(rows, axis=(0, 1)).min() > 0
 
 
 def test_table_and_module_agree(fz):
@@ -418,8 +419,7 @@ def test_one_stage_without_attention_loss_is_textual_inversion(pipeline, fz):
   np.testing.assert_allclose(g["table"][0][0], h["rows"][0], rtol=1e-3, atol=1e-5 * float(np.abs(h["rows"][0]).max()))
 
 
-@pytest.mark.parametrize("name", ["paper", "object", "option-1", "ti+attention_loss", "ti+per_stage", "prospect",
-                                  "pairs-10", "lambda-0.05", "miniature"])  # fmt: skip
+@pytest.mark.parametrize("name", ["paper", "option-1", "ti+attention_loss", "prospect", "miniature"])
 def test_presets_have_a_loss(pipeline, name):
   cfg = dataclasses.replace(sefi.PRESETS[name], word="x")
   fz = toys.frozen(pipeline, sefi, cfg, subjects.person(pipeline[0]))

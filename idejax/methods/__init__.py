@@ -23,10 +23,22 @@ follow one another in the order of the prompt's placeholders.
 from collections.abc import Mapping
 from typing import Any
 
-from idejax.methods import textual_inversion
+from idejax.methods import (
+  celeb_basis,
+  dreambooth,
+  id_ea,
+  sefi_ide,
+  stable_identity,
+  textual_inversion,
+)
 
 Identity = Mapping[str, Any]
 
 METHODS = {
+  "id-ea": id_ea,
+  "sefi-ide": sefi_ide,
+  "stable-identity": stable_identity,
   "textual-inversion": textual_inversion,
+  "celeb-basis": celeb_basis,
+  "dreambooth": dreambooth,
 }

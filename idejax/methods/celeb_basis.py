@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from idejax import anchors, conditioning, diffusion, subject, templates
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict
 from idejax.conditioning import Prompts
 from idejax.errors import UserError
@@ -42,6 +43,8 @@ class Config:
   """What stands for the person in a caption; {} is where the two vectors go."""
   templates: tuple[str, ...] = templates.TEMPLATES
   """Training captions; {} is where the phrase goes."""
+  augmented: bool = True
+  """Vary the photo as the paper does (colours, crops, size); else it is only mirrored."""
   steps: int = 400
   batch: int = 2
   lr: float = 1e-2
@@ -54,7 +57,7 @@ class Config:
 
 PRESETS = {
   "paper": Config(),
-  "miniature": Config(phrase="{}", templates=templates.PHOTO, steps=300, batch=8, lr=2e-2),
+  "miniature": Config(augmented=False, phrase="{}", templates=templates.PHOTO, steps=300, batch=8, lr=2e-2),
 }
 
 
@@ -166,3 +169,15 @@ def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
 def rates(cfg: Config):
   adam = lambda decay: optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay)
   return ((r"^average", optax.sgd(1 - cfg.momentum)), (r"bias$", adam(0.0)), (r".*", adam(cfg.weight_decay)))
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment()
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return None
+
+
+def alone(cfg: Config) -> str:
+  return ""

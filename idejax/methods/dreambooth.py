@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from idejax import anchors, conditioning, diffusion, draws, subject, tree
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict, with_unet
 from idejax.conditioning import Prompts
 from idejax.errors import UserError
@@ -178,3 +179,15 @@ def rates(cfg: Config):
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)
 
   return ((r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment(flip=cfg.variants)
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return (cfg.class_prompt, cfg.class_pictures) if cfg.prior else None
+
+
+def alone(cfg: Config) -> str:
+  return "" if cfg.trains == "lora" else "it trains the whole UNet, a copy for each"

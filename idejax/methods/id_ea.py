@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict
 from idejax.conditioning import Prompts
 from idejax.errors import UserError
@@ -303,3 +304,15 @@ def rates(cfg: Config):
   ]
   if not cfg.train_enhancer: rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))
   return tuple(rules)
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment()
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return None
+
+
+def alone(cfg: Config) -> str:
+  return ""

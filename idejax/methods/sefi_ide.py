@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict
 from idejax.conditioning import Prompts
 from idejax.errors import UserError
@@ -62,6 +63,8 @@ class Config:
   """Side to which maps are resized."""
   stop_reference: bool = True
   """No gradient through the class word's maps."""
+  augmented: bool = True
+  """Vary the photo as the paper does (colours, size); else it is only mirrored."""
   steps: int = 1000
   batch: int = 1
   lr: float = 5e-3
@@ -88,7 +91,7 @@ PRESETS = {
   "ti+per_stage": Config(weight=0.0),
   "prospect": Config(stages=10, tie_kv=True, weight=0.0, init="prospect", lr=1e-4, steps=600),
   "miniature": Config(
-    parameterisation="direct", templates=templates.PHOTO, target=8, steps=300, batch=8, lr=1e-2),
+    augmented=False, parameterisation="direct", templates=templates.PHOTO, target=8, steps=300, batch=8, lr=1e-2),
 }  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 def _init_block(key, width: int, cfg: Config):
   """PyTorch's default of linear layers; with init anchor the last one gives zero."""
-  keys = iter(jax.random.split(key, 12))
+  keys = iter(jax.random.split(key, 14))
 
   def dense(i, o, bias=True):
     p = blocks.dense_init(next(keys), i, o, blocks.torch_default, bias)
@@ -208,8 +211,8 @@ def attention_loss(captured: Mapping[str, Any], keys: Mapping[str, jax.Array], c
     layers = {p: (q, k) for p, (q, k) in layers.items() if -(-h // side(q)) == cfg.target == -(-w // side(q))}
     if not layers: raise UserError(f"layers native: no cross-attention of this model is {cfg.target} x {cfg.target}")
 
-  @functools.partial(jax.checkpoint, static_argnums=3)  # maps are large and cheap: made again for the gradient
-  def difference(q, k, reference, per):
+  @functools.partial(jax.checkpoint, static_argnums=0)  # maps are large and cheap: made again for the gradient
+  def difference(per, q, k, reference):
     q, k, reference = (x.astype(jnp.float32) for x in (q, k, reference))
     reference = reference.reshape(*reference.shape[:2], *k.shape[-2:])
     wanted = weights(q, reference)
@@ -221,11 +224,11 @@ def attention_loss(captured: Mapping[str, Any], keys: Mapping[str, jax.Array], c
 
   total, count = jnp.zeros(()), 0
   for path, (q, k) in layers.items():
-    if q.ndim == 4: total, count = total + difference(q, k, keys[path], side(q)), count + 1
+    if q.ndim == 4: total, count = total + difference(side(q), q, k, keys[path]), count + 1
     else:
       step = cfg.every if len(q) > cfg.every else 1
       stack = tuple(x[::step] for x in (q, k, keys[path]))
-      one = functools.partial(difference, per=side(q))
+      one = functools.partial(difference, side(q))
 
       def add(sum, x, one=one): return sum + one(*x), None
 
@@ -271,3 +274,15 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
 def rates(cfg: Config):
   adam = optax.adam(cfg.lr, b1=0.9, b2=0.999, eps=1e-8)
   return ((r"", optax.chain(optax.clip_by_global_norm(cfg.clip), adam) if cfg.clip else adam),)
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment()
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return None
+
+
+def alone(cfg: Config) -> str:
+  return ""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
+from idejax.augment import Augment
 from idejax.backbone import Backbone, Conditioning, predict
 from idejax.conditioning import Prompts
 from idejax.errors import UserError
@@ -43,6 +44,8 @@ class Config:
   """A batch of both kinds of timesteps: the sum of their averages, or the average of all rows."""
   templates: tuple[str, ...] = templates.TEMPLATES
   """Training captions; {} is where the two vectors go."""
+  augmented: bool = True
+  """Vary the photo as the paper does (colours, crops, size); else it is only mirrored."""
   steps: int = 450
   batch: int = 1
   lr: float = 5e-5
@@ -62,7 +65,7 @@ PRESETS = {
   # The SDXL report's depth and length; its shortcuts (the encoders' last layer as the context, no
   # pooled vector, 512 px at 1024's time ids, a plain ImageNet ViT) are mistakes and not repeated.
   "delta_reference": Config(depth=6, alpha=0.5, steps=501, lr=1e-5),
-  "miniature": Config(source="recogniser", templates=templates.PHOTO, steps=300, batch=8, lr=1e-3),
+  "miniature": Config(augmented=False, source="recogniser", templates=templates.PHOTO, steps=300, batch=8, lr=1e-3),
 }
 
 
@@ -197,3 +200,15 @@ def rates(cfg: Config):
   kernels = lambda params: tree.map_with_path(lambda path, _: path.endswith("kernel"), params)
   adam = optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=kernels)
   return ((r".*", optax.chain(optax.clip_by_global_norm(cfg.clip), adam)),)
+
+
+def augment(cfg: Config) -> Augment:
+  return Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment()
+
+
+def prior(cfg: Config) -> tuple[str, int] | None:
+  return None
+
+
+def alone(cfg: Config) -> str:
+  return ""

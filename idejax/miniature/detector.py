@@ -74,7 +74,7 @@ def make_loss() -> Loss:
     pairs = (corners, want_box), (marks, want_points)
     box_error, point_error = (mean(jnp.abs(x - y) / size) for x, y in pairs)
     found = ((p > 0.5) & yes).sum() / count
-    value = say.sum() / count + 3 * box_error + 8 * point_error
+    value = say.sum() / count + 3 * box_error + 14 * point_error
     return value, {"score": say.sum() / count, "box": box_error, "points": point_error, "found": found}
 
   return loss
@@ -90,9 +90,9 @@ def as_mapped(params: Any, scale: float = SIDE / 64) -> Any:
   shift = (scale - 1) / 2
   out = {n: dict(unit) for n, unit in params.items()}
   for s in scrfd.STRIDES:
-    for name, signs in (("box", (1, 1, -1, -1)), ("points", (-1,) * 10)):
+    for name, signs in (("box", [1, 1, -1, -1]), ("points", [-1] * 10)):
       unit = out[f"stride{s}.{name}"]
-      unit["bias"] = unit["bias"] + np.tile(np.float32(signs), scrfd.ANCHORS) * np.float32(shift / s)
+      unit["bias"] = unit["bias"] + np.tile(np.array(signs, np.float32), scrfd.ANCHORS) * np.float32(shift / s)
   return out
 
 

@@ -102,7 +102,7 @@ def run(name: str, out: Path, plan: Plan, params: Any, loss: st.Loss, load: Call
 
 # The detector.
 
-DETECTOR = Plan(steps=3000, batch=32, lr=4e-3)
+DETECTOR = Plan(steps=3600, batch=32, lr=4e-3)
 
 
 def train_detector(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
@@ -134,8 +134,8 @@ def write_detector(path: Path, params, notes: dict[str, str]):
 
 # The recognisers: ours, and the judge's.
 
-RECOGNISER = Plan(steps=1400, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
-JUDGE = Plan(steps=1000, batch=64, lr=2e-3, ema=0.995, decay=1e-4)
+RECOGNISER = Plan(steps=1100, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
+JUDGE = Plan(steps=700, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
 
 
 def train_recogniser(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
@@ -237,7 +237,7 @@ def train_judge_attributes(out: Path, steps: int | None = None, seed: int = 0, t
 
 # The CLIP.
 
-CLIP = Plan(steps=500, batch=128, lr=1.5e-3, clip=1.0, ema=0.99, decay=0.02)
+CLIP = Plan(steps=420, batch=64, lr=1.5e-3, clip=1.0, ema=0.99, decay=0.02)
 
 
 def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):

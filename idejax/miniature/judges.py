@@ -56,7 +56,7 @@ def make_attributes_loss() -> Loss:
 # The CLIP.
 
 LENGTH = 40  # tokens of a prompt
-_WIDTH, _PROJECTION = {"text": 96, "vision": 128}, 128
+_WIDTH, _PROJECTION = {"text": 96, "vision": 96}, 128
 
 
 def clip_config(vocabulary: int, tiny: bool = False) -> dict[str, Any]:

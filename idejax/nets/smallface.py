@@ -26,16 +26,17 @@ def _residual(f, name, x, width):
 def judge(f, x):
   """Wider crops 96 x 96, RGB in [-1, 1] -> embeddings [B, 512], not normalised.
 
-  Plain convolutions, ReLUs and a mean over the last map: unlike `recogniser` wherever it can be.
+  Plain convolutions and ReLUs: unlike `recogniser` but for its last layer, since a mean over the map
+  instead forgets where things are and learnt too slowly.
   """
-  h = f.conv("stem", f.shrink(x, 2), 24, 3, 2)
+  h = f.conv("stem", f.shrink(x, 2), 32, 3, 2)
   h = f.conv("conv24", h, 48)
   h = f.conv("down12", h, 72, 3, 2)
   h = f.conv("conv12", h, 96)
   h = f.conv("down6", h, 128, 3, 2)
   h = f.conv("conv6", h, 128)
-  h = f.conv("wide", h, 320, 1)
-  return f.dense("features", f.mean(h), FEATURES, norm=True)
+  h = f.conv("squeeze", h, 28, 1)
+  return f.dense("features", f.rows(h), FEATURES, norm=True)
 
 
 def attributes(counts: tuple[int, ...]):

@@ -1,0 +1,134 @@
+"""`idejax export`: a person learned -> files that stock diffusers opens, with a card and a certificate."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from idejax.errors import UserError, tell
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Write a person as files that diffusers opens without idejax, and prove that they are the same.
+
+    idejax export runs/anna --to anna
+    idejax export runs/anna --to anna --format textual-inversion
+    idejax export runs/anna --to anna --quick
+
+  --to receives the weights, README.md (how to open them, what to say, whose face it is) and
+  certificate.json: idejax and diffusers, in separate processes, on the same prompts and noise. If they
+  differ, nothing is written and the command fails.
+  """
+
+  to: Path
+  """Folder to make."""
+  run: Path = dataclasses.field(default=Path("."), metadata={"positional": True})
+  """Run folder of idejax personalize, or its identity.safetensors."""
+  format: Literal["auto", "textual-inversion", "pipeline", "lora", "custom-diffusion", "certificate-only"] = "auto"
+  """auto: a textual-inversion file where words are all that was learned, else a whole pipeline folder.
+  lora and custom-diffusion are small files for what they can hold; what a form leaves out is said in
+  its card. certificate-only checks the form that auto chooses and keeps the certificate."""
+  model: str | None = None
+  """Where the base model is now. Default: where the identity was made."""
+  quick: bool = False
+  """Check 10 steps, not 10 and 50."""
+  verify: bool = True
+  """Run diffusers and compare; --no-verify leaves it out, and the certificate says so."""
+
+
+def main(c: Config):
+  # ---- What is asked, checked before anything is loaded ----------------------------------------
+  if c.to.exists() and (not c.to.is_dir() or any(c.to.iterdir())):
+    raise UserError(f"--to {c.to} exists and is not empty; choose another folder")
+  if c.format == "certificate-only" and not c.verify:
+    raise UserError("--format certificate-only with --no-verify leaves nothing to do")
+  import jax
+  import jax.numpy as jnp
+
+  from idejax import hub, learned, pipeline
+  from idejax.exporting import torch_files
+  from idejax.progress import waiting
+
+  person = learned.load(c.run)
+  kind = torch_form(person) if c.format in ("auto", "certificate-only") else c.format
+  if person.method == "dreambooth" and kind == "textual-inversion":
+    raise UserError("what DreamBooth learned is in the UNet, not in words: use --format pipeline or lora")
+  with waiting("reading the model"):
+    pipe = pipeline.load(hub.resolve(c.model or person.model), dtype=jnp.float32, devices=jax.devices()[:1], notify=tell)
+    pipe.with_people(person)  # refuses another base
+  lost = torch_files.lost(person, kind)
+  if lost: tell(f"warning: {kind} is a lossy form of this person; it leaves out: {lost}")
+
+  # ---- Write, check, rename --------------------------------------------------------------------
+  c.to.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=c.to.parent, prefix=f".{c.to.name}-") as tmp:
+    folder = Path(tmp) / c.to.name
+    folder.mkdir()
+    write(folder, pipe, person, kind)
+    facts = check(c, folder, pipe, person, kind, lost)
+    finish(c, folder, person, kind, facts)
+    if c.to.exists(): c.to.rmdir()
+    os.replace(folder, c.to)
+  tell(f"{c.to}: {person.word} as {kind}" + (" (lossy)" if lost else "") + f"; how to open it: {c.to / 'README.md'}")
+
+
+def torch_form(person) -> str:
+  """The form that loses nothing, the smallest such."""
+  from idejax.exporting import torch_files
+
+  return "textual-inversion" if not torch_files.lost(person, "textual-inversion") else "pipeline"
+
+
+def write(folder: Path, pipe, person, kind: str):
+  """The artefact, without card and certificate."""
+  from idejax.exporting import pipelines, torch_files
+
+  if kind == "pipeline": return pipelines.write(folder, pipe, person)
+  torch_files.write_words(folder, person)
+  if kind == "lora": torch_files.write_lora(folder, person)
+  if kind == "custom-diffusion": torch_files.write_custom_diffusion(folder, person, pipe.backbone)
+  (folder / "load.py").write_text(pipelines.template("load.py"), "utf-8")
+
+
+def check(c: Config, folder: Path, pipe, person, kind: str, lost: str) -> dict[str, Any]:
+  """The certificate. UserError if idejax and diffusers differ."""
+  from idejax.exporting import certificate, pipelines, torch_files
+  from idejax.progress import waiting
+
+  code = kind == "pipeline" and pipelines.needs_code(person)
+  facts: dict[str, Any] = {
+    "word": person.word, "method": person.method, "format": kind, "lossy": lost, "code": code,
+    "base": {"model": person.model, "digest": person.digest}, "files": certificate.digests(folder),
+    "verified": c.verify, "versions": certificate.versions()}  # fmt: skip
+  if not c.verify:
+    tell("not verified: no certificate was measured (--no-verify)")
+    return facts
+  written = torch_files.as_written(person, kind)
+  steps: tuple[int, ...] = (10,) if c.quick else (10, 50)
+  with waiting("comparing with diffusers"):
+    one = certificate.Check(folder, pipe, written, kind == "pipeline", code, steps)
+    facts |= certificate.certify(one)[0]
+    if lost: facts["loss"] = certificate.loss(pipe, person, written)
+  if bad := certificate.verdict(facts):
+    raise UserError(f"{person.word} as {kind} is not the same in diffusers: {'; '.join(bad)}; nothing was written "
+                    "(--no-verify writes it all the same)")  # fmt: skip
+  worst = max(x["relative"] for x in facts["final_latents"].values())
+  tell(f"certified: final latents within {worst:.1e} of diffusers {facts['versions']['diffusers']}")
+  return facts
+
+
+def finish(c: Config, folder: Path, person, kind: str, facts: dict[str, Any]):
+  """Card, sheet and certificate."""
+  from idejax.exporting import cards, folders
+
+  run = c.run if c.run.is_dir() else c.run.parent
+  if c.format == "certificate-only":
+    shutil.rmtree(folder)
+    folder.mkdir()
+  else:
+    if (run / "sheet.png").is_file(): shutil.copyfile(run / "sheet.png", folder / "sheet.png")
+    cards.write(folder, run, person, kind, facts)
+  folders.write_json(folder / "certificate.json", facts)

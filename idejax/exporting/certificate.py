@@ -1,0 +1,235 @@
+"""The certificate of an export: idejax and stock diffusers, in separate processes, on the same prompts and latents.
+
+diffusers runs first and keeps what its UNet was given and what it answered; idejax computes the same
+contexts from the prompts, the same answers for the same inputs, and the same pictures from the same
+noise. Relative differences are |ours - theirs| / |theirs| in the Euclidean norm.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+from idejax import __version__, backbone, pipeline, prompting, tensorfiles
+from idejax.backbone import Conditioning
+from idejax.errors import UserError
+from idejax.learned import Learned
+from idejax.pipeline import Pipeline, Request, Settings
+
+LARGEST = 1e-3  # relative difference of contexts, noise predictions and final latents, float32
+SMALLEST = 40.0  # dB, PSNR of the pictures
+EQUAL = 100.0  # dB, said of pictures that are equal
+PROMPTS = ("a photo of {}", "a photo of {} on the beach")
+INSTALL = ("pip install torch --index-url https://download.pytorch.org/whl/cpu && "
+           "pip install diffusers transformers safetensors")  # fmt: skip
+
+
+class Check(NamedTuple):
+  """One exported folder to be compared.
+
+  pipe: the base in float32, `person` not yet in it.
+  person: as the folder has it (`torch_files.as_written`).
+  standalone: the folder is a pipeline; else its load.py puts it onto the base.
+  code: the pipeline brings code of its own.
+  steps: numbers of sampler steps; the first one's UNet calls are compared one by one.
+  """
+
+  folder: Path
+  pipe: Pipeline
+  person: Learned
+  standalone: bool
+  code: bool
+  steps: tuple[int, ...] = (10, 50)
+
+  @property
+  def prompts(self) -> list[str]:
+    return [p.format(self.person.word) for p in PROMPTS]
+
+  @property
+  def size(self) -> tuple[int, int]:
+    return self.pipe.size(Settings())
+
+  @property
+  def noise(self) -> np.ndarray:
+    shape = self.pipe.latent_shape(Settings())
+    return np.stack([pipeline.noise(0, i, shape) for i in range(len(PROMPTS))])
+
+  @property
+  def guidance(self) -> float:
+    return pipeline.default_guidance(self.pipe)
+
+
+def certify(*checks: Check) -> list[dict[str, Any]]:
+  """What certificate.json says of each. One process of PyTorch for all; it does not judge: see `verdict`."""
+  return [_compare(c, theirs, about) for c, (theirs, about) in zip(checks, run_stock(checks))]
+
+
+def run_stock(checks: Sequence[Check]) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+  """stock.py in a process of its own: its tensors and {"timesteps", "versions"} for each. UserError with its last line."""
+  script = resources.files("idejax.exporting").joinpath("templates", "stock.py")
+  with tempfile.TemporaryDirectory(prefix="idejax-certificate-") as tmp, resources.as_file(script) as path:
+    names = [str(Path(tmp, f"job{i}")) for i in range(len(checks))]
+    for c, name in zip(checks, names): Path(name + ".json").write_text(json.dumps(_job(c, name)))
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(tmp, "modules")), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("PYTHONPATH", None)
+    command = [sys.executable, str(path), *(n + ".json" for n in names)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp, env=env)
+    if done.returncode: raise _failed(done.stderr)
+    return [(load_file(n + ".out"), json.loads(Path(n + ".about").read_text())) for n in names]
+
+
+def _job(c: Check, name: str) -> dict[str, Any]:
+  height, width = c.size
+  calls = sorted({round(x * (c.steps[0] - 1)) for x in (0, 0.25, 0.5, 0.75, 1)})
+  np.save(name + ".npy", np.ascontiguousarray(c.noise.transpose(0, 3, 1, 2)))
+  return dict(
+    folder=str(c.folder.resolve()), base=str(c.pipe.folder.resolve()), standalone=c.standalone, code=c.code,
+    prompts=c.prompts, guidance=c.guidance, steps=list(c.steps), calls=calls, height=height, width=width,
+    latents=name + ".npy", out=name + ".out", about=name + ".about")  # fmt: skip
+
+
+def _failed(stderr: str) -> UserError:
+  said = [x for x in stderr.strip().splitlines() if x.strip()] or ["no message"]
+  if "ModuleNotFoundError" in said[-1]:
+    return UserError(f"the certificate needs PyTorch and diffusers ({said[-1].split(': ', 1)[-1]}): {INSTALL}; "
+                     "or export with --no-verify")  # fmt: skip
+  return UserError(f"stock diffusers cannot use the export: {said[-1][:400]}")
+
+
+def _compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
+  named, (height, width) = c.pipe.with_people(c.person), c.size
+  out: dict[str, Any] = {
+    "prompts": c.prompts, "guidance": c.guidance, "sampler": "ddim", "dtype": "float32", "size": [height, width],
+    "noise": "idejax.pipeline.noise(0, i)", "versions": versions() | about["versions"],
+    "thresholds": {"relative": LARGEST, "psnr_db": SMALLEST}}  # fmt: skip
+  out |= compare_calls(named, c.prompts, theirs, about["timesteps"], (height, width))
+  out["final_latents"], out["pictures"] = {}, {}
+  requests = [Request(p, guidance=c.guidance) for p in c.prompts]
+  for n in c.steps:
+    made = list(pipeline.generate(named, requests, Settings(n, "ddim"), c.noise))
+    latents, images = (np.concatenate([getattr(b, k) for b in made]) for k in ("latents", "images"))
+    out["final_latents"][str(n)] = difference(latents.transpose(0, 3, 1, 2), theirs[f"latents{n}"])
+    out["pictures"][str(n)] = {"psnr_db": psnr(images.transpose(0, 3, 1, 2), theirs[f"pictures{n}"])}
+  return out
+
+
+def compare_calls(pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.ndarray], timesteps: list[float],
+                  size: tuple[int, int]) -> dict[str, Any]:  # fmt: skip
+  """Contexts and noise predictions; diffusers' rows are all without text, then all with."""
+  empty = None if pipe.backbone.nets.zero_empty_negative else ""
+  guided = len(theirs["call0.sample"]) == 2 * len(prompts)
+  rows: list[str | None] = [empty] * len(prompts) * guided + list(prompts)
+  under = lambda f, *a: _exactly(pipe, f, *a)
+  cond = encoded(pipe, rows, size, under)
+  changes = prompting.Weights(pipe.backbone, pipe.people, under)
+  b = backbone.with_unet(pipe.backbone, changes.of(tuple(pipe.people))[0])
+  stages, train_steps = cond.k.shape[0], pipe.backbone.nets.schedule.num_train_timesteps
+  contexts, pooled, predictions = [], [], []
+  for i, t in enumerate(timesteps):
+    s = int(backbone.stage(jnp.float32(t), stages, train_steps))
+    given = theirs[f"call{i}.context"]
+    ours = np.asarray(cond.k[s])
+    if given.shape[1] == 2 * ours.shape[1]: ours = np.concatenate([ours, np.asarray(cond.v[s])], axis=1)
+    contexts.append(difference(ours, given))
+    if cond.pooled is not None:
+      p = np.asarray(cond.pooled)
+      pooled.append(difference(p[s] if p.ndim == 3 else p, theirs[f"call{i}.pooled"]))
+    x = theirs[f"call{i}.sample"].transpose(0, 2, 3, 1)
+    made = np.asarray(under(_predict, b, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
+    predictions.append({"timestep": t} | difference(made, theirs[f"call{i}.output"]))
+  out: dict[str, Any] = {"contexts": _worst(contexts)}
+  if pooled: out["pooled"] = _worst(pooled)
+  return out | {"noise_predictions": predictions}
+
+
+@jax.jit
+def _predict(b, x, t, cond):
+  return backbone.predict(b, x, t, cond)
+
+
+def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], under) -> Conditioning:
+  """The UNet's conditioning of texts, a row each."""
+  made = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, rows, pipe.notify, under).encode(rows)
+  k, v = (jnp.asarray(np.moveaxis(x, 1, 0)) for x in (made.k, made.v))
+  if made.pooled is None: return Conditioning(k, v)
+  height, width = size
+  ids = jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.float32), (len(rows), 1))
+  return Conditioning(k, v, None, jnp.asarray(np.moveaxis(made.pooled, 1, 0)), ids)
+
+
+def _exactly(pipe: Pipeline, f, *args):
+  """In full float32, which GPUs and TPUs do not do by themselves."""
+  with jax.set_mesh(pipe.mesh), jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "float32"):
+    return f(*args)
+
+
+def loss(pipe: Pipeline, whole: Learned, written: Learned) -> dict[str, Any]:
+  """What a lossy form loses, in idejax: differences of contexts and of the noise prediction in the middle."""
+  under = lambda f, *a: _exactly(pipe, f, *a)
+  text, size = PROMPTS[0].format(whole.word), pipe.size(Settings())
+  noise = pipeline.noise(0, 0, pipe.latent_shape(Settings()))[None]
+  t, out = pipe.backbone.nets.schedule.num_train_timesteps // 2, []
+  for person in (whole, written):
+    named = pipe.with_people(person)
+    cond = encoded(named, [text], size, under)
+    change = prompting.Weights(named.backbone, named.people, under).of((person.word,))[0]
+    b = backbone.with_unet(named.backbone, change)
+    middle = backbone.stage(jnp.float32(t), cond.k.shape[0], 2 * t)
+    out.append((np.asarray(cond.k[middle]), np.asarray(under(_predict, b, noise, np.float32(t), cond))))
+  return {"contexts": difference(out[1][0], out[0][0]), "noise_prediction": difference(out[1][1], out[0][1])}
+
+
+def verdict(found: Mapping[str, Any]) -> list[str]:
+  """What is beyond the thresholds, in words; [] is a pass."""
+  bad = []
+  checks = [("contexts", found["contexts"]), ("pooled vector", found.get("pooled", {"relative": 0.0}))]
+  checks += [(f"noise prediction at timestep {p['timestep']:g}", p) for p in found["noise_predictions"]]
+  checks += [(f"final latents after {n} steps", x) for n, x in found["final_latents"].items()]
+  for what, x in checks:
+    if not x["relative"] <= LARGEST: bad.append(f"{what} differ by {x['relative']:.2g} (relative; {LARGEST:g} is allowed)")
+  for n, x in found["pictures"].items():
+    if not x["psnr_db"] >= SMALLEST: bad.append(f"pictures after {n} steps: {x['psnr_db']:.1f} dB ({SMALLEST:g} are wanted)")
+  return bad
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+  """Maximum and mean absolute, and relative difference. Infinite where a number is not finite."""
+  if ours.shape != theirs.shape: raise UserError(f"idejax has an array of {ours.shape}, diffusers one of {theirs.shape}")
+  a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  off = np.abs(a - b)
+  if not np.isfinite(off).all(): return {"max": math.inf, "mean": math.inf, "relative": math.inf}
+  norm = float(np.linalg.norm(b))
+  relative = float(np.linalg.norm(a - b)) / norm if norm else float(off.max() > 0)
+  return {"max": float(off.max()), "mean": float(off.mean()), "relative": relative}
+
+
+def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+  """Of uint8 pictures, dB; `EQUAL` at most."""
+  error = np.square(ours.astype(np.float64) - theirs.astype(np.float64)).mean()
+  return EQUAL if error == 0 else min(EQUAL, float(10 * np.log10(255**2 / error)))
+
+
+def digests(folder: Path) -> dict[str, str]:
+  """sha256 of every file, by its path in the folder."""
+  files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "certificate.json")
+  return {p.relative_to(folder).as_posix(): tensorfiles.digest(p) for p in files}
+
+
+def versions() -> dict[str, str]:
+  return {"idejax": __version__, "jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def _worst(found: list[dict[str, float]]) -> dict[str, float]:
+  return {k: max(f[k] for f in found) for k in found[0]}

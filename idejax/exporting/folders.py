@@ -1,0 +1,135 @@
+"""Pipeline and component folders in diffusers' layout, written anew: other dtypes, shards, a few other tensors."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from idejax import tensorfiles, weights
+from idejax.backbone import read_json
+from idejax.errors import UserError
+
+DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_STEMS = ("diffusion_pytorch_model", "model")
+_FLAX = {"diffusion_flax_model": "diffusion_pytorch_model", "flax_model": "model", "pytorch_model": "model"}
+_PLAIN = (".json", ".txt", ".model")  # what is copied beside weights: never code, never pickles
+
+Rename = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+def _is_float(dtype) -> bool:
+  return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+
+
+class Changed(Mapping):
+  """A lazy view of tensors: some replaced, floats cast. UserError where a number does not fit the dtype."""
+
+  def __init__(self, tensors: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray], dtype: np.dtype | None,
+               where: str):  # fmt: skip
+    if odd := set(changes) - set(tensors): raise UserError(f"{where}: has no tensor {sorted(odd)[0]} to replace")
+    self.tensors, self.changes, self.dtype, self.where = tensors, changes, dtype, where
+
+  def __getitem__(self, key: str) -> np.ndarray:
+    x = self.changes[key] if key in self.changes else self.tensors[key]
+    if self.dtype is None or x.dtype == self.dtype or not _is_float(x.dtype): return x
+    with np.errstate(over="ignore"): y = x.astype(self.dtype)
+    if self.dtype == np.float16 and not np.isfinite(y).all() and np.isfinite(x).all():
+      raise UserError(f"{self.where}: {key} has numbers beyond float16's 65504; choose bfloat16 or float32")
+    return y
+
+  def __iter__(self) -> Iterator[str]: return iter(self.tensors)
+  def __len__(self) -> int: return len(self.tensors)
+
+
+def stem_of(folder: Path) -> str | None:
+  """The stem of a component's weights, as `tensorfiles.read` wants it; None if it has none (a tokenizer)."""
+  names = [p.name for p in folder.iterdir()]
+  for stem in (*_STEMS, *_FLAX):
+    if any(re.match(re.escape(stem) + r"[.-].*(safetensors|msgpack|bin|ckpt|pt|pth)", n) for n in names):
+      return _FLAX.get(stem, stem)
+  return None
+
+
+def component(source: Path, target: Path, *, dtype: str | None = None, changes: Mapping[str, np.ndarray] | None = None,
+              rename: Rename | None = None, config: Mapping[str, Any] | None = None,
+              max_shard_size: str | None = None, variant: str | None = None,
+              allow_pickle: bool = False) -> str:  # fmt: skip
+  """Write one component anew under PyTorch's names; what was done, in words.
+
+  changes: tensors in place of those of the same key. config: fields to replace in config.json.
+  """
+  if source.is_symlink() and not source.exists(): raise UserError(f"{source}: a link that leads nowhere")
+  stem = stem_of(source)
+  target.mkdir(parents=True, exist_ok=True)
+  for p in sorted(source.iterdir()):
+    if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
+  about = source / "config.json"
+  if about.exists():
+    fields = read_json(about)
+    write_json(target / "config.json", _torch_names(fields) | dict(config or {}))
+  if stem is None: return "copied"
+  tensors: Mapping[str, np.ndarray] = tensorfiles.read(source, stem, variant=variant, allow_pickle=allow_pickle)
+  if any(k.startswith(("text_model.", "encoder.layers.0.self_attn", "vision_model.")) for k in tensors):
+    if not any(k.startswith("vision_model.vision_model.") for k in tensors):  # the safety checker's own names
+      tensors = weights.rename_clip(tensors)
+  if rename: tensors = rename(tensors)
+  kind = None if dtype is None else DTYPES[dtype]
+  view = Changed(tensors, changes or {}, kind, str(source))
+  tensorfiles.write(target / f"{stem}.safetensors", view, max_shard_size=max_shard_size)
+  return f"{len(tensors)} tensors" + (f" as {dtype}" if dtype else "")
+
+
+def pipeline(source: Path, target: Path, *, dtype: str | None = None, max_shard_size: str | None = None,
+             variant: str | None = None, allow_pickle: bool = False) -> dict[str, str]:  # fmt: skip
+  """A whole pipeline folder, every component that is there: {component: what was done}."""
+  index, done = index_of(source), {}
+  for name in components(index):
+    if not (source / name).is_dir(): index[name] = [None, None]
+    else:
+      done[name] = component(source / name, target / name, dtype=dtype, max_shard_size=max_shard_size,
+                             variant=variant, allow_pickle=allow_pickle)  # fmt: skip
+  finish(index, source, target)
+  return done
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+  """model_index.json with the names of PyTorch's classes. UserError for a component outside the folder."""
+  index = _torch_names(read_json(folder / "model_index.json"))
+  for name in components(index):
+    if not re.fullmatch(r"\w+", name):
+      raise UserError(f"{folder}/model_index.json names the component {name!r}, which is no plain name; do not use it")
+  return index
+
+
+def components(index: Mapping[str, Any]) -> list[str]:
+  named = lambda v: isinstance(v, list) and len(v) == 2 and None not in v
+  return [k for k, v in index.items() if not k.startswith("_") and named(v)]
+
+
+def finish(index: Mapping[str, Any], source: Path, target: Path):
+  """model_index.json, last: a folder without it is no pipeline."""
+  for name in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
+    if (source / name).is_file(): shutil.copyfile(source / name, target / name)
+  write_json(target / "model_index.json", dict(index))
+
+
+def _torch_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Class names of orphaned Flax folders as PyTorch's: FlaxUNet2DConditionModel -> UNet2DConditionModel."""
+  bare = lambda x: re.sub(r"^Flax(?=[A-Z])", "", x) if isinstance(x, str) else x
+  out: dict[str, Any] = {}
+  for k, v in fields.items():
+    if k == "_class_name" and not isinstance(v, list): v = bare(v)
+    elif k == "architectures" and isinstance(v, list): v = [bare(x) for x in v]
+    elif isinstance(v, list) and len(v) == 2 and v[0] in ("diffusers", "transformers", "stable_diffusion"): v = [v[0], bare(v[1])]
+    out[k] = v
+  return out
+
+
+def write_json(path: Path, value: Any):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,128 @@
+"""A whole pipeline folder with a person in it: their words in the vocabulary, their weights, their code.
+
+The folder needs no call after `from_pretrained`. Vocabulary and end token are set so that stock
+transformers pools SDXL's vector at the end of the text, where idejax does.
+"""
+
+import json
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idejax import tensorfiles, tokens
+from idejax.errors import UserError
+from idejax.exporting import folders, torch_files
+from idejax.learned import Learned
+from idejax.pipeline import Pipeline
+
+_EMBEDDING = "text_model.embeddings.token_embedding.weight"
+
+
+def template(name: str) -> str:
+  """The text of a PyTorch file that is copied into exported folders."""
+  return resources.files("idejax.exporting").joinpath("templates", name).read_text("utf-8")
+
+
+def needs_code(person: Learned) -> bool:
+  return torch_files.staged(person) or torch_files.adapted(person)
+
+
+def write(folder: Path, pipe: Pipeline, person: Learned):
+  """Base and person as one pipeline. Changed components are float32, the others as they were."""
+  base, index = pipe.folder, folders.index_of(pipe.folder)
+  per_encoder = torch_files.words(person, by_stage=torch_files.staged(person))
+  encoders = dict(zip(("text_encoder", "text_encoder_2"), per_encoder))
+  changes = torch_files.changed_unet(person, pipe.backbone)
+  for name in folders.components(index):
+    source, target = base / name, folder / name
+    if not source.is_dir(): index[name] = [None, None]  # such as a safety checker that was never fetched
+    elif name in encoders:
+      tokenizer = "tokenizer" + name.removeprefix("text_encoder")
+      ids = add_words(base / tokenizer, folder / tokenizer, [w for w, _ in encoders[name]])
+      write_text_encoder(source, target, ids, encoders[name], tokens.load(base / tokenizer).eos)
+    elif name == "unet" and changes: folders.component(source, target, dtype="float32", changes=changes)
+    elif not name.startswith("tokenizer"): _copy(source, target)
+  if needs_code(person): write_code(folder, person, index, "text_encoder_2" in index)
+  folders.finish(index, base, folder)
+
+
+def _copy(source: Path, target: Path):
+  if (stem := folders.stem_of(source)) is None or (source / f"{stem}.safetensors").exists():
+    target.mkdir(parents=True, exist_ok=True)
+    for p in source.iterdir():
+      if p.suffix in (".json", ".txt") or stem and p.name == f"{stem}.safetensors": shutil.copyfile(p, target / p.name)
+  else: folders.component(source, target)
+
+
+def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
+  """A tokenizer with new words, in the files of both transformers 4 and 5; the words' ids."""
+  bpe = tokens.load(source).bpe
+  for word in words:
+    if word in bpe.get_vocab(): raise UserError(f"{source}: the model knows the word {word} already; choose another --name")
+  bpe.add_tokens(words)
+  ids = [int(bpe.convert_tokens_to_ids(w)) for w in words]
+  target.mkdir(parents=True, exist_ok=True)
+  bpe.save_pretrained(str(target))
+  for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+    if (source / name).exists(): shutil.copyfile(source / name, target / name)
+  if not (target / "vocab.json").exists():  # transformers 4 reads these two
+    model = json.loads((target / "tokenizer.json").read_text("utf-8"))["model"]
+    folders.write_json(target / "vocab.json", model["vocab"])
+    pairs = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    (target / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", "utf-8")
+  if not (target / "special_tokens_map.json").exists():
+    special = {f"{k}_token": str(getattr(bpe, f"{k}_token")) for k in ("bos", "eos", "unk", "pad")}
+    folders.write_json(target / "special_tokens_map.json", special)
+  old = json.loads((source / "added_tokens.json").read_text("utf-8")) if (source / "added_tokens.json").exists() else {}
+  folders.write_json(target / "added_tokens.json", old | dict(zip(words, ids)))
+  return ids
+
+
+def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: int):
+  """The encoder with a row for each new id, and the end token's true id in its config.
+
+  Old configs say eos_token_id 2, for which transformers pools at the largest id: with new words,
+  whose ids are larger than the end token's, at the word.
+  """
+  def grow(tensors):
+    old = np.asarray(tensors[_EMBEDDING], np.float32)
+    table = np.zeros((max(len(old), max(ids) + 1), old.shape[1]), np.float32)
+    table[: len(old)] = old
+    for i, (_, row) in zip(ids, words): table[i] = row
+    sizes.append(len(table))
+    return {**tensors, _EMBEDDING: table}
+
+  sizes: list[int] = []
+  folders.component(source, target, dtype="float32", rename=grow)
+  about = json.loads((target / "config.json").read_text())
+  about |= {"vocab_size": sizes[0], "eos_token_id": eos}
+  folders.write_json(target / "config.json", {k: v for k, v in about.items() if k not in ("torch_dtype", "dtype")})
+
+
+def write_code(folder: Path, person: Learned, index: dict[str, Any], xl: bool):
+  """pipeline.py, and ID-EA's adapter; `index` learns of both."""
+  index["_class_name"] = ["pipeline", "PersonPipeline"]
+  index["word"] = person.word
+  if torch_files.staged(person):
+    if torch_files.adapted(person): raise UserError(f"{person.word} has an adapter and stages: no such pipeline is known")
+    index["stages"] = person.identity["rows"][0].shape[0]
+    text = template("staged.py")
+  else:
+    config, tensors = torch_files.adapter(person)
+    folders.write_json(folder / "id_adapter" / "config.json", config)
+    tensorfiles.write(folder / "id_adapter" / "diffusion_pytorch_model.safetensors", tensors)
+    (folder / "id_adapter" / "modeling_id_adapter.py").write_text(template("id_adapter.py"), "utf-8")
+    index["id_adapter"] = ["modeling_id_adapter", "IDAdapter"]
+    text = template("id_ea.py")
+  (folder / "pipeline.py").write_text(for_family(text, xl), "utf-8")
+
+
+def for_family(text: str, xl: bool) -> str:
+  """A template less the constructor of the other family."""
+  head, sd, sdxl, rest = re.split(r"  # -- .* --\n", text)
+  text = (head + (sdxl if xl else sd) + rest).replace("  # noqa: F811", "")
+  return text.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline") if xl else text

@@ -1,0 +1,40 @@
+"""Stable Diffusion with a person learned by ID-EA: prompts that name the person pass the adapter.
+
+Text encoders and tokenizers hold the person's words, the UNet the person's keys and values.
+"""
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+
+class PersonPipeline(StableDiffusionPipeline):
+  """The stock pipeline; only the encoding of prompts differs."""
+
+  _optional_components = [*StableDiffusionPipeline._optional_components, "id_adapter"]
+
+  # -- Stable Diffusion 1.x and 2.x --
+  def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
+               image_encoder=None, requires_safety_checker=True, id_adapter=None, word="<id>"):  # fmt: skip
+    super().__init__(vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
+                     image_encoder, requires_safety_checker)  # fmt: skip
+    self.register_modules(id_adapter=id_adapter)
+    self.register_to_config(word=word)
+
+  # -- SDXL --
+  def __init__(self, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,  # noqa: F811
+               image_encoder=None, feature_extractor=None, force_zeros_for_empty_prompt=True,
+               add_watermarker=None, id_adapter=None, word="<id>"):  # fmt: skip
+    super().__init__(vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,
+                     image_encoder, feature_extractor, force_zeros_for_empty_prompt, add_watermarker)  # fmt: skip
+    self.register_modules(id_adapter=id_adapter)
+    self.register_to_config(word=word)
+
+  # -- both --
+  def encode_prompt(self, prompt, *args, **kwargs):
+    embeds, *rest = super().encode_prompt(prompt, *args, **kwargs)
+    if prompt is None or self.id_adapter is None: return (embeds, *rest)  # ready-made embeddings stay
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    named = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
+    named = named.repeat_interleave(len(embeds) // len(prompts))[:, None, None]
+    adapted = self.id_adapter(embeds.to(self.id_adapter.dtype)).to(embeds.dtype)
+    return (torch.where(named, adapted, embeds), *rest)
