@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from idejax import config, options
+from idejax import config, config_file, options
 from idejax.errors import UserError
 from idejax.methods import METHODS
 
@@ -70,7 +70,7 @@ def _config_file(args: list[str]) -> tuple[config.Personalize, dict[str, Any], l
       path = Path(arg.partition("=")[2] if inline else args[i + 1])
       rest = args[:i] + args[i + (1 if inline else 2) :]
       if path.suffix != ".json":
-        return config.load(path, config.Personalize), dict(config.variables(path).get("settings", {})), rest
+        return config_file.load(path, config.Personalize), dict(config_file.variables(path).get("settings", {})), rest
       return config.Personalize(), _read_json(path), rest
   return config.Personalize(), {}, args
 
@@ -90,8 +90,8 @@ def _own(fields: dict[str, Any], kind: type) -> dict[str, Any]:
   out = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in _names(kind)}
   for name, value in out.items():
     if isinstance(value, str) and Path in (types[name], *typing.get_args(types[name])): out[name] = Path(value)
-    elif not config.fits(value, types[name]):
-      raise UserError(f"{name} is {value!r}; it must be {config.expected(types[name])}")
+    elif not config_file.fits(value, types[name]):
+      raise UserError(f"{name} is {value!r}; it must be {config_file.expected(types[name])}")
   return out
 
 

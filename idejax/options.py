@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from idejax import config
+from idejax import config_file
 from idejax.errors import UserError, one_line
 
 
@@ -65,9 +65,9 @@ def _config_file(kind: type, args: list[str]) -> tuple[Any, list[str]]:
   for i, arg in enumerate(args):
     if arg == "--config":
       if i + 1 == len(args): raise UserError("--config is without its value; give a Python file")
-      return config.load(Path(args[i + 1]), kind), args[:i] + args[i + 2 :]
+      return config_file.load(Path(args[i + 1]), kind), args[:i] + args[i + 2 :]
     if arg.startswith("--config="):
-      return config.load(Path(arg.removeprefix("--config=")), kind), args[:i] + args[i + 1 :]
+      return config_file.load(Path(arg.removeprefix("--config=")), kind), args[:i] + args[i + 1 :]
   return None, args
 
 
@@ -107,12 +107,12 @@ def _sentence(box: str, fields: dict[str, Any]) -> str:
   parts = re.split(r"\n\W*-{8,}\W*\n", box)
   text = one_line(parts[1] if len(parts) > 1 else box)
   if m := re.match(r"Missing value for argument '(--[\w-]+)'", text):
-    return f"{m[1]} is without its value; it must be {config.expected(fields[m[1]].type)}"
+    return f"{m[1]} is without its value; it must be {config_file.expected(fields[m[1]].type)}"
   flag = re.search(r"(--[\w-]+)[:']", text)
   value = re.findall(r"'([^']*)'", text)
   if flag and value and flag[1] in fields and text.startswith(("Error parsing", "invalid choice")):
     found = value[0] if text.startswith("invalid choice") else value[-1]
-    return f"{flag[1]} is {found!r}; it must be {config.expected(fields[flag[1]].type)}"
+    return f"{flag[1]} is {found!r}; it must be {config_file.expected(fields[flag[1]].type)}"
   if text.startswith("Unrecognized options: -"): text += " (a value with a dash in front: --option=-value)"
   return text[:1].lower() + text[1:]
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from idejax.backbone import Backbone, Conditioning
 from idejax.errors import UserError
 from idejax.learned import Learned
 from idejax.nets import vae
-from idejax.progress import counting, waiting
+from idejax.pieces import Pieces
 from idejax.prompting import Texts, Weights
 
 
@@ -209,7 +208,7 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   every_text = _wanted(pipe, every, guided) + ([r.plain for r in every] if late else [])
   texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, every_text, pipe.notify, on_mesh)
 
-  with contextlib.closing(_Bar(progress, len(todo), int(table.active.sum()))) as bar:
+  with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
     for batch in batches:
       rows = [requests[i] for i in batch]
       wanted = sorted(todo.intersection(batch))
@@ -339,30 +338,3 @@ def _under(pipe: Pipeline, program: Callable, *args):
   exact = pipe.backbone.nets.dtype == jnp.float32 and jax.default_backend() != "cpu"
   with jax.set_mesh(pipe.mesh), jax.default_matmul_precision("float32" if exact else None):
     return program(*args)
-
-
-class _Bar:
-  """Progress over rows of the table. A batch runs in a few calls of one program: short jobs in
-  one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
-
-  def __init__(self, show: bool, pictures: int, rows: int):
-    self.rows, self.piece, self.show = rows, 1, show
-    self.bar = counting(pictures * rows, "step", show)
-
-  def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
-    at = 0
-    while at < self.rows:
-      end = min(at + self.piece, self.rows)
-      index = np.arange(table.active.size)
-      start = time.perf_counter()
-      with waiting("compiling, or a long first step", self.show and not self.bar.n):
-        state = program(state, table._replace(active=table.active & (at <= index) & (index < end)))
-        jax.block_until_ready(state.x)
-      if at and time.perf_counter() - start < 1.0: self.piece *= 2
-      elif not at: self.piece = 2  # the first call may have compiled
-      self.bar.update((end - at) * real)
-      at = end
-    return state.x
-
-  def close(self):
-    self.bar.close()

@@ -105,7 +105,9 @@ def table(results: Mapping[str, Mapping[str, Any]], out: Path):
   text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
   for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
     with whole(out / name) as temporary: temporary.write_text(content)
-  sheets = [Image.open(out / m / "sheet.png") for m in results]
+  sheets = []
+  for m in results:
+    with Image.open(out / m / "sheet.png") as opened: sheets.append(opened.convert("RGB"))
   canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
   y = 0
   for m, s in zip(results, sheets):

@@ -24,6 +24,7 @@ from idejax.miniature import (
   autoencoder,
   denoiser,
   export,
+  face_training,
   latents,
   people,
   pictures,
@@ -35,7 +36,7 @@ from idejax.miniature import data as world
 from idejax.nets import clip, unet
 from idejax.nets import vae as vae_net
 
-STAGES = ("tokenizer", "data", "vae", "diffusion", "export")
+STAGES = ("tokenizer", "data", "vae", "diffusion", "export", "faces", "judges")
 
 
 def main(c: config.TrainMiniature):
@@ -215,6 +216,23 @@ def finish(c: config.TrainMiniature, r: recipe.Recipe):
        f'--prompt "{_PROMPTS[0]}"')  # fmt: skip
 
 
+# Networks that look at faces, and judges.
+
+
+def make_faces(c: config.TrainMiniature, r: recipe.Recipe):
+  _face_stages(c, "detector", "recogniser", "report_faces")
+
+
+def make_judges(c: config.TrainMiniature, r: recipe.Recipe):
+  _face_stages(c, "attributes", "judge_recogniser", "clip", "report_judges")
+
+
+def _face_stages(c: config.TrainMiniature, *names: str):
+  for name in names:
+    tell(f"== {name}")
+    face_training.STAGES[name](c.out / "faces", c.steps, c.seed, c.tiny)
+
+
 # Small helpers of the stages.
 
 
@@ -259,4 +277,4 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
 
 
 _RUN = {"tokenizer": make_tokenizer, "data": make_data, "vae": train_vae,
-        "diffusion": train_diffusion, "export": finish}  # fmt: skip
+        "diffusion": train_diffusion, "export": finish, "faces": make_faces, "judges": make_judges}  # fmt: skip

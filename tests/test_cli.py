@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import IDEJAX, assert_one_sentence, environment, run
 
-from idejax import __version__, cli, config, options, sampler
+from idejax import __version__, cli, config, config_file, options, sampler
 from idejax.config import Sample
 from idejax.errors import UserError
 
@@ -90,7 +90,7 @@ def test_config_files_are_typed(tmp_path, value, words):
   file = tmp_path / "c.py"
   out = "" if value.startswith("out") else "out='o', "
   file.write_text(f"from idejax.config import Sample\nconfig = Sample({out}{value})\n")
-  with pytest.raises(UserError, match=words): config.load(file, Sample)
+  with pytest.raises(UserError, match=words): config_file.load(file, Sample)
 
 
 def test_samplers_are_those_that_exist():

@@ -61,7 +61,7 @@ def test_what_a_run_leaves(anna, root):
   origin = json.loads((anna / "provenance.json").read_text())
   assert origin["consent"] == "not stated" and origin["pack_licence"] == "Apache-2.0"
   assert len(origin["photos"][0]["photo_sha256"]) == 64
-  width, height = Image.open(anna / "sheet.png").size
+  with Image.open(anna / "sheet.png") as sheet: width, height = sheet.size
   assert width > 3 * 128 and height > 128
 
 

@@ -14,7 +14,7 @@ import pytest
 from command import CACHE, assert_one_sentence, environment, run, run_until, tiny_model
 from PIL import Image
 
-from idejax import pictures, pipeline
+from idejax import config_file, pictures, pipeline
 
 PROMPTS = ["a photo of a cat", "zwei Hunde, nachts", "猫"]
 
@@ -248,7 +248,7 @@ def test_example_configs(name, tmp_path):
   from idejax import config
 
   file = Path(__file__).parents[1] / f"configs/sample_{name}.py"
-  c = config.load(file, config.Sample)
+  c = config_file.load(file, config.Sample)
   assert f"idejax sample --config configs/sample_{name}.py" in file.read_text() and c.out.parts[0] == "runs"
   if not name.startswith("sdxl_"): return
   assert (c.spacing, c.guidance) == ("trailing", 0.0) and c.steps <= 4

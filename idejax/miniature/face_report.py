@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,16 +22,22 @@ _FILES = {"faces": ("det.onnx", "rec.onnx", "pack.json"),
           "judges": ("recogniser.onnx", "attributes.onnx", "attributes.json", "card.json", "clip")}  # fmt: skip
 
 
+class Seen(NamedTuple):
+  """A split's pictures and what the detector finds in them."""
+
+  faces: Faces
+  found: face_metrics.Detections
+
+
 def write_pack(out: Path, development: Faces, heldout: Faces):
   """faces/pack.json: thresholds, figures, and how detector and recogniser were trained."""
   folder = out / "faces"
   pack: dict[str, Any] = {
     "name": "miniature", "licence": "Apache-2.0", "licence_url": "",
     "det_size": [128, 128], "det_threshold": 0.5}  # fmt: skip
-  detector, recogniser = folder / "det.onnx", folder / "rec.onnx"
-  pack["thresholds"], metrics = _verified(detector, recogniser, crops.RECOGNISER, development, heldout)
-  found = face_metrics.detect(detector, np.asarray(heldout.images))
-  metrics["detector"] = face_metrics.detector(found, heldout.boxes, heldout.points)
+  detector, tuned, tested = folder / "det.onnx", *_both(out, development, heldout)
+  pack["thresholds"], metrics = _verified(folder / "rec.onnx", crops.RECOGNISER, tuned, tested)
+  metrics["detector"] = face_metrics.detector(tested.found, heldout.boxes, heldout.points)
   empties = face_data.empty(500, 99, heldout.images.shape[1])
   alarms = face_metrics.detect(detector, empties).found.mean()
   metrics["detector"]["false_alarms_on_empty_scenes"] = float(alarms)
@@ -46,9 +52,8 @@ def write_pack(out: Path, development: Faces, heldout: Faces):
 def write_card(out: Path, development: Faces, heldout: Faces):
   """judges/card.json: what each judge takes and how good it is."""
   folder = out / "judges"
-  detector = out / "faces" / "det.onnx"
-  thresholds, recogniser = _verified(
-    detector, folder / "recogniser.onnx", crops.JUDGE, development, heldout)  # fmt: skip
+  seen = _both(out, development, heldout)
+  thresholds, recogniser = _verified(folder / "recogniser.onnx", crops.JUDGE, *seen)
   photos = heldout.factors["style"] == 0
   outputs = face_metrics.run(folder / "attributes.onnx", np.asarray(heldout.images))
   truth = judges.labels(heldout.factors)
@@ -72,6 +77,10 @@ def write_card(out: Path, development: Faces, heldout: Faces):
   tell(f"{folder / 'card.json'}: {json.dumps({k: v for k, v in card.items() if k != 'training'})}")
 
 
+def _both(out: Path, development: Faces, heldout: Faces) -> tuple[Seen, Seen]:
+  return _seen(out, "development", development), _seen(out, "heldout", heldout)
+
+
 def ship(out: Path, kind: str, target: Path = WEIGHTS):
   """Copy a finished folder, `faces` or `judges`, to where the package looks for it."""
   for name in _FILES[kind]:
@@ -93,13 +102,14 @@ def found_crops(detector: Path, faces: Faces, cut: crops.Cut,
   return crops.cut(images[got.found], got.points[got.found], cut), faces.factors["id"][where][got.found]
 
 
-def _verified(detector: Path, recogniser: Path, cut: crops.Cut, development: Faces, heldout: Faces):
+def _verified(recogniser: Path, cut: crops.Cut, development: Seen, heldout: Seen):
   """(thresholds by development's photos, figures of held-out people: photos and all styles)."""
-  def embedded(faces, where):
-    images, ids = found_crops(detector, faces, cut, where)
-    return face_metrics.embed(recogniser, images), ids
+  def embedded(seen: Seen, where):
+    where = where & seen.found.found
+    images = crops.cut(seen.faces.images[where], seen.found.points[where], cut)
+    return face_metrics.embed(recogniser, images), seen.faces.factors["id"][where]
 
-  photos = lambda faces: faces.factors["style"] == 0
+  photos = lambda seen: seen.faces.factors["style"] == 0
   tuned = face_metrics.verification(*embedded(development, photos(development)))
   thresholds = {"equal_error": tuned["threshold_equal_error"], "far_1e-3": tuned["threshold_far1e-3"]}
   vectors, ids = embedded(heldout, photos(heldout))
@@ -107,6 +117,18 @@ def _verified(detector: Path, recogniser: Path, cut: crops.Cut, development: Fac
              "all_styles": face_metrics.verification(*embedded(heldout, photos(heldout) | True))}  # fmt: skip
   figures["photo"] |= face_metrics.at_threshold(vectors, ids, thresholds["far_1e-3"])
   return _rounded(thresholds), figures
+
+
+def _seen(out: Path, split: str, faces: Faces) -> Seen:
+  """Detected once for each detector and split: it takes as long as all the rest."""
+  detector = out / "faces" / "det.onnx"
+  path = out / split / f"found-{hashlib.sha256(detector.read_bytes()).hexdigest()[:16]}-{faces.digest[:16]}.npz"
+  if not path.exists():
+    made = face_metrics.detect(detector, np.asarray(faces.images))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = made._asdict()
+    np.savez(path, **columns)
+  with np.load(path) as saved: return Seen(faces, face_metrics.Detections(**saved))
 
 
 def _training(out: Path, stages, folder: Path, files) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def read_clip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def measure(folder: Path, faces) -> dict[str, float]:
-  """Retrieval and zero-shot accuracy of a finished CLIP on pictures with captions."""
+  """Retrieval and zero-shot accuracy of a finished CLIP on some 1200 of a split's pictures."""
+  at = np.arange(0, len(faces.images), max(1, len(faces.images) // 1200))
+  faces = faces._replace(images=faces.images[at], captions=[faces.captions[i] for i in at],
+                         factors={n: x[at] for n, x in faces.factors.items()})  # fmt: skip
   config, params = read_clip(folder)
   words = tokens.load(folder)
   embed = jax.jit(lambda p, images, ids: embeddings(config, p, images, ids))

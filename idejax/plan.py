@@ -1,0 +1,249 @@
+"""`idejax plan`: what a run of `idejax personalize` needs on chips that are not there, before they are paid for."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from idejax import __version__, method_options, options
+from idejax.errors import UserError, tell
+from idejax.planning import blocks, figures, topology, work
+from idejax.planning.figures import gib
+from idejax.planning.topology import Topology
+
+TABLE = ("v5e-8", "v5e-256", "v6e-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Compile the training step for a topology that is not there: memory, work, collectives, time, what fits.
+
+    idejax plan --config configs/X.py --topology v5e:4x4
+    idejax plan --model sd21-base --method id-ea --people 8 --topology v5e-256
+    idejax plan --config configs/X.py --table
+
+  No accelerator is needed; for TPUs, pip install "idejax[plan]". Figures are of one device. They are
+  kept by content, so that the same question is answered at once; --out writes them as JSON.
+  """
+
+  run: Path | None = dataclasses.field(default=None, metadata={"positional": True})
+  """A config file of idejax personalize (.py, or a run's config.json), also as --config."""
+  topology: tuple[str, ...] = ("v5e:2x4",)
+  """KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; cpu:8 tries the command. May be repeated."""
+  table: bool = False
+  """Compare topologies: a line each for v5e-8, v5e-256 and v6e-8, or those given."""
+  model: str | None = None
+  """sd15, sd21-base, sd21, sdxl, a known hub id or a pipeline folder, of which only configs are read.
+  Default: the config file's."""
+  method: str | None = None
+  """Instead of the config file's."""
+  batch: int | None = None
+  """Rows of a step, over all devices for one person. Default: the method's."""
+  people: int = 0
+  """How many train at once on each device; 0: one person, whose batch all devices divide."""
+  fsdp: int = 1
+  """Devices among which large arrays are divided."""
+  dtype: str | None = None
+  """float32 or bfloat16, of frozen weights and computation. Default: bfloat16, on cpu float32."""
+  blocks: bool = False
+  """Do not compile the whole step but its repeating blocks, and sum them: an estimate, minutes faster."""
+  limit: float = 900.0
+  """Seconds for compiling the whole step; after that its blocks are compiled instead. 0: no limit."""
+  out: Path | None = None
+  """Write the figures as JSON."""
+
+
+def parse(args: list[str], prog: str) -> Config | None:
+  """Flags into a Config, None after --help; --config here names the planned run's file."""
+  alias = lambda a: "--run" + a.removeprefix("--config") if a == "--config" or a.startswith("--config=") else a
+  return options.parse(Config, [alias(a) for a in args], prog)
+
+
+def main(c: Config):
+  # ---- What is asked ---------------------------------------------------------------------------
+  s = settings(c)
+  names = TABLE if c.table and c.topology == Config.topology else c.topology
+  places = [topology.read(n) for n in names]
+  if c.people < 0 or c.fsdp < 1: raise UserError("--people is at least 0 and --fsdp at least 1")
+  if s.cfg.batch < 1: raise UserError(f"--batch is {s.cfg.batch}; it must be at least 1")
+
+  # ---- Figures, from the cache or the compiler ---------------------------------------------------
+  made = [answer(c, s, t) for t in places]
+
+  # ---- Report ------------------------------------------------------------------------------------
+  print(table(made) if c.table or len(made) > 1 else text(made[0]), flush=True)
+  if c.out:
+    _write(c.out, made)
+    tell(f"figures in {c.out}")
+
+
+def settings(c: Config) -> method_options.Settings:
+  """The planned run's, with what the flags change."""
+  args = ["--config", str(c.run)] if c.run else []
+  for name in ("model", "method", "batch", "dtype"):
+    if (value := getattr(c, name)) is not None: args += [f"--{name}", str(value)]
+  if not c.run and c.model is None: raise UserError("nothing to plan: give --config FILE of a run, or --model")
+  found = method_options.parse(args, "idejax plan")
+  assert found is not None  # there is no --help among them
+  return found
+
+
+def answer(c: Config, s: method_options.Settings, t: Topology) -> dict[str, Any]:
+  """Figures of one topology: kept ones, if the program, its sources and versions are the same."""
+  path = cache_path(c, s, t)
+  if path and path.exists():
+    try: return json.loads(path.read_text())
+    except ValueError: tell(f"warning: {path} is damaged; it is made anew")
+  whole = not c.blocks
+  if whole and c.limit and t.platform != "cpu":
+    found = _within(c, t, c.limit)
+    if found is not None: return found  # kept by the child
+    tell(f"the whole step was not compiled in {c.limit:g} s; compiling its blocks: the result is an estimate")
+    whole = False
+  made = compute(c, s, t, whole)
+  if path: _write(path, made)
+  return made
+
+
+def compute(c: Config, s: method_options.Settings, t: Topology, whole: bool,
+            notify: Callable[[str], None] = tell) -> dict[str, Any]:  # fmt: skip
+  """Compile, and read the result."""
+  begin = time.monotonic()
+  devices = topology.devices(t)
+  w = work.build(s, t, devices, c.people, c.fsdp)
+  total = work.count_flops(w)
+  if whole:
+    notify(f"compiling the step for {t.name} ({t.count} devices)")
+    f = figures.of(w.step.lower(*w.args).compile(), w, t, total)
+  else: f = blocks.estimate(w, t, devices[0], total, notify)
+  about = {
+    "topology": t.name, "devices": t.count, "chip": t.kind, "method": s.run.method, "model": s.run.model,
+    "batch": s.cfg.batch, "people": w.people, "fsdp": c.fsdp, "dtype": work.dtype_of(s, t).name,
+    "versions": versions(t), "assumptions": figures.ASSUMPTIONS}  # fmt: skip
+  return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
+
+
+def _within(c: Config, t: Topology, seconds: float) -> dict[str, Any] | None:
+  """The same command for one topology in a process that can be stopped; None if it had to be."""
+  flags = ["--limit", "0", "--topology", t.name, "--people", str(c.people), "--fsdp", str(c.fsdp)]
+  for name in ("run", "model", "method", "batch", "dtype"):
+    if (value := getattr(c, name)) is not None: flags += [f"--{name}", str(value)]
+  code = "import sys; from idejax import plan; plan.child(sys.argv[1:])"
+  p = subprocess.Popen([sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, text=True)
+  try:
+    out, _ = p.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    return None
+  finally:
+    if p.poll() is None:
+      p.kill()
+      p.wait()
+  found = json.loads(out.splitlines()[-1]) if out.strip() else {"error": f"the compiler ended with code {p.returncode}"}
+  if "error" in found: raise UserError(found["error"])
+  return found
+
+
+def child(args: list[str]):
+  """In a process of its own: one topology's figures, or {"error"}, as the last line of stdout."""
+  c = parse(args, "idejax plan")
+  assert c is not None
+  try: found = answer(c, settings(c), topology.read(c.topology[0]))
+  except UserError as e: found = {"error": str(e)}
+  print(json.dumps(found), flush=True)
+
+
+# The cache.
+
+
+def cache_path(c: Config, s: method_options.Settings, t: Topology) -> Path | None:
+  """Where this question's answer is kept: by settings, the model's configs, our sources and the compiler."""
+  root = os.environ.get("IDEJAX_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "idejax")  # fmt: skip
+  if root == "off" or root.startswith("~"): return None
+  from idejax.planning import model
+
+  found = {k: v for k, v in method_options.to_json(s).items() if k not in ("out", "photo", "consent", "name")}
+  question = [found, model.configs(s.run.model)[0], t, c.people, c.fsdp, c.blocks, sources(), versions(t)]
+  digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
+  return Path(root) / "plan" / f"{digest[:32]}.json"
+
+
+def sources() -> str:
+  """Digest of what makes a step: nets, methods and the modules beside them."""
+  root = Path(__file__).parent
+  files = sorted([*root.glob("*.py"), *(root / "nets").glob("*.py"), *(root / "methods").glob("*.py"),
+                  *(root / "planning").glob("*.py")])  # fmt: skip
+  digest = hashlib.sha256()
+  for f in files: digest.update(f.name.encode() + b"\0" + f.read_bytes())
+  return digest.hexdigest()
+
+
+def versions(t: Topology) -> dict[str, str]:
+  from importlib import metadata
+
+  out = {"idejax": __version__, "jax": jax.__version__}
+  if t.platform == "tpu":
+    try: out["libtpu"] = metadata.version("libtpu")
+    except metadata.PackageNotFoundError: pass
+  return out
+
+
+def _write(path: Path, value: Any):
+  from idejax import pictures
+
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with pictures.whole(path) as temporary: temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+# Text.
+
+
+def text(f: dict[str, Any]) -> str:
+  """One topology's figures, a line each."""
+  kind = "an ESTIMATE from its repeating blocks" if f["estimate"] else "compiled whole"
+  who = f"{f['people']} people, {f['people'] // f['devices']} a device, batch {f['batch']} each" if f["people"] else (
+    f"one person, batch {f['batch']}")  # fmt: skip
+  found = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
+  if f["estimate"] and not f["people"]: found = "not counted in an estimate"
+  fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
+  lines = [
+    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}",
+    f"{f['topology']}: {f['devices']} devices; {kind}; not run", "per device",
+    f"  arguments    {gib(f['arguments'])}  (state {gib(f['state'])}; and {gib(f['unread'])} that a step does not read)",
+    f"  temporaries  {gib(f['temporaries'])}", f"  donated      {gib(f['donated'])}",
+    f"  peak         {gib(f['peak'])} of {gib(f['memory'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}",
+    f"  FLOPs        {f['flops'] / 1e12:.4g} TFLOP a step", f"  bytes        {f['bytes'] / 1e9:.4g} GB a step",
+    f"  collectives  {found or 'none'}",
+    f"  step         {seconds(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
+    f"{seconds(f['seconds_compute'])}, memory {seconds(f['seconds_memory'])}, links {seconds(f['seconds_links'])})",
+    f"  largest      {fits} (temporaries taken as proportional)",
+    *(f"warning: {w}" for w in f["warnings"]), f"assumed: {f['assumptions']}"]  # fmt: skip
+  return "\n".join(lines)
+
+
+def table(made: list[dict[str, Any]]) -> str:
+  """A line a topology; estimates are marked."""
+  head = ("topology", "peak", "of", "TFLOP", "GB", "collectives", "step", "steps/s", "fits")
+  body = [(f["topology"] + ("*" if f["estimate"] else ""), gib(f["peak"]), gib(f["memory"]), f"{f['flops'] / 1e12:.4g}",
+           f"{f['bytes'] / 1e9:.4g}", str(sum(v["count"] for v in f["collectives"].values())), seconds(f["seconds"]),
+           f"{1 / f['seconds']:.3g}" if f["seconds"] else "-", ", ".join(str(v) for v in f["largest"].values()))
+          for f in made]  # fmt: skip
+  wide = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
+  lines = ["  ".join(x.ljust(n) for x, n in zip(r, wide)).rstrip() for r in [head, *body]]
+  people = "people per device" if made[0]["people"] else "batch"
+  notes = [f"per device, compiled, not run; fits: the largest {people}; step: roofline"]
+  if any(f["estimate"] for f in made): notes.append("* estimate from the repeating blocks")
+  notes += [f"{f['topology']}: {w}" for f in made for w in f["warnings"]]
+  return "\n".join([*lines, *notes])
+
+
+def seconds(s: float) -> str:
+  return f"{s:.3g} s" if s >= 1 else f"{1e3 * s:.3g} ms" if s >= 1e-3 else f"{1e6 * s:.3g} us"

@@ -1,0 +1,1 @@
+"""Compiling a training step for devices that are not there, and reading what it will need."""

@@ -1,0 +1,118 @@
+"""From a compiled step to figures for one device: memory, work, collectives, time, what fits, warnings."""
+
+import math
+from typing import Any
+
+import jax
+
+from idejax.planning import hlo, work
+from idejax.planning.topology import CHIPS, Topology
+
+SPARE = 0.06  # of the memory, for the runtime and what fragments
+ASSUMPTIONS = (
+  "FLOPs: matmuls and convolutions of the jaxpr, at the chip's dense bfloat16 peak; bytes: the compiler's count, "
+  "at full memory bandwidth; the longer of the two, plus collectives at link bandwidth, not overlapped. No step "
+  "is faster; real ones reach perhaps 40 to 60 % of it.")  # fmt: skip
+
+
+def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, Any]:
+  """Everything about one device of a compiled step."""
+  m = compiled.memory_analysis()
+  arguments, temporaries = int(m.argument_size_in_bytes), int(m.temp_size_in_bytes)
+  outputs, donated = int(m.output_size_in_bytes), hlo.donated(compiled)
+  peak = max(int(getattr(m, "peak_memory_in_bytes", 0)), arguments + temporaries + outputs - donated)
+  found = hlo.collectives(compiled.as_text())
+  return _figures(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=outputs,
+                  donated=donated, peak=peak, collectives=found, bytes=_accessed(compiled)) | {
+    "estimate": False, "program": int(m.generated_code_size_in_bytes)}  # fmt: skip
+
+
+def _figures(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, Any]:
+  state, frozen, *_ = w.args
+  # What the step does not read (the VAE, say) is dropped from the program and stays on the device.
+  kept = placed((state, frozen), w, t)
+  unread = max(0, kept - f["arguments"])
+  flops = total_flops * max(1, w.people) / (t.count if w.people else active(w, t))
+  f |= {"flops": flops, "unread": unread, "peak": f["peak"] + unread, "state": placed(state, w, t)}
+  f |= roofline(t, flops, f["bytes"], hlo.link_bytes(f["collectives"]))
+  memory = device_memory(t)
+  f |= {"memory": memory, "fits": f["peak"] <= memory * (1 - SPARE)}
+  f["largest"] = largest(w, t, f)
+  return f | {"warnings": warnings(w, t, f)}
+
+
+def device_memory(t: Topology) -> float:
+  return CHIPS[t.kind].memory / CHIPS[t.kind].devices
+
+
+def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[str, Any]:
+  """Seconds that no step can beat; see ASSUMPTIONS."""
+  chip = CHIPS[t.kind]
+  compute = flops * chip.devices / chip.flops
+  memory = accessed * chip.devices / chip.bandwidth
+  links = linked * chip.devices / chip.links
+  bound = "memory" if memory > compute else "compute"
+  return {"seconds": max(compute, memory) + links, "seconds_compute": compute, "seconds_memory": memory,
+          "seconds_links": links, "bound": bound if links < max(compute, memory) else "links"}  # fmt: skip
+
+
+def rows(w: work.Work, t: Topology) -> float:
+  """Rows of the batch on a device."""
+  cfg = w.settings.cfg
+  return cfg.batch * w.people / t.count if w.people else cfg.batch / active(w, t)
+
+
+def active(w: work.Work, t: Topology) -> int:
+  """Devices that work: of one person those among which the batch can be divided."""
+  return t.count if w.people or w.settings.cfg.batch % t.count == 0 else math.gcd(w.settings.cfg.batch, t.count)
+
+
+def placed(tree: Any, w: work.Work, t: Topology) -> int:
+  """Bytes of a tree of shapes with shardings, as fit placed it, on one device."""
+  def one(x):
+    whole = work.size(x)
+    sharding = getattr(x, "sharding", None)
+    if sharding is None: return whole
+    return whole * math.prod(sharding.shard_shape(x.shape)) // max(1, math.prod(x.shape))
+
+  return sum(one(x) for x in jax.tree.leaves(tree))
+
+
+def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
+  """What fits, if temporaries grow with the rows and, in a crowd, the state with the people."""
+  free = device_memory(t) * (1 - SPARE) - f["unread"]
+  if w.people:
+    here = w.people // t.count
+    each = (f["temporaries"] + f["state"]) / here
+    fixed = f["peak"] - f["unread"] - each * here
+    return {"people_per_device": max(0, int((free - fixed) // each)) if each else 0}
+  each = f["temporaries"] / rows(w, t)
+  fixed = f["peak"] - f["unread"] - f["temporaries"]
+  return {"batch": max(0, int((free - fixed) // each)) * t.count if each else 0}
+
+
+def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
+  """What a user would want to change."""
+  out = []
+  state = w.args[0]
+  if not f["fits"]: out.append(f"does not fit: {gib(f['peak'])} of {gib(f['memory'])} a device")
+  if f["donated"] < 0.9 * f["state"]:
+    out.append(f"not donated: {gib(f['state'] - f['donated'])} of the state are held twice while a step runs")
+  if not w.people and t.count > 1 and work.size(state.opt) > 1e8 and f["state"] > 0.9 * work.size(state):
+    out.append("the optimiser's state is replicated on every device: --fsdp divides it")
+  moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get("collective-permute", {}).get("bytes", 0)
+  if moved > 1e6: out.append(f"resharding: {gib(moved)} move between devices within a step")
+  if w.people and f["collectives"]: out.append("people wait for one another: a crowd's step should have no collective")
+  if (idle := t.count - active(w, t)) > 0: out.append(f"the batch does not divide by the devices: {idle} of {t.count} are idle")
+  return out
+
+
+def _accessed(compiled: Any) -> float:
+  """The compiler's count of bytes read and written; 0 where it gives none."""
+  cost = compiled.cost_analysis() or {}
+  if isinstance(cost, list): cost = cost[0] if cost else {}
+  return float(cost.get("bytes accessed", 0.0))
+
+
+def gib(n: float) -> str:
+  return f"{n / 2**30:.2f} GiB" if n >= 2**27 else f"{n / 2**20:.2f} MiB"

@@ -1,0 +1,99 @@
+"""Devices by name: `v5e:4x4` or `v5e-16` without a TPU, `cpu:8` as virtual devices; what a chip can do."""
+
+import importlib.util
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from idejax.errors import UserError
+
+
+class Chip(NamedTuple):
+  """Published figures of one chip: dense bfloat16 FLOP/s, bytes, bytes/s, bytes/s between chips."""
+
+  flops: float
+  memory: float
+  bandwidth: float
+  links: float
+  devices: int = 1  # that jax sees in a chip; they share the figures
+
+
+_GB, _TERA = 2.0**30, 1e12
+CHIPS = {
+  "v2": Chip(45 * _TERA, 16 * _GB, 0.70e12, 248e9, 2),
+  "v3": Chip(123 * _TERA, 32 * _GB, 0.90e12, 328e9, 2),
+  "v4": Chip(275 * _TERA, 32 * _GB, 1.23e12, 300e9, 2),
+  "v5e": Chip(197 * _TERA, 16 * _GB, 0.82e12, 200e9),
+  "v5p": Chip(459 * _TERA, 95 * _GB, 2.77e12, 600e9),
+  "v6e": Chip(918 * _TERA, 32 * _GB, 1.64e12, 448e9),
+  "tpu7x": Chip(2307 * _TERA, 192 * _GB, 7.38e12, 1200e9, 2),
+  "cpu": Chip(0.05 * _TERA, 4 * _GB, 10e9, 10e9),  # a core, roughly: for trying the command
+}  # fmt: skip
+# v5e-16 and the like: chips -> the grid that is rented under that name.
+_GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+
+
+class Topology(NamedTuple):
+  name: str  # v5e:4x4
+  kind: str
+  platform: str  # tpu or cpu
+  count: int  # devices
+
+
+def read(name: str) -> Topology:
+  """A topology's name, checked. UserError tells how it should be written."""
+  m = re.fullmatch(r"([a-z0-9]+)([:-])([0-9x]+)", name.strip().lower())
+  known = ", ".join(k for k in CHIPS if k != "cpu")
+  if m and m[1] in ("h100", "h200", "a100", "cuda", "gpu"):
+    raise UserError(f"--topology {name}: plan knows TPUs ({known}) and cpu; a GPU's plan needs the GPU: "
+                    "run a few steps there")  # fmt: skip
+  if not m or m[1] not in CHIPS:
+    raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {known}; or cpu:8")
+  kind, grid = m[1], m[3]
+  sizes = [int(x) for x in grid.split("x") if x]
+  if not sizes or 0 in sizes: raise UserError(f"--topology {name}: the grid {grid} holds no chip")
+  if kind == "cpu": return Topology(f"cpu:{math.prod(sizes)}", kind, "cpu", math.prod(sizes))
+  if m[2] == "-":
+    if kind not in ("v5e", "v6e") or sizes[0] not in _GRIDS or len(sizes) > 1:
+      raise UserError(f"--topology {name}: write the grid, such as {kind}:2x2x1; v5e and v6e may have "
+                      f"-{', -'.join(map(str, _GRIDS))}")  # fmt: skip
+    grid = _GRIDS[sizes[0]]
+    sizes = [int(x) for x in grid.split("x")]
+  wanted = 3 if kind in ("v4", "v5p", "tpu7x") else 2
+  if len(sizes) != wanted:
+    raise UserError(f"--topology {name}: {kind} is a grid of {wanted} sides, such as {kind}:{'x'.join('221'[:wanted])}")
+  return Topology(f"{kind}:{grid}", kind, "tpu", math.prod(sizes) * CHIPS[kind].devices)
+
+
+def prepare():
+  """Before the first device is used: this process compiles, and looks for no TPU."""
+  jax.config.update("jax_platforms", "cpu")
+  # libtpu would ask Google's metadata server who it is, and refuse a second process.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+  os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+
+
+def devices(t: Topology) -> list[Any]:
+  """The topology's devices; those of a TPU exist for the compiler only. UserError where libtpu is missing."""
+  prepare()
+  if t.platform == "cpu":
+    try: jax.config.update("jax_num_cpu_devices", t.count)
+    except RuntimeError: pass  # the process has devices already, perhaps enough
+    found = jax.devices("cpu")
+    if len(found) < t.count:
+      raise UserError(f"--topology {t.name}: this process has {len(found)} CPU devices; set "
+                      f"XLA_FLAGS=--xla_force_host_platform_device_count={t.count}")  # fmt: skip
+    return found[: t.count]
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install "idejax[plan]"')
+  from jax.experimental import topologies
+
+  try:
+    return list(topologies.get_topology_desc(topology_name=t.name, platform="tpu").devices)
+  except Exception as e:
+    raise UserError(f"--topology {t.name}: the TPU compiler refuses it: {' '.join(str(e).split())[:200]}") from e
