@@ -6,10 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	test -e out/demo/model/model_index.json || $(BIN)/idejax random-model --out out/demo/model --family sd21-base
-	$(BIN)/idejax sample --model out/demo/model --prompt "a photo of a woman with red hair" \
-	  --prompt "a sketch of a man on the beach" --num 4 --steps 10 --sampler dpmpp_2m --out out/demo/pictures
-	@echo "The model's weights are random, so out/demo/pictures/sheet.png shows coloured noise."
+	$(BIN)/idejax personalize --out out/demo
+	@echo "Look at out/demo/sheet.png: the photo on the left, then that person in new pictures."
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -53,6 +53,9 @@ def main(c: Config):
   from idejax.progress import waiting
 
   person = learned.load(c.run)
+  if person.word != person.word.lower():  # stock pipelines lower their prompts, and then miss the word
+    tell(f"notice: diffusers lowers the case of prompts, so the person is called {person.word.lower()} there")
+    person = dataclasses.replace(person, word=person.word.lower())
   kind = torch_form(person) if c.format in ("auto", "certificate-only") else c.format
   if person.method == "dreambooth" and kind == "textual-inversion":
     raise UserError("what DreamBooth learned is in the UNet, not in words: use --format pipeline or lora")

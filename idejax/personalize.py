@@ -102,8 +102,8 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, names: Sequence[str]
     read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, prior) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
-  facts = {"settings": {k: v for k, v in method_options.to_json(s).items() if k not in _FREE},
-           "photos": [p.digest for p in people], "model": pipe.digest}  # fmt: skip
+  facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
+  facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
   run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method)
   one = len(people) == 1
   with waiting("compiling"):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from idejax import __version__, method_options, options
-from idejax.errors import UserError, tell
+from idejax.errors import UserError, one_line, tell
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
 from idejax.planning.topology import Topology
@@ -69,6 +69,7 @@ def parse(args: list[str], prog: str) -> Config | None:
 
 def main(c: Config):
   # ---- What is asked ---------------------------------------------------------------------------
+  topology.prepare()
   s = settings(c)
   names = TABLE if c.table and c.topology == Config.topology else c.topology
   places = [topology.read(n) for n in names]
@@ -121,11 +122,14 @@ def compute(c: Config, s: method_options.Settings, t: Topology, whole: bool,
   w = work.build(s, t, devices, c.people, c.fsdp)
   total = work.count_flops(w)
   if whole:
-    notify(f"compiling the step for {t.name} ({t.count} devices)")
-    f = figures.of(w.step.lower(*w.args).compile(), w, t, total)
+    notify(f"compiling the step for {t.name} ({t.size} devices)")
+    try: lowered = w.step.lower(*w.args)
+    except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
+      raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
+    f = figures.of(lowered.compile(), w, t, total)
   else: f = blocks.estimate(w, t, devices[0], total, notify)
   about = {
-    "topology": t.name, "devices": t.count, "chip": t.kind, "method": s.run.method, "model": s.run.model,
+    "topology": t.name, "devices": t.size, "chip": t.kind, "method": s.run.method, "model": s.run.model,
     "batch": s.cfg.batch, "people": w.people, "fsdp": c.fsdp, "dtype": work.dtype_of(s, t).name,
     "versions": versions(t), "assumptions": figures.ASSUMPTIONS}  # fmt: skip
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
@@ -137,22 +141,23 @@ def _within(c: Config, t: Topology, seconds: float) -> dict[str, Any] | None:
   for name in ("run", "model", "method", "batch", "dtype"):
     if (value := getattr(c, name)) is not None: flags += [f"--{name}", str(value)]
   code = "import sys; from idejax import plan; plan.child(sys.argv[1:])"
-  p = subprocess.Popen([sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, text=True)
-  try:
-    out, _ = p.communicate(timeout=seconds)
-  except subprocess.TimeoutExpired:
-    return None
-  finally:
-    if p.poll() is None:
-      p.kill()
-      p.wait()
-  found = json.loads(out.splitlines()[-1]) if out.strip() else {"error": f"the compiler ended with code {p.returncode}"}
+  # The TPU compiler's notices are for its developers.
+  errors = None if os.environ.get("IDEJAX_TRACEBACK") else subprocess.DEVNULL
+  tell(f"compiling the step for {t.name} ({t.size} devices), {seconds:g} s at most")
+  with subprocess.Popen([sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=errors, text=True) as p:
+    try: out, _ = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired: return None
+    finally: p.kill()  # also when this process is interrupted; nothing if it has ended
+  found = json.loads(out.splitlines()[-1]) if out.strip() else {
+    "error": f"compiling for {t.name} ended with code {p.returncode}: too little memory here? --blocks needs less, "
+             "IDEJAX_TRACEBACK=1 shows what was said"}  # fmt: skip
   if "error" in found: raise UserError(found["error"])
   return found
 
 
 def child(args: list[str]):
   """In a process of its own: one topology's figures, or {"error"}, as the last line of stdout."""
+  topology.prepare()
   c = parse(args, "idejax plan")
   assert c is not None
   try: found = answer(c, settings(c), topology.read(c.topology[0]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import IDEJAX, assert_one_sentence, environment, run
 
-from idejax import __version__, cli, config, config_file, options, sampler
+from idejax import __version__, cli, config_file, options, sampler
 from idejax.config import Sample
 from idejax.errors import UserError
 

@@ -73,7 +73,7 @@ class Check(NamedTuple):
 
 def certify(*checks: Check) -> list[dict[str, Any]]:
   """What certificate.json says of each. One process of PyTorch for all; it does not judge: see `verdict`."""
-  return [_compare(c, theirs, about) for c, (theirs, about) in zip(checks, run_stock(checks))]
+  return [compare(c, theirs, about) for c, (theirs, about) in zip(checks, run_stock(checks))]
 
 
 def run_stock(checks: Sequence[Check]) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
@@ -108,7 +108,8 @@ def _failed(stderr: str) -> UserError:
   return UserError(f"stock diffusers cannot use the export: {said[-1][:400]}")
 
 
-def _compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
+def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
+  """What certificate.json says, from what `run_stock` brought back."""
   named, (height, width) = c.pipe.with_people(c.person), c.size
   out: dict[str, Any] = {
     "prompts": c.prompts, "guidance": c.guidance, "sampler": "ddim", "dtype": "float32", "size": [height, width],

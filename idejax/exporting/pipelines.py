@@ -24,7 +24,8 @@ _EMBEDDING = "text_model.embeddings.token_embedding.weight"
 
 def template(name: str) -> str:
   """The text of a PyTorch file that is copied into exported folders."""
-  return resources.files("idejax.exporting").joinpath("templates", name).read_text("utf-8")
+  text = resources.files("idejax.exporting").joinpath("templates", name).read_text("utf-8")
+  return re.sub(r"  # (?:type: ignore|noqa|fmt).*", "", text)  # remarks to our own tools
 
 
 def needs_code(person: Learned) -> bool:
@@ -124,5 +125,5 @@ def write_code(folder: Path, person: Learned, index: dict[str, Any], xl: bool):
 def for_family(text: str, xl: bool) -> str:
   """A template less the constructor of the other family."""
   head, sd, sdxl, rest = re.split(r"  # -- .* --\n", text)
-  text = (head + (sdxl if xl else sd) + rest).replace("  # noqa: F811", "")
+  text = head + (sdxl if xl else sd) + rest
   return text.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline") if xl else text

@@ -58,6 +58,7 @@ def write_card(out: Path, development: Faces, heldout: Faces):
   outputs = face_metrics.run(folder / "attributes.onnx", np.asarray(heldout.images))
   truth = judges.labels(heldout.factors)
   right = lambda where: face_metrics.classification(outputs, smallface.ATTRIBUTES, truth, where)
+  clip = _rounded(judges.measure(folder / "clip", heldout))
   card = {
     "recogniser": {
       "file": "recogniser.onnx", "side": crops.JUDGE.side, "zoom": crops.JUDGE.zoom,
@@ -67,8 +68,9 @@ def write_card(out: Path, development: Faces, heldout: Faces):
       "file": "attributes.onnx", "side": 64, "input": "RGB in [-1, 1], N x 3 x 64 x 64: the whole picture",
       "outputs": list(smallface.ATTRIBUTES),
       "accuracy": _rounded({"photo": right(photos), "all_styles": right(photos | True)})},
-    "clip": {"folder": "clip", "metrics": _rounded(judges.measure(folder / "clip", heldout)),
-             "training_note": "contrast of pictures and captions, and attribute heads that were thrown away"},
+    "clip": {"folder": "clip", "metrics": clip, "reads": [n for n in smallface.ATTRIBUTES if clip[n] > 0.85],
+             "training_note": "contrast of pictures and captions, and attribute heads that were thrown away; "
+                              "what is not among `reads` its scores do not tell apart"},
     "licence": "Apache-2.0",
     "training": _training(out, ("judge_recogniser", "judge_attributes", "judge_clip"), folder,
                           ("recogniser.onnx", "attributes.onnx", "clip/model.safetensors")),

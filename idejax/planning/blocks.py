@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from idejax.nets import unet
 from idejax.planning import figures, work
@@ -64,10 +63,9 @@ def estimate(w: work.Work, t: Any, device: Any, total_flops: int,
     working = max(working, temporary)
     parts.append({"kind": block.kind, "level": block.level, "width": block.width, "count": count,
                   "bytes": bytes_, "temporaries": temporary, "kept": residuals})  # fmt: skip
-  arguments = figures.placed(w.args[:2], w, t)
-  state = figures.placed(w.args[0], w, t)
+  arguments, state = w.state_bytes + w.frozen_bytes, w.state_bytes
   temporaries = int(kept + working)
-  f = figures._figures(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=state, donated=state,
+  f = figures.derive(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=state, donated=state,
                        peak=arguments + temporaries, collectives={}, bytes=accessed)  # fmt: skip
   return f | {"estimate": True, "program": 0, "blocks": parts}
 
@@ -91,11 +89,12 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: b
 
   y = jax.eval_shape(lambda p, x, o: net.apply({"params": p}, x, o), params, x, other)
   place = jax.sharding.SingleDeviceSharding(device)
-  compiled = jax.jit(gradient, in_shardings=place, out_shardings=place).lower(params, x, other, y).compile()
+  compiled: Any = jax.jit(gradient, in_shardings=place, out_shardings=place).lower(params, x, other, y).compile()
+  memory = compiled.memory_analysis()
   forward = lambda p, x, o: jax.vjp(lambda x, o: net.apply({"params": p}, x, o), x, o)[1]
   closed = jax.eval_shape(forward, params, x, other)
   residuals = max(0, work.size(closed) - work.size(params))
-  return figures._accessed(compiled), int(compiled.memory_analysis().temp_size_in_bytes), residuals
+  return figures.accessed(compiled), int(memory.temp_size_in_bytes), residuals
 
 
 def _trains_unet(w: work.Work) -> bool:

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import jax
-
 from idejax.planning import hlo, work
 from idejax.planning.topology import CHIPS, Topology
 
@@ -22,18 +20,17 @@ def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, 
   outputs, donated = int(m.output_size_in_bytes), hlo.donated(compiled)
   peak = max(int(getattr(m, "peak_memory_in_bytes", 0)), arguments + temporaries + outputs - donated)
   found = hlo.collectives(compiled.as_text())
-  return _figures(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=outputs,
-                  donated=donated, peak=peak, collectives=found, bytes=_accessed(compiled)) | {
+  return derive(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=outputs,
+                  donated=donated, peak=peak, collectives=found, bytes=accessed(compiled)) | {
     "estimate": False, "program": int(m.generated_code_size_in_bytes)}  # fmt: skip
 
 
-def _figures(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, Any]:
-  state, frozen, *_ = w.args
+def derive(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, Any]:
+  """What follows from a step's memory, bytes and collectives: time, what fits, warnings."""
   # What the step does not read (the VAE, say) is dropped from the program and stays on the device.
-  kept = placed((state, frozen), w, t)
-  unread = max(0, kept - f["arguments"])
-  flops = total_flops * max(1, w.people) / (t.count if w.people else active(w, t))
-  f |= {"flops": flops, "unread": unread, "peak": f["peak"] + unread, "state": placed(state, w, t)}
+  unread = max(0, w.state_bytes + w.frozen_bytes - f["arguments"])
+  flops = total_flops * max(1, w.people) / (t.size if w.people else active(w, t))
+  f |= {"flops": flops, "unread": unread, "peak": f["peak"] + unread, "state": w.state_bytes}
   f |= roofline(t, flops, f["bytes"], hlo.link_bytes(f["collectives"]))
   memory = device_memory(t)
   f |= {"memory": memory, "fits": f["peak"] <= memory * (1 - SPARE)}
@@ -59,36 +56,25 @@ def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[
 def rows(w: work.Work, t: Topology) -> float:
   """Rows of the batch on a device."""
   cfg = w.settings.cfg
-  return cfg.batch * w.people / t.count if w.people else cfg.batch / active(w, t)
+  return cfg.batch * w.people / t.size if w.people else cfg.batch / active(w, t)
 
 
 def active(w: work.Work, t: Topology) -> int:
   """Devices that work: of one person those among which the batch can be divided."""
-  return t.count if w.people or w.settings.cfg.batch % t.count == 0 else math.gcd(w.settings.cfg.batch, t.count)
-
-
-def placed(tree: Any, w: work.Work, t: Topology) -> int:
-  """Bytes of a tree of shapes with shardings, as fit placed it, on one device."""
-  def one(x):
-    whole = work.size(x)
-    sharding = getattr(x, "sharding", None)
-    if sharding is None: return whole
-    return whole * math.prod(sharding.shard_shape(x.shape)) // max(1, math.prod(x.shape))
-
-  return sum(one(x) for x in jax.tree.leaves(tree))
+  return t.size if w.people or w.settings.cfg.batch % t.size == 0 else math.gcd(w.settings.cfg.batch, t.size)
 
 
 def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
   """What fits, if temporaries grow with the rows and, in a crowd, the state with the people."""
   free = device_memory(t) * (1 - SPARE) - f["unread"]
   if w.people:
-    here = w.people // t.count
+    here = w.people // t.size
     each = (f["temporaries"] + f["state"]) / here
     fixed = f["peak"] - f["unread"] - each * here
     return {"people_per_device": max(0, int((free - fixed) // each)) if each else 0}
   each = f["temporaries"] / rows(w, t)
   fixed = f["peak"] - f["unread"] - f["temporaries"]
-  return {"batch": max(0, int((free - fixed) // each)) * t.count if each else 0}
+  return {"batch": max(0, int((free - fixed) // each)) * t.size if each else 0}
 
 
 def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
@@ -98,16 +84,16 @@ def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
   if not f["fits"]: out.append(f"does not fit: {gib(f['peak'])} of {gib(f['memory'])} a device")
   if f["donated"] < 0.9 * f["state"]:
     out.append(f"not donated: {gib(f['state'] - f['donated'])} of the state are held twice while a step runs")
-  if not w.people and t.count > 1 and work.size(state.opt) > 1e8 and f["state"] > 0.9 * work.size(state):
+  if not w.people and t.size > 1 and work.size(state.opt) > 1e8 and f["state"] > 0.9 * work.size(state):
     out.append("the optimiser's state is replicated on every device: --fsdp divides it")
   moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get("collective-permute", {}).get("bytes", 0)
   if moved > 1e6: out.append(f"resharding: {gib(moved)} move between devices within a step")
   if w.people and f["collectives"]: out.append("people wait for one another: a crowd's step should have no collective")
-  if (idle := t.count - active(w, t)) > 0: out.append(f"the batch does not divide by the devices: {idle} of {t.count} are idle")
+  if (idle := t.size - active(w, t)) > 0: out.append(f"the batch does not divide by the devices: {idle} of {t.size} are idle")
   return out
 
 
-def _accessed(compiled: Any) -> float:
+def accessed(compiled: Any) -> float:
   """The compiler's count of bytes read and written; 0 where it gives none."""
   cost = compiled.cost_analysis() or {}
   if isinstance(cost, list): cost = cost[0] if cost else {}

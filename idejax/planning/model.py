@@ -1,8 +1,7 @@
 """A pipeline without its weights: nets from config files or a family's name, parameters as shapes."""
 
 import dataclasses
-import json
-import tempfile
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from idejax import families, hub, templates, tokens, weights
+from idejax import families, hub, templates, weights
 from idejax.backbone import Backbone, Nets, make_config, read_json
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
@@ -56,33 +55,33 @@ def abstract(model: str, dtype: Any, attention: str) -> Backbone:
   return Backbone(nets, shapes)
 
 
+class _Words:
+  """A vocabulary in which every word is one token, as a CLIP tokenizer would be asked for it."""
+
+  def __init__(self):
+    self.ids: dict[str, int] = {"": 0, "<end>": 1}
+
+  def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+    found = re.findall(r"\w+|[^\w\s]", text.lower())
+    return {"input_ids": [self.ids.setdefault(w, len(self.ids)) for w in found]}
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return " ".join(list(self.ids)[i] for i in ids)
+
+
 def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
-  """One for each text encoder, in which each of `words` is a token: shapes depend on no more."""
+  """One for each text encoder, in which each word is a token: shapes depend on no more.
+
+  `words`: all texts that will be asked for, so that the vocabulary's size is known.
+  """
   found, _ = configs(model)
-  count = sum(k.startswith("text") for k in found)
-  with tempfile.TemporaryDirectory() as temporary:
-    at = Path(temporary)
-    families.write_byte_tokenizer(at, found["text_encoder"]["max_position_embeddings"], "!")
-    _know(at, words)
-    return (tokens.load(at),) * count
-
-
-def _know(folder: Path, words: Sequence[str]):
-  """Teach a byte tokenizer whole words, from left to right as BPE merges."""
-  vocab = json.loads((folder / "vocab.json").read_text())
-  special = {k: vocab.pop(k) for k in [k for k in vocab if k.startswith("<|")]}
-  merges = []
-  for word in dict.fromkeys(w for text in words for w in text.lower().split() if w.isascii() and w.isalpha()):
-    parts = [*word[:-1], word[-1] + "</w>"]
-    while len(parts) > 1:
-      joined = parts[0] + parts[1]
-      if joined not in vocab:
-        vocab[joined] = len(vocab)
-        merges.append(f"{parts[0]} {parts[1]}")
-      parts = [joined, *parts[2:]]
-  vocab |= {k: len(vocab) + i for i, k in enumerate(special)}
-  (folder / "vocab.json").write_text(json.dumps(vocab))
-  (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+  bpe = _Words()
+  for text in words: bpe(text)
+  length = found["text_encoder"]["max_position_embeddings"]
+  return (Tokenizer(bpe, length, 0, 1, 1),) * sum(k.startswith("text") for k in found)
 
 
 def names(model: str) -> list[str]:

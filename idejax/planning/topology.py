@@ -1,5 +1,6 @@
 """Devices by name: `v5e:4x4` or `v5e-16` without a TPU, `cpu:8` as virtual devices; what a chip can do."""
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -40,7 +41,7 @@ class Topology(NamedTuple):
   name: str  # v5e:4x4
   kind: str
   platform: str  # tpu or cpu
-  count: int  # devices
+  size: int  # devices
 
 
 def read(name: str) -> Topology:
@@ -82,13 +83,14 @@ def devices(t: Topology) -> list[Any]:
   """The topology's devices; those of a TPU exist for the compiler only. UserError where libtpu is missing."""
   prepare()
   if t.platform == "cpu":
-    try: jax.config.update("jax_num_cpu_devices", t.count)
-    except RuntimeError: pass  # the process has devices already, perhaps enough
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+      with contextlib.suppress(RuntimeError):  # the process has devices already, perhaps enough
+        jax.config.update("jax_num_cpu_devices", t.size)
     found = jax.devices("cpu")
-    if len(found) < t.count:
+    if len(found) < t.size:
       raise UserError(f"--topology {t.name}: this process has {len(found)} CPU devices; set "
-                      f"XLA_FLAGS=--xla_force_host_platform_device_count={t.count}")  # fmt: skip
-    return found[: t.count]
+                      f"XLA_FLAGS=--xla_force_host_platform_device_count={t.size}")  # fmt: skip
+    return found[: t.size]
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install "idejax[plan]"')
   from jax.experimental import topologies

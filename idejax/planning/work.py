@@ -27,6 +27,8 @@ class Work(NamedTuple):
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone
   settings: Settings
+  state_bytes: int  # on one device
+  frozen_bytes: int
 
 
 def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int) -> Work:
@@ -49,7 +51,24 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int) 
   state, placed = jax.eval_shape(begin, frozen, keys)
   index = {"index": jax.ShapeDtypeStruct((cfg.batch,), jnp.int32)}
   key = keys if total else jax.eval_shape(lambda k: k[0], keys)
-  return Work(made[0][0], (state, placed, index, key), total, frozen.backbone, s)
+  return Work(made[0][0], (state, placed, index, key), total, frozen.backbone, s,
+              *_held(state, frozen, total, len(devices), mesh))  # fmt: skip
+
+
+def _held(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tuple[int, int]:
+  """Bytes of state and frozen arrays on one device, where `fit` puts them."""
+  if total: return size(state) // count, size(frozen[:-1]) + size(frozen.subject) // count
+
+  def part(tree):
+    places = jax.tree.leaves(sharding.by_shape(tree, mesh))
+    return sum(size(x) * math.prod(p.shard_shape(x.shape)) // max(1, math.prod(x.shape))
+               for x, p in zip(jax.tree.leaves(tree), places))  # fmt: skip
+
+  return part(state), part(frozen)
+
+
+# Words that methods look up beside names, their own `word` and captions.
+_ASKED = ("person", "face", "man", "woman", "photo", "of", "a")
 
 
 def dtype_of(s: Settings, t: Topology) -> Any:
@@ -61,7 +80,7 @@ def shapes(s: Settings, dtype: Any, attention: str) -> Frozen:
   module, cfg, name = METHODS[s.run.method], s.cfg, s.run.model
   b = model.abstract(name, dtype, attention)
   who = model.names(name)
-  words = model.tokenizers(name, [*who, getattr(cfg, "word", ""), *module.captions(cfg, "<id>")])
+  words = model.tokenizers(name, [*who, getattr(cfg, "word", ""), *module.captions(cfg, "person"), *_ASKED])
   constants = model.constants(module, b, words, who, cfg)
   captions = conditioning.tokenise(words, module.captions(cfg, s.run.name), {s.run.name: cfg.vectors})
   arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), captions)

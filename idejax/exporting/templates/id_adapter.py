@@ -7,7 +7,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 
-class IDAdapter(ModelMixin, ConfigMixin):
+class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
   """c' = c + strength tanh(gamma) MHA([c; W E]), text rows only.
 
   width: of the context. face_tokens, face_width: shape of E. replaces: no attention, E stands in the

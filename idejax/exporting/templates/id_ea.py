@@ -21,7 +21,8 @@ class PersonPipeline(StableDiffusionPipeline):
     self.register_to_config(word=word)
 
   # -- SDXL --
-  def __init__(self, vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,  # noqa: F811
+  def __init__(self, vae, text_encoder, text_encoder_2,  # type: ignore[no-redef]  # noqa: F811
+               tokenizer, tokenizer_2, unet, scheduler,
                image_encoder=None, feature_extractor=None, force_zeros_for_empty_prompt=True,
                add_watermarker=None, id_adapter=None, word="<id>"):  # fmt: skip
     super().__init__(vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,
