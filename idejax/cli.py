@@ -12,15 +12,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from idejax import __version__, config, options
+from idejax import __version__, config, config_exchange, options
 from idejax.errors import UserError, one_line, tell
 
 # command: (its config, the entry point's module, what it is for)
 COMMANDS = {
   "personalize": (config.Personalize, "idejax.personalize", "a photo of a person -> that person in new pictures"),
   "sample": (config.Sample, "idejax.sample", "prompts -> pictures, with any SD 1.x, 2.x or SDXL folder"),
+  "export": (config_exchange.Export, "idejax.export", "a person -> files that diffusers opens, with a certificate"),
+  "convert": (config_exchange.Convert, "idejax.convert", "models to other layouts; identities from elsewhere"),
   "identity": (config.Identity, "idejax.identity", "photos -> identities: faces found, aligned, embedded"),
   "evaluate": (config.Evaluate, "idejax.evaluate", "how good the built-in model is, measured"),
+  "plan": (config.Plan, "idejax.plan", "what a run needs on chips that are not there yet"),
   "bench": (config.Bench, "idejax.bench", "speed and compile time, against diffusers if asked"),
   "random-model": (config.RandomModel, "idejax.random_model", "a small pipeline with random weights"),
   "train-miniature": (config.TrainMiniature, "idejax.train_miniature", "train the pipeline that ships in the package"),
@@ -122,6 +125,9 @@ def _dispatch(args: list[str]):
   if kind is config.Personalize:  # its methods' options are known once jax is
     _set_up_jax()
     settings: Any = importlib.import_module("idejax.method_options").parse(rest, prog)
+  elif kind is config.Plan:  # its --config is that of the run to be planned
+    _set_up_jax()
+    settings = importlib.import_module(module).parse(rest, prog)
   else:
     settings = options.parse(kind, rest, prog)
   if settings is None: return

@@ -1,11 +1,10 @@
 """`idejax convert`: model folders into other dtypes, shards and layouts, and identities from elsewhere into run folders."""
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
 
+from idejax import config_exchange
 from idejax.errors import UserError, tell
 
 _INSTALL = ("pip install torch --index-url https://download.pytorch.org/whl/cpu && "
@@ -13,43 +12,7 @@ _INSTALL = ("pip install torch --index-url https://download.pytorch.org/whl/cpu 
 _SINGLE = (".safetensors", ".ckpt")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Rewrite a model, or bring in a person who was learned elsewhere.
-
-    idejax convert FOLDER NEW --dtype float16
-    idejax convert FLAX_FOLDER NEW
-    idejax convert FOLDER NEW --max-shard-size 2GB
-    idejax convert checkpoint.safetensors NEW
-    idejax convert learned_embeds.safetensors runs/anna --kind identity --model MODEL --name "<anna>"
-
-  A folder is a pipeline, or one component such as a ControlNet, in diffusers' layout; Flax msgpack
-  files, which no library opens any more, become safetensors. Bits stay where the dtype stays.
-  """
-
-  paths: tuple[Path, ...] = dataclasses.field(default=(), metadata={"positional": True})
-  """What to convert, and where to. Of an identity: its files (a word's file beside a LoRA, or SDXL's
-  two), and last the run folder to make."""
-  kind: Literal["auto", "model", "identity"] = "auto"
-  """What the source is; auto: a model, but an identity where --name is given."""
-  dtype: Literal["float32", "float16", "bfloat16"] | None = None
-  """Of the weights. Default: as they are."""
-  max_shard_size: str | None = None
-  """Split weights into files of at most this size, such as 5GB. Default: one file a component."""
-  variant: str | None = None
-  """Read this variant of the weights, such as fp16."""
-  allow_pickle: bool = False
-  """Open pickles (.bin, .pt, .ckpt) too; they can run code: only from people you trust."""
-  model: str | None = None
-  """The model that an identity was trained on; for a single-file checkpoint a folder or hub id of the
-  same family, whose configs are used."""
-  name: str | None = None
-  """What prompts shall call the person, such as "<anna>"."""
-  word: str = "sks person"
-  """What prompts called the person while a LoRA was trained; each word a single token."""
-
-
-def main(c: Config):
+def main(c: config_exchange.Convert):
   if len(c.paths) < 2: raise UserError("give what to convert and where to: idejax convert SOURCE TARGET")
   *sources, target = c.paths
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -67,7 +30,7 @@ def main(c: Config):
   tell(f"{target}: {said}")
 
 
-def model(c: Config, sources: list[Path], target: Path, made: Path) -> str:
+def model(c: config_exchange.Convert, sources: list[Path], target: Path, made: Path) -> str:
   """A pipeline, a component or a checkpoint into a folder; what was done, in words."""
   from idejax.exporting import folders
 
@@ -87,7 +50,7 @@ def model(c: Config, sources: list[Path], target: Path, made: Path) -> str:
   return "; ".join(f"{name}: {what}" for name, what in done.items())
 
 
-def single_file(c: Config, source: Path, made: Path) -> str:
+def single_file(c: config_exchange.Convert, source: Path, made: Path) -> str:
   """A checkpoint of one file, by diffusers' own loader."""
   if source.suffix not in _SINGLE: raise UserError(f"{source} is no checkpoint: they are {' or '.join(_SINGLE)} files")
   if source.suffix == ".ckpt" and not c.allow_pickle:
@@ -118,7 +81,7 @@ def single_file(c: Config, source: Path, made: Path) -> str:
   return f"a {kind.__name__} folder"
 
 
-def identity(c: Config, sources: list[Path], made: Path) -> str:
+def identity(c: config_exchange.Convert, sources: list[Path], made: Path) -> str:
   """Files of a person into a run folder that idejax sample takes."""
   if not c.name or any(x.isspace() for x in c.name): raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
   if not c.model: raise UserError("--model is missing: the model that the person was learned on")

@@ -5,41 +5,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from idejax import config_exchange
 from idejax.errors import UserError, tell
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Write a person as files that diffusers opens without idejax, and prove that they are the same.
-
-    idejax export runs/anna --to anna
-    idejax export runs/anna --to anna --format textual-inversion
-    idejax export runs/anna --to anna --quick
-
-  --to receives the weights, README.md (how to open them, what to say, whose face it is) and
-  certificate.json: idejax and diffusers, in separate processes, on the same prompts and noise. If they
-  differ, nothing is written and the command fails.
-  """
-
-  to: Path
-  """Folder to make."""
-  run: Path = dataclasses.field(default=Path("."), metadata={"positional": True})
-  """Run folder of idejax personalize, or its identity.safetensors."""
-  format: Literal["auto", "textual-inversion", "pipeline", "lora", "custom-diffusion", "certificate-only"] = "auto"
-  """auto: a textual-inversion file where words are all that was learned, else a whole pipeline folder.
-  lora and custom-diffusion are small files for what they can hold; what a form leaves out is said in
-  its card. certificate-only checks the form that auto chooses and keeps the certificate."""
-  model: str | None = None
-  """Where the base model is now. Default: where the identity was made."""
-  quick: bool = False
-  """Check 10 steps, not 10 and 50."""
-  verify: bool = True
-  """Run diffusers and compare; --no-verify leaves it out, and the certificate says so."""
-
-
-def main(c: Config):
+def main(c: config_exchange.Export):
   # ---- What is asked, checked before anything is loaded ----------------------------------------
   if c.to.exists() and (not c.to.is_dir() or any(c.to.iterdir())):
     raise UserError(f"--to {c.to} exists and is not empty; choose another folder")
@@ -96,7 +68,7 @@ def write(folder: Path, pipe, person, kind: str):
   (folder / "load.py").write_text(pipelines.template("load.py"), "utf-8")
 
 
-def check(c: Config, folder: Path, pipe, person, kind: str, lost: str) -> dict[str, Any]:
+def check(c: config_exchange.Export, folder: Path, pipe, person, kind: str, lost: str) -> dict[str, Any]:
   """The certificate. UserError if idejax and diffusers differ."""
   from idejax.exporting import certificate, pipelines, torch_files
   from idejax.progress import waiting
@@ -123,7 +95,7 @@ def check(c: Config, folder: Path, pipe, person, kind: str, lost: str) -> dict[s
   return facts
 
 
-def finish(c: Config, folder: Path, person, kind: str, facts: dict[str, Any]):
+def finish(c: config_exchange.Export, folder: Path, person, kind: str, facts: dict[str, Any]):
   """Card, sheet and certificate."""
   from idejax.exporting import cards, folders
 

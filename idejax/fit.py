@@ -6,7 +6,7 @@ draw with step and row. So one person alone and the same person in a crowd agree
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.shardin
   step, tx = _step(module, cfg, dtype)
   params = jax.jit(lambda f: module.init(_init_key(key), f, cfg))(frozen)
   if cfg.batch % mesh.size: mesh = sharding.make_mesh(list(mesh.devices.flat)[: np.gcd(cfg.batch, mesh.size)])
-  return st.on_mesh(step, mesh, st.init(params, tx), frozen)
+  run, state, frozen = st.on_mesh(step, mesh, st.init(params, tx), frozen)
+  return Meshed(run, mesh), state, frozen
 
 
 def mapped(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[Any], dtype: Any = None):
@@ -59,7 +60,20 @@ def crowd(module: Any, cfg: Any, backbone: Backbone, constants: Any, captions: P
   state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(key, frozen)
   run = jax.jit(vmapped(step, in_axes=(0, axes, None, 0)), in_shardings=(each, places, whole, each),
                 out_shardings=(each, each), donate_argnums=0)  # fmt: skip
-  return run, state, jax.device_put(frozen, places)
+  return Meshed(run, mesh), state, jax.device_put(frozen, places)
+
+
+class Meshed(NamedTuple):
+  """A compiled step that is lowered and called under its mesh, as kernels on TPU want it."""
+
+  run: Any
+  mesh: jax.sharding.Mesh
+
+  def __call__(self, *args):
+    with jax.set_mesh(self.mesh): return self.run(*args)
+
+  def lower(self, *args):
+    with jax.set_mesh(self.mesh): return self.run.lower(*args)
 
 
 def train(step: st.Step, state: st.State, frozen: Frozen, cfg: Any, key: jax.Array, run: loop.Run,

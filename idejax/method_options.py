@@ -56,7 +56,7 @@ def _joined(cfg: type, method: str) -> type:
   if both := _names(config.Personalize) & _names(cfg):
     raise TypeError(f"{method} and personalize both have {sorted(both)}")
   # Inherited, not copied: tyro reads the help of a field from the source of the class that declares it.
-  about = {"__doc__": config.Personalize.__doc__, "__module__": config.Personalize.__module__, "__annotations__": {}}
+  about: dict[str, Any] = {"__doc__": config.Personalize.__doc__, "__module__": config.Personalize.__module__, "__annotations__": {}}
   kind = type("Personalize", (cfg, config.Personalize), about)
   return dataclasses.dataclass(frozen=True)(kind)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from idejax import faces, hub, tensorfiles, tokens
-from idejax.miniature import crops, face_metrics, judges
+from idejax.miniature import captions, crops, face_metrics, judges
 
 RESAMPLES = 1000
 CHUNK = 32  # pictures per call of a judge
@@ -68,15 +68,29 @@ def judges_for(model: str) -> tuple[Judges | None, str]:
 
 def score(j: Judges, images: Sequence[np.ndarray], prompts: Sequence[str],
           references: Sequence[np.ndarray | None]) -> list[dict[str, Any]]:  # fmt: skip
-  """Per picture: "identity", the cosine to its reference (None without a face), "prompt", "face".
+  """Per picture: "identity", the cosine to its reference (None without a face); "prompt", CLIP's
+  cosine; "asked", the share of what the prompt asks for that the classifier sees (None if it asks for
+  nothing); "face", whether one was found.
 
   prompts: with {} for the person, whom the text judge knows as "a person".
   """
   found = j.embed(images)
   text = j.prompt(images, [p.replace("{}", "a person") for p in prompts])
   cosine = lambda a, b: None if a is None or b is None else float(a @ b)
-  return [{"identity": cosine(e, r), "prompt": float(t), "face": e is not None}
-          for e, r, t in zip(found, references, text)]  # fmt: skip
+  said = j.attributes(images)
+  wanted = [asked(p) for p in prompts]
+  share = lambda i, w: float(np.mean([said[n][i] == c for n, c in w.items()])) if w else None
+  return [{"identity": cosine(e, r), "prompt": float(t), "asked": share(i, w), "face": e is not None}
+          for i, (e, r, t, w) in enumerate(zip(found, references, text, wanted))]  # fmt: skip
+
+
+def asked(prompt: str) -> dict[str, str]:
+  """The attributes that a prompt in the world's words asks for: {"background": "beach", ...}."""
+  text = f" {' '.join(captions.words(prompt))} "
+  tables = {"expression": [(e,) for e in captions.EXPRESSIONS], "accessory": [(a,) for a in captions.ACCESSORIES],
+            "background": captions.BACKGROUNDS}  # fmt: skip
+  hit = lambda phrases: any(p and f" {' '.join(captions.words(p))} " in text for p in phrases)
+  return {n: judges.CLASSES[n][k] for n, rows in tables.items() for k, phrases in enumerate(rows) if hit(phrases)}
 
 
 def summary(rows: Sequence[Mapping[str, Any]], people: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -84,7 +98,7 @@ def summary(rows: Sequence[Mapping[str, Any]], people: Sequence[int]) -> dict[st
   count as 0 in `identity_zero`."""
   zero = [0.0 if r["identity"] is None else r["identity"] for r in rows]
   columns = {"identity": [r["identity"] for r in rows], "identity_zero": zero,
-             "prompt": [r["prompt"] for r in rows], "face_found": [float(r["face"]) for r in rows]}  # fmt: skip
+             "asked": [r["asked"] for r in rows], "prompt": [r["prompt"] for r in rows], "face_found": [float(r["face"]) for r in rows]}  # fmt: skip
   return {name: interval(values, people) for name, values in columns.items()}
 
 

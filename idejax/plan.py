@@ -1,6 +1,5 @@
 """`idejax plan`: what a run of `idejax personalize` needs on chips that are not there, before they are paid for."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any
 
 import jax
 
-from idejax import __version__, method_options, options
+from idejax import __version__, config, method_options, options
 from idejax.errors import UserError, one_line, tell
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
@@ -22,56 +21,17 @@ from idejax.planning.topology import Topology
 TABLE = ("v5e-8", "v5e-256", "v6e-8")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """Compile the training step for a topology that is not there: memory, work, collectives, time, what fits.
-
-    idejax plan --config configs/X.py --topology v5e:4x4
-    idejax plan --model sd21-base --method id-ea --people 8 --topology v5e-256
-    idejax plan --config configs/X.py --table
-
-  No accelerator is needed; for TPUs, pip install "idejax[plan]". Figures are of one device. They are
-  kept by content, so that the same question is answered at once; --out writes them as JSON.
-  """
-
-  run: Path | None = dataclasses.field(default=None, metadata={"positional": True})
-  """A config file of idejax personalize (.py, or a run's config.json), also as --config."""
-  topology: tuple[str, ...] = ("v5e:2x4",)
-  """KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; cpu:8 tries the command. May be repeated."""
-  table: bool = False
-  """Compare topologies: a line each for v5e-8, v5e-256 and v6e-8, or those given."""
-  model: str | None = None
-  """sd15, sd21-base, sd21, sdxl, a known hub id or a pipeline folder, of which only configs are read.
-  Default: the config file's."""
-  method: str | None = None
-  """Instead of the config file's."""
-  batch: int | None = None
-  """Rows of a step, over all devices for one person. Default: the method's."""
-  people: int = 0
-  """How many train at once on each device; 0: one person, whose batch all devices divide."""
-  fsdp: int = 1
-  """Devices among which large arrays are divided."""
-  dtype: str | None = None
-  """float32 or bfloat16, of frozen weights and computation. Default: bfloat16, on cpu float32."""
-  blocks: bool = False
-  """Do not compile the whole step but its repeating blocks, and sum them: an estimate, minutes faster."""
-  limit: float = 900.0
-  """Seconds for compiling the whole step; after that its blocks are compiled instead. 0: no limit."""
-  out: Path | None = None
-  """Write the figures as JSON."""
-
-
-def parse(args: list[str], prog: str) -> Config | None:
-  """Flags into a Config, None after --help; --config here names the planned run's file."""
+def parse(args: list[str], prog: str) -> config.Plan | None:
+  """Flags into a config.Plan, None after --help; --config here names the planned run's file."""
   alias = lambda a: "--run" + a.removeprefix("--config") if a == "--config" or a.startswith("--config=") else a
-  return options.parse(Config, [alias(a) for a in args], prog)
+  return options.parse(config.Plan, [alias(a) for a in args], prog)
 
 
-def main(c: Config):
+def main(c: config.Plan):
   # ---- What is asked ---------------------------------------------------------------------------
   topology.prepare()
   s = settings(c)
-  names = TABLE if c.table and c.topology == Config.topology else c.topology
+  names = TABLE if c.table and c.topology == config.Plan.topology else c.topology
   places = [topology.read(n) for n in names]
   if c.people < 0 or c.fsdp < 1: raise UserError("--people is at least 0 and --fsdp at least 1")
   if s.cfg.batch < 1: raise UserError(f"--batch is {s.cfg.batch}; it must be at least 1")
@@ -86,7 +46,7 @@ def main(c: Config):
     tell(f"figures in {c.out}")
 
 
-def settings(c: Config) -> method_options.Settings:
+def settings(c: config.Plan) -> method_options.Settings:
   """The planned run's, with what the flags change."""
   args = ["--config", str(c.run)] if c.run else []
   for name in ("model", "method", "batch", "dtype"):
@@ -97,7 +57,7 @@ def settings(c: Config) -> method_options.Settings:
   return found
 
 
-def answer(c: Config, s: method_options.Settings, t: Topology) -> dict[str, Any]:
+def answer(c: config.Plan, s: method_options.Settings, t: Topology) -> dict[str, Any]:
   """Figures of one topology: kept ones, if the program, its sources and versions are the same."""
   path = cache_path(c, s, t)
   if path and path.exists():
@@ -114,7 +74,7 @@ def answer(c: Config, s: method_options.Settings, t: Topology) -> dict[str, Any]
   return made
 
 
-def compute(c: Config, s: method_options.Settings, t: Topology, whole: bool,
+def compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: bool,
             notify: Callable[[str], None] = tell) -> dict[str, Any]:  # fmt: skip
   """Compile, and read the result."""
   begin = time.monotonic()
@@ -135,7 +95,7 @@ def compute(c: Config, s: method_options.Settings, t: Topology, whole: bool,
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
 
 
-def _within(c: Config, t: Topology, seconds: float) -> dict[str, Any] | None:
+def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
   """The same command for one topology in a process that can be stopped; None if it had to be."""
   flags = ["--limit", "0", "--topology", t.name, "--people", str(c.people), "--fsdp", str(c.fsdp)]
   for name in ("run", "model", "method", "batch", "dtype"):
@@ -168,7 +128,7 @@ def child(args: list[str]):
 # The cache.
 
 
-def cache_path(c: Config, s: method_options.Settings, t: Topology) -> Path | None:
+def cache_path(c: config.Plan, s: method_options.Settings, t: Topology) -> Path | None:
   """Where this question's answer is kept: by settings, the model's configs, our sources and the compiler."""
   root = os.environ.get("IDEJAX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "idejax")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +36,7 @@ def draw(pipe: Pipeline, people: Sequence[Person], prompts: Sequence[str], out: 
   """Every person, prompt and seed in one job, none left out; writes sheet.png."""
   rows = [(i, p, s) for i in range(len(people)) for p in prompts for s in range(seed, seed + num)]
   texts = [p.replace("{}", people[i].word) for i, p, _ in rows]
-  kind = None if guidance is None else guidance
-  images = pipe.sample(texts, seeds=[s for _, _, s in rows], guidance=kind, steps=steps, sampler="dpmpp_2m", progress=True)
+  images = pipe.sample(texts, seeds=[s for _, _, s in rows], guidance=guidance, steps=steps, sampler="dpmpp_2m", progress=True)
   made = [Made(i, p, s, image) for (i, p, s), image in zip(rows, images)]
   sheet(out / "sheet.png", people, made, prompts, num)
   return made
@@ -44,13 +44,15 @@ def draw(pipe: Pipeline, people: Sequence[Person], prompts: Sequence[str], out: 
 
 def sheet(path: Path, people: Sequence[Person], made: Sequence[Made], prompts: Sequence[str], num: int):
   """A row per person: the photo, then per prompt its pictures; the prompts stand above."""
-  side, gap, top = 128, 6, 30
+  side, gap, top = 128, 6, 44
   shown = range(min(len(people), _SHOWN))
   width = side + gap + len(prompts) * (num * side + gap)
   canvas = Image.new("RGB", (width, top + len(shown) * (side + gap)), "white")
   text = ImageDraw.Draw(canvas)
-  text.text((2, 8), "photo", "black")
-  for k, p in enumerate(prompts): text.text((side + gap + k * (num * side + gap) + 2, 8), p.replace("{}", "..."), "black")
+  text.text((2, 4), "photo", "black")
+  for k, p in enumerate(prompts):
+    label = "\n".join(textwrap.wrap(p.replace("{}", "..."), num * side // 7)[:3])
+    text.multiline_text((side + gap + k * (num * side + gap) + 2, 4), label, "black")
   paste = lambda image, x, y: canvas.paste(Image.fromarray(resize(image, side)), (x, y))
   for row, i in enumerate(shown):
     y = top + row * (side + gap)

@@ -14,7 +14,7 @@ import tiny_pipelines
 from safetensors.numpy import load_file, save_file
 
 import idejax
-from idejax import convert, learned, tensorfiles
+from idejax import config_exchange, convert, learned, tensorfiles
 from idejax.errors import UserError
 from idejax.exporting import folders, torch_files
 from idejax.methods import dreambooth, id_ea
@@ -33,7 +33,7 @@ def pipe(root):
 
 
 def go(*paths, **fields):
-  convert.main(convert.Config(tuple(paths), **fields))
+  convert.main(config_exchange.Convert(tuple(paths), **fields))
 
 
 def refused(*paths, words=(), **fields):

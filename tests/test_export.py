@@ -12,7 +12,7 @@ import tiny_pipelines
 from safetensors.numpy import load_file
 
 import idejax
-from idejax import convert, export, learned, prompting
+from idejax import config_exchange, convert, export, learned, prompting
 from idejax.errors import UserError
 from idejax.exporting import certificate, pipelines, torch_files
 
@@ -131,7 +131,7 @@ def runs(root, opened):
 ])  # fmt: skip
 def test_auto_chooses_the_smallest_form_that_loses_nothing(runs, tmp_path, capsys, name, kind, files):
   to = tmp_path / "out"
-  export.main(export.Config(to, runs[name], verify=False))
+  export.main(config_exchange.Export(to, runs[name], verify=False))
   facts = json.loads((to / "certificate.json").read_text())
   assert (facts["format"], facts["lossy"], facts["verified"]) == (kind, "", False)
   assert files | {"README.md", "certificate.json"} <= {p.name for p in to.iterdir()}
@@ -141,7 +141,7 @@ def test_auto_chooses_the_smallest_form_that_loses_nothing(runs, tmp_path, capsy
 
 def test_the_card(runs, tmp_path, capsys):
   to = tmp_path / "anna"
-  export.main(export.Config(to, runs["inversion"], verify=False))
+  export.main(config_exchange.Export(to, runs["inversion"], verify=False))
   card = (to / "README.md").read_text()
   for words in ("signed, 2026", "research only", "likeness", "sheet.png", 'load_textual_inversion("anna", token="<anna>")',
                 "2 vectors", str(runs["inversion"].parent / "sd15")):  # fmt: skip
@@ -153,7 +153,7 @@ def test_the_card(runs, tmp_path, capsys):
 
 def test_a_lossy_form_is_marked_wherever_it_shows(runs, tmp_path, capsys):
   to = tmp_path / "bea"
-  export.main(export.Config(to, runs["id_ea_person"], "textual-inversion", verify=False))
+  export.main(config_exchange.Export(to, runs["id_ea_person"], "textual-inversion", verify=False))
   assert "lossy" in capsys.readouterr().err
   assert "**Lossy.**" in (to / "README.md").read_text() and "adapter" in json.loads((to / "certificate.json").read_text())["lossy"]
   from safetensors import safe_open
@@ -163,7 +163,7 @@ def test_a_lossy_form_is_marked_wherever_it_shows(runs, tmp_path, capsys):
 
 def test_refusals(root, runs, tmp_path):
   def refused(*words, **fields):
-    with pytest.raises(UserError) as e: export.main(export.Config(tmp_path / "out", **fields))
+    with pytest.raises(UserError) as e: export.main(config_exchange.Export(tmp_path / "out", **fields))
     assert all(w in str(e.value) for w in words), e.value
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
@@ -173,7 +173,7 @@ def test_refusals(root, runs, tmp_path):
   refused("no keys and values", run=runs["inversion"], format="custom-diffusion", verify=False)
   refused("attn1.to_k", run=runs["low_rank"], format="custom-diffusion", verify=False)
   refused("nothing to do", run=runs["staged"], format="certificate-only", verify=False)
-  with pytest.raises(UserError, match="not empty"): export.main(export.Config(runs["staged"], runs["staged"]))
+  with pytest.raises(UserError, match="not empty"): export.main(config_exchange.Export(runs["staged"], runs["staged"]))
 
 
 def test_a_certificate_that_fails_writes_nothing(runs, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_certificate_that_fails_writes_nothing(runs, tmp_path, monkeypatch):
   found = {"contexts": {"relative": 1e-7}, "noise_predictions": [{"timestep": 1.0} | bad],
            "final_latents": {"10": bad}, "pictures": {"10": {"psnr_db": 39.0}}}  # fmt: skip
   monkeypatch.setattr(certificate, "certify", lambda check: [found])
-  with pytest.raises(UserError) as e: export.main(export.Config(tmp_path / "out", runs["inversion"]))
+  with pytest.raises(UserError) as e: export.main(config_exchange.Export(tmp_path / "out", runs["inversion"]))
   for words in ("timestep 1", "0.002", "after 10 steps", "39.0 dB", "--no-verify"): assert words in str(e.value)
   assert not (tmp_path / "out").exists()
 
@@ -202,15 +202,15 @@ def test_templates_know_nothing_of_idejax():
 
 @pytest.mark.slow
 def test_the_whole_command_on_a_float16_base(root, tmp_path, capsys):
-  convert.main(convert.Config((root / "sd15", tmp_path / "half"), dtype="float16"))
+  convert.main(config_exchange.Convert((root / "sd15", tmp_path / "half"), dtype="float16"))
   person = people.staged(idejax.load(tmp_path / "half", devices=jax.devices()[:1]))
   (tmp_path / "run").mkdir()
   learned.save(tmp_path / "run", person)
-  export.main(export.Config(tmp_path / "cy", tmp_path / "run", "textual-inversion"))
+  export.main(config_exchange.Export(tmp_path / "cy", tmp_path / "run", "textual-inversion"))
   facts = json.loads((tmp_path / "cy" / "certificate.json").read_text())
   assert facts["verified"] and set(facts["final_latents"]) == {"10", "50"} and facts["loss"]["contexts"]["relative"] > 0
   assert "certified" in capsys.readouterr().err
   assert "Loaded by diffusers" in (tmp_path / "cy" / "README.md").read_text()
-  export.main(export.Config(tmp_path / "only", tmp_path / "run", "certificate-only", quick=True))
+  export.main(config_exchange.Export(tmp_path / "only", tmp_path / "run", "certificate-only", quick=True))
   assert [p.name for p in (tmp_path / "only").iterdir()] == ["certificate.json"]
   assert json.loads((tmp_path / "only" / "certificate.json").read_text())["format"] == "pipeline"

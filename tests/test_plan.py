@@ -13,7 +13,7 @@ import tiny_pipelines
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from idejax import flops, plan, sharding
+from idejax import config, flops, plan, sharding
 from idejax.errors import UserError
 from idejax.methods import METHODS
 from idejax.nets import unet
@@ -146,7 +146,7 @@ def test_blocks_are_counted_as_the_unet_has_them():
 
 
 def test_a_compilation_that_takes_too_long_is_stopped():
-  c = plan.Config(model="sd15", method="textual-inversion")
+  c = config.Plan(model="sd15", method="textual-inversion")
   assert plan._within(c, topology.read("cpu:1"), 0.1) is None
 
 
@@ -160,14 +160,14 @@ def test_what_goes_wrong_in_the_other_process_comes_back_as_its_sentence(capfd):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_methods_step_can_be_planned(method, folder):
-  s = plan.settings(plan.Config(model=str(folder), method=method, batch=2))
+  s = plan.settings(config.Plan(model=str(folder), method=method, batch=2))
   if method == "stable-identity": s = s._replace(cfg=dataclasses.replace(s.cfg, source="recogniser"))
   w = work.build(s, topology.read("cpu:2"), jax.devices()[:2], 0, 1)
   assert w.state_bytes == work.size(w.args[0]) > 0
 
 
 def test_fsdp_divides_what_is_large(folder):
-  s = plan.settings(plan.Config(model="sd15", method="dreambooth", batch=8))
+  s = plan.settings(config.Plan(model="sd15", method="dreambooth", batch=8))
   whole, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, 8))
   assert whole.state_bytes > 10e9 and parts.state_bytes < whole.state_bytes / 4
 
@@ -255,7 +255,7 @@ def test_the_roofline_is_the_longer_of_work_and_memory():
 
 
 def test_flops_of_the_step_exceed_twice_the_forward(folder):
-  s = plan.settings(plan.Config(model=str(folder), method="textual-inversion", batch=2))
+  s = plan.settings(config.Plan(model=str(folder), method="textual-inversion", batch=2))
   w = work.build(s, topology.read("cpu:1"), jax.devices()[:1], 0, 1)
   c = w.backbone.nets.unet
   shapes = work.shapes(s, jnp.float32, "plain").backbone.params["unet"]

@@ -67,7 +67,7 @@ def test_equal_stages_are_one_stage(pipe):
   five = somebody(pipe, "<b>", "sefi-ide")
   five = dataclasses.replace(five, identity={"rows": (np.tile(one.identity["rows"][0], (5, 2, 1, 1)),)})
   a, b = latents(pipe.with_people(one, five), [Request("<a> at sea", seed=1), Request("<b> at sea", seed=1)])
-  assert relative_error(a, b) < 1e-6
+  assert relative_error(a, b) < 1e-5
 
 
 def test_a_late_start_draws_the_plain_prompt_first(peopled):
