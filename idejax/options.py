@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +83,7 @@ def _merge_repeats(args: list[str], several: set[str]) -> list[str]:
   first: dict[str, int] = {}
   out: list[str] = []
   into: str | None = None  # the earlier flag whose values these are
-  for arg in args:
+  for arg in _opened(args, several):
     if arg.startswith("--"): into = arg if arg in first else None
     if arg == into: continue
     if into is not None:
@@ -94,6 +94,14 @@ def _merge_repeats(args: list[str], several: set[str]) -> list[str]:
     if arg in several: first[arg] = len(out)
     out.append(arg)
   return out
+
+
+def _opened(args: list[str], several: set[str]) -> Iterator[str]:
+  """`--flag=value` of such options as two words, unless the value looks like an option itself."""
+  for arg in args:
+    flag, equals, value = arg.partition("=")
+    if flag in several and equals and not value.startswith("-"): yield from (flag, value)
+    else: yield arg
 
 
 def _end(args: list[str], at: int) -> int:

@@ -13,7 +13,7 @@ from command import ROOT, assert_one_sentence, run, tiny_model
 from PIL import Image
 
 BAD = ROOT / "bad"
-OK = "--model {tiny} --height 16 --width 16 --steps 1"
+OK = "--model {tiny} --height 16 --width 16 --steps 1 --num 1"
 
 # case -> (arguments after `idejax sample`, what the sentence must say). {tiny}, {bad} are folders;
 # --out is added where it is missing. Most end before jax is imported, all before anything compiles.
@@ -28,7 +28,10 @@ CASES = {
   "unknown sampler": ("--sampler dimm", "--sampler is 'dimm'", "ddim", "folder"),
   "unknown spacing": ("--spacing even", "--spacing is 'even'", "trailing"),
   "unknown dtype": ("--dtype float16", "--dtype is 'float16'", "bfloat16"),
-  "no model": ("--prompt x", "--model is missing"),
+  "no such model": ("--model nowhere --prompt x", "nowhere: no such folder"),
+  "start without a person": ("--prompt x --start 0.5", "--identity"),
+  "strength without a person": ("--prompt x --strength 0.5", "--identity"),
+  "no such person": ("--prompt x --identity nowhere", "nowhere holds no identity.safetensors"),
   "no prompt": (f"{OK}", "no prompt", "--prompts FILE"),
   "prompt without text": (f"{OK} --prompt", "no prompt"),
   "empty prompt": (f"{OK} --prompt ''", "--prompt is empty"),
@@ -91,7 +94,6 @@ CASES = {
   "weights a pickle": ("--model {bad}/pickle --prompt x", "pickle", "--allow-pickle"),
   "pickle of garbage": ("--model {bad}/pickle --prompt x --allow-pickle", "pickle", "PyTorch"),
   # Places to write
-  "out missing": ("--model m --prompt x", "--out is missing"),
   "out a file": (f"{OK} --prompt x --out {{bad}}/p.txt", "p.txt is a file"),
   "out below a file": (f"{OK} --prompt x --out {{bad}}/p.txt/out", "p.txt"),
   "out not writable": (f"{OK} --prompt x --out /proc/idejax/out", "/proc/idejax"),

@@ -22,12 +22,13 @@ def parse(*args: str) -> Sample:
 
 def test_every_option_of_sample():
   c = parse(
-    "--model", "m", "--prompt", "a cat", "a dog", "--negative", "", "--num", "3", "--seed", "7", "--steps", "9",
+    "--model", "m", "--identity", "a", "--identity=b", "--strength", "0.5", "--start", "0.1", "--other-model",
+    "--prompt", "a cat", "a dog", "--negative", "", "--num", "3", "--seed", "7", "--steps", "9",
     "--guidance", "3", "--sampler", "euler", "--spacing", "trailing", "--karras", "--eta", "0.5", "--height", "64",
     "--width", "32", "--dtype", "bfloat16", "--batch", "2", "--tiled", "--attention", "chunk", "--variant", "fp16",
     "--init-latents", "i.npy", "--save-latents", "z.npy", "--allow-pickle")  # fmt: skip
   assert c == Sample(
-    Path("o"), "m", ("a cat", "a dog"), None, "", 3, 7, 9, 3.0, "euler", "trailing", True, 0.5, 64, 32, "bfloat16",
+    Path("o"), "m", (Path("a"), Path("b")), 0.5, 0.1, True, ("a cat", "a dog"), None, "", 3, 7, 9, 3.0, "euler", "trailing", True, 0.5, 64, 32, "bfloat16",
     2, True, "chunk", "fp16", Path("i.npy"), Path("z.npy"), True)  # fmt: skip
   assert type(c) is Sample and parse() == Sample(Path("o"))
 
@@ -70,7 +71,7 @@ def test_config_file_sets_defaults_and_options_override(tmp_path):
   file.write_text("from idejax.config import Sample\n"
                   "config = Sample(out='runs/x', model='m', prompt=['a'], guidance=2, karras=True, steps=7)\n")  # fmt: skip
   read = lambda *args: options.parse(Sample, list(args), "idejax sample")
-  want = Sample(Path("runs/x"), "m", ("a",), guidance=2, karras=True, steps=7)
+  want = Sample(Path("runs/x"), "m", prompt=("a",), guidance=2, karras=True, steps=7)
   assert read("--config", str(file)) == read(f"--config={file}") == want
   changed = read("--steps", "3", "--config", str(file), "--no-karras", "--prompt", "b")
   assert changed == dataclasses.replace(want, steps=3, karras=False, prompt=("b",))
@@ -103,7 +104,7 @@ def test_help_teaches():
   result = run("sample", "--help", COLUMNS="80")
   assert (result.code, result.err) == (0, "")
   for f in dataclasses.fields(Sample): assert f"--{f.name.replace('_', '-')}" in result.out
-  for words in ("(default: 50)", "(required)", "Default: 7.5", "--config FILE", "idejax sample --model FOLDER",
+  for words in ("(default: 50)", "(default: pictures)", "Default: 7.5", "--config FILE", "idejax sample --model FOLDER",
                 "--prompt TEXT [TEXT ...]", "continues where a killed"):  # fmt: skip
     assert words in " ".join(result.out.split()), words
   assert "None" not in result.out and "│" not in result.out
@@ -122,7 +123,8 @@ def test_exit_codes():
   assert (version.code, version.out) == (0, f"idejax {__version__}\n")
   assert_one_sentence(run(), "which command?", "sample")
   assert_one_sentence(run("smaple"), "'smaple'", "did you mean sample?")
-  assert_one_sentence(run("sample"), "--out is missing")
+  assert_one_sentence(run("sample"), "no prompt")
+  assert_one_sentence(run("random-model"), "--out is missing")
 
 
 def test_start_is_quick():

@@ -22,7 +22,8 @@ PROMPTS = ["a photo of a cat", "zwei Hunde, nachts", "猫"]
 def command(out: Path, *args, model: Path | None = None) -> list[str]:
   small = ["--height", "16", "--width", "16", "--sampler", "euler_ancestral"]
   steps = [] if "--steps" in args else ["--steps", "2"]
-  return ["sample", "--model", str(model or tiny_model()), *small, *steps, "--out", str(out), *map(str, args)]
+  num = [] if "--num" in args else ["--num", "1"]
+  return ["sample", "--model", str(model or tiny_model()), *small, *steps, *num, "--out", str(out), *map(str, args)]
 
 
 def sample(out: Path, *args, **env: str | None) -> Path:
