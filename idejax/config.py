@@ -268,6 +268,8 @@ class TrainMiniature:
   """Peak learning rate of the VAE. Default: the recipe's."""
   lr: float | None = None
   """Peak learning rate of text encoder and UNet. Default: the recipe's."""
+  unet: Path | None = None
+  """Pipeline folder whose UNet the stage diffusion starts from, instead of random weights."""
   look: int | None = None
   """Steps between validations with pictures. Default: the recipe's."""
   save_seconds: float = 240.0

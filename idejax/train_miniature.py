@@ -141,7 +141,8 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
                   (r".*", optax.adam(_flat(r.lr, steps, r.decay), b2=0.99)))  # fmt: skip
   loss = denoiser.make_loss(nets, words.encode([""]).ids[0], r)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
-  state = st.init(denoiser.init(nets, c.seed), tx, ema=True)
+  start = export.read_net(c.unet, "unet")[1] if c.unet else None
+  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
   tell(f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
        f"{len(words.bpe)} tokens, latent scale {scale:.3f}")  # fmt: skip
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {})
@@ -152,7 +153,7 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
   facts = _facts(c, r, "widths heads groups text_width text_layers batch lr embedding_lr empty min_snr "
-                 "ema clip", **fixed)  # fmt: skip
+                 "ema clip", unet=c.unet and tensorfiles.digest(c.unet / "unet"), **fixed)  # fmt: skip
   run = loop.Run(c.out / "diffusion", steps, c.minutes, save_seconds=c.save_seconds, name="diffusion")
   validate = denoiser.make_validate(loss, 40)
 

@@ -11,6 +11,7 @@ import numpy as np
 from idejax import tensorfiles, tokens, weights
 from idejax.families import random_params
 from idejax.miniature import captions, people, scene, tokenizer
+from idejax.miniature.denoiser import WORDS_SCALE
 from idejax.miniature.export import write_json
 from idejax.miniature.recogniser import pixels, unit
 from idejax.nets import clip, clip_vision, convnet, smallface
@@ -84,6 +85,8 @@ def clip_init(config: dict[str, Any], seed: int) -> dict[str, Any]:
   """
   text, vision = towers(config)
   params = random_params({"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}, seed)
+  words = params["text"]["text_model.embeddings.token_embedding"]
+  words["embedding"] *= WORDS_SCALE  # or the residual branches drown what tells words apart
   zeros = lambda n: {"kernel": np.zeros((_PROJECTION, n), np.float32), "bias": np.zeros(n, np.float32)}
   heads = {n: zeros(len(c)) for n, c in CLASSES.items()}
   return jax.tree.map(jnp.asarray, params | {"heads": heads, "logit_scale": np.float32(np.log(14))})
