@@ -3,14 +3,17 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test slow lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/idejax personalize --out out/demo
 	@echo "Look at out/demo/sheet.png: the photo on the left, then that person in new pictures."
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+slow: $(VENV)/.tested
+	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
