@@ -70,19 +70,19 @@ class Conditioning:
   """What a prompt, and a method, make of the UNet's inputs. The one type that methods return.
 
   k, v: contexts [S, B, L, D] for keys and for values, S stages of diffusion, noisiest first.
-  bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
-    equal length (`stage`).
   pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
   control, control_context: a ControlNet's image [B, H, W, 3] and context [B, L', D].
+  bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
+    equal length (`stage`).
   """
 
   k: jax.Array
   v: jax.Array
-  bounds: jax.Array | None = None
   pooled: jax.Array | None = None
   time_ids: jax.Array | None = None
   control: jax.Array | None = None
   control_context: jax.Array | None = None
+  bounds: jax.Array | None = None
 
 
 def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,

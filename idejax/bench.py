@@ -22,7 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import config, families, flops, pictures, pipeline, sampler, sharding, weights
+from idejax import (
+  config,
+  families,
+  flops,
+  pictures,
+  pipeline,
+  prompting,
+  sampler,
+  sharding,
+  weights,
+)
 from idejax.backbone import Backbone, Conditioning, Nets, predict
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError, tell
@@ -152,7 +162,7 @@ def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int
   scale = jnp.full(c.batch, GUIDANCE)
 
   def ours():
-    state, projected = pipeline._start(z, table, mesh), pipeline._project(core, cond)
+    state, projected = pipeline._start(z, table, mesh), prompting.project(core, cond)
     return pipeline._run(core, state, table, cond, projected, scale, keys, True, mesh).x.block_until_ready()
 
   x, _ = inputs(c, core, side, 2 * c.batch)

@@ -68,7 +68,7 @@ def contexts(b: Backbone, prompts: Prompts, rows: Rows | None, *, per_row: bool 
   side = b.nets.unet.sample_size * b.nets.factor
   height, width = size or (side, side)
   ids = jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.float32), (n, 1))
-  return Conditioning(k, v, None, pooled[0] if stages == 1 else pooled, ids)
+  return Conditioning(k, v, pooled[0] if stages == 1 else pooled, ids)
 
 
 def join(identities: Sequence[Mapping[str, Any]]) -> Rows:

@@ -255,7 +255,7 @@ class TrainMiniature:
   out: Path = Path("runs/miniature")
   """Folder for pictures, checkpoints, metrics and the pipeline."""
   stage: Literal["all", "tokenizer", "data", "vae", "diffusion", "export", "faces", "judges"] = "all"
-  """One stage, or all in order."""
+  """One stage, or all of the pipeline (up to export) in order."""
   tiny: bool = False
   """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
   steps: int | None = None

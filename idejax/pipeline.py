@@ -295,10 +295,10 @@ def _condition(pipe: Pipeline, texts: Texts, rows: Sequence[Request], guided: bo
   put = lambda x: jax.device_put(x, on(sharding.AXES))
   bounds = None if bounds is None else put(bounds)
   k, v = by_stage(made.k), by_stage(made.v)
-  if made.pooled is None: return Conditioning(k, v, bounds)
+  if made.pooled is None: return Conditioning(k, v, bounds=bounds)
   height, width = size
   ids = np.tile(np.array([height, width, 0, 0, height, width], np.float32), (len(wanted), 1))
-  return Conditioning(k, v, bounds, by_stage(made.pooled), put(ids))
+  return Conditioning(k, v, by_stage(made.pooled), put(ids), bounds=bounds)
 
 
 # The compiled programs. `guided` and `tiled` choose between two programs each; all else is data.

@@ -36,7 +36,7 @@ from idejax.miniature import data as world
 from idejax.nets import clip, unet
 from idejax.nets import vae as vae_net
 
-STAGES = ("tokenizer", "data", "vae", "diffusion", "export", "faces", "judges")
+STAGES = ("tokenizer", "data", "vae", "diffusion", "export")  # of the pipeline: "all"
 
 
 def main(c: config.TrainMiniature):

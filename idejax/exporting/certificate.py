@@ -167,7 +167,7 @@ def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], u
   if made.pooled is None: return Conditioning(k, v)
   height, width = size
   ids = jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.float32), (len(rows), 1))
-  return Conditioning(k, v, None, jnp.asarray(np.moveaxis(made.pooled, 1, 0)), ids)
+  return Conditioning(k, v, jnp.asarray(np.moveaxis(made.pooled, 1, 0)), ids)
 
 
 def _exactly(pipe: Pipeline, f, *args):

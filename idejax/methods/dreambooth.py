@@ -165,7 +165,7 @@ def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | Non
   both = own if of_class is None else jax.tree.map(lambda *x: jnp.concatenate(x), own, of_class)
   text = frozen.constants["text"]
   row = lambda x: None if x is None else x[both.caption]
-  cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], None, row(text.pooled), row(text.time_ids))
+  cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
   error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
   metrics = {"diffusion": error[:n].mean()}
   if of_class is None: return metrics["diffusion"], metrics
