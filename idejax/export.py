@@ -9,6 +9,7 @@ from typing import Any
 
 from idejax import config_exchange
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 
 
 def main(c: config_exchange.Export):
@@ -97,7 +98,7 @@ def check(c: config_exchange.Export, folder: Path, pipe, person, kind: str, lost
 
 def finish(c: config_exchange.Export, folder: Path, person, kind: str, facts: dict[str, Any]):
   """Card, sheet and certificate."""
-  from idejax.exporting import cards, folders
+  from idejax.exporting import cards
 
   run = c.run if c.run.is_dir() else c.run.parent
   if c.format == "certificate-only":
@@ -106,4 +107,4 @@ def finish(c: config_exchange.Export, folder: Path, person, kind: str, facts: di
   else:
     if (run / "sheet.png").is_file(): shutil.copyfile(run / "sheet.png", folder / "sheet.png")
     cards.write(folder, run, person, kind, facts)
-  folders.write_json(folder / "certificate.json", facts)
+  write_json(folder / "certificate.json", facts)

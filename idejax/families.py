@@ -4,11 +4,12 @@ Names are facts of the released checkpoints. `write_random` makes a pipeline fol
 weights in exactly the layout that diffusers reads: for demonstrations, benchmarks and tests.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from idejax.files import write_json
 
 Config = dict[str, Any]
 
@@ -124,7 +125,7 @@ def write_random(folder: Path, family: str, *, seed: int = 0, configs: dict[str,
     class_name = config.get("_class_name") or config["architectures"][0]
     index[name] = [library, class_name]
     file = "scheduler_config.json" if name == "scheduler" else "config.json"
-    _write_json(folder / name / file, config)
+    write_json(folder / name / file, config)
     if name in shapes:
       params = random_params(shapes[name], seed + i)
       tensorfiles.write(folder / name / f"{stems.get(name, 'model')}.safetensors", weights.to_torch(params))
@@ -137,7 +138,7 @@ def write_random(folder: Path, family: str, *, seed: int = 0, configs: dict[str,
   if xl: index["force_zeros_for_empty_prompt"] = True
   else: index |= dict(safety_checker=[None, None], feature_extractor=[None, None],
                       requires_safety_checker=False)  # fmt: skip
-  _write_json(folder / "model_index.json", index)
+  write_json(folder / "model_index.json", index)
 
 
 def write_byte_tokenizer(folder: Path, length: int, pad: str):
@@ -147,14 +148,9 @@ def write_byte_tokenizer(folder: Path, length: int, pad: str):
   chars = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
   tokens = chars + [c + "</w>" for c in chars] + ["<|startoftext|>", "<|endoftext|>"]
   special = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token=pad)
-  _write_json(folder / "vocab.json", {t: i for i, t in enumerate(tokens)})
+  write_json(folder / "vocab.json", {t: i for i, t in enumerate(tokens)})
   (folder / "merges.txt").write_text("#version: 0.2\n")
-  _write_json(folder / "special_tokens_map.json", special)
-  _write_json(folder / "tokenizer_config.json", dict(
+  write_json(folder / "special_tokens_map.json", special)
+  write_json(folder / "tokenizer_config.json", dict(
     tokenizer_class="CLIPTokenizer", model_max_length=length, do_lower_case=True,
     add_prefix_space=False, errors="replace", **special))  # fmt: skip
-
-
-def _write_json(path: Path, value: Any):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,9 +1,7 @@
-"""PNG files with their provenance inside, contact sheets, and writes that are whole or absent."""
+"""PNG files with their provenance inside, contact sheets, files of latents."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +9,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from idejax.errors import UserError
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-  """A temporary name beside `path`, renamed to it if the block succeeds, removed if not."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  except OSError as e:
-    e.filename = e.filename or str(path)  # a full disk does not say which file
-    raise
-  finally:
-    temporary.unlink(missing_ok=True)
+from idejax.files import whole
 
 
 def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
@@ -95,8 +80,3 @@ def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndar
   if z.dtype != np.float32: raise UserError(f"{path} holds {z.dtype}; initial latents are float32")
   if not np.isfinite(z).all(): raise UserError(f"{path} holds values that are not finite")
   return np.ascontiguousarray(z.transpose(0, 2, 3, 1))
-
-
-def write_json(path: Path, value: Any):
-  """A JSON file, whole or not at all."""
-  with whole(path) as temporary: temporary.write_text(json.dumps(value, indent=2) + "\n")

@@ -14,6 +14,7 @@ import jax
 
 from idejax import __version__, config, method_options, options
 from idejax.errors import UserError, one_line, tell
+from idejax.files import write_json
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
 from idejax.planning.topology import Topology
@@ -162,10 +163,9 @@ def versions(t: Topology) -> dict[str, str]:
 
 
 def _write(path: Path, value: Any):
-  from idejax import pictures
 
   path.parent.mkdir(parents=True, exist_ok=True)
-  with pictures.whole(path) as temporary: temporary.write_text(json.dumps(value, indent=2) + "\n")
+  write_json(path, value)
 
 
 # Text.

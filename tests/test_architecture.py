@@ -76,7 +76,7 @@ def test_the_walk_sees_what_is_there():
 ALLOWED = {
   "idejax.nets": {"idejax.nets"},
   "idejax.errors": set(), "idejax.diffusion": {"idejax.errors"}, "idejax.tokens": {"idejax.errors"},
-  "idejax.pictures": {"idejax.errors"}, "idejax.prompts": {"idejax.errors"}, "idejax.sharding": set(),
+  "idejax.pictures": {"idejax.errors", "idejax.files"}, "idejax.prompts": {"idejax.errors"}, "idejax.sharding": set(),
   "idejax.tree": set(), "idejax.draws": set(), "idejax.flops": set(),
   "idejax.tensorfiles": {"idejax.errors", "idejax.flaxfiles"},
   "idejax.weights": {"idejax.errors"}, "idejax.flaxfiles": {"idejax.weights"},
@@ -85,7 +85,7 @@ ALLOWED = {
   "idejax.sampler_tables": {"idejax.diffusion", "idejax.errors"},
   "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tree", "idejax.tensorfiles", "idejax.diffusion", "idejax.errors"},
   "idejax.step": {"idejax.tree", "idejax.sharding", "idejax.draws"},
-  "idejax.faces": {"idejax.faces", "idejax.errors"},
+  "idejax.files": set(), "idejax.faces": {"idejax.faces", "idejax.errors", "idejax.files"},
   "idejax.conditioning": {"idejax.backbone", "idejax.tokens"},
   "idejax.anchors": {"idejax.backbone", "idejax.tokens", "idejax.nets", "idejax.errors"},
   "idejax.subject": {"idejax.backbone", "idejax.conditioning", "idejax.diffusion", "idejax.draws"},
@@ -118,7 +118,7 @@ def test_entry_points_are_imported_by_nobody():
 
 @pytest.mark.parametrize("package, homes", [
   ("flax", ["idejax.nets", "idejax.backbone"]), ("tyro", ["idejax.cli", "idejax.options"]),
-  ("onnxruntime", ["idejax.faces", "idejax.miniature.face_metrics"]), ("orbax", ["idejax.checkpoint"]), ("msgpack", ["idejax.flaxfiles"]),
+  ("onnxruntime", ["idejax.faces", "idejax.miniature.face_metrics"]), ("orbax", ["idejax.checkpoint", "idejax.exporting.orbax"]), ("msgpack", ["idejax.flaxfiles"]),
 ])  # fmt: skip
 def test_a_package_is_known_in_few_places(package, homes):
   assert not [i for i in IMPORTS if i.imported == package and not within(i.importer, homes)]

@@ -109,7 +109,7 @@ def test_hostile_models(root, tmp_path):
   (net / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n")
   refused(net, out, words=["pickle"])
   refused(tmp_path / "nowhere", out, words=["does not exist"])
-  refused(bad, tmp_path / "x.safetensors", words=["folders, not single files"])
+  refused(bad, tmp_path / "x.safetensors", words=["../unet", "do not use it"])
   (tmp_path / "model.ckpt").write_bytes(b"cos\nsystem\n")
   refused(tmp_path / "model.ckpt", out, words=["pickle"])
   with pytest.raises(UserError, match="not empty"): go(bad, root / "sd15")

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from idejax import faces
+from idejax import faces, files
 from idejax.errors import UserError
-from idejax.faces import align, batch, cache, draw, mask, npz
+from idejax.faces import align, batch, draw, mask, npz
 from idejax.faces import identity as records
 
 
@@ -224,7 +224,7 @@ def test_a_failed_save_leaves_the_old_file(pack, tmp_path, monkeypatch):
 
   def full(*_): raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(npz.os, "replace", full)
+  monkeypatch.setattr(files.os, "replace", full)
   with pytest.raises(OSError, match="space") as e: faces.save(tmp_path / "a.npz", one)
   assert e.value.filename == str(tmp_path / "a.npz")
   monkeypatch.undo()
@@ -337,7 +337,7 @@ def test_no_cache(pack, kept, runs, monkeypatch, tmp_path):
   quiet(image, pack)
   monkeypatch.delenv("IDEJAX_CACHE")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-  assert cache.folder() == tmp_path / "xdg" / "idejax" / "faces"
+  assert files.cache("faces") == tmp_path / "xdg" / "idejax" / "faces"
 
 
 # ---- Many ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from idejax import pictures
+from idejax import files, pictures
 from idejax.errors import UserError
 
 RECORD = {"prompt": "caf\u00e9, \u65e5\u672c\n\U0001f469", "negative": None, "seed": 2**63, "guidance": 7.5,
@@ -76,7 +76,7 @@ def test_a_damaged_picture_is_never_taken_for_whole(tmp_path_factory, written, i
 def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, there):
   path = tmp_path / "a.txt"
   if there: path.write_text("old")
-  with pytest.raises(RuntimeError), pictures.whole(path) as temporary:
+  with pytest.raises(RuntimeError), files.whole(path) as temporary:
     temporary.write_text("half")
     assert not path.exists() or path.read_text() == "old"
     raise RuntimeError
@@ -86,21 +86,21 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, there):
 def test_a_write_that_succeeds_replaces(tmp_path):
   path = tmp_path / "a.txt"
   path.write_text("old")
-  with pictures.whole(path) as temporary:
+  with files.whole(path) as temporary:
     assert temporary.parent == tmp_path  # the same disk, so that the rename is atomic
     temporary.write_text("new")
   assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "new"}
 
 
 def test_an_interrupt_leaves_nothing(tmp_path):
-  with pytest.raises(KeyboardInterrupt), pictures.whole(tmp_path / "a") as temporary:
+  with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "a") as temporary:
     temporary.write_text("half")
     raise KeyboardInterrupt
   assert not list(tmp_path.iterdir())
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path):
-  with pytest.raises(OSError) as caught, pictures.whole(tmp_path / "a.png"): raise OSError(28, "full")
+  with pytest.raises(OSError) as caught, files.whole(tmp_path / "a.png"): raise OSError(28, "full")
   assert caught.value.filename == str(tmp_path / "a.png") and caught.value.errno == 28
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from idejax import hub
 from idejax.backbone import read_json
 from idejax.learned import Learned
 
@@ -32,6 +33,8 @@ from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)
 ```''',
 }  # fmt: skip
+BUILT_IN = """{base} is where idejax keeps its built-in model:
+`python -c "from idejax import hub; print(hub.resolve('{model}'))"`"""
 POOLED = """SDXL's pooled vector: idejax takes it at the end of the text. Old configs (eos_token_id 2) make
 transformers take it at the largest token id, which a new word has. {how}"""
 
@@ -41,12 +44,14 @@ def write(folder: Path, run: Path, person: Learned, kind: str, facts: Mapping[st
   provenance, report = _json(run / "provenance.json"), _json(run / "report.json")
   xl, name = len(person.identity["rows"]) == 2, folder.name
   which = "code" if facts["code"] else "pipeline" if kind == "pipeline" else "textual-inversion" if kind == "textual-inversion" and not xl else "load"
-  fill = dict(base=person.model, folder=name, word=person.word)
+  built_in = person.model in hub.BUILT_IN
+  fill = dict(base=f"FOLDER_OF_{person.model.upper()}" if built_in else person.model, folder=name, word=person.word)
   lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image",
            f"tags: [idejax, {person.method}, {kind}{', lossy' if facts['lossy'] else ''}]", "---", "",
            f"# {person.word}, learned by {person.method}", ""]  # fmt: skip
   if facts["lossy"]: lines += [f"**Lossy.** This form leaves out: {facts['lossy']}. `--format pipeline` leaves nothing out.", ""]
   lines += ["## Open it", "", HOW[which].format(**fill),
+            *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
             "", f'Then, for instance: `pipe("a photo of {person.word} on the beach").images[0]`', ""]  # fmt: skip
   if kind == "textual-inversion" and person.rows > 1:
     lines += [f"The word is {person.rows} vectors. diffusers puts all of them where the prompt says {person.word}.", ""]

@@ -1,6 +1,5 @@
 """Pipeline and component folders in diffusers' layout, written anew: other dtypes, shards, a few other tensors."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from idejax import tensorfiles, weights
 from idejax.backbone import read_json
 from idejax.errors import UserError
+from idejax.files import write_json
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -65,23 +65,35 @@ def component(source: Path, target: Path, *, dtype: str | None = None, changes: 
   """
   if source.is_symlink() and not source.exists(): raise UserError(f"{source}: a link that leads nowhere")
   stem = stem_of(source)
-  target.mkdir(parents=True, exist_ok=True)
-  for p in sorted(source.iterdir()):
-    if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
-  about = source / "config.json"
-  if about.exists():
-    fields = read_json(about)
-    write_json(target / "config.json", _torch_names(fields) | dict(config or {}))
+  _copy_plain(source, target, config or {})
   if stem is None: return "copied"
   tensors: Mapping[str, np.ndarray] = tensorfiles.read(source, stem, variant=variant, allow_pickle=allow_pickle)
   if any(k.startswith(("text_model.", "encoder.layers.0.self_attn", "vision_model.")) for k in tensors):
     if not any(k.startswith("vision_model.vision_model.") for k in tensors):  # the safety checker's own names
       tensors = weights.rename_clip(tensors)
   if rename: tensors = rename(tensors)
-  kind = None if dtype is None else DTYPES[dtype]
-  view = Changed(tensors, changes or {}, kind, str(source))
-  tensorfiles.write(target / f"{stem}.safetensors", view, max_shard_size=max_shard_size)
+  _write_tensors(target / f"{stem}.safetensors", tensors, changes or {}, dtype, max_shard_size, str(source))
   return f"{len(tensors)} tensors" + (f" as {dtype}" if dtype else "")
+
+
+def write(like: Path, target: Path, tensors: Mapping[str, np.ndarray], stem: str, *, dtype: str | None = None,
+          max_shard_size: str | None = None):  # fmt: skip
+  """A component of these tensors, with the config of `like`, whose own weights need not be there."""
+  _copy_plain(like, target, {})
+  _write_tensors(target / f"{stem}.safetensors", tensors, {}, dtype, max_shard_size, str(target.name))
+
+
+def _copy_plain(source: Path, target: Path, config: Mapping[str, Any]):
+  target.mkdir(parents=True, exist_ok=True)
+  for p in sorted(source.iterdir()):
+    if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
+  if (source / "config.json").exists():
+    write_json(target / "config.json", _torch_names(read_json(source / "config.json")) | dict(config))
+
+
+def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_size: str | None, where: str):
+  view = Changed(tensors, changes, None if dtype is None else DTYPES[dtype], where)
+  tensorfiles.write(path, view, max_shard_size=max_shard_size)
 
 
 def pipeline(source: Path, target: Path, *, dtype: str | None = None, max_shard_size: str | None = None,
@@ -128,8 +140,3 @@ def _torch_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(v, list) and len(v) == 2 and v[0] in ("diffusers", "transformers", "stable_diffusion"): v = [v[0], bare(v[1])]
     out[k] = v
   return out
-
-
-def write_json(path: Path, value: Any):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

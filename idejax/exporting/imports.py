@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from idejax import anchors, tensorfiles, tree, weights
 from idejax.errors import UserError
@@ -149,7 +151,7 @@ def lora(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
   kernels = tree.split(pipe.backbone.params["unet"], dreambooth.LORA)[0]
   shapes = {k.removesuffix(".weight"): s for k, s in weights.keys(kernels).items()}
   names = {k: k for k in shapes} | {k.replace(".", "_"): k for k in shapes}
-  factors: dict[str, dict[str, np.ndarray]] = {}
+  about, factors = _lora_about(path), dict[str, dict[str, np.ndarray]]()
   for key, x in tensors.items():
     if key.endswith(".alpha"): continue
     if key.startswith(("text_encoder", "lora_te")):
@@ -163,8 +165,8 @@ def lora(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
                       "to_v, to_out); merge it in diffusers (pipe.fuse_lora(), pipe.save_pretrained(DIR))")  # fmt: skip
     name = names[module]
     factors.setdefault(name, {})["down" if m["down"] else "up"] = x
-    if f"{key.rsplit('.lora', 1)[0]}.alpha" in tensors:
-      factors[name]["alpha"] = tensors[f"{key.rsplit('.lora', 1)[0]}.alpha"]
+    if (own := tensors.get(f"{key.rsplit('.lora', 1)[0]}.alpha")) is not None: factors[name]["alpha"] = own
+    elif about: factors[name]["alpha"] = _lora_alpha(about, name, x.shape[0 if m["down"] else 1])
   for name, f in factors.items():
     if not {"up", "down"} <= set(f): raise UserError(f"{path}: {name} has one factor of its LoRA, not both")
     o, i = shapes[name]
@@ -178,6 +180,28 @@ def lora(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
     axis = (lambda w: (*w.shape[:-1], rank)) if side == "down" else (lambda w: (*w.shape[:-2], rank, w.shape[-1]))
     parts.append(weights.from_torch(jax.tree.map(lambda w, a=axis: jax.ShapeDtypeStruct(a(w), jnp.float32), kernels), padded))
   return jax.tree.map(lambda a, b: {"lora_A": jnp.asarray(a), "lora_B": jnp.asarray(b)}, *parts)
+
+
+def _lora_about(path: Path) -> dict[str, Any]:
+  """peft's settings of the UNet's LoRA in a file's metadata, where diffusers >= 0.34 keeps them; {} if none."""
+  if path.suffix != ".safetensors": return {}
+  try:
+    with safe_open(path, "numpy") as f: found = json.loads((f.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    about = {k.removeprefix("unet."): v for k, v in found.items() if k.startswith("unet.")}
+    if about:
+      patterns = {str(k): float(v) for k, v in (about.get("alpha_pattern") or {}).items()}
+      about |= {"lora_alpha": float(about["lora_alpha"]), "alpha_pattern": patterns}
+  except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    raise UserError(f"{path}: its LoRA's settings (lora_adapter_metadata) are damaged: {type(e).__name__} {str(e)[:120]}") from e
+  if about.get("use_dora"): raise UserError(f"{path} is a DoRA; merge it in diffusers (pipe.fuse_lora(), pipe.save_pretrained(DIR))")
+  return about
+
+
+def _lora_alpha(about: Mapping[str, Any], module: str, rank: int) -> np.ndarray:
+  """By which, over the rank, a module's factors count; peft's patterns are ends of the module's name."""
+  own = [a for p, a in about["alpha_pattern"].items() if module == p or module.endswith(f".{p}")]
+  alpha = own[0] if own else about["lora_alpha"]
+  return np.asarray(alpha * rank**0.5 if about.get("use_rslora") else alpha, np.float32)
 
 
 def _factor(f: dict[str, np.ndarray] | None, side: str, rank: int, shape: tuple[int, ...]) -> np.ndarray:

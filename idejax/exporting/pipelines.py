@@ -16,6 +16,7 @@ import numpy as np
 from idejax import tensorfiles, tokens
 from idejax.errors import UserError
 from idejax.exporting import folders, torch_files
+from idejax.files import write_json
 from idejax.learned import Learned
 from idejax.pipeline import Pipeline
 
@@ -72,14 +73,14 @@ def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
     if (source / name).exists(): shutil.copyfile(source / name, target / name)
   if not (target / "vocab.json").exists():  # transformers 4 reads these two
     model = json.loads((target / "tokenizer.json").read_text("utf-8"))["model"]
-    folders.write_json(target / "vocab.json", model["vocab"])
+    write_json(target / "vocab.json", model["vocab"])
     pairs = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     (target / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", "utf-8")
   if not (target / "special_tokens_map.json").exists():
     special = {f"{k}_token": str(getattr(bpe, f"{k}_token")) for k in ("bos", "eos", "unk", "pad")}
-    folders.write_json(target / "special_tokens_map.json", special)
+    write_json(target / "special_tokens_map.json", special)
   old = json.loads((source / "added_tokens.json").read_text("utf-8")) if (source / "added_tokens.json").exists() else {}
-  folders.write_json(target / "added_tokens.json", old | dict(zip(words, ids)))
+  write_json(target / "added_tokens.json", old | dict(zip(words, ids)))
   return ids
 
 
@@ -101,7 +102,7 @@ def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: i
   folders.component(source, target, dtype="float32", rename=grow)
   about = json.loads((target / "config.json").read_text())
   about |= {"vocab_size": sizes[0], "eos_token_id": eos}
-  folders.write_json(target / "config.json", {k: v for k, v in about.items() if k not in ("torch_dtype", "dtype")})
+  write_json(target / "config.json", {k: v for k, v in about.items() if k not in ("torch_dtype", "dtype")})
 
 
 def write_code(folder: Path, person: Learned, index: dict[str, Any], xl: bool):
@@ -114,7 +115,7 @@ def write_code(folder: Path, person: Learned, index: dict[str, Any], xl: bool):
     text = template("staged.py")
   else:
     config, tensors = torch_files.adapter(person)
-    folders.write_json(folder / "id_adapter" / "config.json", config)
+    write_json(folder / "id_adapter" / "config.json", config)
     tensorfiles.write(folder / "id_adapter" / "diffusion_pytorch_model.safetensors", tensors)
     (folder / "id_adapter" / "modeling_id_adapter.py").write_text(template("id_adapter.py"), "utf-8")
     index["id_adapter"] = ["modeling_id_adapter", "IDAdapter"]

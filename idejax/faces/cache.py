@@ -5,13 +5,13 @@ Only what costs time is kept, no picture: boxes, points, embedding, landmarks, p
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from idejax.faces import npz
+from idejax.files import cache
 
 _VERSION = 1
 
@@ -28,19 +28,10 @@ class Seen(NamedTuple):
   labels: np.ndarray | None  # uint8 [512, 512], classes of the portrait
 
 
-def folder() -> Path | None:
-  """Beside the compiled programs: `faces` in IDEJAX_CACHE, else ~/.cache/idejax/faces; None: off."""
-  named = os.environ.get("IDEJAX_CACHE")
-  if named == "off": return None
-  if named: return Path(named) / "faces"
-  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  return None if base.startswith("~") else Path(base) / "idejax" / "faces"  # "~": no home
-
-
 def path(photo: str, pack: str, parsing: str | None, face: int | None) -> Path | None:
   """Where the answer for these digests lies, or would."""
   key = hashlib.sha256(repr((_VERSION, photo, pack, parsing, face)).encode()).hexdigest()
-  root = folder()
+  root = cache("faces")
   return root and root / f"{key[:40]}.npz"
 
 

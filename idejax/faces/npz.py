@@ -1,13 +1,13 @@
 """Arrays in .npz files: written whole or not at all, read without pickle and within bounds."""
 
 import io
-import os
-import threading
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from idejax.files import whole
 
 MOST_BYTES = 2**32  # of what a file unpacks to
 
@@ -27,15 +27,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]):
 
 def write_bytes(path: Path, data: bytes | memoryview):
   """Under a temporary name, renamed when whole."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-  try:
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-  except OSError as e:
-    e.filename = e.filename or str(path)  # a full disk does not say which file
-    raise
-  finally:
-    temporary.unlink(missing_ok=True)
+  with whole(path) as temporary: temporary.write_bytes(data)
 
 
 def read(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax import tensorfiles, weights
+from idejax.files import write_json
 from idejax.nets import clip, unet, vae
 
 NETS: dict[str, tuple[Any, Any, str, str]] = {  # config class, shapes, file, library
@@ -46,11 +47,6 @@ def write_index(folder: Path, scheduler: dict[str, Any]):
                 _idejax_guidance=3.0)  # fmt: skip
   write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   write_json(folder / "model_index.json", index)
-
-
-def write_json(path: Path, value: Any):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _half(key: str, x: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 from idejax.miniature import crops, face_data, face_metrics, judges
-from idejax.miniature.export import write_json
 from idejax.miniature.face_data import Faces
 from idejax.nets import smallface
 

@@ -19,6 +19,7 @@ from idejax import loop, sharding, tokens, tree
 from idejax import step as st
 from idejax.checkpoint import Checkpoints
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 from idejax.miniature import (
   crops,
   detector,
@@ -31,7 +32,6 @@ from idejax.miniature import (
   to_onnx,
   tokenizer,
 )
-from idejax.miniature.export import write_json
 from idejax.miniature.pictures import rows
 from idejax.nets import convnet, scrfd, smallface
 

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from idejax.errors import UserError
+from idejax.files import whole
 from idejax.nets.convnet import Body
-from idejax.pictures import whole
 
 _OPSET, _IR = 13, 8  # what ONNX Runtimes since 2021 read
 
