@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from idejax import tree
+from idejax import distributed, tree
 from idejax.errors import UserError, tell
 
 
@@ -46,7 +46,10 @@ class Checkpoints:
       self.folder, preservation_policy=policy, cleanup_tmp_directories=True)  # fmt: skip
 
   def __enter__(self): return self
-  def __exit__(self, *_): self.close()
+
+  def __exit__(self, kind, *_):
+    # Of several processes one that failed does not wait for the others: they do not come.
+    if kind in (None, GeneratorExit) or jax.process_count() == 1: self.close()
 
   def steps(self) -> list[int]:
     return sorted(c.step for c in self._orbax.checkpoints)
@@ -77,20 +80,21 @@ class Checkpoints:
       self._orbax.close()
       if self._lock is not None: self._lock.close()
 
-  def restore(self, like: Any) -> Restored | None:
+  def restore(self, like: Any, rows: int | None = None) -> Restored | None:
     """The newest undamaged checkpoint, or None if there is none at all.
 
     `like` has the state's structure, shapes and dtypes; where its leaves are on a mesh (arrays or
     ShapeDtypeStructs with a sharding), so will be the state's. Damaged checkpoints are told and
-    set aside. Raises UserError if all are damaged or if the newest good one is of another model.
+    set aside. rows: a crowd's, without the padding at the end, which may be of another length than in
+    the checkpoint and repeats the last row. Raises UserError if all are damaged or if the newest good one is of another model.
     """
     self.wait()
-    found = self.steps()
+    found = json.loads(distributed.told(json.dumps(self.steps())))
     for step in reversed(found):
-      reason = _agreed(_damage(self.folder, step))
+      reason = distributed.told(_damage(self.folder, step))
       if not reason:
         try:
-          return self._load(step, like)
+          return self._load(step, like, rows)
         except UserError:
           raise
         except Exception as e:  # orbax, tensorstore and zarr raise nearly anything for bad files
@@ -103,17 +107,23 @@ class Checkpoints:
                       "the run folder to start afresh, or copy a good checkpoint back")  # fmt: skip
     return None
 
-  def _load(self, step: int, like: Any) -> Restored:
+  def _load(self, step: int, like: Any, rows: int | None) -> Restored:
     wanted = tree.flatten(like)
     meta = self._orbax.checkpointables_metadata(step)
     stored = {k: tuple(v.shape) for k, v in meta.metadata["state"].items()}
     shapes = {k: tuple(np.shape(v)) for k, v in wanted.items()}
-    if stored != shapes:
-      odd = sorted(k for k in stored.keys() | shapes.keys() if stored.get(k) != shapes.get(k))
+    padded = rows is not None and all(a[0] >= rows for a in (*stored.values(), *shapes.values()) if a)
+    known = (lambda shape: shape[1:]) if padded else (lambda shape: shape)
+    if odd := sorted(k for k in stored.keys() | shapes.keys()
+                     if k not in stored or k not in shapes or known(stored[k]) != known(shapes[k])):  # fmt: skip
       lines = [f"{k}: {stored.get(k, 'absent')} there, {shapes.get(k, 'absent')} here" for k in odd[:4]]
       raise UserError(f"checkpoint {self.folder / str(step)} is of another model; {len(odd)} leaves "
                       f"differ: {'; '.join(lines)}")  # fmt: skip
-    leaves = self._orbax.load_checkpointables(step, {"state": jax.tree.map(_abstract, wanted)})["state"]
+    places = jax.tree.map(_abstract, wanted)
+    context = ocp.Context()
+    context.array.loading.enable_padding_and_truncation = stored != shapes
+    with context: leaves = self._orbax.load_checkpointables(step, {"state": places})["state"]
+    if rows is not None and stored != shapes: leaves = _padded(leaves, places, rows)
     return Restored(step, tree.unflatten(like, leaves), dict(meta.custom_metadata or {}))
 
   def _set_aside(self, step: int):
@@ -123,6 +133,7 @@ class Checkpoints:
       target.parent.mkdir(exist_ok=True)
       (self.folder / str(step)).rename(target)
       _digests(self.folder, step).unlink(missing_ok=True)
+    distributed.meet("set aside")
     self._orbax.reload()
 
 
@@ -169,6 +180,13 @@ def _lock(folder: Path):
 def _copies(leaves): return jax.tree.map(jnp.copy, leaves)
 
 
+def _padded(leaves, places, rows: int):
+  """A crowd's leaves with the last of `rows` in place of those behind it."""
+  pick = lambda x: x[np.minimum(np.arange(len(x)), rows - 1)]
+  out = jax.tree.map(lambda p: p.sharding, places)
+  return jax.jit(lambda t: jax.tree.map(pick, t), out_shardings=out, donate_argnums=0)(leaves)
+
+
 def _abstract(x):
   # Never left to orbax: it would ask for the devices that the checkpoint was saved from.
   sharding = getattr(x, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
@@ -194,12 +212,3 @@ def _damage(folder: Path, step: int) -> str:
   found = _hash(folder / str(step))
   odd = [k for k in wanted if found.get(k) != wanted[k]]
   return f"{len(odd)} of {len(wanted)} files differ, such as {odd[0]}" if odd else ""
-
-
-def _agreed(reason: str) -> str:
-  """The first process's verdict, on every process."""
-  if jax.process_count() == 1: return reason
-  from jax.experimental import multihost_utils
-
-  text = np.frombuffer(reason.encode()[:200].ljust(200), np.uint8)
-  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))).decode().strip()

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from idejax import __version__, config, config_exchange, options
+from idejax import __version__, cluster, config, config_exchange, distributed, options
 from idejax.errors import UserError, one_line, tell
 
 # command: (its config, the entry point's module, what it is for)
@@ -30,9 +30,17 @@ COMMANDS = {
 }
 
 
+# Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
+_PARSERS = {"personalize": "idejax.method_options", "plan": "idejax.plan"}
+_SHARED = ("personalize", "sample")  # commands that several processes can do together
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Run a command; the exit code: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
-  args = list(sys.argv[1:] if argv is None else argv)
+  return distributed.leave(_run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(args: list[str]) -> int:
   _set_up_process()
   try:
     _dispatch(args)
@@ -52,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(f"{e.filename or 'output'}: {_DISK.get(e.errno or 0) or e.strerror or e}")
   except Exception as e:
     if os.environ.get("IDEJAX_TRACEBACK"): raise
+    if distributed.lost(e): return _fail(distributed.LOST)
     if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e): return _fail(_MEMORY)
     _fail(f"unexpected {type(e).__name__}: {one_line(str(e))[:300]}; this is a mistake in idejax: "
           "please report it, with what IDEJAX_TRACEBACK=1 before the same command shows")  # fmt: skip
@@ -113,6 +122,7 @@ def _watch_for_haste(pipe: int):
 
 
 def _dispatch(args: list[str]):
+  args, flags = distributed.take_flags(args)
   if not args: raise UserError(f"which command? One of {', '.join(COMMANDS)} (see idejax --help)")
   if args[0] in ("-h", "--help"): return print(_usage())
   if args[0] in ("-V", "--version"): return print(f"idejax {__version__}")
@@ -120,19 +130,24 @@ def _dispatch(args: list[str]):
   if name not in COMMANDS:
     raise UserError(f"unknown command {name!r}{options.nearest(name, COMMANDS)}; known: "
                     f"{', '.join(COMMANDS)} (see idejax --help)")  # fmt: skip
+  found = cluster.detect(flags)
+  distributed.hush(found)
+  if found and (found.processes or 1) > 1 and name not in _SHARED:
+    raise UserError(f"idejax {name} runs in one process, and this is one of {found.processes} ({found.how}); "
+                    f"together they can {' and '.join(_SHARED)}")  # fmt: skip
   kind, module, _ = COMMANDS[name]
-  prog = f"idejax {name}"
-  if kind is config.Personalize:  # its methods' options are known once jax is
-    _set_up_jax()
-    settings: Any = importlib.import_module("idejax.method_options").parse(rest, prog)
-  elif kind is config.Plan:  # its --config is that of the run to be planned
-    _set_up_jax()
-    settings = importlib.import_module(module).parse(rest, prog)
-  else:
-    settings = options.parse(kind, rest, prog)
+  settings = _parse(name, kind, rest)
   if settings is None: return
   _set_up_jax()
+  if name in _SHARED: distributed.start(flags)
   importlib.import_module(module).main(settings)
+
+
+def _parse(name: str, kind: type, args: list[str]) -> Any:
+  prog = f"idejax {name}"
+  if name not in _PARSERS: return options.parse(kind, args, prog)
+  _set_up_jax()
+  return importlib.import_module(_PARSERS[name]).parse(args, prog)
 
 
 def _usage() -> str:
@@ -143,7 +158,8 @@ def _usage() -> str:
     "  idejax sample --model FOLDER --prompt \"a photo of a cat\" --out pictures", "",
     "exit code: 0 done, 2 something to put right (one sentence says what), 130 interrupted.",
     "IDEJAX_CACHE: folder of compiled programs (default ~/.cache/idejax/xla; `off` for none).",
-    "IDEJAX_TRACEBACK=1: show where an unexpected error arose."])  # fmt: skip
+    "IDEJAX_TRACEBACK=1: show where an unexpected error arose.",
+    "Several processes, one job: --coordinator HOST:PORT --processes N --process I (launch/README.md)."])  # fmt: skip
 
 
 def _set_up_jax():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from idejax import backbone
 from idejax.backbone import Backbone, Conditioning
-from idejax.tokens import Tokenizer
+from idejax.tokens import Encoded, Tokenizer
 
 Array = Any  # numpy when tokenised, traced inside jit
 Rows = tuple[Array, ...]  # per text encoder [S, W, P, d]: S stages, W = 1 or 2 (keys, values), P rows
@@ -25,7 +25,11 @@ class Prompts(NamedTuple):
 def tokenise(tokenizers: Sequence[Tokenizer], texts: Sequence[str],
              placeholders: Mapping[str, int]) -> Prompts:  # fmt: skip
   """Texts with placeholders, {word: number of rows}, as numpy arrays."""
-  encoded = [t.encode(texts, placeholders) for t in tokenizers]
+  return prompts([t.encode(texts, placeholders) for t in tokenizers])
+
+
+def prompts(encoded: Sequence[Encoded]) -> Prompts:
+  """The same texts as every text encoder's tokenizer encoded them."""
   pick = lambda name: tuple(getattr(e, name) for e in encoded)
   return Prompts(pick("ids"), pick("eos"), pick("where"))
 

@@ -102,6 +102,10 @@ class Personalize:
 
   photo: Path | None = dataclasses.field(default=None, metadata={"positional": True})
   """A portrait; or a folder with a file or a sub-folder per person. Default: a drawn portrait."""
+  drawn: int = 1
+  """Without a photo: how many people of the drawn world."""
+  split: Literal["heldout", "development"] = "heldout"
+  """Of these: people kept for reporting, or for choosing settings. No training saw either."""
   out: Path | None = None
   """Run folder. Default: runs/ and the photo's name."""
   method: Literal["id-ea", "sefi-ide", "stable-identity", "textual-inversion", "celeb-basis",
@@ -134,7 +138,8 @@ class Personalize:
   guidance: float | None = None
   """Of the sheet's pictures. Default: the model's."""
   compare: str = ""
-  """Several methods, separated by commas, on the same photos: one table, one sheet."""
+  """Several methods, separated by commas, on the same photos: one table, one sheet. A preset or
+  settings may follow: id-ea,id-ea/no_adapter,textual-inversion/paper/steps=500."""
   at_a_time: int = 32
   """People of a folder that train together; less needs less memory."""
   dtype: Literal["float32", "bfloat16"] | None = None
@@ -179,13 +184,11 @@ class Evaluate:
   """Measure the built-in model on held-out people, by judges that its training never saw.
 
     idejax evaluate                     every figure that the README states, in about ten minutes
-    idejax evaluate --quick             a look
+    idejax evaluate miniature --quick   a look
   """
 
-  target: Literal["miniature"] = "miniature"
-  """What to measure."""
-  model: str = "miniature"
-  """The pipeline; another folder of the same world, such as a new training's."""
+  model: str = dataclasses.field(default="miniature", metadata={"positional": True})
+  """The pipeline, by name or folder; another folder of the same world, such as a new training's."""
   quick: bool = False
   """A few pictures of everything: figures are rough."""
   out: Path | None = None
@@ -194,24 +197,39 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-  """Measure UNet, sampling, VAE and compilation with random weights; compare with diffusers.
+  """Measure UNet, sampling, VAE, compilation, training; random weights; compare with diffusers.
+
+    idejax bench --small --vs diffusers
+    idejax bench unet --family sd15 --vs diffusers
+    idejax bench personalize --method id-ea --people 8 32
 
   Work is alternated with the peer's in one run and medians are compared, so that a busy machine
   slows both. Prints achieved FLOP/s and, where PyTorch is installed, the ratio.
   """
 
+  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize"], ...] = dataclasses.field(
+    default=("unet", "sample", "vae", "compile"), metadata={"positional": True})
+  """Which measurements."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd15"
   """Architecture; its released size unless --small."""
   small: bool = False
   """The small relative of the family (64 px) instead of the released size."""
   vs: Literal["none", "diffusers"] = "none"
   """Run PyTorch diffusers on the same work, alternating, and print ratios."""
-  what: tuple[Literal["unet", "sample", "vae", "compile"], ...] = ("unet", "sample", "vae", "compile")
-  """Which measurements."""
   batch: int = 1
   """Pictures at a time."""
   steps: int = 4
-  """Sampler steps, with guidance."""
+  """Sampler steps, with guidance; of personalize, training steps in a timed run."""
+  method: str = "id-ea"
+  """Of personalize: the method."""
+  preset: str | None = None
+  """Of personalize: the method's settings. Default: miniature on the built-in model, else paper."""
+  train_batch: int | None = None
+  """Of personalize: examples a step. Default: the preset's."""
+  model: str = "miniature"
+  """Of personalize: a family such as sd21-base (full size), a pipeline folder, or miniature."""
+  people: tuple[int, ...] = (8, 32)
+  """Of personalize: sizes of crowds, beside one person."""
   size: int | None = None
   """Pixels a side. Default: the family's."""
   repeats: int = 5
@@ -254,7 +272,8 @@ class TrainMiniature:
 
   out: Path = Path("runs/miniature")
   """Folder for pictures, checkpoints, metrics and the pipeline."""
-  stage: Literal["all", "tokenizer", "data", "vae", "diffusion", "export", "faces", "judges"] = "all"
+  stage: Literal["all", "tokenizer", "data", "vae", "words", "diffusion", "export", "faces",
+                 "judges"] = "all"  # fmt: skip
   """One stage, or all of the pipeline (up to export) in order."""
   tiny: bool = False
   """A recipe of a minute or two that shows falling losses; its pictures are blurs."""

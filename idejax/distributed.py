@@ -1,34 +1,26 @@
-"""Several processes, one job: who they are and where process 0 is; then JAX's own runtime.
+"""Several processes, one job, on JAX's own runtime: how they meet, agree, speak and end.
 
-In this order: flags (--coordinator HOST:PORT --processes N --process I), the environment variables
-IDEJAX_COORDINATOR, IDEJAX_PROCESSES and IDEJAX_PROCESS (launch/local.sh), Slurm, Open MPI, a TPU pod.
-On a single host nothing is found, and nothing is needed.
+Alone, which is the usual case, nothing of this does anything, nor imports jax.
 """
 
+import collections
+import contextlib
+import ctypes
+import io
 import os
-import re
+import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+from idejax.cluster import NAMES, Cluster, detect
 from idejax.errors import UserError, one_line, tell
 
-PORT = 61440  # Slurm and Open MPI: this plus the job's number modulo 4096
 TIMEOUT = 300  # seconds until all processes must have met
-_NAMES = ("coordinator", "processes", "process")
-
-
-class Cluster(NamedTuple):
-  """This process among all. Of a TPU pod JAX itself finds the rest out."""
-
-  how: str  # who said so: flags, environment, Slurm, Open MPI, TPU
-  coordinator: str | None = None  # host:port of process 0
-  processes: int | None = None
-  process: int | None = None
-  gpus: tuple[int, ...] | None = None  # this process's own; None: all that it sees
+SILENCE = 30  # seconds after which a process that says nothing counts as dead
 
 
 def take_flags(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -38,23 +30,13 @@ def take_flags(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
   for arg in todo:
     flag, equals, value = arg.partition("=")
     name = flag.removeprefix("--")
-    if not flag.startswith("--") or name not in _NAMES:
+    if not flag.startswith("--") or name not in NAMES:
       rest.append(arg)
       continue
     given = value if equals else next(todo, None)
     if given is None: raise UserError(f"{flag} is without its value")
     found[name] = given
   return rest, found
-
-
-def detect(flags: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None,
-           sys: Path = Path("/sys")) -> Cluster | None:  # fmt: skip
-  """The cluster that this process belongs to; None: it is alone. UserError for half a description."""
-  env = os.environ if environ is None else environ
-  if flags: return _described(flags, "flags", {n: f"--{n}" for n in _NAMES})
-  names = {n: f"IDEJAX_{n.upper()}" for n in _NAMES}
-  if given := {n: env[v] for n, v in names.items() if env.get(v)}: return _described(given, "environment", names)
-  return _slurm(env) or _open_mpi(env) or _tpu(env, sys)
 
 
 def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> Cluster | None:
@@ -64,24 +46,157 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
   """
   found = detect(flags)
   if found is None or found.processes == 1: return None
+  if _client() is not None: return found  # this process has joined already
   if found.coordinator and found.process: _wait_for_first(found, found.coordinator, timeout)
   import jax
 
+  # It would take SIGTERM away from us; the training loop agrees on where to stop by itself.
+  jax.config.update("jax_enable_preemption_service", False)
+  limits: Any = dict(initialization_timeout=timeout + 30, heartbeat_timeout_seconds=SILENCE,
+                shutdown_timeout_seconds=7 * 86400)  # fmt: skip
   # Where processes stay away JAX aborts with a stack trace: we speak up before that.
   watch = threading.Timer(timeout, _give_up, (_unmet(found, timeout),))
   watch.daemon = True
   watch.start()
   try:
-    if found.how == "TPU": jax.distributed.initialize(initialization_timeout=timeout + 30)
+    if found.how == "TPU": jax.distributed.initialize(**limits)
     else:
       jax.distributed.initialize(
         found.coordinator, found.processes, found.process, found.gpus,
-        cluster_detection_method="deactivate", initialization_timeout=timeout + 30)  # fmt: skip
+        cluster_detection_method="deactivate", **limits)  # fmt: skip
   except (RuntimeError, ValueError, OSError) as e:
     raise UserError(f"{_unmet(found, timeout)} ({one_line(str(e))[:200]})") from e
   finally:
     watch.cancel()
+  if found.how == "TPU": hush(found._replace(process=jax.process_index()))  # now it is known
+  if jax.process_count() > 1: ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
   return found
+
+
+# Among the processes of a job.
+
+
+def first() -> bool:
+  """Whether this process writes what all share."""
+  if _client() is None: return True
+  import jax
+
+  return jax.process_index() == 0
+
+
+def meet(name: str):
+  """Wait until every process is here."""
+  if _client() is None: return
+  from jax.experimental import multihost_utils
+
+  multihost_utils.sync_global_devices(name)
+
+
+def mine(things: Sequence[Any]) -> Sequence[Any]:
+  """Those that are this process's to write: each has one owner."""
+  if _client() is None: return things
+  import jax
+
+  return things[jax.process_index() :: jax.process_count()]
+
+
+@contextlib.contextmanager
+def by_first(claim: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
+  """Inside `claim()`, which the first process enters for all."""
+  with claim() if first() else contextlib.nullcontext():
+    meet("claimed")
+    yield
+
+
+def agree(*asked: bool) -> tuple[bool, ...]:
+  """Each of them, as any process asks for it; all must call."""
+  if _client() is None: return asked
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  everyone = multihost_utils.process_allgather(np.array([asked]), tiled=True)
+  return tuple(bool(x) for x in everyone.any(0))
+
+
+def told(text: str) -> str:
+  """The first process's text of up to 1000 bytes, on every process."""
+  if _client() is None: return text
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  padded = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
+  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode(errors="replace").strip()
+
+
+# How a job of several processes speaks, and how it ends.
+
+
+class _Kept(io.TextIOBase):
+  """In place of stderr: what the other processes would say, of which the end may be needed."""
+
+  def __init__(self, real: Any): self.real, self.words = real, collections.deque[str](maxlen=50)
+  def writable(self): return True
+
+  def write(self, text: str) -> int:
+    self.words.append(text)
+    return len(text)
+
+
+def hush(found: Cluster | None):
+  """One process speaks for all: the others keep their progress and notices to themselves."""
+  if not found or not found.process or os.environ.get("IDEJAX_TRACEBACK") or isinstance(sys.stderr, _Kept): return
+  sys.stderr, sys.stdout = _Kept(sys.stderr), _Kept(sys.stdout)
+
+
+def leave(code: int) -> int:
+  """The exit code of a process that is done. One that failed ends here, and with it the whole job.
+
+  Where all fail alike, as over a wrong option, the first process's word is enough.
+  """
+  client = _client()
+  if client is None or not code: return code
+  import jax
+
+  _leaving.append(code)
+  try:
+    client.wait_at_barrier("idejax-leaves", 3000)  # ms
+    if not first(): os._exit(code)
+    time.sleep(0.3)  # JAX aborts, loudly, those who outlive the first process
+  except jax.errors.JaxRuntimeError:
+    if isinstance(sys.stderr, _Kept):
+      said = [line for line in "".join(sys.stderr.words).splitlines() if line.startswith("idejax: ")]
+      if said: print(f"{said[-1]} (process {jax.process_index()})", file=sys.stderr.real, flush=True)
+  sys.stderr.flush()
+  os._exit(code)
+
+
+LOST = ("another process of this job has ended; what was finished stays, the same command continues, "
+        "on any number of processes")  # fmt: skip
+
+
+def lost(error: Exception) -> bool:
+  """Whether an error of JAX says that another process is gone."""
+  signs = ("Gloo", "onnection", "heartbeat", "UNAVAILABLE", "Socket closed", "NCCL", "coordination service")
+  return _client() is not None and any(s in str(error) for s in signs)
+
+
+_leaving: list[int] = []
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int):
+  """JAX ends a process by abort() when another is gone: a last word before that."""
+  if not _leaving:
+    print(f"idejax: {LOST}", file=getattr(sys.stderr, "real", sys.stderr), flush=True)
+  os._exit(_leaving[0] if _leaving else 2)
+
+
+def _client() -> Any:
+  """JAX's connection to the first process; None if this process is alone."""
+  if "jax" not in sys.modules: return None
+  from jax._src import distributed
+
+  return distributed.global_state.client
 
 
 def _wait_for_first(c: Cluster, address: str, timeout: int):
@@ -109,104 +224,3 @@ def _unmet(c: Cluster, timeout: int) -> str:
             "open between the hosts?")  # fmt: skip
   return (f"{who} waited at {c.coordinator} for the others, {timeout} s: do all run, and is that port "
           "free and open between the hosts?")  # fmt: skip
-
-
-def _described(given: Mapping[str, str], how: str, names: Mapping[str, str]) -> Cluster:
-  """A cluster in three values, all of them needed."""
-  if missing := [names[n] for n in _NAMES if not given.get(n)]:
-    raise UserError(f"{', '.join(missing)} missing: {', '.join(names.values())} belong together")
-  count, i = (_number(given[n], names[n]) for n in ("processes", "process"))
-  if count < 1: raise UserError(f"{names['processes']} is {count}; it must be at least 1")
-  if i >= count: raise UserError(f"{names['process']} is {i}; of {count} processes it must be from 0 to {count - 1}")
-  host, _, port = given["coordinator"].rpartition(":")
-  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-    raise UserError(f"{names['coordinator']} is {given['coordinator']!r}; it must be HOST:PORT of process 0")
-  return Cluster(how, given["coordinator"], count, i)
-
-
-def _number(text: str, name: str) -> int:
-  if not text.isdecimal(): raise UserError(f"{name} is {text!r}; it must be a whole number")
-  return int(text)
-
-
-# Slurm.
-
-
-def _slurm(env: Mapping[str, str]) -> Cluster | None:
-  """A process that srun started; a batch script, or a shell under salloc, is alone."""
-  needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-  if not all(env.get(v) for v in needed): return None
-  job, nodes, count, i = (env[v] for v in needed)
-  count = env.get("SLURM_STEP_NUM_TASKS") or count  # srun -n in a larger allocation
-  if _number(count, "SLURM_NTASKS") == 1: return None
-  port = PORT + _number(job, "SLURM_JOB_ID") % 4096
-  return Cluster("Slurm", f"{first_host(nodes)}:{port}", int(count), _number(i, "SLURM_PROCID"), _own_gpus(
-    env, tasks_here(env.get("SLURM_STEP_TASKS_PER_NODE", "1"), int(env.get("SLURM_NODEID", "0"))),
-    env.get("SLURM_LOCALID")))  # fmt: skip
-
-
-def first_host(nodes: str) -> str:
-  """node[003-007,9],gpu1 -> node003."""
-  m = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes)
-  if not m: raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no host")
-  return m[1] + (m[2] or "") + (m[3] or "")
-
-
-def tasks_here(layout: str, node: int) -> int:
-  """Slurm's 2(x3),1: the number of processes on node 0, 1, ..."""
-  counts = []
-  for part in layout.split(","):
-    m = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
-    if not m: raise UserError(f"SLURM_STEP_TASKS_PER_NODE is {layout!r}; it should be like 8(x4)")
-    counts += [int(m[1])] * int(m[2] or 1)
-  return counts[min(node, len(counts) - 1)]
-
-
-def _own_gpus(env: Mapping[str, str], tasks: int, local: str | None) -> tuple[int, ...] | None:
-  """Several processes on a node that see the same GPUs take one each."""
-  one_visible = len(env.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
-  return None if tasks == 1 or local is None or one_visible else (int(local),)
-
-
-# Open MPI and TPU pods.
-
-
-def _open_mpi(env: Mapping[str, str]) -> Cluster | None:
-  if not env.get("OMPI_COMM_WORLD_SIZE"): return None
-  count, i = (_number(env.get(f"OMPI_COMM_WORLD_{n}", "?"), f"OMPI_COMM_WORLD_{n}") for n in ("SIZE", "RANK"))
-  if count == 1: return None
-  here = env.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
-  # Version 4 names the host of mpirun, version 5 no longer does; on one host there is no question.
-  uri = env.get("OMPI_MCA_orte_hnp_uri", "")
-  m = re.match(r"(\d+)\.\d+;tcp6?://\[?([^,\]:]+)", uri)
-  if int(here) == count: host = "localhost"
-  elif m: host = m[2]
-  else:
-    raise UserError("this Open MPI does not say where process 0 is: set IDEJAX_COORDINATOR=HOST:PORT, "
-                    "IDEJAX_PROCESSES and IDEJAX_PROCESS for each process, or use launch/slurm.sh")  # fmt: skip
-  job = int(m[1]) // 4096 if m else os.getppid()
-  gpus = _own_gpus(env, int(here), env.get("OMPI_COMM_WORLD_LOCAL_RANK"))
-  return Cluster("Open MPI", f"{host}:{PORT + job % 4096}", count, i, gpus)
-
-
-def _tpu(env: Mapping[str, str], sys: Path) -> Cluster | None:
-  """A TPU host, by GKE's variables or by its chips; whether it has fellows, JAX asks Google's metadata."""
-  if env.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"): return None
-  if len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or env.get("MEGASCALE_COORDINATOR_ADDRESS"):
-    return Cluster("TPU")
-  if env.get("TPU_SKIP_MDS_QUERY"): return None
-  return Cluster("TPU") if tpu_chips(sys) else None
-
-
-def tpu_chips(sys: Path) -> int:
-  """TPUs among the PCI devices: by number, for every machine of Google's cloud has a device of its vendor."""
-  ids = [(_line(d / "vendor"), _line(d / "device")) for d in sys.glob("bus/pci/devices/*")]
-  return sum(vendor == "0x1ae0" and device in _TPUS for vendor, device in ids)
-
-
-_TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 or v3, v4, v5p, v5e, v6e, 7x
-
-
-def _line(path: Path) -> str:
-  try: return path.read_text().strip()
-  except OSError: return ""

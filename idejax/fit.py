@@ -4,9 +4,10 @@ A person's numbers depend on the person alone: the key is folded with the photos
 draw with step and row. So one person alone and the same person in a crowd agree to round-off.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,43 @@ def keys(seed: int, digests: Sequence[str]) -> jax.Array:
 
 def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.sharding.Mesh,
         dtype: Any = None):  # fmt: skip
-  """(step, state, frozen) of one person: jitted, the batch split over the mesh."""
+  """(step, state, frozen) of one person: jitted, the batch split over the mesh.
+
+  A batch that the devices do not divide leaves some out; where they hold parts of the weights, or
+  belong to other processes, they work on the same rows instead.
+  """
   step, tx = _step(module, cfg, dtype)
-  params = jax.jit(lambda f: module.init(_init_key(key), f, cfg))(frozen)
-  if cfg.batch % mesh.size: mesh = sharding.make_mesh(list(mesh.devices.flat)[: np.gcd(cfg.batch, mesh.size)])
-  run, state, frozen = st.on_mesh(step, mesh, st.init(params, tx), frozen)
-  return Meshed(run, mesh), state, frozen
+  mesh, rows = _split(mesh, cfg.batch)
+  whole = sharding.replicated(mesh)
+  begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx)
+  placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
+  frozen = sharding.put(frozen, placed[1])
+  state = jax.jit(begin, out_shardings=placed[0])(sharding.put(key, whole), frozen)
+  run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows)
+  return Meshed(run, mesh, rows, whole), state, frozen
+
+
+def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.sharding.NamedSharding]:
+  """The mesh that trains one person, and where the batch's rows lie."""
+  if batch % mesh.size == 0: return mesh, sharding.batch(mesh)
+  devices, even = list(mesh.devices.flat), int(np.gcd(batch, mesh.size))
+  if mesh.shape["fsdp"] == 1:
+    if jax.process_count() == 1: return (few := sharding.make_mesh(devices[:even])), sharding.batch(few)
+    mesh = sharding.make_mesh(devices, fsdp=mesh.size // even)
+  return mesh, sharding.batch(mesh, ("replica",) if batch % mesh.shape["replica"] == 0 else ())
+
+
+def parted(module: Any, cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """The mesh with large states in parts, those of one person: all weights of a UNet do not fit beside
+  their gradients and moments on most devices."""
+  tx = _step(module, cfg, None)[1]
+  state = jax.eval_shape(lambda f: st.init(module.init(jax.random.key(0), f, cfg), tx), frozen)
+  if sum(x.size for x in jax.tree.leaves(state)) < LARGE: return mesh
+  return sharding.make_mesh(list(mesh.devices.flat), int(np.gcd(PARTS, mesh.size)))
+
+
+LARGE = 1 << 28  # numbers in a state, moments included: 1 GB, from which on it is held in
+PARTS = 8  # parts, or as many of them as divide the devices
 
 
 def mapped(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[Any], dtype: Any = None):
@@ -56,33 +88,41 @@ def crowd(module: Any, cfg: Any, backbone: Backbone, constants: Any, captions: P
   begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx)
   each, whole = sharding.batch(mesh), sharding.replicated(mesh)
   places = Frozen(whole, whole, whole, each)  # type: ignore[arg-type]
+  frozen = sharding.put(frozen, places)
   vmapped = functools.partial(jax.vmap, spmd_axis_name=sharding.AXES)
-  state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(key, frozen)
+  state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(sharding.put(key, each), frozen)
   run = jax.jit(vmapped(step, in_axes=(0, axes, None, 0)), in_shardings=(each, places, whole, each),
                 out_shardings=(each, each), donate_argnums=0)  # fmt: skip
-  return Meshed(run, mesh), state, jax.device_put(frozen, places)
+  return Meshed(run, mesh, whole, each), state, frozen
 
 
-class Meshed(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Meshed:
   """A compiled step that is lowered and called under its mesh, as kernels on TPU want it."""
 
   run: Any
   mesh: jax.sharding.Mesh
+  rows: jax.sharding.NamedSharding  # of the batch
+  keys: jax.sharding.NamedSharding
 
-  def __call__(self, *args):
-    with jax.set_mesh(self.mesh): return self.run(*args)
+  def __call__(self, state: st.State, frozen: Any, batch: st.Batch, key: jax.Array) -> tuple[st.State, st.Metrics]:
+    with jax.set_mesh(self.mesh): return self.run(state, frozen, batch, key)
 
   def lower(self, *args):
     with jax.set_mesh(self.mesh): return self.run.lower(*args)
 
 
-def train(step: st.Step, state: st.State, frozen: Frozen, cfg: Any, key: jax.Array, run: loop.Run,
-          facts: dict[str, Any]) -> Iterator[tuple[int, st.State]]:  # fmt: skip
-  """Steps with checkpoints; yields as `loop.train` and, when there is nothing left to do, once."""
-  index = {"index": np.arange(cfg.batch, dtype=np.int32)}
+def train(step: Meshed, state: st.State, frozen: Frozen, cfg: Any, key: jax.Array, run: loop.Run,
+          facts: dict[str, Any], people: int | None = None) -> Iterator[tuple[int, st.State]]:  # fmt: skip
+  """Steps with checkpoints; yields as `loop.train` and, when there is nothing left to do, once.
+
+  people: how many of a crowd's rows are not padding, which depends on the number of devices.
+  """
+  index = sharding.put({"index": np.arange(cfg.batch, dtype=np.int32)}, step.rows)
+  key = sharding.put(key, step.keys)
   with Checkpoints(run.folder / "checkpoints") as checkpoints:
-    state = loop.resume(checkpoints, state, facts)
-    done = int(np.max(jax.device_get(state.step)))
+    state = loop.resume(checkpoints, state, facts, people)
+    done = loop.steps_done(state)
     if done >= run.steps: yield done, state
     else:
       yield from loop.train(step, state, frozen, lambda i: index, key=key, run=run,

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from idejax import distributed, sharding
 from idejax.checkpoint import Checkpoints
 from idejax.errors import UserError, tell
 from idejax.step import PATIENCE, Batch, State, Step
 
 _AHEAD = 3  # steps that are given to the device before the oldest must be done
+_AGREE = 10  # steps after which several processes agree whether to save or stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +43,13 @@ class Run:
   name: str = "train"
 
 
-def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any]) -> State:
-  """The run's newest state on the devices of `state`, or `state` itself for a new run.
+def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
+  """The run's newest state on the devices of `state`, or `state` itself for a new run; `rows` as in
+  `Checkpoints.restore`.
 
   Raises UserError if the run was started with other facts (a JSON config): it names them.
   """
-  got = checkpoints.restore(state)
+  got = checkpoints.restore(state, rows)
   if got is None: return state
   facts = json.loads(json.dumps(facts))
   if odd := [k for k in sorted(facts.keys() | got.facts.keys()) if facts.get(k) != got.facts.get(k)]:
@@ -64,15 +68,15 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
   sees. It is called one step ahead in a thread. The last state is saved however the loop ends.
   Raises KeyboardInterrupt after SIGTERM or Ctrl-C, UserError when the loss stayed not finite.
   """
-  start = int(np.max(jax.device_get(state.step)))  # a crowd has one a person
-  done = saved = start
+  done = saved = start = steps_done(state)
   log = _Log(run, start)
   began = last_save = time.monotonic()
   flying: collections.deque[jax.Array] = collections.deque()
   with _Signals() as signals, ThreadPoolExecutor(1) as pool, contextlib.closing(log):
     ahead = pool.submit(batch, start) if start < run.steps else None
+    caught = stop = failed = False
     try:
-      while done < run.steps and not signals.stop(done) and not log.lost:
+      while done < run.steps and not stop and not log.lost:
         assert ahead is not None  # there is one as long as steps are left
         data = ahead.result()
         if done + 1 < run.steps: ahead = pool.submit(batch, done + 1)
@@ -84,23 +88,41 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
         done += 1
         yield done, state
         now = time.monotonic()
-        due = run.save_steps is not None and done % run.save_steps == 0
-        if due or now - last_save > run.save_seconds:
+        over = run.minutes is not None and now - began > 60 * run.minutes
+        caught, over, late = _agreed(done, signals.caught, over, now - last_save > run.save_seconds)
+        if late or run.save_steps is not None and done % run.save_steps == 0:
           checkpoints.save(done, state, facts)
           saved, last_save = done, now
-        if run.minutes is not None and now - began > 60 * run.minutes: break
+        stop = caught or over
+    except (Exception, KeyboardInterrupt):
+      failed = jax.process_count() > 1  # then the others do not come to save: they would be waited for
+      raise
     finally:
       # Also when the caller breaks off. A step that raised has eaten its state: nothing to save.
-      if done > saved and not any(x.is_deleted() for x in jax.tree.leaves(state)):
-        checkpoints.save(done, state, facts)
-      checkpoints.wait()
-      log.flush()
+      if not failed:
+        if done > saved and not any(x.is_deleted() for x in jax.tree.leaves(state)):
+          checkpoints.save(done, state, facts)
+        checkpoints.wait()
+        log.flush()
   plot(run.folder)
-  if signals.caught: raise KeyboardInterrupt(f"stopped and saved at step {done}")
+  (caught,) = distributed.agree(caught or signals.caught)
+  if caught: raise KeyboardInterrupt(f"stopped and saved at step {done}")
   if log.lost:
     raise UserError(f"{run.name}: loss or gradient not finite {PATIENCE} times in a row at step "
                     f"{done}; the last good state is saved in {checkpoints.folder}")  # fmt: skip
   if done < run.steps: tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
+
+
+def steps_done(state: State) -> int:
+  """A crowd has as many numbers as people, all alike, and not all of them are on this process."""
+  step: Any = state.step
+  return int(np.max(step.addressable_data(0) if isinstance(step, jax.Array) else step))
+
+
+def _agreed(done: int, *asked: bool) -> tuple[bool, ...]:
+  """What this process asks for after `done` steps. Of several, what any does, but not after each step."""
+  if jax.process_count() == 1: return asked
+  return distributed.agree(*asked) if done % _AGREE == 0 else (False,) * len(asked)
 
 
 class _Signals:
@@ -108,9 +130,9 @@ class _Signals:
 
   def __enter__(self):
     self.caught, self._old = False, {}
-    # Several hosts must stop at the same step: there JAX's own service watches for SIGTERM.
-    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-      for s in (signal.SIGTERM, signal.SIGINT): self._old[s] = signal.signal(s, self._catch)
+    if threading.current_thread() is threading.main_thread():
+      for s in (signal.SIGTERM, signal.SIGINT):  # a shell's & has Ctrl-C ignored: it stays so
+        if signal.getsignal(s) != signal.SIG_IGN: self._old[s] = signal.signal(s, self._catch)
     return self
 
   def __exit__(self, *_):
@@ -119,13 +141,6 @@ class _Signals:
   def _catch(self, signum, frame):
     if self.caught: raise KeyboardInterrupt("interrupted twice")
     self.caught = True
-
-  def stop(self, step: int) -> bool:
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      self.caught = multihost_utils.reached_preemption_sync_point(step)
-    return self.caught
 
 
 class _Log:
@@ -148,7 +163,8 @@ class _Log:
     self._now.append((step, metrics))
     first = step == self.start  # so that something is seen at once after the compilation
     if len(self._now) < self.run.log_steps and not first: return
-    for _, m in self._now: jax.tree.map(lambda x: x.copy_to_host_async(), m)
+    if jax.process_count() == 1:
+      for _, m in self._now: jax.tree.map(lambda x: x.copy_to_host_async(), m)
     self._write(self._before)
     self._before, self._now = self._now, []
     if first: self.flush()
@@ -159,7 +175,7 @@ class _Log:
 
   def _write(self, window):
     if not window: return
-    rows = [{"step": s} | _record(m) for s, m in window]
+    rows = [{"step": s} | m for (s, _), m in zip(window, map(_record, _fetched([m for _, m in window])))]
     self.lost = self.lost or any(r["in_a_row"] >= PATIENCE for r in rows)
     if self._file is None: return
     self._file.write("".join(json.dumps(r) + "\n" for r in rows))
@@ -176,6 +192,18 @@ class _Log:
 
   def close(self):
     if self._file is not None: self._file.close()
+
+
+def _fetched(window: list[Any]) -> list[Any]:
+  """The metrics of some steps, of everybody, on every process."""
+  if jax.process_count() == 1: return window
+  place = sharding.replicated(jax.tree.leaves(window)[0].sharding.mesh)
+  stacked = jax.device_get(jax.jit(_stack, out_shardings=place)(window))
+  return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(window))]
+
+
+def _stack(window: list[Any]) -> Any:
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *window)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -231,4 +259,4 @@ def _clock(seconds: float) -> str:
   return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s"
 
 
-__all__ = ["Run", "plot", "records", "resume", "train"]
+__all__ = ["Run", "plot", "records", "resume", "steps_done", "train"]

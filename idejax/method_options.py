@@ -45,6 +45,39 @@ def preset(method: str, name: str | None, model: str) -> Any:
   return presets[name]
 
 
+def entries(s: Settings) -> dict[str, Settings]:
+  """What --compare names, METHOD[/PRESET][/FIELD[=VALUE]]..., each with its settings; {} for nothing.
+
+  A method named as --method is, with nothing after it, has the settings given for that.
+  """
+  names = [x.strip() for x in s.run.compare.split(",")] if s.run.compare else []
+  return {name: _entry(name, s) for name in names}
+
+
+def _entry(name: str, s: Settings) -> Settings:
+  method, *parts = name.split("/")
+  if method not in METHODS: raise UserError(f"--compare names {method!r}; methods are {', '.join(METHODS)}")
+  chosen = parts.pop(0) if parts and parts[0] in METHODS[method].PRESETS else None
+  own = method == s.run.method and chosen is None
+  cfg = s.cfg if own else preset(method, chosen, s.run.model)
+  for part in parts:
+    field, equals, text = part.partition("=")
+    if field not in _names(type(cfg)):
+      raise UserError(f"--compare has {name!r}: {method} has no preset or setting {field!r}"
+                      f"{options.nearest(field, [*_names(type(cfg)), *METHODS[method].PRESETS])}")  # fmt: skip
+    cfg = dataclasses.replace(cfg, **_own({field: _read(text) if equals else True}, type(cfg)))
+  run: dict[str, Any] = {"method": method, "compare": "", "preset": s.run.preset if own else chosen}
+  return Settings(dataclasses.replace(s.run, **run), cfg)
+
+
+def _read(text: str) -> Any:
+  """A number or true or false as such, anything else as the text."""
+  try:
+    return json.loads(text)
+  except ValueError:
+    return text
+
+
 def to_json(s: Settings) -> dict[str, Any]:
   """What config.json holds: every field, so that the run can be repeated with --config."""
   plain = lambda x: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x

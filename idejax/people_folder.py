@@ -11,7 +11,7 @@ from PIL import Image
 
 from idejax import faces
 from idejax.errors import UserError, tell
-from idejax.pictures import whole
+from idejax.files import whole
 from idejax.progress import counting
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -34,14 +34,14 @@ class Person:
 
 
 def read(photo: Path | None, out: Path, pack: faces.Pack, word: str, *, face: int | None = None,
-         parsing: Path | None = None) -> list[Person]:  # fmt: skip
-  """The people of `photo`; None draws a portrait of somebody whom no training has seen into `out`.
+         parsing: Path | None = None, split: str = "heldout", count: int = 1) -> list[Person]:  # fmt: skip
+  """The people of `photo`; None draws `count` portraits of a split of the drawn world into `out`.
 
   In a folder, photos that cannot be used are skipped, counted and listed; UserError if none is left,
   or if two people would have one name.
   """
   look: Callable[[Path], faces.Identity] = lambda path: faces.read([path], pack, face, parsing)[0]
-  if photo is None: photo = draw_portrait(out / "portrait.png")
+  if photo is None: photo = draw(out / "photos", split, count) if count > 1 else draw_portrait(out / "portrait.png")
   if photo.is_file(): return [Person(_stem(photo), word, (look(photo),))]
   inside = sorted(p for p in photo.iterdir() if not p.name.startswith("."))
   sources = {p: pictures_in(p) for p in inside if p.is_dir() or p.suffix.lower() in KINDS}
@@ -83,12 +83,35 @@ def _stem(path: Path) -> str:
   return re.sub(r"\W+", "_", path.stem if path.is_file() else path.name).strip("_").lower() or "person"
 
 
-def draw_portrait(path: Path, index: int = 0) -> Path:
+def draw_portrait(path: Path) -> Path:
   """A portrait of a held-out person of the drawn world, as a photo of a stranger."""
-  from idejax.miniature import data, people, scene
-
-  who = people.people(np.array([people.split("heldout")[index]]))
-  image, _ = data.draw(who, data.stack([scene.scene(background="gray")]))
-  with whole(path) as temporary: Image.fromarray(np.asarray(image[0])).save(temporary, "PNG")
+  _draw([path], "heldout")
   tell(f"no photo given: {path} is a drawn portrait that no training has seen")
   return path
+
+
+def draw(folder: Path, split: str, count: int) -> Path:
+  """`count` people of a split, a portrait each: drawn_2817.png is person 2817 of the world."""
+  from idejax.miniature import people
+
+  ids = people.split(split)
+  if not 1 <= count <= len(ids): raise UserError(f"--drawn is {count}; {split} has {len(ids)} people")
+  folder.mkdir(parents=True, exist_ok=True)
+  _draw([folder / f"drawn_{i}.png" for i in ids[:count]], split)
+  tell(f"no photos given: {folder} has portraits of {count} drawn people whom no training has seen")
+  return folder
+
+
+def drawn(person: Person) -> int | None:
+  """Whom of the drawn world `draw` portrayed, or None for anybody else."""
+  m = re.fullmatch(r"drawn_(\d+)", person.stem)
+  return int(m[1]) if m else None
+
+
+def _draw(paths: list[Path], split: str):
+  from idejax.miniature import data, people, scene
+
+  who = people.people(people.split(split)[: len(paths)])
+  images, _ = data.draw(who, data.stack([scene.scene(background="gray")] * len(paths)))
+  for path, image in zip(paths, np.asarray(images)):
+    with whole(path) as temporary: Image.fromarray(image).save(temporary, "PNG")

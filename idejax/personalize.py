@@ -8,14 +8,17 @@ import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from idejax import (
   __version__,
+  class_pictures,
+  compare,
   conditioning,
+  distributed,
   faces,
   fit,
   hub,
@@ -24,17 +27,19 @@ from idejax import (
   method_options,
   people_folder,
   report,
+  sharding,
   subjects,
   templates,
 )
 from idejax import pipeline as pl
+from idejax.conditioning import Prompts
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 from idejax.folders import claimed
 from idejax.learned import Learned
 from idejax.method_options import Settings
 from idejax.methods import METHODS
 from idejax.people_folder import Person
-from idejax.pictures import write_json
 from idejax.progress import waiting
 from idejax.subject import Frozen
 
@@ -44,8 +49,8 @@ def main(s: Settings):
   c = s.run
   check(s)
   out = c.out or Path("runs") / (Path(c.photo).stem if c.photo else "portrait")
-  with claimed(out):
-    if c.compare: compare(s, out)
+  with distributed.by_first(lambda: claimed(out)):
+    if c.compare: against(s, out)
     else: run(s, out)
 
 
@@ -55,22 +60,24 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
 
   # ---- People and model ------------------------------------------------------------------------
   pack = faces.open_pack(c.pack)
-  people = people_folder.read(c.photo, out, pack, c.name, face=c.face, parsing=c.parsing)
+  people = data_set(c, pack) or people_folder.read(c.photo, out, pack, c.name, face=c.face, parsing=c.parsing,
+                                                   split=c.split, count=c.drawn)  # fmt: skip
   pipe = open_model(c)
   names = celebrity_names(c)
-  write_json(out / "config.json", method_options.to_json(s))
+  if distributed.first(): write_json(out / "config.json", method_options.to_json(s))
   for p in people: check_name(p.word, pipe)
   watch.done("features")
 
   # ---- Train -----------------------------------------------------------------------------------
+  groups = [people[at : at + c.at_a_time] for at in range(0, len(people), c.at_a_time)]
+  if len(groups[0]) > 1: refuse_crowd(METHODS[c.method], s.cfg, c.method)
+  with waiting("reading the model's words"): shared = share(s, pipe, names)
   everyone: list[Learned] = []
-  size = max(1, c.at_a_time)
-  groups = [people[at : at + size] for at in range(0, len(people), size)]
   for g, group in enumerate(groups):
     folder = out if len(groups) == 1 else out / f"group-{g:03d}"
-    everyone += train(s, pipe, pack, names, group, folder, watch)
+    everyone += train(s, pipe, pack, shared, group, folder, watch)
   crowd = len(people) > 1 or people[0].alone is False
-  for p, who in zip(people, everyone):
+  for p, who in distributed.mine(list(zip(people, everyone))):
     folder = out / p.stem if crowd else out
     learned.save(folder, who)
     write_json(folder / "provenance.json", provenance(c, p, pipe, pack))
@@ -79,6 +86,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   made = report.draw(pipe.with_people(*everyone), people, c.prompts or report.PROMPTS, out, num=c.num,
                      steps=c.sample_steps, guidance=c.guidance, seed=c.seed)  # fmt: skip
   watch.done("sample")
+  if not distributed.first(): return {}
   figures = report.score(made, people, c.model, out)
   watch.done("score")
   facts = {"method": c.method, "people": len(people), "seconds": watch.seconds, "peak_memory_mb": memory(),
@@ -91,40 +99,57 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   return facts
 
 
-def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, names: Sequence[str], people: list[Person],
+class Shared(NamedTuple):
+  """What everybody's training reads, made once however many there are."""
+
+  constants: Any
+  captions: Prompts
+  prior: tuple[np.ndarray, np.ndarray] | None  # moments of class pictures
+
+
+def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
+  cfg, module, b = s.cfg, METHODS[s.run.method], pipe.backbone
+  constants = module.constants(b, pipe.tokenizers, names, cfg)
+  captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, s.run.name), {s.run.name: cfg.vectors})
+  if not (prior := module.prior(cfg)): return Shared(constants, captions, None)
+  alone = dataclasses.replace(pipe, shares=False)  # processes need not agree on what is in their caches
+  images = class_pictures.make(alone, *prior)
+  return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1))
+
+
+def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, people: list[Person],
           folder: Path, watch: "Watch") -> list[Learned]:  # fmt: skip
   """Everybody in `people`, at once if there are several; what each has become."""
   c, cfg, module, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
   with waiting("encoding the photos"):
-    constants = module.constants(b, pipe.tokenizers, names, cfg)
-    captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, c.name), {c.name: cfg.vectors})
-    prior = prior_pictures(pipe, module.prior(cfg)) if module.prior(cfg) else None
-    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, prior) for p in people]
+    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, shared.prior) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
   run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method)
-  one = len(people) == 1
+  one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
   with waiting("compiling"):
     if one:
       key = keys[0]
-      frozen = Frozen(b, constants, captions, read[0])
-      step, state, frozen = fit.one(module, cfg, frozen, key, pipe.mesh)
+      frozen = Frozen(b, shared.constants, shared.captions, read[0])
+      step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh))
     else:
-      refuse_crowd(module, cfg, c.method)
-      filled = fit.pad(list(range(len(people))), pipe.mesh.size)
+      filled = fit.pad(list(range(len(people))), mesh.size)
       key = keys[np.array(filled)]
       step, state, frozen = fit.crowd(
-        module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, pipe.mesh)
-  for done, after in fit.train(step, state, frozen, cfg, key, run, facts):
+        module, cfg, b, shared.constants, shared.captions, subjects.stack([read[i] for i in filled]), key, mesh)
+  for done, after in fit.train(step, state, frozen, cfg, key, run, facts, None if one else len(people)):
     if done == 1: watch.done("compile")
     last = after
   params = jax.block_until_ready(last.params)
   watch.done("train")
-  if (done := int(np.max(jax.device_get(last.step)))) < cfg.steps:
+  if (done := loop.steps_done(last)) < cfg.steps:
     raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
   found = []
+  if jax.process_count() > 1:  # from here on each for itself
+    params, subject = sharding.gather((params, frozen.subject))
+    frozen = Frozen(b, shared.constants, shared.captions, subject)
   for i, p in enumerate(people):
     own, mine = params, frozen
     if not one: own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
@@ -133,21 +158,24 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, names: Sequence[str]
   return found
 
 
-def compare(s: Settings, out: Path):
-  """Several methods on the same photos: a run folder each, one table and one sheet."""
-  methods = [m.strip() for m in s.run.compare.split(",")]
-  results = {}
-  for method in methods:
-    tell(f"== {method}")
-    cfg = s.cfg if method == s.run.method else method_options.preset(method, s.run.preset, s.run.model)
-    changed: Any = {"method": method, "compare": ""}
-    each = Settings(dataclasses.replace(s.run, **changed), cfg)
-    (out / method).mkdir(exist_ok=True)
-    results[method] = run(each, out / method)
-  report.table(results, out)
+def against(s: Settings, out: Path):
+  """Several methods on the same photos."""
+  c, entries = s.run, method_options.entries(s)
+  photo = c.photo or people_folder.draw(out / "photos", c.split, c.drawn)
+  entries = {n: Settings(dataclasses.replace(e.run, photo=photo), e.cfg) for n, e in entries.items()}
+  people = people_folder.read(photo, out, faces.open_pack(c.pack), c.name, face=c.face, parsing=c.parsing)
+  compare.run(entries, run, people, open_model(c), out)
 
 
 # What a run needs.
+
+
+def data_set(c, pack: faces.Pack) -> list[Person]:
+  """The people of --photo, if that is a data set of TFDS; else nobody."""
+  if not c.photo or not (c.photo / "dataset_info.json").is_file(): return []
+  from idejax import face_folder  # TFDS takes a while to import
+
+  return face_folder.people(c.photo, pack, c.face, c.parsing)
 
 
 def check(s: Settings):
@@ -160,8 +188,7 @@ def check(s: Settings):
   if not c.name.strip() or any(x.isspace() for x in c.name):
     raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
   if c.photo and not c.photo.exists(): raise UserError(f"{c.photo} does not exist: give a photo or a folder of people")
-  for method in [m.strip() for m in c.compare.split(",")] if c.compare else []:
-    if method not in METHODS: raise UserError(f"--compare names {method!r}; methods are {', '.join(METHODS)}")
+  method_options.entries(s)
   for p in c.prompts:
     if "{}" not in p: raise UserError(f"--prompts has {p!r}, without the {{}} that stands for the person")
 
@@ -196,16 +223,10 @@ def celebrity_names(c) -> list[str]:
   return list(templates.celebrities())
 
 
-def prior_pictures(pipe: pl.Pipeline, prior: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
-  """Moments of pictures of the class, made by the model itself with seeds 0, 1, ..."""
-  prompt, count = prior
-  images = pipe.sample([prompt] * count, seeds=list(range(count)), sampler="ddim", steps=50)
-  return subjects.encode(pipe.backbone, images.astype(np.float32) / 127.5 - 1)
-
-
 def refuse_crowd(module: Any, cfg: Any, method: str):
   if reason := module.alone(cfg):
-    raise UserError(f"{method} trains one person at a time: {reason}; give one photo, or another method")
+    raise UserError(f"{method} trains one person at a time: {reason}; give one photo, --at-a-time 1, or "
+                    "another method")  # fmt: skip
 
 
 def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, Any]:
@@ -223,7 +244,7 @@ def memory() -> int:
 
 # Settings that may change when a run is continued.
 _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
-         "model", "photo")  # fmt: skip
+         "model", "photo", "drawn", "split")  # fmt: skip
 
 
 class Watch:

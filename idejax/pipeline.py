@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import backbone, hub, learned, sampler, sharding, tensorfiles, tokens
+from idejax import backbone, batching, hub, learned, sampler, sharding, tensorfiles, tokens
 from idejax.backbone import Backbone, Conditioning
 from idejax.errors import UserError
 from idejax.learned import Learned
@@ -78,6 +78,7 @@ class Pipeline:
   mesh: jax.sharding.Mesh
   notify: Callable[[str], None] = print
   people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
+  shares: bool = True  # pictures with the other processes of the job; all must then ask for the same
 
   def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
     """The pipeline with people who may be named in prompts.
@@ -141,18 +142,26 @@ class Pipeline:
       raise UserError(f"{n} prompts, but a list of {min(uneven)} beside them")
     requests = [Request(p, m, s, i, g) for p, m, (s, i), g in zip(*columns)]
     made = list(generate(self, requests, Settings(**settings), init_latents, progress=progress))
-    return np.concatenate([b.images for b in made])
+    if not self.divides: return np.concatenate([b.images for b in made])
+    images = np.zeros((n, *self.size(Settings(**settings)), 3), np.uint8)
+    for b in made: images[b.positions] = b.images
+    return sharding.summed(images)
+
+  @property
+  def divides(self) -> bool:
+    """Whether this process makes only its part of the pictures."""
+    return self.shares and jax.process_count() > 1
 
 
 def load(name: str | Path, *, dtype: Any = jnp.float32, variant: str | None = None,
          allow_pickle: bool = False, attention: str | None = None, devices=None,
          notify: Callable[[str], None] = print) -> Pipeline:  # fmt: skip
-  """Open a pipeline folder in diffusers layout, or a hub id, on all devices.
+  """Open a pipeline folder in diffusers layout, or a hub id, on all devices of this process.
 
   dtype: float32 or bfloat16, of weights and computation. attention: see `nets.attention`.
   """
   folder = hub.resolve(str(name))
-  mesh = sharding.make_mesh(devices)
+  mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
   core = backbone.load(folder, dtype=jnp.dtype(dtype), variant=variant, allow_pickle=allow_pickle,
                        attention=attention)  # fmt: skip
   folders = ["tokenizer", "tokenizer_2"][: len(core.nets.text)]
@@ -187,6 +196,8 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
              progress: bool = False) -> Iterator[Batch]:  # fmt: skip
   """Yield finished batches, in order. The last is padded on the device, not in what is yielded.
 
+  Several processes form the same batches as one would, and each yields the rows of its devices.
+
   positions: which requests to make (a resumed job leaves out finished ones); all by default. They
   do not change how requests form batches, so a resumed job's pictures have the same bytes.
   """
@@ -202,16 +213,20 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
   groups = [tokens.used(r.prompt, pipe.people) for r in requests]
-  batches = [b for b in _batches(pipe, groups, changes, settings) if not todo.isdisjoint(b)]
+  size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
+  formed = batching.form(groups, size, changes.whole)
+  parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in formed]
+  batches = [(b, own & todo) for b, own in parts if own & todo]
+  todo = {i for _, own in batches for i in own}
   if not batches: return
-  every = [requests[i] for b in batches for i in b]
+  every = [requests[i] for b, _ in batches for i in b]
   every_text = _wanted(pipe, every, guided) + ([r.plain for r in every] if late else [])
   texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, every_text, pipe.notify, on_mesh)
 
   with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
-    for batch in batches:
+    for batch, own in batches:
       rows = [requests[i] for i in batch]
-      wanted = sorted(todo.intersection(batch))
+      wanted = sorted(own)
       place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
       if init_latents is None: z = np.stack([noise(r.seed, r.index, shape) for r in rows])
       else: z = init_latents[batch]
@@ -235,20 +250,6 @@ def generate(pipe: Pipeline, requests: Sequence[Request], settings: Settings,
         raise UserError(
           f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
           "float32, lower guidance or more steps, and check the model's weights")  # fmt: skip
-
-
-def _batches(pipe: Pipeline, groups: list[tuple[str, ...]], changes: Weights,
-             settings: Settings) -> list[list[int]]:  # fmt: skip
-  """Positions of the requests of each batch, the last of a kind padded by repeating its end.
-
-  A person with whole weights of their own (DreamBooth) is not mixed with others.
-  """
-  devices = pipe.mesh.size
-  size = -(-min(settings.batch or 4 * devices, len(groups)) // devices) * devices  # rows split evenly
-  kinds: dict[Any, list[int]] = {}
-  for i, g in enumerate(groups): kinds.setdefault(g if changes.whole(g) else None, []).append(i)
-  cut = lambda members: [members[at : at + size] for at in range(0, len(members), size)]
-  return [part + [part[-1]] * (size - len(part)) for m in kinds.values() for part in cut(m)]
 
 
 def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:

@@ -48,9 +48,10 @@ class Texts:
       members = [t for t in distinct if self.group[t] == group]
       self._check(group, members[0])
       rows = {word: people[word].rows for word in group}
-      self.tokens[group] = conditioning.tokenise(tokenizers, members, rows)
+      encoded = [t.encode(members, rows) for t in tokenizers]
+      self.tokens[group] = conditioning.prompts(encoded)
       self.where |= {t: (group, i) for i, t in enumerate(members)}
-      for text, cut in zip(members, tokenizers[0].encode(members, rows).cut):
+      for text, cut in zip(members, encoded[0].cut):
         if cut: notify(f"warning: the prompt is longer than {tokenizers[0].length - 2} tokens; "
                        f"cut off: {cut!r} (from {text[:60]!r}...)")  # fmt: skip
 

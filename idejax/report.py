@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from idejax import metrics
 from idejax.augment import resize, square
+from idejax.files import whole
 from idejax.people_folder import Person
-from idejax.pictures import whole
 from idejax.pipeline import Pipeline
 
 # In the words of the miniature, which every Stable Diffusion understands too.
@@ -98,12 +98,12 @@ def lines(facts: Mapping[str, Any]) -> str:
 
 
 def table(results: Mapping[str, Mapping[str, Any]], out: Path):
-  """compare.md and compare.json: a row per method, a column per figure."""
+  """compare.md, .json and .png: a row per run folder, a column per figure. `name`s are what to show."""
   scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
   columns = list(next(iter(scored.values()), {}))
   head = ["method", *columns, "train s"]
-  body = [[m, *(metrics.show(scored[m][c]) if m in scored else "-" for c in columns),
-           f"{r['seconds'].get('train', 0):.0f}"] for m, r in results.items()]  # fmt: skip
+  body = [[r["name"], *(metrics.show(scored[m][c]) if m in scored else "-" for c in columns),
+           f"{r['seconds']['train']:.0f}" if r["seconds"] else "-"] for m, r in results.items()]  # fmt: skip
   text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
   for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
     with whole(out / name) as temporary: temporary.write_text(content)
@@ -113,7 +113,7 @@ def table(results: Mapping[str, Mapping[str, Any]], out: Path):
   canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
   y = 0
   for m, s in zip(results, sheets):
-    ImageDraw.Draw(canvas).text((2, y + 4), m, "black")
+    ImageDraw.Draw(canvas).text((2, y + 4), results[m]["name"], "black")
     canvas.paste(s, (0, y + 20))
     y += s.height + 20
   with whole(out / "compare.png") as temporary: canvas.save(temporary, "PNG")

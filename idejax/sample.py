@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from idejax import __version__, config, pictures, prompts
+from idejax import __version__, config, distributed, pictures, prompts
 from idejax.errors import UserError, tell
+from idejax.files import whole
 from idejax.folders import claimed
 from idejax.progress import waiting
 
@@ -27,7 +28,7 @@ def main(c: config.Sample):
   check(c)
   asked = read_prompts(c)
   if c.num is None: c = dataclasses.replace(c, num=4 if len(asked) == 1 else 1)
-  with claimed(c.out):
+  with distributed.by_first(lambda: claimed(c.out)):
     run(c, asked)
 
 
@@ -85,7 +86,9 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   again = set(todo)
   records = [r if i in again else found[i] or r for i, r in enumerate(records)]
   if done := len(files) - len(todo): tell(f"{done} of {len(files)} pictures are there already")
-  if saved and (todo or not saved.path.exists()): saved.reopen()
+  reopen = saved and (todo or not saved.path.exists())
+  distributed.meet("looked")  # all processes have seen the same before one writes
+  if saved and reopen: saved.reopen()
 
   # ---- Sample --------------------------------------------------------------------------------
   try:
@@ -101,14 +104,18 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
           if saved: saved.put(i, z)
           writing.append(pool.submit(pictures.write_png, files[i], image, records[i]))
       for each in writing: each.result()
+    distributed.meet("made")
 
   # ---- Manifest and sheet --------------------------------------------------------------------
   finally:  # of what is finished, also when the run is interrupted
+    if not distributed.first(): records = []
+    elif pipe.divides: records = [r if "latents_sha256" in r else _made(f) or r for f, r in zip(files, records)]
     if rows := [r for f, r in zip(files, records) if "latents_sha256" in r and f.exists()]:
-      with pictures.whole(c.out / "manifest.jsonl") as temporary:
+      with whole(c.out / "manifest.jsonl") as temporary:
         lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
         temporary.write_text("".join(lines), "utf-8")
   if saved: saved.close()
+  if not distributed.first(): return
   num = c.num or 1
   shown = min(num, 8)
   picks = [i for i in range(len(requests)) if i % num < shown][: 32 * shown]
@@ -224,6 +231,12 @@ def _finished(file: Path, record: dict[str, Any]) -> dict[str, Any] | None:
   return found if intact else None
 
 
+def _made(file: Path) -> dict[str, Any] | None:
+  """The record of a picture that another process has made."""
+  found, intact = pictures.read_record(file)
+  return found if intact else None
+
+
 def sha256(x: np.ndarray) -> str:
   return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
 
@@ -256,7 +269,13 @@ class Saved:
     return self.rows is not None and sha256(self.rows[i]) == record.get("latents_sha256")
 
   def reopen(self):
-    """Make ready for `put`, with room for every row, so that a full disk is told now."""
+    """Make ready for `put`, with room for every row, so that a full disk is told now. One process makes
+    the file, all write their rows into it."""
+    if distributed.first(): self._make()
+    distributed.meet("room for latents")
+    self.file = open(self.partial, "r+b")
+
+  def _make(self):
     if self.path.exists(): self.path.replace(self.partial)
     if self.rows is None:
       try:
@@ -268,7 +287,6 @@ class Saved:
         self.partial.unlink(missing_ok=True)
         e.filename = e.filename or str(self.path)
         raise
-    self.file = open(self.partial, "r+b")
 
   def put(self, i: int, latents: np.ndarray):
     self.file.seek(i * latents.nbytes - math.prod(self.shape) * 4, os.SEEK_END)
@@ -278,4 +296,4 @@ class Saved:
   def close(self):
     if self.file is None: return
     self.file.close()
-    self.partial.replace(self.path)
+    if distributed.first(): self.partial.replace(self.path)

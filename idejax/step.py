@@ -115,15 +115,15 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
 
 
 def on_mesh(step: Step, mesh: jax.sharding.Mesh, state: State, frozen,
-            threshold: int = 1 << 20) -> tuple[Step, State, Any]:  # fmt: skip
+            threshold: int | None = None, rows: Any = None) -> tuple[Step, State, Any]:  # fmt: skip
   """The step compiled for a mesh, with state and frozen parameters placed on it.
 
   Leaves of `threshold` elements are sharded over `fsdp` (`sharding.by_shape`), the batch over
-  both axes. The step donates its state: use what it returns, not what was passed in here.
+  both axes, or as `rows` says. The step donates its state: use what it returns, not what was passed in here.
   """
   placed = sharding.by_shape((state, frozen), mesh, threshold)
-  whole, rows = sharding.replicated(mesh), sharding.batch(mesh)
+  whole, rows = sharding.replicated(mesh), rows or sharding.batch(mesh)
   compiled = jax.jit(step, in_shardings=(*placed, rows, whole), out_shardings=(placed[0], whole),
                      donate_argnums=0)  # fmt: skip
-  state, frozen = jax.device_put((state, frozen), placed)
+  state, frozen = sharding.put((state, frozen), placed)
   return compiled, state, frozen

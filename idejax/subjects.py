@@ -78,7 +78,7 @@ def stack(subjects: Sequence[Subject]) -> Subject:
 
   def even(name: str, x: Any) -> Any:
     if name in ("face", "prior_mean", "prior_logvar"): return x
-    return x[np.arange(most) % len(x)] if most % len(x) == 0 else np.resize(x, (most, *x.shape[1:]))
+    return np.resize(x, (most, *x.shape[1:]))
 
   rows = [s._replace(**{f: even(f, x) for f, x in s._asdict().items() if x is not None}) for s in subjects]
   return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)

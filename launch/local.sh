@@ -73,21 +73,25 @@ pass_on() { kill -s "$1" "${pids[@]}" 2>/dev/null || true; }
 trap 'pass_on TERM' TERM INT HUP
 
 code=0
-left=$count
-while ((left)); do
-  status=0
-  wait -n "${pids[@]}" || status=$?
-  # A signal to this script interrupts `wait`: then nothing has ended yet, or all will soon.
-  alive=0
-  for pid in "${pids[@]}"; do if kill -0 "$pid" 2>/dev/null; then alive=$((alive + 1)); fi; done
-  if ((alive == left)); then continue; fi
-  left=$alive
-  if ((status && !code)); then
-    code=$status
-    if ((left)); then
-      printf '%s: a process ended with code %d; stopping the other %d\n' "${0##*/}" "$status" "$left" >&2
-      pass_on TERM
+while ((${#pids[@]})); do
+  sleep 0.1 &
+  wait $! || true # not for the processes themselves: a signal to this script must not end it
+  alive=()
+  for pid in "${pids[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      alive+=("$pid")
+      continue
     fi
-  fi
+    status=0
+    wait "$pid" || status=$?
+    if ((status && !code)); then
+      code=$status
+      if ((${#pids[@]} > 1)); then
+        printf '%s: a process ended with code %d; stopping the other %d\n' "${0##*/}" "$status" "$((${#pids[@]} - 1))" >&2
+        pass_on TERM
+      fi
+    fi
+  done
+  pids=("${alive[@]}")
 done
 exit "$code"

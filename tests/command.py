@@ -54,6 +54,17 @@ def run_until(file: Path, number: signal.Signals, *args, timeout: float = 240) -
   return Result(process.returncode, out.decode(), err.decode())
 
 
+def run_for(seconds: float, *args) -> int:
+  """Run `idejax ARGS` for so long at most, then kill -9; the exit code, or the negative signal."""
+  process = subprocess.Popen(
+    [IDEJAX, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=environment())  # fmt: skip
+  try:
+    return process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    return process.wait()
+
+
 @functools.cache
 def tiny_model() -> Path:
   """Stable Diffusion 2.1's architecture at 0.5 MB; 8 pixels a latent, as in the large ones."""

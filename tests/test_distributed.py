@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idejax import distributed as d
+from idejax import cluster as d
+from idejax import distributed
 from idejax.errors import UserError
 
 FLAGS = {"coordinator": "host:1234", "processes": "4", "process": "3"}
@@ -36,8 +37,8 @@ def test_flags_come_before_environment_and_that_before_slurm(tmp_path):
 
 def test_flags_are_taken_out_of_the_arguments():
   args = ["sample", "--processes=4", "--prompt", "a", "--process", "3", "--coordinator", "host:1234"]
-  assert d.take_flags(args) == (["sample", "--prompt", "a"], FLAGS)
-  with pytest.raises(UserError, match="--process is without its value"): d.take_flags(["--process"])
+  assert distributed.take_flags(args) == (["sample", "--prompt", "a"], FLAGS)
+  with pytest.raises(UserError, match="--process is without its value"): distributed.take_flags(["--process"])
 
 
 @pytest.mark.parametrize("change, says", [

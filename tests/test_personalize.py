@@ -1,13 +1,15 @@
 """`idejax personalize` from photo to pictures, on a random pipeline and a hand-made face pack."""
 
 import json
+import random
 import signal
+import time
 
 import facepack
 import numpy as np
 import pytest
 import tiny_pipelines
-from command import run, run_until
+from command import run, run_for, run_until
 from PIL import Image
 
 from idejax import learned, method_options, personalize, tensorfiles
@@ -151,3 +153,23 @@ def test_a_killed_run_continues_to_the_same_bytes(anna, root):
   whole = personalise(root, root / "runs" / "whole", name="<anna>", steps=6)
   a, b = (learned.load(p).identity["rows"][0] for p in (out, whole))
   np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)  # a process on one device, this one on eight
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(root):
+  """kill -9 again and again, wherever it hits: imports, compilation, a step, a save, the sheet."""
+  args = lambda out: ["personalize", *options(root, out, name="<anna>", steps=40, checkpoint_every=4)]
+  whole = root / "runs" / "unbroken"
+  begun = time.monotonic()
+  assert run(*args(whole)).code == 0
+  length = time.monotonic() - begun  # with compiled programs kept from now on
+  rng, kills, broken = random.Random(0), 0, [root / "runs" / "broken-0"]
+  while kills < 20:
+    code = run_for(rng.uniform(0.3, 1.0) * length, *args(broken[-1]))
+    assert code in (0, -signal.SIGKILL)
+    kills += code != 0
+    if code == 0: broken.append(root / "runs" / f"broken-{len(broken)}")
+  for out in broken:
+    done = run(*args(out))
+    assert done.code == 0, done.err
+    assert (out / "identity.safetensors").read_bytes() == (whole / "identity.safetensors").read_bytes(), out

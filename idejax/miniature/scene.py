@@ -29,6 +29,7 @@ _RANGES = {
   "exposure": (0.88, 1.05),
   "drift": (-1.0, 1.0),
 }
+POSE = tuple(_RANGES)  # and light: what nobody asks for in words
 
 
 class Scene(NamedTuple):
