@@ -5,7 +5,6 @@ both; their outputs are compared as well, for a fast wrong answer is worth nothi
 """
 
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ from idejax import (
   config,
   families,
   flops,
-  pictures,
   pipeline,
   prompting,
   sampler,
@@ -36,6 +34,7 @@ from idejax import (
 from idejax.backbone import Backbone, Conditioning, Nets, predict
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 from idejax.nets import clip, unet, vae
 
 GUIDANCE = 7.5
@@ -52,35 +51,33 @@ class Work(NamedTuple):
 
 
 def main(c: config.Bench):
-  # ---- Case ----------------------------------------------------------------------------------
-  if min(c.batch, c.steps, c.repeats) < 1: raise UserError("--batch, --steps and --repeats start at 1")
+  if min(c.batch, c.train_batch or 1, c.steps, c.repeats, *c.people) < 1:
+    raise UserError("--batch, --train-batch, --steps, --repeats and --people start at 1")
+  figures: dict[str, Any] = {}
+  if nets := [w for w in c.what if w in _MAKERS]: figures |= inference(c, nets)
+  if "compile" in c.what: figures["start"] = start_up(c)
+  if "personalize" in c.what:
+    from idejax import bench_personalize
+
+    figures["personalize"] = bench_personalize.main(c)
+  if c.out:
+    report = dict(figures=figures, settings=_plain(c), device=jax.devices()[0].device_kind, platform=platform.platform(),
+                  cores=os.cpu_count(), versions=_versions())  # fmt: skip
+    write_json(c.out, report)
+    tell(f"figures in {c.out}")
+
+
+def inference(c: config.Bench, what: Sequence[str]) -> dict[str, Any]:
+  """Figures of UNet, sampling and VAE of a family."""
   configs = families.small(c.family) if c.small else families.FAMILIES[c.family]
   side = (c.size or configs["unet"]["sample_size"] * _factor(configs)) // _factor(configs)
   if c.size and c.size % _factor(configs): raise UserError(f"--size {c.size} is not a multiple of {_factor(configs)}")
   device = jax.devices()[0]
   tell(f"{c.family}{' small' if c.small else ''}, latents {side}x{side}, batch {c.batch}, {c.dtype}, "
        f"on {device.platform} ({device.device_kind}), {os.cpu_count()} cores; weights are random")  # fmt: skip
-
-  # ---- Work ----------------------------------------------------------------------------------
-  figures: dict[str, Any] = {}
-  heavy = [w for w in c.what if w != "compile"]
-  if heavy:
-    core = make_backbone(configs, jnp.dtype(c.dtype))
-    peer = _Peer(c, configs, core) if c.vs == "diffusers" else None
-    makers = dict(unet=unet_work, sample=sample_work, vae=vae_work)
-    for name in heavy:
-      figures[name] = measure(makers[name](c, core, peer, side), c.repeats, c.peak)
-
-  # ---- Compilation and start ------------------------------------------------------------------
-  if "compile" in c.what: figures["start"] = start_up(c)
-
-  # ---- Report --------------------------------------------------------------------------------
-  if c.out:
-    report = dict(figures=figures, settings=_plain(c), device=device.device_kind, platform=platform.platform(),
-                  cores=os.cpu_count(), versions=_versions())  # fmt: skip
-    c.out.parent.mkdir(parents=True, exist_ok=True)
-    with pictures.whole(c.out) as temporary: temporary.write_text(json.dumps(report, indent=2) + "\n")
-    tell(f"figures in {c.out}")
+  core = make_backbone(configs, jnp.dtype(c.dtype))
+  peer = _Peer(c, configs, core) if c.vs == "diffusers" else None
+  return {name: measure(_MAKERS[name](c, core, peer, side), c.repeats, c.peak) for name in what}
 
 
 def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
@@ -177,6 +174,9 @@ def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -
   ours = lambda: pipeline.decode(core, z, False).block_until_ready()
   theirs = (lambda: peer.decode(z)) if peer else None
   return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline.decode(b, z, False), core, z), c.batch)
+
+
+_MAKERS = {"unet": unet_work, "sample": sample_work, "vae": vae_work}
 
 
 def start_up(c: config.Bench) -> dict[str, float]:

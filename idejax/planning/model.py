@@ -39,7 +39,7 @@ def configs(model: str) -> tuple[dict[str, Any], Path | None]:
   return found | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}, folder
 
 
-def abstract(model: str, dtype: Any, attention: str) -> Backbone:
+def abstract(model: str, dtype: Any, attention: str | None) -> Backbone:
   """The backbone with ShapeDtypeStructs in place of parameters; nothing is read but configs."""
   found, folder = configs(model)
   make = lambda kind, name, **how: (

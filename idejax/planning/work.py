@@ -75,7 +75,7 @@ def dtype_of(s: Settings, t: Topology) -> Any:
   return jnp.dtype(s.run.dtype or ("float32" if t.platform == "cpu" else "bfloat16"))
 
 
-def shapes(s: Settings, dtype: Any, attention: str) -> Frozen:
+def shapes(s: Settings, dtype: Any, attention: str | None) -> Frozen:
   """All that one person's loss reads, as shapes."""
   module, cfg, name = METHODS[s.run.method], s.cfg, s.run.model
   b = model.abstract(name, dtype, attention)
