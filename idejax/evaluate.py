@@ -4,8 +4,8 @@ import jax
 
 from idejax import __version__, config, hub, pipeline
 from idejax.errors import tell
+from idejax.files import write_json
 from idejax.miniature import exam
-from idejax.pictures import write_json
 
 
 def main(c: config.Evaluate):

@@ -1,6 +1,7 @@
 """`idejax train-miniature`: trains the pipeline that ships in the package, on a drawn world.
 
-Stages: tokenizer, data, vae, diffusion (text encoder and UNet jointly), export. Each continues
+Stages: tokenizer, data, vae, words (the text encoder, on captions alone), diffusion (text encoder and
+UNet jointly), export. Each continues
 where it stopped. In the end --out/pipeline is a Stable Diffusion folder in diffusers' layout.
 """
 
@@ -20,6 +21,7 @@ from idejax.backbone import Nets
 from idejax.checkpoint import Checkpoints
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError, tell
+from idejax.files import write_json
 from idejax.miniature import (
   autoencoder,
   denoiser,
@@ -33,10 +35,11 @@ from idejax.miniature import (
   tokenizer,
 )
 from idejax.miniature import data as world
+from idejax.miniature import words as text_encoder
 from idejax.nets import clip, unet
 from idejax.nets import vae as vae_net
 
-STAGES = ("tokenizer", "data", "vae", "diffusion", "export")  # of the pipeline: "all"
+STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the pipeline: "all"
 
 
 def main(c: config.TrainMiniature):
@@ -106,8 +109,39 @@ def train_vae(c: config.TrainMiniature, r: recipe.Recipe):
     params = jax.device_get(state.ema)
     db = look(int(state.step), state)
   digest = _save_weights(run.folder / "weights.safetensors", params)
-  export.write_json(run.folder / "result.json", {"step": int(state.step), "psnr": db, "sha256": digest} | facts)
+  write_json(run.folder / "result.json", {"step": int(state.step), "psnr": db, "sha256": digest} | facts)
   tell(f"vae: {db:.2f} dB after {int(state.step)} steps; sha256 {digest[:16]}")
+
+
+# The text encoder, on captions alone.
+
+
+def train_words(c: config.TrainMiniature, r: recipe.Recipe):
+  data = make_data(c, r)
+  _read_json(c.out / "pipeline" / "tokenizer" / "vocab.json", "tokenizer")
+  words = tokens.load(c.out / "pipeline" / "tokenizer")
+  ids = words.encode(data.captions).ids
+  cfg = clip.TextConfig.from_json(recipe.text(r, len(words.bpe)))
+  steps, batch = c.steps or r.words_steps, r.words_batch
+  tx = optax.adam(_flat(r.words_lr, steps, r.decay), b2=0.99)
+  step = st.make_step(text_encoder.make_loss(cfg, (words.bos, words.eos, words.pad)), tx, clip=r.clip)
+  step, state, frozen = st.on_mesh(step, sharding.make_mesh(), st.init(text_encoder.init(cfg, c.seed), tx), {})
+
+  def load(i: int):
+    return {"ids": ids[pictures.rows(i, batch, len(ids), c.seed)], "index": np.arange(batch, dtype=np.int32)}
+
+  facts = _facts(c, r, "text_width text_layers words_batch words_lr clip", data=data.digest)
+  run = loop.Run(c.out / "words", steps, c.minutes, save_seconds=c.save_seconds, name="words")
+  with Checkpoints(run.folder / "checkpoints") as checkpoints:
+    state = loop.resume(checkpoints, state, facts)
+    walk = loop.train(step, state, frozen, load, key=jax.random.key(c.seed), run=run,
+                      checkpoints=checkpoints, facts=facts)  # fmt: skip
+    for _, after in walk: state = after
+    params = jax.device_get(state.params["text"])
+  known = loop.records(run.folder / "metrics.jsonl")[-1]["known"]
+  digest = _save_weights(run.folder / "weights.safetensors", params)
+  write_json(run.folder / "result.json", {"step": int(state.step), "known": known, "sha256": digest} | facts)
+  tell(f"words: {100 * known:.1f} % of what was said can be read off each position; sha256 {digest[:16]}")
 
 
 # Text encoder and UNet.
@@ -137,12 +171,14 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
     (clip.TextConfig.from_json(recipe.text(r, len(words.bpe))),),
     NoiseSchedule.from_json(recipe.SCHEDULER))  # fmt: skip
   steps, batch = c.steps or r.steps, r.batch
-  tx = st.by_path((r"token_embedding", optax.adam(_flat(r.lr * r.embedding_lr, steps, r.decay), b2=0.99)),
-                  (r".*", optax.adam(_flat(r.lr, steps, r.decay), b2=0.99)))  # fmt: skip
+  rates = ((r"token_embedding", r.embedding_lr), (r"^text_encoder", r.text_lr), (r".*", 1.0))
+  tx = st.by_path(*((path, optax.adam(_flat(share * r.lr, steps, r.decay), b2=0.99)) for path, share in rates))
   loss = denoiser.make_loss(nets, words.encode([""]).ids[0], r)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
+  known = _read_json(c.out / "words" / "result.json", "words")["sha256"]
+  text = _load_tensors(c.out / "words", clip.shapes(nets.text[0]))
   start = export.read_net(c.unet, "unet")[1] if c.unet else None
-  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
+  state = st.init(denoiser.init(nets, c.seed, text, start), tx, ema=True)
   tell(f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
        f"{len(words.bpe)} tokens, latent scale {scale:.3f}")  # fmt: skip
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {})
@@ -152,8 +188,8 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
     return {"mean": moments.mean[at], "logvar": moments.logvar[at], "ids": ids[at],
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
-  facts = _facts(c, r, "widths heads groups text_width text_layers batch lr embedding_lr empty min_snr "
-                 "ema clip", unet=c.unet and tensorfiles.digest(c.unet / "unet"), **fixed)  # fmt: skip
+  facts = _facts(c, r, "widths heads groups text_width text_layers batch lr text_lr embedding_lr empty "
+                 "ema clip", words=known, unet=c.unet and tensorfiles.digest(c.unet / "unet"), **fixed)  # fmt: skip
   run = loop.Run(c.out / "diffusion", steps, c.minutes, save_seconds=c.save_seconds, name="diffusion")
   validate = denoiser.make_validate(loss, 40)
 
@@ -172,7 +208,7 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
     for done, state in walk:
       if done % r.look == 0 and done < steps: look(done, state)
     v = look(int(state.step), state)
-  export.write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
+  write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
 
 
 def _write_pipeline(folder: Path, r: recipe.Recipe, vocabulary: int, params: Any):
@@ -207,10 +243,10 @@ _PROMPTS = (
 def finish(c: config.TrainMiniature, r: recipe.Recipe):
   """Card and digests beside the weights: what they are, and what they were trained on."""
   folder = c.out / "pipeline"
-  results = {n: _read_json(c.out / n / "result.json", n) for n in ("vae", "diffusion")}
+  results = {n: _read_json(c.out / n / "result.json", n) for n in ("vae", "words", "diffusion")}
   parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
   size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-  export.write_json(folder / "training.json", {
+  write_json(folder / "training.json", {
     "digests": {p: tensorfiles.digest(folder / p) for p in parts}, "bytes": size, "seed": c.seed,
     "device": jax.devices()[0].device_kind, "jax": jax.__version__, **results})  # fmt: skip
   tell(f"{folder}: {size / 1e6:.1f} MB; try: idejax sample --model {folder} --out pictures "
@@ -257,7 +293,10 @@ def _save_weights(path: Path, params) -> str:
 
 
 def _load_weights(folder: Path, r: recipe.Recipe):
-  shapes = vae_net.shapes(vae_net.VAEConfig.from_json(recipe.vae(r)))
+  return _load_tensors(folder, vae_net.shapes(vae_net.VAEConfig.from_json(recipe.vae(r))))
+
+
+def _load_tensors(folder: Path, shapes: Any):
   params = weights.from_torch(shapes, tensorfiles.read(folder, "weights"), name=str(folder))
   return jax.tree.map(jax.numpy.asarray, params)
 
@@ -278,4 +317,4 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
 
 
 _RUN = {"tokenizer": make_tokenizer, "data": make_data, "vae": train_vae,
-        "diffusion": train_diffusion, "export": finish, "faces": make_faces, "judges": make_judges}  # fmt: skip
+        "words": train_words, "diffusion": train_diffusion, "export": finish, "faces": make_faces, "judges": make_judges}  # fmt: skip

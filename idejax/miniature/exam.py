@@ -14,7 +14,7 @@ from idejax.miniature.judges import CLASSES, labels
 from idejax.pipeline import Pipeline
 from idejax.subjects import encode
 
-GUIDANCE, STEPS = None, 25  # the folder's own guidance
+STEPS = 25
 ATTRIBUTES = ("background", "accessory", "expression", "hair")
 
 
@@ -57,7 +57,7 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   for colour in people.HAIR_COLOURS:
     asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
   rows = [a for a in asked for _ in range(each)]
-  images = pipe.sample([p for _, _, p in rows], seeds=list(range(1000, 1000 + len(rows))), guidance=GUIDANCE,
+  images = pipe.sample([p for _, _, p in rows], seeds=list(range(1000, 1000 + len(rows))),
                        steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True)  # fmt: skip
   said = judges.attributes(list(images))
   right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in ATTRIBUTES}
@@ -84,7 +84,7 @@ def names(pipe: Pipeline, judges: Judges, count: int, each: int) -> dict[str, fl
   chosen = np.linspace(0, len(ids) - 1, count).astype(int)
   called = people.celebrity_names()
   texts = [f"a photo of {called[ids[k]]}" for k in chosen for _ in range(each)]
-  images = pipe.sample(texts, seeds=list(range(5000, 5000 + len(texts))), guidance=GUIDANCE, steps=STEPS,
+  images = pipe.sample(texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS,
                        sampler="dpmpp_2m", batch=32, progress=True)  # fmt: skip
   made = judges.embed(list(images))
   who = np.repeat(chosen, each)

@@ -10,10 +10,10 @@ import numpy as np
 
 from idejax import tensorfiles, tokens, weights
 from idejax.families import random_params
+from idejax.files import write_json
 from idejax.miniature import captions, people, scene, tokenizer
-from idejax.miniature.denoiser import WORDS_SCALE
-from idejax.miniature.export import write_json
 from idejax.miniature.recogniser import pixels, unit
+from idejax.miniature.words import WORDS_SCALE
 from idejax.nets import clip, clip_vision, convnet, smallface
 from idejax.step import Loss
 
