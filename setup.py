@@ -35,6 +35,7 @@ EXTRAS = {
   "cuda": ["jax[cuda13]>=0.10.2,<0.11", "onnxruntime-gpu[cuda,cudnn]>=1.20"],
   "tpu": ["jax[tpu]>=0.10.2,<0.11", "onnxruntime>=1.20"],
   "plan": ["libtpu==0.0.42.*"],  # what jax 0.10.2 pins; compiles for TPU topologies without a TPU
+  "tensorboard": ["tensorboardX>=2.6"],
   "test": [
     "torch==2.13.0",
     "onnx>=1.17",
@@ -46,6 +47,7 @@ EXTRAS = {
     "ruff>=0.12",
     "mypy>=1.14",
     "psutil>=6",
+    "tensorboardX>=2.6",
   ],
 }
 

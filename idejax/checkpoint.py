@@ -91,7 +91,7 @@ class Checkpoints:
     self.wait()
     found = json.loads(distributed.told(json.dumps(self.steps())))
     for step in reversed(found):
-      reason = distributed.told(_damage(self.folder, step))
+      reason = distributed.told(damage(self.folder, step))
       if not reason:
         try:
           return self._load(step, like, rows)
@@ -202,7 +202,7 @@ def _hash(folder: Path) -> dict[str, str]:
   return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _damage(folder: Path, step: int) -> str:
+def damage(folder: Path, step: int) -> str:
   """What is wrong with the files of a step; empty if nothing, or if a kill left no digests."""
   if jax.process_index() or not _digests(folder, step).exists(): return ""
   try:

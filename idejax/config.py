@@ -146,6 +146,8 @@ class Personalize:
   """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
   minutes: float | None = None
   """Stop training after so long; the same command continues."""
+  tensorboard: bool = False
+  """Write the losses as TensorBoard events too, in --out/events."""
   consent: str = "not stated"
   """Who agreed to the use of the photo; recorded in provenance.json."""
 

@@ -94,8 +94,7 @@ def _folder(path: pathlib.Path) -> pathlib.Path:
   need = "a pipeline is a folder with model_index.json and unet/, vae/, text_encoder/"
   if path.is_file():
     kind = "a single checkpoint file" if path.suffix in _WEIGHTS + _PICKLES else "a file"
-    hint = ("; convert it with diffusers: StableDiffusionPipeline.from_single_file(...)"
-            ".save_pretrained(folder)") if kind != "a file" else ""  # fmt: skip
+    hint = "; convert it: idejax convert FILE NEW_FOLDER --model FOLDER_OF_ITS_FAMILY" if kind != "a file" else ""
     raise UserError(f"{path}: this is {kind}, but {need}{hint}.")
   if (path / "model_index.json").is_file(): return path
   inside = sorted(p.name for p in path.iterdir())

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax import distributed, sharding
+from idejax.board import Board
 from idejax.checkpoint import Checkpoints
 from idejax.errors import UserError, tell
 from idejax.step import PATIENCE, Batch, State, Step
@@ -41,6 +42,7 @@ class Run:
   save_steps: int | None = None  # also after this many steps
   log_steps: int = 50  # metrics leave the device, and the progress line moves, this often
   name: str = "train"
+  tensorboard: bool = False  # events too
 
 
 def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
@@ -158,6 +160,7 @@ class _Log:
       kept = [r for r in records(path) if r["step"] < start]  # a killed run is ahead of its save
       path.write_text("".join(json.dumps(r) + "\n" for r in kept))
       self._file = path.open("a")
+    self._board = Board(run.folder, start) if run.tensorboard and self._file else None
 
   def add(self, step: int, metrics: Any):
     self._now.append((step, metrics))
@@ -180,6 +183,7 @@ class _Log:
     if self._file is None: return
     self._file.write("".join(json.dumps(r) + "\n" for r in rows))
     self._file.flush()
+    if self._board: self._board.add(rows)
     done, spent = rows[-1]["step"] + 1, time.monotonic() - self._began
     rate = (done - self.start) / max(spent, 1e-9)
     left = (self.run.steps - done) / rate
@@ -191,7 +195,8 @@ class _Log:
          f"{_clock(left)} left{skipped}")  # fmt: skip
 
   def close(self):
-    if self._file is not None: self._file.close()
+    for out in (self._file, self._board):
+      if out is not None: out.close()
 
 
 def _fetched(window: list[Any]) -> list[Any]:

@@ -127,7 +127,8 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
-  run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method)
+  run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method,
+                 tensorboard=c.tensorboard)  # fmt: skip
   one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
   with waiting("compiling"):
     if one:
@@ -244,7 +245,7 @@ def memory() -> int:
 
 # Settings that may change when a run is continued.
 _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
-         "model", "photo", "drawn", "split")  # fmt: skip
+         "model", "photo", "drawn", "split", "tensorboard")  # fmt: skip
 
 
 class Watch:

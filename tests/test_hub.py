@@ -77,7 +77,7 @@ def test_what_is_not_a_pipeline_is_told_what_it_is(tmp_path):
   for path, word in (
     (tmp_path / "empty", "it is empty"), (tmp_path / "ckpt", "only the checkpoint model.ckpt"),
     (tmp_path / "alone", "pass the folder above"), (tmp_path / "other", "only holiday.jpg"),
-    (tmp_path / "parts", "it has unet/"), (tmp_path / "sd.safetensors", "from_single_file"),
+    (tmp_path / "parts", "it has unet/"), (tmp_path / "sd.safetensors", "idejax convert"),
     (whole / "unet", f"component of the pipeline {whole}"), (tmp_path, f"pass {whole}"),
     (tmp_path / "other/holiday.jpg", "this is a file"),
   ):  # fmt: skip

@@ -54,7 +54,7 @@ def _metadata(path: Path) -> Any:
 
 def load(path: Path) -> dict[str, np.ndarray]:
   """The average of the parameters where one was kept, else the parameters: {path: array}. UserError if damaged."""
-  if reason := checkpoint._damage(path.parent, int(path.name)):
+  if reason := checkpoint.damage(path.parent, int(path.name)):
     raise UserError(f"checkpoint {path} is damaged ({reason}); remove it, and the one before is taken")
   stored = _metadata(path).metadata["state"]
   prefix = "ema." if any(k.startswith("ema.") for k in stored) else "params."
