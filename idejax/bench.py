@@ -23,6 +23,7 @@ import numpy as np
 
 from idejax import (
   config,
+  cores,
   families,
   flops,
   pipeline,
@@ -53,6 +54,8 @@ class Work(NamedTuple):
 def main(c: config.Bench):
   if min(c.batch, c.train_batch or 1, c.steps, c.repeats, *c.people) < 1:
     raise UserError("--batch, --train-batch, --steps, --repeats and --people start at 1")
+  if c.small: cores.spread()
+  if "personalize" in c.what: cores.use(c.model)
   figures: dict[str, Any] = {}
   if nets := [w for w in c.what if w in _MAKERS]: figures |= inference(c, nets)
   if "compile" in c.what: figures["start"] = start_up(c)
@@ -74,8 +77,9 @@ def inference(c: config.Bench, what: Sequence[str]) -> dict[str, Any]:
   if c.size and c.size % _factor(configs): raise UserError(f"--size {c.size} is not a multiple of {_factor(configs)}")
   device = jax.devices()[0]
   tell(f"{c.family}{' small' if c.small else ''}, latents {side}x{side}, batch {c.batch}, {c.dtype}, "
-       f"on {device.platform} ({device.device_kind}), {os.cpu_count()} cores; weights are random")  # fmt: skip
+       f"on {device.platform} ({device.device_kind}), {os.cpu_count()} cores, {len(_devices(c))} device(s); weights are random")  # fmt: skip
   core = make_backbone(configs, jnp.dtype(c.dtype))
+  core = jax.device_put(core, sharding.replicated(sharding.make_mesh(_devices(c))))
   peer = _Peer(c, configs, core) if c.vs == "diffusers" else None
   return {name: measure(_MAKERS[name](c, core, peer, side), c.repeats, c.peak) for name in what}
 
@@ -127,12 +131,14 @@ def make_backbone(configs, dtype) -> Backbone:
 def inputs(c: config.Bench, core: Backbone, side: int, rows: int):
   """(latents [rows, side, side, C], Conditioning of `rows` rows), float32."""
   rng, n = np.random.default_rng(0), core.nets.unet
-  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-  context = draw(1, rows, 77, n.context_dim)
+  mesh = sharding.make_mesh(_devices(c))
+  on = lambda x, *axes: jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
+  draw = lambda *shape: on(rng.standard_normal(shape, np.float32), sharding.AXES)
+  context = on(rng.standard_normal((1, rows, 77, n.context_dim), np.float32), None, sharding.AXES)
   added: tuple[jax.Array | None, jax.Array | None] = (None, None)
   if n.added_dims:
     pixels = float(side * core.nets.factor)
-    ids = jnp.tile(jnp.array([[pixels, pixels, 0, 0, pixels, pixels]]), (rows, 1))
+    ids = on(np.tile(np.array([[pixels, pixels, 0, 0, pixels, pixels]], np.float32), (rows, 1)), sharding.AXES)
     added = draw(rows, n.added_dims[1] - 6 * n.added_dims[0]), ids
   return draw(rows, side, side, n.channels[0]), Conditioning(context, context, *added)
 
@@ -151,12 +157,12 @@ def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) 
 
 def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
   """`steps` DDIM steps with guidance, as `idejax sample` runs them."""
-  mesh = sharding.make_mesh(jax.devices()[:1])
+  mesh = sharding.make_mesh(_devices(c))
   _, cond = inputs(c, core, side, 2 * c.batch)
   z, _ = inputs(c, core, side, c.batch)
   table = sampler.table("ddim", core.nets.schedule, c.steps)
-  keys = jax.random.split(jax.random.key(0), c.batch)
-  scale = jnp.full(c.batch, GUIDANCE)
+  put = lambda x: jax.device_put(x, sharding.batch(mesh))
+  keys, scale = put(jax.random.split(jax.random.key(0), c.batch)), put(jnp.full(c.batch, GUIDANCE))
 
   def ours():
     state, projected = pipeline._start(z, table, mesh), prompting.project(core, cond)
@@ -267,6 +273,11 @@ class _Peer:
       x = self.vae.decode(z.to(self.vae.dtype)).sample
     x = (self._numpy(x) / 2 + 0.5).clip(0, 1)
     return np.round(x * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _devices(c: config.Bench) -> list[Any]:
+  """All, if they divide the batch, as a job has them; else the first alone."""
+  return jax.local_devices() if c.batch % jax.local_device_count() == 0 else jax.local_devices()[:1]
 
 
 def _factor(configs) -> int:

@@ -18,8 +18,9 @@ IDEJAX = Path(sys.executable).with_name("idejax")
 ROOT = Path(tempfile.mkdtemp(prefix="idejax-test-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 CACHE = ROOT / "cache"  # of compiled programs, for all processes of a test session
-# The conftest's eight devices are for tests in this process; LLVM's optimiser is for long runs.
-FLAGS = "--xla_backend_optimization_level=0"
+# The conftest's eight devices are for tests in this process; LLVM's optimiser is for long runs. One
+# device: numbers do not depend on the machine's cores (test_cores has the default).
+FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
 
 
 class Result(NamedTuple):
