@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command import tiny_model
 
 from idejax import bench, config
 from idejax.errors import UserError
@@ -15,16 +16,17 @@ def run(tmp_path, **options):
 
 
 def test_textual_inversion_is_the_peers(tmp_path, capsys):
-  found = run(tmp_path, method="textual-inversion", model="miniature", train_batch=2, people=(), vs="diffusers")
+  found = run(tmp_path, method="textual-inversion", model=str(tiny_model()), train_batch=2, people=(), vs="diffusers")
   assert found["peer"]["loss_differs"] < 1e-5 and found["peer"]["gradient_differs"] < 1e-4
   assert found["peer"]["ratio"] == pytest.approx(found["peer"]["seconds_a_step"] / found["peer"]["peer_seconds_a_step"])
-  assert 1.9 < found["forward"]["step_over_forward"] <= 2.1 + 0.1  # forward and backward, no weight gradient
+  # Forward and backward, the text encoder's forward twice (remat), and no gradient of any weight.
+  assert 1.9 < found["forward"]["step_over_forward"] < 3.1
   assert "ours/theirs" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_crowd_costs_as_much_as_its_people(tmp_path):
-  found = run(tmp_path, method="id-ea", train_batch=2, people=(8,))
+  found = run(tmp_path, method="id-ea", model=str(tiny_model()), train_batch=2, people=(8,))
   assert found["crowd_8"]["flops_per_person"] < 1.02
   assert found["crowd_8"]["flop_a_step"] == 8 * found["one"]["flop_a_step"]
 
