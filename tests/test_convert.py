@@ -11,10 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny_pipelines
+from converting import go, refused
 from safetensors.numpy import load_file, save_file
 
 import idejax
-from idejax import config_exchange, convert, learned, tensorfiles
+from idejax import learned, tensorfiles
 from idejax.errors import UserError
 from idejax.exporting import folders, torch_files
 from idejax.methods import dreambooth, id_ea
@@ -30,16 +31,6 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipe(root):
   return idejax.load(root / "sd15", devices=jax.devices()[:1])
-
-
-def go(*paths, **fields):
-  convert.main(config_exchange.Convert(tuple(paths), **fields))
-
-
-def refused(*paths, words=(), **fields):
-  with pytest.raises(UserError) as e: go(*paths, **fields)
-  assert all(w in str(e.value) for w in words), e.value
-  assert "\n" not in str(e.value) and not paths[-1].exists()
 
 
 def tensors(folder):

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 import tiny_pipelines
+from converting import go, refused
 
 import idejax
-from idejax import config_exchange, convert, tensorfiles, weights
 from idejax import step as st
+from idejax import tensorfiles, weights
 from idejax.checkpoint import Checkpoints
-from idejax.errors import UserError
 from idejax.exporting import folders, single_file
 from idejax.files import write_json
 
@@ -26,16 +26,6 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipe(root):
   return idejax.load(root / "sd15", devices=jax.devices()[:1])
-
-
-def go(*paths, **fields):
-  convert.main(config_exchange.Convert(tuple(paths), **fields))
-
-
-def refused(*paths, words=(), **fields):
-  with pytest.raises(UserError) as e: go(*paths, **fields)
-  assert all(w in str(e.value) for w in words), e.value
-  assert "\n" not in str(e.value) and not paths[-1].exists()
 
 
 def run(folder, params, *, ema=False, step=7, model=None, before=False):

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import tiny_pipelines
+from converting import go, refused
 from safetensors.numpy import load_file, save_file
 
-from idejax import config_exchange, convert, families, tensorfiles, weights
-from idejax.errors import UserError
+from idejax import families, tensorfiles, weights
 from idejax.exporting import single_file
 
 NAMES = ("sd15", "sd21", "sdxl")
@@ -23,10 +23,6 @@ def root(tmp_path_factory):
     go(root / family, root / f"{family}.safetensors")
     shutil.copytree(root / family, root / f"{family}-configs", ignore=shutil.ignore_patterns("*.safetensors"))
   return root
-
-
-def go(*paths, **fields):
-  convert.main(config_exchange.Convert(tuple(paths), **fields))
 
 
 def parts(folder):
@@ -131,37 +127,3 @@ def test_pickles(root, tmp_path):
   refused(tmp_path / "m.ckpt", tmp_path / "out", words=["m.safetensors"], model=str(root / "sd15"), allow_pickle=True)
 
 
-def refused(*paths, words=(), **fields):
-  with pytest.raises(UserError) as e: go(*paths, **fields)
-  assert all(w in str(e.value) for w in words), e.value
-  assert "\n" not in str(e.value) and not paths[-1].exists() and not list(paths[-1].parent.glob(f".{paths[-1].name}*"))
-
-
-def test_refusals(root, tmp_path):
-  out = tmp_path / "out"
-  refused(root / "sd15.safetensors", out, words=["proj_in", "made for another model"], model=str(root / "sd21"))
-  refused(root / "sd15.safetensors", out, words=["has no model.diffusion_model.label_emb", "another family"], model=str(root / "sdxl"))
-  refused(root / "sd15.safetensors", tmp_path / "x.safetensors", words=["single file already"])
-  refused(root / "sd15", tmp_path / "x.ckpt", words=["pickle", ".safetensors"])
-  refused(root / "sd15.safetensors", out, words=["diffusers cannot read it", "--model"])  # it may not fetch the configs here
-  refused(root / "sd15" / "unet", tmp_path / "x.safetensors", words=["one component"])
-  tensors = load_file(root / "sd15.safetensors")
-  name = "model.diffusion_model.input_blocks.0.0.weight"
-  bad = {"wide": (tensors | {name: np.ones((8, 9, 3, 3), np.float32)}, ["conv_in.weight", "[8, 9, 3, 3]", "another model"]),
-         "more": (tensors | {name + "s": np.ones(2, np.float32)}, [name + "s", "no place"]),
-         "less": ({k: v for k, v in tensors.items() if k != name}, [f"has no {name}"]),
-         "fused": ({"a": np.ones(1, np.float32)}, ["no Stable Diffusion checkpoint"])}  # fmt: skip
-  for stem, (content, words) in bad.items():
-    save_file(content, tmp_path / f"{stem}.safetensors")
-    refused(tmp_path / f"{stem}.safetensors", out, words=[stem, *words], model=str(root / "sd15"))
-  (tmp_path / "cut.safetensors").write_bytes((root / "sd15.safetensors").read_bytes()[:-100])
-  refused(tmp_path / "cut.safetensors", out, words=["cut.safetensors", "damaged"], model=str(root / "sd15"))
-
-
-def test_without_torch_the_exact_command_is_told(root, tmp_path, monkeypatch):
-  import sys
-
-  monkeypatch.setitem(sys.modules, "torch", None)
-  monkeypatch.setitem(sys.modules, "diffusers", None)
-  refused(root / "sd15.safetensors", tmp_path / "out", words=["pip install torch --index-url", "--model"])
-  go(root / "sd15.safetensors", tmp_path / "out", model=str(root / "sd15-configs"))  # which needs neither
