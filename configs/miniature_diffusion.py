@@ -1,4 +1,4 @@
-"""The miniature's text encoder and UNet, after its VAE: about two hours on one core.
+"""The miniature's UNet, after its VAE and its text encoder: about two hours on one core.
 
     idejax train-miniature --config configs/miniature_diffusion.py
 """

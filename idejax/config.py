@@ -288,7 +288,7 @@ class TrainMiniature:
   vae_lr: float | None = None
   """Peak learning rate of the VAE. Default: the recipe's."""
   lr: float | None = None
-  """Peak learning rate of text encoder and UNet. Default: the recipe's."""
+  """Peak learning rate of the UNet. Default: the recipe's."""
   unet: Path | None = None
   """Pipeline folder whose UNet the stage diffusion starts from, instead of random weights."""
   look: int | None = None

@@ -1,8 +1,7 @@
 """`idejax train-miniature`: trains the pipeline that ships in the package, on a drawn world.
 
-Stages: tokenizer, data, vae, words (the text encoder, on captions alone), diffusion (text encoder and
-UNet jointly), export. Each continues
-where it stopped. In the end --out/pipeline is a Stable Diffusion folder in diffusers' layout.
+Stages: tokenizer, data, vae, words (the text encoder, on captions alone), diffusion (the UNet), export.
+Each continues where it stopped. In the end --out/pipeline is a Stable Diffusion folder in diffusers' layout.
 """
 
 import dataclasses
@@ -24,6 +23,7 @@ from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.miniature import (
   autoencoder,
+  captions,
   denoiser,
   export,
   face_training,
@@ -144,7 +144,7 @@ def train_words(c: config.TrainMiniature, r: recipe.Recipe):
   tell(f"words: {100 * known:.1f} % of what was said can be read off each position; sha256 {digest[:16]}")
 
 
-# Text encoder and UNet.
+# The UNet.
 
 
 def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
@@ -171,33 +171,33 @@ def train_diffusion(c: config.TrainMiniature, r: recipe.Recipe):
     (clip.TextConfig.from_json(recipe.text(r, len(words.bpe))),),
     NoiseSchedule.from_json(recipe.SCHEDULER))  # fmt: skip
   steps, batch = c.steps or r.steps, r.batch
-  rates = ((r"token_embedding", r.embedding_lr), (r"^text_encoder", r.text_lr), (r".*", 1.0))
-  tx = st.by_path(*((path, optax.adam(_flat(share * r.lr, steps, r.decay), b2=0.99)) for path, share in rates))
+  tx = optax.adam(_flat(r.lr, steps, r.decay), b2=0.99)
   loss = denoiser.make_loss(nets, words.encode([""]).ids[0], r)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   known = _read_json(c.out / "words" / "result.json", "words")["sha256"]
   text = _load_tensors(c.out / "words", clip.shapes(nets.text[0]))
   start = export.read_net(c.unet, "unet")[1] if c.unet else None
-  state = st.init(denoiser.init(nets, c.seed, text, start), tx, ema=True)
+  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
   tell(f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
        f"{len(words.bpe)} tokens, latent scale {scale:.3f}")  # fmt: skip
-  step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {})
+  step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {"text_encoder": text})
 
   def load(i: int):
     at = pictures.rows(i, batch, len(ids), c.seed)
     return {"mean": moments.mean[at], "logvar": moments.logvar[at], "ids": ids[at],
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
-  facts = _facts(c, r, "widths heads groups text_width text_layers batch lr text_lr embedding_lr empty "
-                 "ema clip", words=known, unet=c.unet and tensorfiles.digest(c.unet / "unet"), **fixed)  # fmt: skip
+  facts = _facts(c, r, "widths heads groups text_width text_layers batch lr empty "
+                 "ema clip", words=known, captions=captions.VERSION,
+                 unet=c.unet and tensorfiles.digest(c.unet / "unet"), **fixed)  # fmt: skip
   run = loop.Run(c.out / "diffusion", steps, c.minutes, save_seconds=c.save_seconds, name="diffusion")
   validate = denoiser.make_validate(loss, 40)
 
   def look(done, state):
-    v = validate(state.ema, held_moments.mean, held_moments.logvar, held_ids)
+    v = validate(state.ema, frozen, held_moments.mean, held_moments.logvar, held_ids)
     _append(run.folder / "validation.jsonl", {"step": done, "v": v})
     tell(f"diffusion {done}: held-out v-loss {v:.4f}")
-    _write_pipeline(folder, r, len(words.bpe), state.ema)
+    _write_pipeline(folder, r, len(words.bpe), state.ema | frozen)
     _draw(run.folder / f"pictures-{done:06d}.png", folder, c.tiny)
     return v
 

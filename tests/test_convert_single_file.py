@@ -125,5 +125,3 @@ def test_pickles(root, tmp_path):
   equal(root / "sd15", tmp_path / "back")
   shutil.copyfile(root / "sd15.safetensors", tmp_path / "m.safetensors")
   refused(tmp_path / "m.ckpt", tmp_path / "out", words=["m.safetensors"], model=str(root / "sd15"), allow_pickle=True)
-
-

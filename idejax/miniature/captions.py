@@ -31,7 +31,9 @@ BACKGROUNDS = (
 )
 NOUNS = ("person", *pp.GENDERS)
 
-_FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.65  # shares of captions
+VERSION = 2  # of the rules below: pictures are captioned anew when it changes
+_FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.85  # shares of captions
+_HAIR_SAID, _COLOUR_ALONE = 0.8, 0.3  # hair explains more of a picture than all other traits together
 _LIMIT = 35  # words and marks; with both ends, 37 tokens
 
 # Words that captions never use but prompts do: placeholders, class words, small talk.
@@ -56,6 +58,11 @@ def traits(person: pp.Identity) -> list[str]:
     if value < -0.5: found += [low]
     if value > 0.5: found += [high]
   return [f for f in found if f]
+
+
+def _colour(person) -> str:
+  bald = pp.HAIR_STYLES[int(person.hair_style)] == "bald"
+  return "" if bald else f"{pp.HAIR_COLOURS[int(person.hair_colour)]} hair"
 
 
 _BEARDS = ("", "stubble", "a mustache", "a goatee", "a beard")
@@ -118,8 +125,10 @@ def caption(person: pp.Identity, scene: sc.Scene, rng: np.random.Generator, name
   if full and rng.random() < _TRAITS:
     # What sunglasses hide cannot be learnt from the picture.
     hidden = " eyes" if int(scene.accessory) == 2 else "\n"
-    pool = [t for t in traits(person) if not t.endswith(hidden)]
-    chosen = [str(t) for t in rng.permutation(pool)[: rng.integers(1, 5)]]
+    first, *pool = [t for t in traits(person) if not t.endswith(hidden)]
+    if rng.random() < _COLOUR_ALONE: first = _colour(person) or first
+    chosen = [first] if rng.random() < _HAIR_SAID else []
+    chosen += [str(t) for t in rng.permutation(pool)[: rng.integers(0 if chosen else 1, 4)]]
   subject = ("" if has_article else "a", mood, _noun(person, rng))
   while True:
     text = _join(opening, *subject, _list("with", chosen), *said)

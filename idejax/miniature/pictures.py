@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from idejax.errors import tell
-from idejax.miniature import data, people
+from idejax.miniature import captions, data, people
 
 _PEOPLE_AT_A_TIME = 256
 
@@ -28,7 +28,7 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
 
   A folder that holds the pictures of the same arguments is opened, any other is made anew.
   """
-  recipe = {"counts": counts, "seed": seed, "size": size}
+  recipe = {"counts": counts, "seed": seed, "size": size, "captions": captions.VERSION}
   facts = folder / "pictures.json"  # written last: its presence says that the rest is whole
   if facts.exists():
     saved = json.loads(facts.read_text())
@@ -38,18 +38,18 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
   total = sum(len(people.split(s)) * n for s, n in counts.items())
   images = np.lib.format.open_memmap(
     folder / "images.npy", mode="w+", dtype=np.uint8, shape=(total, size, size, 3))  # fmt: skip
-  captions, ids, done = [], [], 0
+  texts, ids, done = [], [], 0
   for split, count in counts.items():
     everyone = people.split(split)
     for start in range(0, len(everyone), _PEOPLE_AT_A_TIME):
       part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size)
       images[done : done + len(part.images)] = part.images
       done += len(part.images)
-      captions += part.captions
+      texts += part.captions
       ids.append(part.factors["id"])
       tell(f"rendered {done}/{total} pictures")
   images.flush()
-  (folder / "captions.txt").write_text("\n".join(captions))
+  (folder / "captions.txt").write_text("\n".join(texts))
   np.save(folder / "ids.npy", np.concatenate(ids).astype(np.int32))
   digest = hashlib.sha256(images.data).hexdigest()
   facts.write_text(json.dumps(recipe | {"sha256": digest}, indent=2) + "\n")
@@ -58,8 +58,8 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
 
 def _open(folder: Path, digest: str) -> Pictures:
   images = np.load(folder / "images.npy", mmap_mode="r")
-  captions = (folder / "captions.txt").read_text().split("\n")
-  return Pictures(images, captions, np.load(folder / "ids.npy"), digest)
+  texts = (folder / "captions.txt").read_text().split("\n")
+  return Pictures(images, texts, np.load(folder / "ids.npy"), digest)
 
 
 def rows(step: int, batch: int, total: int, seed: int) -> np.ndarray:
