@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from idejax import __version__, cluster, config, config_exchange, cores, distributed, options
+from idejax import __version__, cluster, config, config_exchange, distributed, options
 from idejax.errors import UserError, one_line, tell
 
 # command: (its config, the entry point's module, what it is for)
@@ -32,7 +32,6 @@ COMMANDS = {
 
 # Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
 _PARSERS = {"personalize": "idejax.method_options", "plan": "idejax.plan"}
-_SPREAD = ("personalize", "sample", "evaluate")  # commands that use a device per core for small models
 _SHARED = ("personalize", "sample")  # commands that several processes can do together
 
 
@@ -141,7 +140,6 @@ def _dispatch(args: list[str]):
   if settings is None: return
   _set_up_jax()
   if name in _SHARED: distributed.start(flags)
-  if name in _SPREAD and not found: cores.use(getattr(settings, "run", settings).model)
   importlib.import_module(module).main(settings)
 
 

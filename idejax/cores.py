@@ -1,10 +1,11 @@
 """On a CPU, small models get a device per core: XLA's small convolutions use one core well and several
 badly. Large ones keep one device: their convolutions use all cores, and weights are held once."""
 
+import contextlib
 import os
 from pathlib import Path
 
-from idejax import hub
+from idejax import distributed, hub
 
 SMALL = 200e6  # bytes of UNet weights up to which a model is small
 MOST = 8  # devices; each holds the weights and compiles its part
@@ -16,12 +17,13 @@ def use(model: str):
 
 
 def spread():
-  """A device per core; what the user has set stays."""
+  """A device per core; what the user has set stays, and so does the launcher of several processes."""
   asked = "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-  if asked or (count := min(cores(), MOST)) < 2: return
+  if asked or not distributed.alone() or (count := min(cores(), MOST)) < 2: return
   import jax
 
-  jax.config.update("jax_num_cpu_devices", count)
+  with contextlib.suppress(RuntimeError):  # jax has looked already, for a program that calls idejax
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def small(model: str) -> bool:

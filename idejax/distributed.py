@@ -76,6 +76,11 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
 # Among the processes of a job.
 
 
+def alone() -> bool:
+  """Whether this process has joined no others."""
+  return _client() is None
+
+
 def first() -> bool:
   """Whether this process writes what all share."""
   if _client() is None: return True

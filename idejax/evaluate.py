@@ -2,13 +2,14 @@
 
 import jax
 
-from idejax import __version__, config, hub, pipeline
+from idejax import __version__, config, cores, hub, pipeline
 from idejax.errors import tell
 from idejax.files import write_json
 from idejax.miniature import exam
 
 
 def main(c: config.Evaluate):
+  cores.use(c.model)
   pipe = pipeline.load(hub.resolve(c.model), notify=tell)
   found = exam.run(pipe, c.quick)
   print("\n".join(exam.lines(found)))

@@ -18,6 +18,7 @@ from idejax import (
   class_pictures,
   compare,
   conditioning,
+  cores,
   distributed,
   faces,
   fit,
@@ -48,6 +49,7 @@ def main(s: Settings):
   # ---- What is asked, checked before anything is loaded ----------------------------------------
   c = s.run
   check(s)
+  cores.use(c.model)
   out = c.out or Path("runs") / (Path(c.photo).stem if c.photo else "portrait")
   with distributed.by_first(lambda: claimed(out)):
     if c.compare: against(s, out)

@@ -36,10 +36,11 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   # ---- Model and people ------------------------------------------------------------------------
   import jax
 
-  from idejax import hub, learned, pipeline, tensorfiles
+  from idejax import cores, hub, learned, pipeline, tensorfiles
 
   people = [learned.load(path) for path in c.identity]
   if c.model is None: c = dataclasses.replace(c, model=people[0].model if people else "miniature")
+  cores.use(c.model or "miniature")
   if c.strength is not None: people = [p.with_strength(c.strength) for p in people]
 
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
