@@ -83,7 +83,7 @@ def _split(prompt: str, placeholders: Mapping[str, Any]) -> list[str]:
   if not placeholders: return [prompt]
   words = "|".join(re.escape(w) for w in sorted(placeholders, key=len, reverse=True))
   parts = re.split(rf"(?<!\w)({words})(?!\w)", prompt)
-  return [p for p in parts if p.strip()]
+  return [p for p in parts if p]  # not stripped: some of what Python counts as space are tokens
 
 
 def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -150,6 +150,7 @@ def test_names_are_no_patterns(byte):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.text(max_size=8), after=st.text(max_size=8), rows=st.integers(1, 5))
+@example(before="\x1f", after="\x1f", rows=1)
 def test_placeholders_between_any_texts(root, before, after, rows):
   t = tokenizer(root, "merges")
   body = lambda text: t.bpe(text, add_special_tokens=False)["input_ids"]
