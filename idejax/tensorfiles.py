@@ -102,6 +102,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
         target.touch()
         mode = target.stat().st_mode  # by the user's umask; safetensors writes for the owner only
         save_file(part, target, {"format": "pt", **(metadata or {})})
+        _sort_metadata(target)
         target.chmod(mode)
         del part  # one shard in memory at a time, should `tensors` be lazy
       if len(names) > 1:
@@ -262,6 +263,18 @@ def _one_line(e: BaseException) -> str:
 
 
 # Writing.
+
+
+def _sort_metadata(path: pathlib.Path) -> None:
+  """safetensors writes metadata in the order of a hash map: the same save gave other bytes."""
+  with open(path, "r+b") as f:
+    size = int.from_bytes(f.read(8), "little")
+    header = json.loads(f.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= size, f"{path}: a header of {len(text)} bytes in the place of {size}"
+    f.seek(8)
+    f.write(text.ljust(size))
 
 
 def _split(tensors: Mapping[str, np.ndarray], limit: float) -> tuple[list[list[str]], int]:

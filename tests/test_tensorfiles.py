@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fakes import scramble, state_dict
+from safetensors import safe_open
 
 from idejax import tensorfiles, weights
 from idejax.errors import UserError
@@ -203,7 +204,6 @@ def test_write_then_read_is_the_identity_and_diffusers_reads_it(nets, tmp_path):
   path = tmp_path / "new/unet/diffusion_pytorch_model.safetensors"
   tensorfiles.write(path, small(), {"made_by": "a test"})
   check(tensorfiles.read(path.parent, UNET), small())
-  from safetensors import safe_open
   with safe_open(path, "np") as f: assert f.metadata() == {"format": "pt", "made_by": "a test"}
   (tmp_path / "plain").touch()
   assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # the user's umask
@@ -216,6 +216,16 @@ def test_write_then_read_is_the_identity_and_diffusers_reads_it(nets, tmp_path):
     assert (files == {path.name}) if count else (path.name not in files and len(files) > 2)
     check(tensorfiles.read(path.parent, UNET), want)
     check(state_dict(type(nets["unet"]).from_pretrained(path.parent)), want)
+
+
+def test_the_same_save_gives_the_same_bytes(tmp_path):
+  """safetensors keeps metadata in a hash map, seeded anew each time: one in 24! orders is ours."""
+  metadata = {f"key {i} é \n": f'{{"a": "{i}\\"}}' for i in range(24)}
+  files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+  for file in files: tensorfiles.write(file, small(), metadata)
+  assert len({file.read_bytes() for file in files}) == 1
+  with safe_open(files[0], "np") as file: assert file.metadata() == {"format": "pt", **metadata}
+  check(tensorfiles.read(tmp_path, "0"), small())
 
 
 @pytest.mark.parametrize("size", ["10 GB", "5MB", "1kb", 7])
