@@ -8,14 +8,13 @@ and gradient compared.
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import conditioning, config, families, fit, flops, method_options, sharding, subject
+from idejax import conditioning, config, families, fit, method_options, sharding, subject
 from idejax.backbone import Backbone, predict
 from idejax.conditioning import Prompts
 from idejax.errors import UserError, tell
@@ -24,6 +23,7 @@ from idejax.methods import METHODS
 from idejax.planning import model, work
 from idejax.progress import waiting
 from idejax.subject import Frozen
+from idejax.timing import alternate
 
 _KEY = 7  # of the run whose steps are timed
 
@@ -41,13 +41,13 @@ def main(c: config.Bench) -> dict[str, Any]:
        f"{c.dtype}; weights and photos are random")  # fmt: skip
   frozen = fill(work.shapes(s, jnp.dtype(c.dtype), None))
   out: dict[str, Any] = {}
-  one = alone(c, s, frozen)
-  out["one"] = report(f"{c.method} 1", c, s, one, 1, step_flops(s, frozen))
+  one, least = alone(c, s, frozen), work.count_flops(s)
+  out["one"] = report(f"{c.method} 1", c, s, one, 1, least)
   out["forward"] = forward(s, frozen, one)
   if not METHODS[c.method].alone(s.cfg):
     for n in c.people:
       many = crowd(c, s, frozen, n)
-      out[f"crowd_{n}"] = figures = report(f"{c.method} {n}", c, s, many, n, n * step_flops(s, frozen))
+      out[f"crowd_{n}"] = figures = report(f"{c.method} {n}", c, s, many, n, n * least)
       figures |= {"flops_per_person": many.xla_flops / n / one.xla_flops, "gain": one.seconds * n / many.seconds}
       print(f"         {figures['gain']:.2f} times the people an hour of one alone, "
             f"{figures['flops_per_person']:.3f} times its FLOPs each (XLA's count)", flush=True)  # fmt: skip
@@ -81,12 +81,12 @@ def report(name: str, c: config.Bench, s: Settings, t: Timed, people: int, least
 
 def alone(c: config.Bench, s: Settings, frozen: Frozen) -> Timed:
   key = jax.random.key(_KEY)
-  step, state, frozen = fit.one(METHODS[s.run.method], s.cfg, frozen, key, _mesh(), _cast(s))
+  step, state, frozen = fit.one(METHODS[s.run.method], s.cfg, frozen, key, sharding.make_mesh(), _cast(s))
   return timed(c, s, step, state, frozen, key)
 
 
 def crowd(c: config.Bench, s: Settings, frozen: Frozen, n: int) -> Timed:
-  mesh = _mesh()
+  mesh = sharding.make_mesh()
   if n % mesh.size: raise UserError(f"--people has {n}; it must be a multiple of the {mesh.size} devices")
   keys = jax.random.split(jax.random.key(_KEY), n)
   people = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), frozen.subject)
@@ -102,21 +102,18 @@ def timed(c: config.Bench, s: Settings, step: Any, state: Any, frozen: Frozen, k
   compile_seconds = time.perf_counter() - start
   state, metrics = compiled(state, frozen, batch, key)
   jax.block_until_ready(metrics)
-  found = []
-  for _ in range(c.repeats):
-    start = time.perf_counter()
-    for _ in range(c.steps): state, metrics = compiled(state, frozen, batch, key)
-    jax.block_until_ready((state, metrics))
-    found.append((time.perf_counter() - start) / c.steps)
+  held = [state]
+
+  def run():
+    held[0], metrics = compiled(held[0], frozen, batch, key)
+    return metrics
+
+  def some():
+    for _ in range(c.steps): metrics = run()
+    jax.block_until_ready((held, metrics))
+
+  found = [t / c.steps for t in alternate({"ours": some}, c.repeats)["ours"]]
   return Timed(statistics.median(found), compile_seconds, step.mesh.size * _xla(compiled))  # XLA counts for one device
-
-
-def step_flops(s: Settings, frozen: Frozen) -> int:
-  """Matmuls and convolutions of one person's step, from the jaxpr."""
-  module, key = METHODS[s.run.method], jax.random.key(_KEY)
-  params = jax.eval_shape(lambda f: module.init(key, f, s.cfg), frozen)
-  grad = jax.grad(lambda p, f, k: module.loss(p, f, {}, k, s.cfg)[0])
-  return flops.count(grad, params, frozen, jax.random.split(key, s.cfg.batch))
 
 
 def forward(s: Settings, frozen: Frozen, one: Timed) -> dict[str, float]:
@@ -134,10 +131,6 @@ def forward(s: Settings, frozen: Frozen, one: Timed) -> dict[str, float]:
   ratio = one.xla_flops / ours
   print(f"         a step costs {ratio:.2f} forward passes of text encoder and UNet (XLA's count)", flush=True)
   return {"xla_flop": ours, "step_over_forward": ratio}
-
-
-def _mesh() -> jax.sharding.Mesh:
-  return sharding.make_mesh()
 
 
 def _cast(s: Settings) -> Any:
@@ -196,7 +189,7 @@ def versus(c: config.Bench) -> dict[str, Any]:
   peer = bench_torch.TextualInversion(c, model.configs(c.model)[0], frozen, params, example, s.cfg)
   grad = jax.jit(jax.value_and_grad(lambda p, f, k: module.loss(p, f, {}, k, s.cfg)[1]["diffusion"]))
   loss, found = grad(params, frozen, jax.random.split(key, s.cfg.batch))
-  step, state, frozen = fit.one(module, s.cfg, frozen, key, _mesh(), _cast(s))
+  step, state, frozen = fit.one(module, s.cfg, frozen, key, sharding.make_mesh(), _cast(s))
   compiled = step.lower(state, frozen, batch := {"index": np.arange(s.cfg.batch, dtype=np.int32)}, key).compile()
   theirs = peer.gradient()
   held = [compiled(state, frozen, batch, key)]
@@ -206,13 +199,7 @@ def versus(c: config.Bench) -> dict[str, Any]:
     jax.block_until_ready(held[0])
 
   peer.step()
-  times: dict[str, list[float]] = {"ours": [], "theirs": []}
-  sides: tuple[tuple[str, Callable], ...] = (("ours", ours), ("theirs", peer.step))
-  for _ in range(c.repeats):
-    for name, run in sides:
-      start = time.perf_counter()
-      for _ in range(c.steps): run()
-      times[name].append((time.perf_counter() - start) / c.steps)
+  times = alternate({"ours": ours, "theirs": peer.step}, c.repeats, c.steps)
   a, b = (statistics.median(times[n]) for n in ("ours", "theirs"))
   far = lambda x, y: float(np.abs(np.asarray(x) - y).max() / np.abs(y).max())
   out = {"seconds_a_step": a, "peer_seconds_a_step": b, "ratio": a / b, "loss_differs": far(loss, theirs[0]),

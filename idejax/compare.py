@@ -1,5 +1,6 @@
 """`idejax personalize --compare`: several methods on the same photos, beside a floor and a ceiling."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def folder(name: str) -> str:
 def floor(pipe: Pipeline, people: Sequence[Person], prompts: Sequence[str], seeds: Sequence[int], c: Any) -> list[Made]:
   """The same pictures of nobody in particular, held against everyone."""
   rows = [(p, s) for p in prompts for s in seeds]
-  images = pipe.sample([p.replace("{}", "a person") for p, _ in rows], seeds=[s for _, s in rows],
+  alone = dataclasses.replace(pipe, shares=False)  # of several processes the first alone is here
+  images = alone.sample([p.replace("{}", "a person") for p, _ in rows], seeds=[s for _, s in rows],
                        guidance=c.guidance, steps=c.sample_steps, sampler="dpmpp_2m", progress=True)  # fmt: skip
   return [Made(i, p, s, image) for i in range(len(people)) for (p, s), image in zip(rows, images)]
 

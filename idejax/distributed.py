@@ -46,7 +46,7 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
   """
   found = detect(flags)
   if found is None or found.processes == 1: return None
-  if _client() is not None: return found  # this process has joined already
+  if not alone(): return found  # this process has joined already
   if found.coordinator and found.process: _wait_for_first(found, found.coordinator, timeout)
   import jax
 
@@ -83,7 +83,7 @@ def alone() -> bool:
 
 def first() -> bool:
   """Whether this process writes what all share."""
-  if _client() is None: return True
+  if alone(): return True
   import jax
 
   return jax.process_index() == 0
@@ -91,7 +91,7 @@ def first() -> bool:
 
 def meet(name: str):
   """Wait until every process is here."""
-  if _client() is None: return
+  if alone(): return
   from jax.experimental import multihost_utils
 
   multihost_utils.sync_global_devices(name)
@@ -99,7 +99,7 @@ def meet(name: str):
 
 def mine(things: Sequence[Any]) -> Sequence[Any]:
   """Those that are this process's to write: each has one owner."""
-  if _client() is None: return things
+  if alone(): return things
   import jax
 
   return things[jax.process_index() :: jax.process_count()]
@@ -115,7 +115,7 @@ def by_first(claim: Callable[[], contextlib.AbstractContextManager[Any]]) -> Ite
 
 def agree(*asked: bool) -> tuple[bool, ...]:
   """Each of them, as any process asks for it; all must call."""
-  if _client() is None: return asked
+  if alone(): return asked
   import numpy as np
   from jax.experimental import multihost_utils
 
@@ -125,7 +125,7 @@ def agree(*asked: bool) -> tuple[bool, ...]:
 
 def told(text: str) -> str:
   """The first process's text of up to 1000 bytes, on every process."""
-  if _client() is None: return text
+  if alone(): return text
   import numpy as np
   from jax.experimental import multihost_utils
 
@@ -182,7 +182,7 @@ LOST = ("another process of this job has ended; what was finished stays, the sam
 def lost(error: Exception) -> bool:
   """Whether an error of JAX says that another process is gone."""
   signs = ("Gloo", "onnection", "heartbeat", "UNAVAILABLE", "Socket closed", "NCCL", "coordination service")
-  return _client() is not None and any(s in str(error) for s in signs)
+  return not alone() and any(s in str(error) for s in signs)
 
 
 _leaving: list[int] = []

@@ -8,7 +8,6 @@ of small files become a few large ones, as network disks and buckets like them.
 """
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import tensorflow_datasets as tfds
 from idejax import faces
 from idejax.errors import UserError, one_line, tell
 from idejax.faces import photo
-from idejax.people_folder import KINDS, Person, pictures_in
+from idejax.people_folder import KINDS, Person, crowd, pictures_in
 
 
 class FaceFolder(tfds.core.GeneratorBasedBuilder):
@@ -75,28 +74,24 @@ def source(path: Path, split: str = "train") -> Sequence[dict[str, Any]]:
     raise UserError(f"{path} cannot be read as a data set of TFDS in ArrayRecord files: {one_line(str(e))[:200]}") from e
 
 
-def is_prepared(path: Path) -> bool:
-  """Whether a folder is a data set of TFDS, by the file that describes it."""
-  return (path / "dataset_info.json").is_file()
-
-
 def people(path: Path, pack: faces.Pack, face: int | None = None, parsing: Path | None = None) -> list[Person]:
   """The people of a data set with the fields of `FaceFolder`. As in a folder, photos that cannot be used
   are skipped and told; UserError if none is left."""
-  found: dict[str, list[faces.Identity]] = {}
-  examples = source(path)
+  examples, sources = source(path), dict[str, list[int]]()
   for i in range(len(examples)):
     example = examples[i]
     if not {"person", "image"} <= example.keys():
       raise UserError(f"{path} has {', '.join(sorted(example))}, not image and person: make it with idejax.face_folder")
-    who = re.sub(r"\W+", "_", example["person"].decode()).strip("_").lower() or "person"
+    sources.setdefault(example["person"].decode(), []).append(i)
+
+  def look(i: int) -> faces.Identity:
+    example = examples[i]
     try:
-      found.setdefault(who, []).append(faces.read(example["image"], pack, face, parsing))
+      return faces.read(example["image"], pack, face, parsing)
     except UserError as e:
-      tell(f"skipped: {example.get('file', b'').decode() or i} of {path}: {e}")
-  out = [Person(who, f"<{who}>", tuple(photos), alone=False) for who, photos in found.items() if photos]
-  if not out: raise UserError(f"{path}: no photo here can be used")
-  return out
+      raise UserError(f"{example.get('file', b'').decode() or i} of {path}: {e}") from e
+
+  return crowd(path, list(sources.items()), look)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Whose photos a run is given: one portrait, or a folder with a file or a sub-folder per person."""
+"""Whose photos a run is given: one portrait, a folder with a file or a sub-folder per person, a data set."""
 
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,33 +43,38 @@ def read(photo: Path | None, out: Path, pack: faces.Pack, word: str, *, face: in
   """
   look: Callable[[Path], faces.Identity] = lambda path: faces.read([path], pack, face, parsing)[0]
   if photo is None: photo = draw(out / "photos", split, count) if count > 1 else draw_portrait(out / "portrait.png")
-  if photo.is_file(): return [Person(_stem(photo), word, (look(photo),))]
+  if photo.is_file(): return [Person(stem(photo.stem), word, (look(photo),))]
+  if (photo / "dataset_info.json").is_file():
+    from idejax import face_folder  # TFDS takes a while to import
+
+    return face_folder.people(photo, pack, face, parsing)
   inside = sorted(p for p in photo.iterdir() if not p.name.startswith("."))
-  sources = {p: pictures_in(p) for p in inside if p.is_dir() or p.suffix.lower() in KINDS}
+  sources = [(p.stem if p.is_file() else p.name, pictures_in(p)) for p in inside if p.is_dir() or p.suffix.lower() in KINDS]
   if not sources: raise UserError(f"{photo}: no pictures here ({', '.join(KINDS)}), and no sub-folders with any")
-  return _crowd(photo, sources, look)
+  return crowd(photo, sources, look)
 
 
-def _crowd(folder: Path, sources: dict[Path, list[Path]], look: Callable) -> list[Person]:
+def crowd(place: Path, sources: Sequence[tuple[str, Sequence[Any]]], look: Callable[[Any], faces.Identity]) -> list[Person]:
+  """The people of `sources`, (name, photos) each; `look` reads a photo. See `read` for what is skipped."""
   people: dict[str, Person] = {}
   skipped: list[str] = []
-  bar = counting(sum(map(len, sources.values())), "photo", True)
-  for source, files in sources.items():
+  bar = counting(sum(len(photos) for _, photos in sources), "photo", True)
+  for name, photos in sources:
     found = []
-    for file in files:
+    for photo in photos:
       try:
-        found.append(look(file))
+        found.append(look(photo))
       except UserError as e:
         skipped.append(str(e))
       bar.update(1)
-    stem = _stem(source)
-    if found and stem in people: raise UserError(f"{folder}: two people are called {stem}; rename one of them")
-    if found: people[stem] = Person(stem, f"<{stem}>", tuple(found), alone=False)
-    elif not files: skipped.append(f"{source}: no pictures in it")
+    short = stem(name)
+    if found and short in people: raise UserError(f"{place}: two people are called {short}; rename one of them")
+    if found: people[short] = Person(short, f"<{short}>", tuple(found), alone=False)
+    elif not photos: skipped.append(f"{place / name}: no pictures in it")
   bar.close()
   for reason in skipped: tell(f"skipped: {reason}")
   if skipped: tell(f"{len(skipped)} photo(s) skipped, {len(people)} people are left")
-  if not people: raise UserError(f"{folder}: no photo here can be used")
+  if not people: raise UserError(f"{place}: no photo here can be used")
   return list(people.values())
 
 
@@ -78,9 +84,9 @@ def pictures_in(path: Path) -> list[Path]:
   return sorted(p for p in path.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith("."))
 
 
-def _stem(path: Path) -> str:
-  """A name for files and prompts: the file's, with everything but letters and digits as _."""
-  return re.sub(r"\W+", "_", path.stem if path.is_file() else path.name).strip("_").lower() or "person"
+def stem(name: str) -> str:
+  """A person's name for files and prompts, with everything but letters and digits as _."""
+  return re.sub(r"\W+", "_", name).strip("_").lower() or "person"
 
 
 def draw_portrait(path: Path) -> Path:

@@ -34,6 +34,8 @@ def main(c: config.Plan):
   s = settings(c)
   names = TABLE if c.table and c.topology == config.Plan.topology else c.topology
   places = [topology.read(n) for n in names]
+  virtual = [t for t in places if t.platform == "cpu"]
+  if virtual: topology.devices(max(virtual, key=lambda t: t.size))  # a process makes its CPU devices once
   if c.people < 0 or c.fsdp < 1: raise UserError("--people is at least 0 and --fsdp at least 1")
   if s.cfg.batch < 1: raise UserError(f"--batch is {s.cfg.batch}; it must be at least 1")
 
@@ -80,20 +82,27 @@ def compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: bool
   """Compile, and read the result."""
   begin = time.monotonic()
   devices = topology.devices(t)
-  w = work.build(s, t, devices, c.people, c.fsdp)
-  total = work.count_flops(w)
-  if whole:
-    notify(f"compiling the step for {t.name} ({t.size} devices)")
-    try: lowered = w.step.lower(*w.args)
-    except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
-      raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
-    f = figures.of(lowered.compile(), w, t, total)
-  else: f = blocks.estimate(w, t, devices[0], total, notify)
+  w = work.build(s, t, devices, c.people, c.fsdp if c.fsdp > 1 else None)
+  total = work.count_flops(w.settings)
+  f = _whole(w, t, total, notify) if whole else None
+  if not f or "needed" in f: f = figures.exceeded(blocks.estimate(w, t, devices[0], total, notify), w, t, f)
   about = {
     "topology": t.name, "devices": t.size, "chip": t.kind, "method": s.run.method, "model": s.run.model,
-    "batch": s.cfg.batch, "people": w.people, "fsdp": c.fsdp, "dtype": work.dtype_of(s, t).name,
+    "batch": s.cfg.batch, "people": w.people, "fsdp": w.fsdp, "dtype": work.dtype_of(s, t).name,
     "versions": versions(t), "assumptions": figures.ASSUMPTIONS}  # fmt: skip
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
+
+
+def _whole(w: work.Work, t: Topology, total: int, notify: Callable[[str], None]) -> dict[str, Any]:
+  """Figures of the whole step, or {"needed": bytes} where the compiler finds that memory is too small."""
+  notify(f"compiling the step for {t.name} ({t.size} devices)")
+  try: compiled = w.step.lower(*w.args).compile()
+  except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
+    raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
+  except jax.errors.JaxRuntimeError as e:
+    if needed := figures.needed(str(e)): return {"needed": needed}
+    raise UserError(f"{t.name}: the compiler refuses this step: {one_line(str(e))[:200]}; --blocks goes without it") from e
+  return figures.of(compiled, w, t, total)
 
 
 def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
@@ -163,7 +172,6 @@ def versions(t: Topology) -> dict[str, str]:
 
 
 def _write(path: Path, value: Any):
-
   path.parent.mkdir(parents=True, exist_ok=True)
   write_json(path, value)
 
@@ -177,7 +185,7 @@ def text(f: dict[str, Any]) -> str:
   who = f"{f['people']} people, {f['people'] // f['devices']} a device, batch {f['batch']} each" if f["people"] else (
     f"one person, batch {f['batch']}")  # fmt: skip
   found = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
-  if f["estimate"] and not f["people"]: found = "not counted in an estimate"
+  if uncounted(f): found = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
   lines = [
     f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}",
@@ -198,7 +206,7 @@ def table(made: list[dict[str, Any]]) -> str:
   """A line a topology; estimates are marked."""
   head = ("topology", "peak", "of", "TFLOP", "GB", "collectives", "step", "steps/s", "fits")
   body = [(f["topology"] + ("*" if f["estimate"] else ""), gib(f["peak"]), gib(f["memory"]), f"{f['flops'] / 1e12:.4g}",
-           f"{f['bytes'] / 1e9:.4g}", str(sum(v["count"] for v in f["collectives"].values())), seconds(f["seconds"]),
+           f"{f['bytes'] / 1e9:.4g}", moved(f), seconds(f["seconds"]),
            f"{1 / f['seconds']:.3g}" if f["seconds"] else "-", ", ".join(str(v) for v in f["largest"].values()))
           for f in made]  # fmt: skip
   wide = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
@@ -208,6 +216,18 @@ def table(made: list[dict[str, Any]]) -> str:
   if any(f["estimate"] for f in made): notes.append("* estimate from the repeating blocks")
   notes += [f"{f['topology']}: {w}" for f in made for w in f["warnings"]]
   return "\n".join([*lines, *notes])
+
+
+def uncounted(f: dict[str, Any]) -> bool:
+  """Whether a step may have collectives that its estimate does not know."""
+  return f["estimate"] and not f["people"] and f["devices"] > 1
+
+
+def moved(f: dict[str, Any]) -> str:
+  """Number and bytes of a step's collectives."""
+  if uncounted(f): return "?"
+  found = f["collectives"].values()
+  return f"{sum(v['count'] for v in found)} ({gib(sum(v['bytes'] for v in found))})" if found else "none"
 
 
 def seconds(s: float) -> str:

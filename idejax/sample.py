@@ -39,14 +39,15 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   from idejax import cores, hub, learned, pipeline, tensorfiles
 
   people = [learned.load(path) for path in c.identity]
-  if c.model is None: c = dataclasses.replace(c, model=people[0].model if people else "miniature")
-  cores.use(c.model or "miniature")
+  model = c.model or (people[0].model if people else "miniature")
+  c = dataclasses.replace(c, model=model)
+  cores.use(model)
   if c.strength is not None: people = [p.with_strength(c.strength) for p in people]
 
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   kind = jax.devices()[0].device_kind
   tell(f"opening {c.model} in {dtype} on {jax.device_count()} {kind} device(s)")
-  folder = hub.resolve(c.model or "miniature")  # shows bars of its own if it downloads
+  folder = hub.resolve(model)  # shows bars of its own if it downloads
   with waiting("reading the weights"):
     pipe = pipeline.load(folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle,
                          attention=c.attention, notify=tell)  # fmt: skip

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,9 @@ def test_a_damaged_cache_is_made_anew(folder, tmp_path, one, monkeypatch):
 def test_a_table_has_a_line_a_topology(crowd, one):
   lines = plan.table([one[1][0], one[1][0] | {"topology": "cpu:9", "estimate": True}]).splitlines()
   assert lines[0].startswith("topology") and lines[1].startswith("cpu:4 ") and lines[2].startswith("cpu:9*")
+  count, size = one[1][0]["collectives"]["all-reduce"].values()
+  assert f"{count} ({figures.gib(size)})" in lines[1] and " ? " in lines[2]  # an estimate knows of none
+  assert " none " in plan.table([crowd[1][0] | {"estimate": True}])
   assert any("estimate" in line for line in lines[3:])
 
 
@@ -129,9 +133,76 @@ def test_the_blocks_alone_are_an_estimate_and_say_so(folder, tmp_path, one):
   said, (f,) = figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")
   assert f["estimate"] and "ESTIMATE" in said
   assert f["flops"] == one[1][0]["flops"]
-  assert f["bytes"] == pytest.approx(sum(b["count"] * b["bytes"] for b in f["blocks"]))
+  apart = f["bytes"] - sum(b["count"] * b["bytes"] for b in f["blocks"])
+  assert f["state"] < apart < 4 * f["state"]  # the optimiser's
   assert 0.1 < f["bytes"] / one[1][0]["bytes"] < 3
   assert 0.1 < f["temporaries"] / one[1][0]["temporaries"] < 3
+
+
+def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path, monkeypatch):
+  figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")  # a row a device
+  monkeypatch.setattr(blocks, "_compile", lambda *a: pytest.fail("compiled again"))
+  _, both = figures_of(folder, tmp_path, "--topology", "cpu:2", "--batch", "2", "--blocks")
+  assert both[0]["blocks"]
+
+
+def test_an_estimate_of_all_weights_has_gradients_optimiser_and_class_pictures(folder, monkeypatch):
+  asked = []
+  monkeypatch.setattr(blocks, "_compiled", {})
+  monkeypatch.setattr(blocks, "_compile", lambda *a: asked.append(a[2::2]) or blocks.Cost(100.0, 10, 1))
+  made, cpu = [], topology.read("cpu:1")
+  for how in (dict(method="textual-inversion", batch=2), dict(method="dreambooth", batch=1)):
+    w = work.build(plan.settings(config.Plan(model=str(folder), **how)), cpu, jax.devices()[:1], 0)
+    made.append((w, blocks.estimate(w, cpu, jax.devices()[0], 1, lambda text: None)))
+  assert set(asked) == {(2, "none"), (2, "all")}  # one of the person and one of its class
+  (few, a), (every, b) = made
+  assert every.gradient_bytes == pytest.approx(every.state_bytes / 3, rel=1e-3)  # weights and two moments
+  assert b["temporaries"] - a["temporaries"] == every.gradient_bytes - few.gradient_bytes
+  assert b["bytes"] - a["bytes"] == pytest.approx(
+    2 * (every.gradient_bytes + every.state_bytes - few.gradient_bytes - few.state_bytes))
+
+
+def test_what_trains_in_a_block_costs(folder):
+  c = unet.UNetConfig.from_json(model.configs(str(folder))[0]["unet"])
+  (block,) = (b for b in blocks.counted(c) if b.kind == "transformer")
+  none, attention, every = (blocks.cost(block, c, 1, jax.devices()[0], t) for t in ("none", "attention", "all"))
+  assert none.accessed < attention.accessed < every.accessed
+  assert none.kept <= attention.kept <= every.kept
+
+
+@pytest.mark.parametrize("said, bytes_", [
+  ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 23.50G of "
+   "15.75G hbm. Exceeded hbm capacity by 7.75G.", 23.5 * 2**30),
+  ("RESOURCE_EXHAUSTED: Used 512.0M of 1K vmem", 2**29), ("INTERNAL: Used 23.50G of 15.75G hbm", None),
+])  # fmt: skip
+def test_what_the_compiler_says_of_too_little_memory(said, bytes_):
+  assert figures.needed(said) == bytes_
+
+
+class _Refused:
+  """A step that the compiler does not take."""
+
+  def __init__(self, said):
+    self.said = said
+
+  def lower(self, *args):
+    return self
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(self.said)
+
+
+def test_a_step_that_does_not_fit_is_a_row_that_says_so(folder, tmp_path, one, monkeypatch):
+  build = work.build
+  said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.50G of 15.75G hbm."
+  monkeypatch.setattr(work, "build", lambda *a: build(*a)._replace(step=_Refused(said)))
+  monkeypatch.setattr(plan, "sources", lambda: "no cache")
+  text, (f,) = figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4")
+  assert not f["fits"] and f["estimate"] and f["peak"] == f["needed"] == 23.5 * 2**30
+  assert "DOES NOT FIT" in text and "would need 23.50 GiB" in text and any("does not fit" in w for w in f["warnings"])
+  monkeypatch.setattr(work, "build", lambda *a: build(*a)._replace(step=_Refused("INTERNAL: no")))
+  with pytest.raises(UserError, match="refuses this step: INTERNAL: no"):
+    run(folder, "--topology", "cpu:4", "--batch", "4", "--dtype", "float32")
 
 
 def test_blocks_are_counted_as_the_unet_has_them():
@@ -166,9 +237,10 @@ def test_every_methods_step_can_be_planned(method, folder):
   assert w.state_bytes == work.size(w.args[0]) > 0
 
 
-def test_fsdp_divides_what_is_large(folder):
+def test_large_states_are_divided_as_the_run_divides_them(one):
   s = plan.settings(config.Plan(model="sd15", method="dreambooth", batch=8))
-  whole, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, 8))
+  whole, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, None))
+  assert (whole.fsdp, parts.fsdp, one[1][0]["fsdp"]) == (1, 8, 1)
   assert whole.state_bytes > 10e9 and parts.state_bytes < whole.state_bytes / 4
 
 
@@ -184,9 +256,15 @@ def test_topologies(name, want):
   assert topology.read(name) == want
 
 
-@pytest.mark.parametrize("name", ["v5e", "v7x:2x2x1", "v5e:4", "v5p-8", "v5e-7", "v5e:0x4", "x", "h100:8", "v5e:2x2x1"])
+@pytest.mark.parametrize("name", ["v5e", "v7x:2x2x1", "v5e:4", "v5p-8", "v5e-7", "v5e:0x4", "x", "v5e:2x2x1"])
 def test_a_topology_that_is_none_is_one_sentence(name):
   with pytest.raises(UserError, match="--topology"): topology.read(name)
+
+
+@pytest.mark.parametrize("name", ["h100:8", "H200", "cuda:2x4", "a100-8"])
+def test_a_gpu_is_one_sentence(name):
+  with pytest.raises(UserError, match=f"--topology {name}: plan compiles for TPUs .* on the GPU itself$"):
+    topology.read(name)
 
 
 def test_without_libtpu_a_sentence_says_what_to_install(monkeypatch):
@@ -263,4 +341,13 @@ def test_flops_of_the_step_exceed_twice_the_forward(folder):
   forward = flops.count(
     lambda p, x, t, k: unet.UNet(c).apply({"params": p}, x, t, k), shapes,
     S(2, c.sample_size, c.sample_size, 4), S(2), S(2, 77, c.context_dim))  # fmt: skip
-  assert 1.9 < work.count_flops(w) / forward < 3
+  assert 1.9 < work.count_flops(w.settings) / forward < 3
+
+
+@pytest.mark.parametrize("name, method, batch", [
+  ("sd21_crowd", "id-ea", 1), ("sdxl_lora", "dreambooth", 8), ("sdxl_unet", "dreambooth", 8)])  # fmt: skip
+def test_configs_that_are_planned(name, method, batch):
+  path = Path(__file__).parents[1] / f"configs/plan_{name}.py"
+  s = plan.settings(plan.parse(["--config", str(path)], "idejax plan"))
+  assert (s.run.method, s.cfg.batch) == (method, batch) and model.KNOWN[s.run.model] == name[:4].replace("sd21", "sd21-base")
+  assert f"idejax plan --config configs/plan_{name}.py" in path.read_text()

@@ -238,7 +238,8 @@ def test_compiled_programs_are_kept(once, tmp_path):
   kept = {p.name for p in CACHE.iterdir()}
   assert any(n.startswith("jit__run") for n in kept) and any(n.startswith("jit_decode") for n in kept)
   sample(tmp_path / "a", "--prompt", "x", "y", "--num", 3, "--steps", 4, "--batch", 4)  # as `once`
-  assert {p.name for p in CACHE.iterdir() if p.name.endswith("-cache")} <= kept
+  large = ("jit__run", "jit_decode", "jit_encode")  # on a busy machine smaller ones too take long enough to be kept
+  assert {p.name for p in CACHE.iterdir() if p.name.endswith("-cache") and p.name.startswith(large)} <= kept
   sample(tmp_path / "b", "--prompt", "x", "--guidance", 1, HOME=str(tmp_path), IDEJAX_CACHE="off")
   assert not (tmp_path / ".cache/idejax/xla").exists()
 

@@ -33,7 +33,7 @@ NOUNS = ("person", *pp.GENDERS)
 
 VERSION = 2  # of the rules below: pictures are captioned anew when it changes
 _FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.85  # shares of captions
-_HAIR_SAID, _COLOUR_ALONE = 0.8, 0.3  # hair explains more of a picture than all other traits together
+_HAIR_SAID, _COLOUR_ALONE = 0.8, 0.3  # hair covers more of a picture than all other traits
 _LIMIT = 35  # words and marks; with both ends, 37 tokens
 
 # Words that captions never use but prompts do: placeholders, class words, small talk.

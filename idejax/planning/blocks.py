@@ -2,16 +2,20 @@
 
 Each distinct ResNet block and transformer of the UNet is compiled with its gradient, at a device's rows,
 on one device; bytes are summed over their repetitions. Temporaries are what the blocks keep for the
-backward pass, all together, and the greatest working space of one. Text encoder, optimiser and the
-UNet's first and last convolutions are left out: a few per cent.
+backward pass, all together, the greatest working space of one, and the gradients; the optimiser reads
+gradients and state once and writes the state. Text encoder and the UNet's first and last convolutions
+are left out: a few per cent. So are collectives.
 """
 
 import collections
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
+from idejax import tree
+from idejax.methods import METHODS
+from idejax.methods.dreambooth import LORA
 from idejax.nets import unet
 from idejax.planning import figures, work
 
@@ -21,6 +25,17 @@ class Block(NamedTuple):
   level: int
   width: int  # of its input
   depth: int = 1  # transformer blocks inside, compiled as one loop
+
+
+class Cost(NamedTuple):
+  """Bytes of a block and its gradient."""
+
+  accessed: float
+  temporaries: int
+  kept: int  # for the backward pass
+
+
+Trained = Literal["none", "attention", "all"]  # of the UNet's own weights
 
 
 def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
@@ -51,27 +66,49 @@ def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
 def estimate(w: work.Work, t: Any, device: Any, total_flops: int,
              notify: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
   """Figures like `figures.of`, marked as an estimate."""
-  c, trains = w.backbone.nets.unet, _trains_unet(w)
-  rows = max(1, round(figures.rows(w, t)))
-  accessed = kept = working = 0.0
+  c, trains, rows = w.backbone.nets.unet, trained(w), rows_of(w, t)
+  gradients = w.gradient_bytes
+  accessed, kept, working = 2.0 * (gradients + w.state_bytes), 0.0, 0
   parts = []
   for block, count in counted(c).items():
-    bytes_, temporary, residuals = _compile(block, c, rows, device, trains)
-    notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(bytes_)}")
-    accessed += count * bytes_
-    kept += count * residuals
-    working = max(working, temporary)
+    one = cost(block, c, rows, device, trains)
+    notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(one.accessed)}")
+    accessed += count * one.accessed
+    kept += count * one.kept
+    working = max(working, one.temporaries)
     parts.append({"kind": block.kind, "level": block.level, "width": block.width, "count": count,
-                  "bytes": bytes_, "temporaries": temporary, "kept": residuals})  # fmt: skip
+                  "bytes": one.accessed, "temporaries": one.temporaries, "kept": one.kept})  # fmt: skip
   arguments, state = w.state_bytes + w.frozen_bytes, w.state_bytes
-  temporaries = int(kept + working)
+  temporaries = int(kept + working + gradients)
   f = figures.derive(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=state, donated=state,
                        peak=arguments + temporaries, collectives={}, bytes=accessed)  # fmt: skip
   return f | {"estimate": True, "program": 0, "blocks": parts}
 
 
-def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: bool) -> tuple[float, int, int]:
-  """(bytes accessed, temporaries, bytes kept for the backward pass) of a block and its gradient."""
+def rows_of(w: work.Work, t: Any) -> int:
+  """Rows that the UNet sees on one device: pictures of the class come beside the person's."""
+  prior = METHODS[w.settings.run.method].prior(w.settings.cfg)
+  return max(1, round(figures.rows(w, t))) * (2 if prior else 1)
+
+
+def trained(w: work.Work) -> Trained:
+  """Which of the UNet's weights get a gradient."""
+  params = w.args[0].params
+  if not isinstance(params, Mapping): return "none"
+  return "all" if "unet" in params else "attention" if "lora" in params else "none"
+
+
+_compiled: dict[Any, Cost] = {}  # topologies of one kind of chip often ask for the same
+
+
+def cost(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
+  """Of a block at so many rows, on one device."""
+  question = (block, c, rows, device.device_kind, trains)
+  if question not in _compiled: _compiled[question] = _compile(block, c, rows, device, trains)
+  return _compiled[question]
+
+
+def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
   side, S = c.sample_size >> block.level, jax.ShapeDtypeStruct
   x = S((rows, side, side, block.width), c.dtype)
   net: Any
@@ -81,24 +118,21 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: b
     other = S((rows, 77, c.context_dim), c.dtype)
   shapes = jax.eval_shape(net.init, jax.random.key(0), x, other)["params"]
   params = jax.tree.map(lambda s: S(s.shape, c.dtype), shapes)
+  chosen = LORA if trains == "attention" and block.kind == "transformer" else ("",) if trains == "all" else ()
+  own, rest = tree.split(params, chosen)
 
-  def gradient(p, x, other, dy):
-    _, back = jax.vjp(lambda *a: net.apply({"params": a[0]}, *a[1:]), p, x, other)
-    grads = back(dy)
-    return grads if trains else grads[1:]
+  def backward(own, rest, x, other):
+    call = lambda own, x, other: net.apply({"params": tree.merge(own, rest)}, x, other)
+    return jax.vjp(call, own, x, other)
 
-  y = jax.eval_shape(lambda p, x, o: net.apply({"params": p}, x, o), params, x, other)
+  gradient = lambda own, rest, x, other, dy: backward(own, rest, x, other)[1](dy)
+  y, closed = jax.eval_shape(backward, own, rest, x, other)
   place = jax.sharding.SingleDeviceSharding(device)
-  compiled: Any = jax.jit(gradient, in_shardings=place, out_shardings=place).lower(params, x, other, y).compile()
+  program = jax.jit(gradient, in_shardings=place, out_shardings=place)
+  compiled: Any = program.lower(own, rest, x, other, y).compile()
   memory = compiled.memory_analysis()
-  forward = lambda p, x, o: jax.vjp(lambda x, o: net.apply({"params": p}, x, o), x, o)[1]
-  closed = jax.eval_shape(forward, params, x, other)
-  residuals = max(0, work.size(closed) - work.size(params))
-  return figures.accessed(compiled), int(memory.temp_size_in_bytes), residuals
+  kept = max(0, work.size(closed) - work.size(params))
+  return Cost(figures.accessed(compiled), int(memory.temp_size_in_bytes), kept)
 
 
-def _trains_unet(w: work.Work) -> bool:
-  return work.size(w.args[0].params) > 0.5 * work.size(w.backbone.params["unet"]) * max(1, w.people)
-
-
-__all__ = ["Block", "counted", "estimate"]
+__all__ = ["Block", "counted", "estimate", "rows_of", "trained"]

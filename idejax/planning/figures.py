@@ -1,6 +1,7 @@
 """From a compiled step to figures for one device: memory, work, collectives, time, what fits, warnings."""
 
 import math
+import re
 from typing import Any
 
 from idejax.planning import hlo, work
@@ -91,6 +92,20 @@ def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
   if w.people and f["collectives"]: out.append("people wait for one another: a crowd's step should have no collective")
   if (idle := t.size - active(w, t)) > 0: out.append(f"the batch does not divide by the devices: {idle} of {t.size} are idle")
   return out
+
+
+def needed(error: str) -> float | None:
+  """Bytes, from the TPU compiler's error that memory is too small: "Used 23.41G of 15.75G hbm"."""
+  m = re.search(r"RESOURCE_EXHAUSTED.*Used ([\d.]+)([KMGT]) of", error, re.DOTALL)
+  return float(m[1]) * 2.0 ** (10 * ("KMGT".index(m[2]) + 1)) if m else None
+
+
+def exceeded(f: dict[str, Any], w: work.Work, t: Topology, found: dict[str, Any] | None) -> dict[str, Any]:
+  """An estimate, with what the compiler said of the whole step's memory, if it did."""
+  if not found: return f
+  f |= {"peak": max(f["peak"], found["needed"]), "fits": False}
+  said = f"the compiler gives up on the whole step, which would need {gib(found['needed'])}"
+  return f | {"needed": found["needed"], "warnings": [*warnings(w, t, f), said]}
 
 
 def accessed(compiled: Any) -> float:

@@ -48,9 +48,9 @@ def read(name: str) -> Topology:
   """A topology's name, checked. UserError tells how it should be written."""
   m = re.fullmatch(r"([a-z0-9]+)([:-])([0-9x]+)", name.strip().lower())
   known = ", ".join(k for k in CHIPS if k != "cpu")
-  if m and m[1] in ("h100", "h200", "a100", "cuda", "gpu"):
-    raise UserError(f"--topology {name}: plan knows TPUs ({known}) and cpu; a GPU's plan needs the GPU: "
-                    "run a few steps there")  # fmt: skip
+  if re.match(r"(h100|h200|b200|gb200|a100|l4|l40s?|v100|cuda|gpu|nvidia)\b", name.strip().lower()):
+    raise UserError(f"--topology {name}: plan compiles for TPUs ({known}) and cpu; jax's compiler for CUDA comes with "
+                    "gigabytes of libraries that plan does not use, so run a few steps on the GPU itself")  # fmt: skip
   if not m or m[1] not in CHIPS:
     raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {known}; or cpu:8")
   kind, grid = m[1], m[3]
@@ -74,6 +74,8 @@ def prepare():
   jax.config.update("jax_platforms", "cpu")
   # libtpu would ask Google's metadata server who it is, and refuse a second process.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # whatever it is: topologies go by their own names
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
   os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")

@@ -27,17 +27,23 @@ class Work(NamedTuple):
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone
   settings: Settings
-  state_bytes: int  # on one device
+  fsdp: int  # devices among which large arrays are divided
+  state_bytes: int  # on one device, as the next two
   frozen_bytes: int
+  gradient_bytes: int
 
 
-def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int) -> Work:
-  """What `idejax personalize` would run: one person (`people` 0) or `people` at once on each device."""
+def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int | None = None) -> Work:
+  """What `idejax personalize` would run: one person (`people` 0) or `people` at once on each device.
+
+  fsdp: devices among which large arrays are divided; None: as `idejax personalize` divides them.
+  """
   module, cfg = METHODS[s.run.method], s.cfg
-  if len(devices) % fsdp: raise UserError(f"--fsdp is {fsdp}; it must divide the {len(devices)} devices of {t.name}")
+  if fsdp and len(devices) % fsdp: raise UserError(f"--fsdp is {fsdp}; it must divide the {len(devices)} devices of {t.name}")
   if people and (reason := module.alone(cfg)): raise UserError(f"{s.run.method} trains one person at a time: {reason}")
-  mesh = sharding.make_mesh(devices, fsdp)
+  mesh = sharding.make_mesh(devices, fsdp or 1)
   frozen = shapes(s, dtype_of(s, t), t.platform)
+  if not people and fsdp is None: mesh = fit.parted(module, cfg, frozen, mesh)
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
   made: list[Any] = []
@@ -51,20 +57,20 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int) 
   state, placed = jax.eval_shape(begin, frozen, keys)
   index = {"index": jax.ShapeDtypeStruct((cfg.batch,), jnp.int32)}
   key = keys if total else jax.eval_shape(lambda k: k[0], keys)
-  return Work(made[0][0], (state, placed, index, key), total, frozen.backbone, s,
+  return Work(made[0][0], (state, placed, index, key), total, frozen.backbone, s, mesh.shape["fsdp"],
               *_held(state, frozen, total, len(devices), mesh))  # fmt: skip
 
 
-def _held(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tuple[int, int]:
-  """Bytes of state and frozen arrays on one device, where `fit` puts them."""
-  if total: return size(state) // count, size(frozen[:-1]) + size(frozen.subject) // count
+def _held(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tuple[int, int, int]:
+  """Bytes of state, frozen arrays and gradients on one device, where `fit` puts them."""
+  if total: return size(state) // count, size(frozen[:-1]) + size(frozen.subject) // count, size(state.params) // count
 
   def part(tree):
     places = jax.tree.leaves(sharding.by_shape(tree, mesh))
     return sum(size(x) * math.prod(p.shard_shape(x.shape)) // max(1, math.prod(x.shape))
                for x, p in zip(jax.tree.leaves(tree), places))  # fmt: skip
 
-  return part(state), part(frozen)
+  return part(state), part(frozen), part(state.params)
 
 
 # Words that methods look up beside names, their own `word` and captions.
@@ -100,9 +106,8 @@ def _many(subject: Subject, count: int) -> Subject:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), subject)
 
 
-def count_flops(w: Work) -> int:
+def count_flops(s: Settings) -> int:
   """Matmuls and convolutions of one step of one person, from the jaxpr with plain attention."""
-  s = w.settings
   module, cfg = METHODS[s.run.method], s.cfg
   frozen = shapes(s, jnp.float32, "plain")
   tx = st.by_path(*module.rates(cfg))

@@ -1,0 +1,17 @@
+"""Two sides of a benchmark in turn, so that a busy machine slows both."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def alternate(sides: Mapping[str, Callable[[], Any] | None], repeats: int, runs: int = 1) -> dict[str, list[float]]:
+  """Seconds of a run by side, the mean of `runs` at a time, `repeats` times; a side that is None has none."""
+  times: dict[str, list[float]] = {name: [] for name in sides}
+  for _ in range(repeats):
+    for name, run in sides.items():
+      if run is None: continue
+      start = time.perf_counter()
+      for _ in range(runs): run()
+      times[name].append((time.perf_counter() - start) / runs)
+  return times
