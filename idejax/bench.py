@@ -37,6 +37,7 @@ from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.nets import clip, unet, vae
+from idejax.timing import alternate
 
 GUIDANCE = 7.5
 
@@ -63,6 +64,10 @@ def main(c: config.Bench):
     from idejax import bench_personalize
 
     figures["personalize"] = bench_personalize.main(c)
+  if "input" in c.what:
+    from idejax import bench_input
+
+    figures["input"] = bench_input.main(c)
   if c.out:
     report = dict(figures=figures, settings=_plain(c), device=jax.devices()[0].device_kind, platform=platform.platform(),
                   cores=os.cpu_count(), versions=_versions())  # fmt: skip
@@ -90,13 +95,7 @@ def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
   ours = work.ours()
   first = time.perf_counter() - start
   theirs = work.theirs() if work.theirs else None
-  times: dict[str, list[float]] = {"ours": [], "theirs": []}
-  for _ in range(repeats):
-    for side, run in (("ours", work.ours), ("theirs", work.theirs)):
-      if run is None: continue
-      start = time.perf_counter()
-      run()
-      times[side].append(time.perf_counter() - start)
+  times = alternate({"ours": work.ours, "theirs": work.theirs}, repeats)
   seconds = statistics.median(times["ours"])
   rate = work.flops / seconds / 1e12
   out: dict[str, Any] = dict(seconds=seconds, first_seconds=first, tflop=work.flops / 1e12, tflops=rate,

@@ -125,6 +125,8 @@ class Personalize:
   """Which face of the photo, from the left, beginning with 1. Default: the largest."""
   parsing: Path | None = None
   """Face-parsing network (ONNX, 19 classes) for face and hair masks."""
+  vit: Path | None = None
+  """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
   names: Path | None = None
   """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
   checkpoint_every: int | None = None
@@ -146,6 +148,8 @@ class Personalize:
   """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
   minutes: float | None = None
   """Stop training after so long; the same command continues."""
+  plateau: int = 0
+  """Stop a person whose loss (its running mean) did not fall for so many steps. 0: nobody."""
   tensorboard: bool = False
   """Write the losses as TensorBoard events too, in --out/events."""
   consent: str = "not stated"
@@ -204,18 +208,19 @@ class Bench:
     idejax bench --small --vs diffusers
     idejax bench unet --family sd15 --vs diffusers
     idejax bench personalize --method id-ea --people 8 32
+    idejax bench input
 
   Work is alternated with the peer's in one run and medians are compared, so that a busy machine
   slows both. Prints achieved FLOP/s and, where PyTorch is installed, the ratio.
   """
 
-  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize"], ...] = dataclasses.field(
+  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "input"], ...] = dataclasses.field(
     default=("unet", "sample", "vae", "compile"), metadata={"positional": True})
   """Which measurements."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd15"
   """Architecture; its released size unless --small."""
   small: bool = False
-  """The small relative of the family (64 px) instead of the released size."""
+  """The small relative of the family (64 px) instead of the released size; of input, a tiny training."""
   vs: Literal["none", "diffusers"] = "none"
   """Run PyTorch diffusers on the same work, alternating, and print ratios."""
   batch: int = 1
@@ -233,7 +238,7 @@ class Bench:
   people: tuple[int, ...] = (8, 32)
   """Of personalize: sizes of crowds, beside one person."""
   size: int | None = None
-  """Pixels a side. Default: the family's."""
+  """Pixels a side. Default: the family's; of input, 512."""
   repeats: int = 5
   """Timed runs of each, after one that is not counted."""
   dtype: Literal["float32", "bfloat16"] = "float32"
@@ -265,11 +270,12 @@ class RandomModel:
 
 @dataclasses.dataclass(frozen=True)
 class TrainMiniature:
-  """Train the small pipeline that ships in the package, on its procedural world of portraits.
+  """Train the small pipelines that ship in the package, on their procedural world of portraits.
 
-  Stages: tokenizer, data, vae, diffusion, export, and faces (detector and recogniser) and judges.
+  Stages: tokenizer, data, vae, words, diffusion, export, and faces (detector and recogniser) and judges.
   The same command again continues; the results are --out/pipeline, a Stable Diffusion folder that
-  diffusers loads too, --out/faces/faces, a pack for insightface, and --out/faces/judges.
+  diffusers loads too, or, with --family sdxl, --out/pipeline_sdxl, on the same pictures and VAE;
+  --out/faces/faces, a pack for insightface, and --out/faces/judges.
   """
 
   out: Path = Path("runs/miniature")
@@ -277,6 +283,8 @@ class TrainMiniature:
   stage: Literal["all", "tokenizer", "data", "vae", "words", "diffusion", "export", "faces",
                  "judges"] = "all"  # fmt: skip
   """One stage, or all of the pipeline (up to export) in order."""
+  family: Literal["sd", "sdxl"] = "sd"
+  """sd: Stable Diffusion 2.1's architecture. sdxl: Stable Diffusion XL's, two text encoders, smaller."""
   tiny: bool = False
   """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
   steps: int | None = None

@@ -29,16 +29,16 @@ def keys(seed: int, digests: Sequence[str]) -> jax.Array:
 
 
 def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.sharding.Mesh,
-        dtype: Any = None):  # fmt: skip
+        dtype: Any = None, plateau: int = 0):  # fmt: skip
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
 
   A batch that the devices do not divide leaves some out; where they hold parts of the weights, or
   belong to other processes, they work on the same rows instead.
   """
-  step, tx = _step(module, cfg, dtype)
+  step, tx = _step(module, cfg, dtype, plateau=plateau)
   mesh, rows = _split(mesh, cfg.batch)
   whole = sharding.replicated(mesh)
-  begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx)
+  begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
   placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
   frozen = sharding.put(frozen, placed[1])
   state = jax.jit(begin, out_shardings=placed[0])(sharding.put(key, whole), frozen)
@@ -79,13 +79,13 @@ def mapped(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, devices: Seque
 
 
 def crowd(module: Any, cfg: Any, backbone: Backbone, constants: Any, captions: Prompts, people: Subject,
-          key: jax.Array, mesh: jax.sharding.Mesh, dtype: Any = None):  # fmt: skip
+          key: jax.Array, mesh: jax.sharding.Mesh, dtype: Any = None, plateau: int = 0):  # fmt: skip
   """(step, state, frozen) of N people, `people` and `key` with a leading axis N that is split over
   the mesh; N must be a multiple of its devices. Nobody waits for anybody: the step has no collective."""
-  step, tx = _step(module, cfg, dtype)
+  step, tx = _step(module, cfg, dtype, plateau=plateau)
   axes = Frozen(None, None, None, 0)  # type: ignore[arg-type]
   frozen = Frozen(backbone, constants, captions, people)
-  begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx)
+  begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
   each, whole = sharding.batch(mesh), sharding.replicated(mesh)
   places = Frozen(whole, whole, whole, each)  # type: ignore[arg-type]
   frozen = sharding.put(frozen, places)
@@ -144,9 +144,9 @@ def pad(people: Sequence[Any], devices: int) -> list[Any]:
   return [*people, *[people[-1]] * (-len(people) % devices)]
 
 
-def _step(module: Any, cfg: Any, dtype: Any, axis: str | None = None):
+def _step(module: Any, cfg: Any, dtype: Any, axis: str | None = None, plateau: int = 0):
   tx = st.by_path(*module.rates(cfg))
-  return st.make_step(functools.partial(module.loss, cfg=cfg), tx, dtype=dtype, axis=axis), tx
+  return st.make_step(functools.partial(module.loss, cfg=cfg), tx, dtype=dtype, axis=axis, plateau=plateau), tx
 
 
 def _init_key(key: jax.Array) -> jax.Array:

@@ -57,7 +57,8 @@ DIGESTS: dict[str, dict[str, str | None]] = {
 }
 
 # Pipelines that ship in the package.
-BUILT_IN = {"miniature": pathlib.Path(__file__).parent / "miniature" / "weights" / "pipeline"}
+_HERE = pathlib.Path(__file__).parent / "miniature" / "weights"
+BUILT_IN = {"miniature": _HERE / "pipeline", "miniature-sdxl": _HERE / "pipeline_sdxl"}
 
 _TEXT_FILES = (".json", ".txt")
 _WEIGHTS = (".safetensors", ".msgpack")

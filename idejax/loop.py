@@ -78,7 +78,7 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
     ahead = pool.submit(batch, start) if start < run.steps else None
     caught = stop = failed = False
     try:
-      while done < run.steps and not stop and not log.lost:
+      while done < run.steps and not (stop or log.lost or log.over):
         assert ahead is not None  # there is one as long as steps are left
         data = ahead.result()
         if done + 1 < run.steps: ahead = pool.submit(batch, done + 1)
@@ -112,7 +112,9 @@ def train(step: Step, state: State, frozen: Any, batch: Callable[[int], Batch], 
   if log.lost:
     raise UserError(f"{run.name}: loss or gradient not finite {PATIENCE} times in a row at step "
                     f"{done}; the last good state is saved in {checkpoints.folder}")  # fmt: skip
-  if done < run.steps: tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
+  if done == run.steps: return
+  if log.over: tell(f"{run.name}: no loss fell any more; done at step {done} of {run.steps}")
+  else: tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
 
 
 def steps_done(state: State) -> int:
@@ -149,10 +151,11 @@ class _Log:
   """metrics.jsonl, one record a step, and the progress line. Writes nothing but on process 0."""
 
   def __init__(self, run: Run, start: int):
-    self.run, self.start, self.lost = run, start, False
+    self.run, self.start = run, start
+    self.lost = self.over = False  # not finite again and again; everybody's loss has stopped falling
     self._now: list[tuple[int, Any]] = []
     self._before: list[tuple[int, Any]] = []
-    self._began, self._shown = time.monotonic(), False
+    self._began = time.monotonic()
     self._file = None
     if jax.process_index() == 0:
       run.folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +183,7 @@ class _Log:
     if not window: return
     rows = [{"step": s} | m for (s, _), m in zip(window, map(_record, _fetched([m for _, m in window])))]
     self.lost = self.lost or any(r["in_a_row"] >= PATIENCE for r in rows)
+    self.over = self.over or any(r.get("stopped") == 1 for r in rows)
     if self._file is None: return
     self._file.write("".join(json.dumps(r) + "\n" for r in rows))
     self._file.flush()

@@ -20,6 +20,7 @@ from idejax import (
   conditioning,
   cores,
   distributed,
+  face_vit,
   faces,
   fit,
   hub,
@@ -62,8 +63,8 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
 
   # ---- People and model ------------------------------------------------------------------------
   pack = faces.open_pack(c.pack)
-  people = data_set(c, pack) or people_folder.read(c.photo, out, pack, c.name, face=c.face, parsing=c.parsing,
-                                                   split=c.split, count=c.drawn)  # fmt: skip
+  people = people_folder.read(c.photo, out, pack, c.name, face=c.face, parsing=c.parsing,
+                              split=c.split, count=c.drawn)  # fmt: skip
   pipe = open_model(c)
   names = celebrity_names(c)
   if distributed.first(): write_json(out / "config.json", method_options.to_json(s))
@@ -92,7 +93,8 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   figures = report.score(made, people, c.model, out)
   watch.done("score")
   facts = {"method": c.method, "people": len(people), "seconds": watch.seconds, "peak_memory_mb": memory(),
-           "steps": s.cfg.steps, "batch": s.cfg.batch, "device": jax.devices()[0].device_kind} | figures  # fmt: skip
+           "steps": watch.steps or s.cfg.steps, "batch": s.cfg.batch,
+           "device": jax.devices()[0].device_kind} | figures  # fmt: skip
   write_json(out / "report.json", facts)
   tell(report.lines(facts))
   example = f'"a photo of {people[0].word} on the beach"'
@@ -124,7 +126,8 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
   """Everybody in `people`, at once if there are several; what each has become."""
   c, cfg, module, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
   with waiting("encoding the photos"):
-    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, shared.prior) for p in people]
+    vit = face_vit.load(c.vit) if c.vit else None
+    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, shared.prior, vit) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
@@ -136,18 +139,25 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
     if one:
       key = keys[0]
       frozen = Frozen(b, shared.constants, shared.captions, read[0])
-      step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh))
+      step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh),
+                                    plateau=c.plateau)  # fmt: skip
     else:
       filled = fit.pad(list(range(len(people))), mesh.size)
       key = keys[np.array(filled)]
       step, state, frozen = fit.crowd(
-        module, cfg, b, shared.constants, shared.captions, subjects.stack([read[i] for i in filled]), key, mesh)
+        module, cfg, b, shared.constants, shared.captions, subjects.stack([read[i] for i in filled]), key, mesh,
+        plateau=c.plateau)
   for done, after in fit.train(step, state, frozen, cfg, key, run, facts, None if one else len(people)):
     if done == 1: watch.done("compile")
     last = after
   params = jax.block_until_ready(last.params)
   watch.done("train")
-  if (done := loop.steps_done(last)) < cfg.steps:
+  flat = False
+  if c.plateau:
+    trends = np.atleast_2d(sharding.gather(last.trend))[: len(people)]
+    flat = bool((trends[:, 2] >= c.plateau).all())
+    watch.steps |= {p.stem: int(t[3]) for p, t in zip(people, trends)}
+  if (done := loop.steps_done(last)) < cfg.steps and not flat:
     raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
   found = []
   if jax.process_count() > 1:  # from here on each for itself
@@ -173,20 +183,13 @@ def against(s: Settings, out: Path):
 # What a run needs.
 
 
-def data_set(c, pack: faces.Pack) -> list[Person]:
-  """The people of --photo, if that is a data set of TFDS; else nobody."""
-  if not c.photo or not (c.photo / "dataset_info.json").is_file(): return []
-  from idejax import face_folder  # TFDS takes a while to import
-
-  return face_folder.people(c.photo, pack, c.face, c.parsing)
-
-
 def check(s: Settings):
   """UserError for what can be seen to be wrong without a model."""
   c = s.run
   for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
                           steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
     if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+  if c.plateau < 0: raise UserError(f"--plateau is {c.plateau}; it must be at least 0")
   if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
   if not c.name.strip() or any(x.isspace() for x in c.name):
     raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
@@ -251,10 +254,11 @@ _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkp
 
 
 class Watch:
-  """Seconds by phase."""
+  """Seconds by phase; of people who stopped by themselves, steps by person."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}
+    self.steps: dict[str, int] = {}
     self._at = time.monotonic()
 
   def done(self, phase: str):

@@ -15,6 +15,7 @@ import optax
 from idejax import draws, sharding, tree
 
 PATIENCE = 10  # skipped steps in a row after which a run is lost
+_MEAN = 50  # steps over which the loss is averaged before it is asked whether it falls
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -29,13 +30,15 @@ class State(NamedTuple):
   opt: Any
   skipped: jax.Array  # int32 [2]: skipped in all, skipped in a row until now
   ema: Any = None  # average of params, or None
+  trend: Any = None  # float32 [4]: running mean of the loss, its least, steps since then, steps taken; or None
 
 
-def init(params, tx: optax.GradientTransformation, *, ema: bool = False) -> State:
+def init(params, tx: optax.GradientTransformation, *, ema: bool = False, trend: bool = False) -> State:
   """The state before the first step. `params` is used, not copied."""
   # Distinct buffers: a donated state must not hold one array twice.
   average = jax.tree.map(lambda x: jnp.array(x, copy=True), params) if ema else None
-  return State(jnp.zeros((), jnp.int32), params, tx.init(params), jnp.zeros(2, jnp.int32), average)
+  flat = jnp.array([0.0, jnp.inf, 0.0, 0.0]) if trend else None
+  return State(jnp.zeros((), jnp.int32), params, tx.init(params), jnp.zeros(2, jnp.int32), average, flat)
 
 
 def by_path(*rules: tuple[str, optax.GradientTransformation]) -> optax.GradientTransformation:
@@ -50,7 +53,7 @@ def by_path(*rules: tuple[str, optax.GradientTransformation]) -> optax.GradientT
 
 def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1,
               clip: float | None = None, ema: float | None = None, dtype: Any = None,
-              axis: str | None = None) -> Step:  # fmt: skip
+              axis: str | None = None, plateau: int = 0) -> Step:  # fmt: skip
   """The step for one loss.
 
   Args:
@@ -61,6 +64,8 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
     ema: decay of the average of the parameters, reached by a warm-up; None keeps no average.
     dtype: in which parameters and frozen parameters enter the loss; the masters stay float32.
     axis: name of a `pmap` axis over which gradients and metrics are averaged.
+    plateau: steps without a lower running mean of the loss after which nothing changes any more (metric
+      "stopped"): of a crowd each stops by themselves. 0: never. Needs a state with `trend`.
 
   A loss or gradient that is not finite changes nothing but the counters and the step. After
   PATIENCE such steps in a row nothing changes any more: the state is the last good one and the
@@ -74,7 +79,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
       return value.astype(jnp.float32), metrics
 
     (value, metrics), grads = jax.value_and_grad(cast_loss, has_aux=True)(params)
-    if extra := {"loss", "grad_norm", "skipped", "in_a_row"} & set(metrics):
+    if extra := {"loss", "grad_norm", "skipped", "in_a_row", "stopped"} & set(metrics):
       raise ValueError(f"metrics {sorted(extra)} are the step's own")
     return grads, {"loss": value} | metrics
 
@@ -94,6 +99,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
     if axis is not None: grads, metrics = jax.lax.pmean((grads, metrics), axis)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (state.skipped[1] < PATIENCE)
+    stopped = state.trend[2] >= plateau if plateau else jnp.array(False)
     if clip is not None:
       factor = jnp.minimum(1.0, clip / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
       grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
@@ -103,15 +109,27 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
     if ema is not None:
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.ema, params)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    bad = jnp.where(good, 0, 1)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good & ~stopped, n, o), new, old)
+    bad = jnp.where(good | stopped, 0, 1)
     skipped = jnp.stack([state.skipped[0] + bad, (state.skipped[1] + bad) * bad])
     metrics |= {"grad_norm": norm, "skipped": skipped[0], "in_a_row": skipped[1]}
+    trend = state.trend
+    if plateau:
+      metrics |= {"stopped": jnp.where(stopped, 1.0, 0.0)}
+      trend = keep(_follow(trend, metrics["loss"]), trend)
     new = State(state.step + 1, keep(params, state.params), keep(opt, state.opt), skipped,
-                keep(average, state.ema))  # fmt: skip
+                keep(average, state.ema), trend)  # fmt: skip
     return new, metrics
 
   return step
+
+
+def _follow(trend: jax.Array, loss: jax.Array) -> jax.Array:
+  """`State.trend` after one more loss."""
+  mean, least, since, taken = trend
+  mean += (loss - mean) / jnp.minimum(taken + 1, _MEAN)
+  lower = (mean < least) | (taken < _MEAN)  # of a few losses the mean falls and rises by chance
+  return jnp.stack([mean, jnp.where(lower, mean, least), jnp.where(lower, 0.0, since + 1), taken + 1])
 
 
 def on_mesh(step: Step, mesh: jax.sharding.Mesh, state: State, frozen,

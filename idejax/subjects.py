@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import augment, backbone
+from idejax import augment, backbone, face_vit
 from idejax.augment import Augment, Variants
 from idejax.backbone import Backbone
 from idejax.faces.identity import Identity
@@ -19,13 +19,13 @@ CHUNK = 8  # pictures per call of the VAE
 
 
 def build(b: Backbone, photos: Sequence[Identity], pack: Pack, how: Augment, seed: int,
-          prior: tuple[np.ndarray, np.ndarray] | None = None) -> Subject:  # fmt: skip
+          prior: tuple[np.ndarray, np.ndarray] | None = None, vit: face_vit.Embed | None = None) -> Subject:  # fmt: skip
   """The subject of one person from one or more photos; numpy, deterministic in (seed, photos).
 
   Raises UserError from the pack if a crop cannot be read.
   """
   side = b.nets.unet.sample_size * b.nets.factor
-  made, faces = [], []
+  made, faces, features = [], [], []
   for photo in photos:
     top, left, size = augment.square(photo.photo, photo.box)
     cut = lambda x, t=top, l=left, s=size: x[t : t + s, l : l + s]
@@ -33,13 +33,17 @@ def build(b: Backbone, photos: Sequence[Identity], pack: Pack, how: Augment, see
     v = augment.make(cut(photo.photo), cut(photo.face), cut(photo.hair), side, how, rng)
     made.append(v)
     faces.append(_embed(pack, photo, v))
+    if vit:  # of the variants it sees no change but the mirror
+      plain = vit([photo.portrait, photo.portrait[:, ::-1]])
+      features.append(plain[v.flipped.astype(int)])
   joined = Variants(*(np.concatenate(x) for x in zip(*made)))
   mean, logvar = encode(b, joined.images)
   face = np.mean([p.embedding for p in photos], axis=0)
   small = functools.partial(_shrink, side=mean.shape[1])
   prior_mean, prior_logvar = prior or (None, None)
   return Subject(mean, logvar, (face / np.linalg.norm(face)).astype(np.float32), np.concatenate(faces),
-                 small(joined.face), small(joined.hair), None, prior_mean, prior_logvar)  # fmt: skip
+                 small(joined.face), small(joined.hair), np.concatenate(features) if vit else None,
+                 prior_mean, prior_logvar)  # fmt: skip
 
 
 def encode(b: Backbone, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from idejax import bench, config
+from idejax import bench, bench_input, config
 from idejax.errors import UserError
 
 
@@ -33,3 +33,15 @@ def test_what_cannot_be_measured():
     bench.main(config.Bench(small=True, size=30))
   with pytest.raises(UserError, match="start at 1"):
     bench.main(config.Bench(batch=0))
+
+
+@pytest.mark.slow
+def test_input_is_measured_alone_and_in_front_of_a_training(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(bench_input, "_PEOPLE", 8)
+  monkeypatch.setattr(bench_input.os, "cpu_count", lambda: 1)
+  out = tmp_path / "bench.json"
+  bench.main(config.Bench(what=("input",), small=True, size=96, repeats=1, steps=2, out=out))
+  figures = json.loads(out.read_text())["figures"]["input"]
+  assert {"workers_0", "workers_1", "training"} == set(figures)
+  assert figures["workers_0"]["pictures_per_second"] > 0 and 0 <= figures["training"]["waits"] < 1
+  assert "in wait for input" in capsys.readouterr().out

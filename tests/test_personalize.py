@@ -86,6 +86,30 @@ def test_a_finished_run_trains_no_more(anna, root, capfd):
   assert "2/2" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_person_whose_loss_stops_falling_ends_the_run_early(root, capfd):
+  args = dict(name="<anna>", steps=1000, plateau=1, lr=1e-9)
+  out = personalise(root, root / "runs" / "plateau", **args)
+  said, report = capfd.readouterr().err, json.loads((out / "report.json").read_text())
+  assert "no loss fell any more" in said and 51 <= report["steps"]["anna"] < 200
+  first = (out / "identity.safetensors").read_bytes()
+  personalise(root, out, **args)  # ends again where it ended
+  assert (out / "identity.safetensors").read_bytes() == first
+  assert json.loads((out / "report.json").read_text())["steps"] == report["steps"]
+
+
+def test_stable_identity_reads_faces_with_a_vision_transformer(root, tmp_path):
+  from transformers import ViTConfig, ViTModel
+
+  ViTModel(ViTConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3, image_size=24,
+                     patch_size=8)).save_pretrained(tmp_path / "vit")  # fmt: skip
+  (tmp_path / "names.txt").write_text("a b\nc d\ne f\n")  # two tokens each
+  args = dict(method="stable-identity", preset="paper", source="vit", names=tmp_path / "names.txt")
+  out = personalise(root, tmp_path / "run", vit=tmp_path / "vit", **args)
+  assert learned.load(out).identity["rows"][0].shape == (1, 1, 2, 32)
+  with pytest.raises(UserError, match="--vit FOLDER"): personalise(root, tmp_path / "other", **args)
+
+
 def test_other_settings_in_the_same_folder_are_refused(anna, root):
   with pytest.raises(UserError, match="lr was"): personalise(root, anna, name="<anna>", lr=0.5)
 

@@ -223,3 +223,34 @@ def test_the_state_is_donated(world):
   compiled, state, frozen = st.on_mesh(st.make_step(loss, tx), sharding.make_mesh(), st.init(params, tx), frozen)
   compiled(state, frozen, batch_of(0), jax.random.key(0))
   assert state.params["a"]["kernel"].is_deleted()
+
+
+def test_a_person_whose_loss_falls_no_more_stops_alone_and_in_a_crowd():
+  """The loss of the second has no slope: the least mean is that after the first 50 steps."""
+  tx, frozen, plateau = optax.sgd(1e-3), {"target": jnp.array([5.0, 0.0])}, 20
+
+  def loss(params, frozen, batch, keys):
+    return jnp.square(params["x"] - frozen["target"]).mean() + 1e-6 * jnp.square(params["x"]).mean() + 1.0, {}
+
+  step = st.make_step(loss, tx, plateau=plateau)
+  batch, key = {"index": np.arange(2, dtype=np.int32)}, jax.random.key(0)
+  begin = lambda x: st.init({"x": jnp.float32(x)}, tx, trend=True)
+
+  def go(run, state, frozen, steps=100):
+    stops = []
+    for _ in range(steps):
+      state, metrics = run(state, frozen, batch, key)
+      stops.append(np.asarray(metrics["stopped"]))
+    return jax.device_get(state), np.stack(stops)
+
+  moving, never = go(jax.jit(step), begin(1.0), {"target": jnp.float32(5.0)})
+  still, stops = go(jax.jit(step), begin(0.0), {"target": jnp.float32(0.0)})
+  assert never.sum() == 0 and moving.trend[3] == 100
+  taken = int(still.trend[3])
+  assert 50 + plateau <= taken < 80 and stops.sum() == 100 - taken and still.step == 100 and still.skipped[0] == 0
+
+  crowd = jax.tree.map(lambda *xs: jnp.stack(xs), begin(1.0), begin(0.0))
+  both, told = go(jax.jit(jax.vmap(step, in_axes=(0, 0, None, None))), crowd, frozen)
+  for i, one in enumerate((moving, still)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[i], rtol=1e-5), one, both)  # noqa: B023
+  np.testing.assert_array_equal(told[:, 1], stops)

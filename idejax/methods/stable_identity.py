@@ -82,7 +82,7 @@ def features(s: Subject, cfg: Config) -> tuple[jax.Array, jax.Array]:
   """The MLP's input for the photo [F] and for each variant [V, F]. UserError without a face ViT's."""
   if cfg.source == "vit":
     if s.features is None:
-      raise UserError("source vit: these photos were read without a face ViT; give one, or choose source recogniser")
+      raise UserError("source vit: these photos were read without a face ViT; give one with --vit FOLDER, or choose --source recogniser")
     photo, variants = s.features[0], s.features
   else:
     # A unit vector, made as large as a ViT's normalised output: else the first LayerNorm sees its eps.
