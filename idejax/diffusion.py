@@ -286,18 +286,5 @@ def mse(out: jax.Array, wanted: jax.Array, mask: jax.Array | None = None) -> jax
   return jnp.square(error).mean(tuple(range(1, error.ndim)))
 
 
-def min_snr_weight(abar_t, prediction: str = "epsilon", gamma: float = 5.0) -> jax.Array:
-  """min(SNR, gamma) over SNR (epsilon), SNR + 1 (v) or 1 (sample): [B] -> [B]; Hang et al. 2023.
-
-  SNR = abar / (1 - abar), written so that abar = 0 and abar = 1 give the limits.
-  """
-  abar = jnp.asarray(abar_t, jnp.float32)
-  tiny = jnp.finfo(jnp.float32).tiny
-  if prediction == "epsilon": return jnp.minimum(1.0, gamma * (1 - abar) / jnp.maximum(abar, tiny))
-  if prediction == "sample": return jnp.minimum(abar / jnp.maximum(1 - abar, tiny), gamma)
-  _require(prediction)
-  return jnp.minimum(abar, gamma * (1 - abar))
-
-
 def _require(prediction: str):
   if prediction != "v_prediction": _checked("prediction_type", prediction)

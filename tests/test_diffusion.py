@@ -275,17 +275,6 @@ def test_mse_and_mask():
   assert not grad[:, 0].any() and grad[:, 1].any()
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_min_snr_weight(prediction):
-  abar = jnp.array([1e-3, 0.2, 0.5, 0.9, 0.999])
-  snr = np.asarray(abar, np.float64) / (1 - np.asarray(abar, np.float64))
-  divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[prediction]
-  got = diffusion.min_snr_weight(abar, prediction, gamma=5.0)
-  np.testing.assert_allclose(got, np.minimum(snr, 5) / divisor, rtol=1e-4)
-  ends = diffusion.min_snr_weight(jnp.array([0.0, 1.0]), prediction)
-  assert ends.tolist() == {"epsilon": [1, 0], "v_prediction": [0, 0], "sample": [0, 5]}[prediction]
-
-
 def test_unknown_prediction():
   z0, eps = triple()
   for function in (diffusion.target, diffusion.x0_from, diffusion.eps_from, diffusion.v_from):
