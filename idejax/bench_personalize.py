@@ -58,8 +58,7 @@ def main(c: config.Bench) -> dict[str, Any]:
 def settings(c: config.Bench, method: str | None = None) -> Settings:
   method = method or c.method
   if method not in METHODS: raise UserError(f"--method is {method!r}; it must be one of {', '.join(METHODS)}")
-  built_in = c.model == "miniature"
-  cfg = method_options.preset(method, c.preset if method == c.method else None, "miniature" if built_in else "")
+  cfg = method_options.preset(method, c.preset if method == c.method else None, c.model)
   if c.train_batch: cfg = dataclasses.replace(cfg, batch=c.train_batch)
   return Settings(config.Personalize(method=method, model=c.model, dtype=c.dtype), cfg)  # type: ignore[arg-type]
 

@@ -333,7 +333,7 @@ class Plan:
   people: int = 0
   """How many train at once on each device; 0: one person, whose batch all devices divide."""
   fsdp: int = 1
-  """Devices among which large arrays are divided."""
+  """Devices among which large arrays are divided. 1: as idejax personalize divides them."""
   dtype: str | None = None
   """float32 or bfloat16, of frozen weights and computation. Default: bfloat16, on cpu float32."""
   blocks: bool = False

@@ -15,9 +15,6 @@ from idejax.nets import vit
 
 Embed = Callable[[Sequence[np.ndarray]], np.ndarray]  # portraits uint8 [512, 512, 3] -> float32 [N, D]
 
-# The face in an FFHQ-aligned portrait of 512 pixels, as StableIdentity cuts it: rows, then columns.
-_ROWS, _COLUMNS = slice(70, 446), slice(64, 440)
-
 
 def load(folder: Path) -> Embed:
   """The class token of the last layer, after the final norm, of each portrait. UserError if it is no ViT."""
@@ -33,7 +30,9 @@ def load(folder: Path) -> Embed:
   params = jax.tree.map(jnp.asarray, params)
 
   def embed(portraits: Sequence[np.ndarray]) -> np.ndarray:
-    crops = [resize(np.ascontiguousarray(p[_ROWS, _COLUMNS]), cfg.image_size) for p in portraits]
-    return np.asarray(run(params, np.stack(crops).astype(np.float32) / 127.5 - 1), np.float32)
+    # The face in an FFHQ-aligned portrait, as StableIdentity cuts it.
+    crops = [resize(np.ascontiguousarray(p[70:446, 64:440]), cfg.image_size) for p in portraits]
+    pixels = np.stack(crops).astype(np.float32) / 127.5 - 1
+    return np.asarray(run(params, pixels), np.float32)
 
   return embed

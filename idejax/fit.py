@@ -91,8 +91,12 @@ def crowd(module: Any, cfg: Any, backbone: Backbone, constants: Any, captions: P
   frozen = sharding.put(frozen, places)
   vmapped = functools.partial(jax.vmap, spmd_axis_name=sharding.AXES)
   state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(sharding.put(key, each), frozen)
-  run = jax.jit(vmapped(step, in_axes=(0, axes, None, 0)), in_shardings=(each, places, whole, each),
-                out_shardings=(each, each), donate_argnums=0)  # fmt: skip
+  # Each device runs its people as if it were alone. Divided by XLA, a kernel's own division of rows
+  # (`nets.attention`) would meet that of the people: jax refuses it.
+  specs = jax.tree.map(lambda place: place.spec, (each, places, whole, each))
+  here = jax.shard_map(jax.vmap(step, in_axes=(0, axes, None, 0)), mesh=mesh, in_specs=specs,
+                       out_specs=(each.spec, each.spec), check_vma=False)  # fmt: skip
+  run = jax.jit(here, in_shardings=(each, places, whole, each), out_shardings=(each, each), donate_argnums=0)
   return Meshed(run, mesh, whole, each), state, frozen
 
 

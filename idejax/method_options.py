@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from idejax import config, config_file, options
+from idejax import config, config_file, hub, options
 from idejax.errors import UserError
 from idejax.methods import METHODS
 
@@ -39,7 +39,7 @@ def parse(args: list[str], prog: str) -> Settings | None:
 def preset(method: str, name: str | None, model: str) -> Any:
   """A preset's Config; by default the one for the model. UserError if there is none of that name."""
   presets = METHODS[method].PRESETS
-  name = name or ("miniature" if model == "miniature" else "paper")
+  name = name or ("miniature" if model in hub.BUILT_IN else "paper")
   if name not in presets:
     raise UserError(f"{method} has no preset {name!r}{options.nearest(name, presets)}; it has {', '.join(presets)}")
   return presets[name]

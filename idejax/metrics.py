@@ -62,7 +62,7 @@ class Judges:
 
 def judges_for(model: str) -> tuple[Judges | None, str]:
   """The judges that can read a model's pictures, or None and why."""
-  if model != "miniature": return None, "the judges in the package read the drawn world only"
+  if model not in hub.BUILT_IN: return None, "the judges in the package read the drawn world only"
   return Judges(), ""
 
 

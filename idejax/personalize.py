@@ -222,7 +222,7 @@ def celebrity_names(c) -> list[str]:
       raise UserError(f"--names {c.names} cannot be read: {e}") from e
     if not any(names): raise UserError(f"--names {c.names} has no names")
     return [n for n in names if n]
-  if c.model == "miniature":
+  if c.model in hub.BUILT_IN:
     from idejax.miniature import people
 
     return list(people.celebrity_names())

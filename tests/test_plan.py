@@ -14,7 +14,7 @@ import tiny_pipelines
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from idejax import config, flops, plan, sharding
+from idejax import config, families, flops, plan, sharding
 from idejax.errors import UserError
 from idejax.methods import METHODS
 from idejax.nets import unet
@@ -242,6 +242,18 @@ def test_large_states_are_divided_as_the_run_divides_them(one):
   whole, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, None))
   assert (whole.fsdp, parts.fsdp, one[1][0]["fsdp"]) == (1, 8, 1)
   assert whole.state_bytes > 10e9 and parts.state_bytes < whole.state_bytes / 4
+
+
+def test_a_crowds_step_lowers_for_tpus_with_their_kernels(tmp_path):
+  """Rows that the devices divide: the attention kernel would divide them, and so are the people divided."""
+  configs = tiny_pipelines.configs("sd21-base")
+  configs["unet"] = configs["unet"] | {"sample_size": 64}  # long enough for the kernel
+  families.write_random(tmp_path, "sd21-base", configs=configs)
+  s = plan.settings(config.Plan(model=str(tmp_path), method="textual-inversion", batch=8))
+  w = work.build(s, topology.read("v5e-8"), jax.devices(), 1)
+  with jax.set_mesh(w.step.mesh):
+    text = w.step.run.trace(*w.args).lower(lowering_platforms=("tpu",)).as_text()
+  assert "tpu_custom_call" in text
 
 
 # Topologies.

@@ -160,17 +160,18 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
 
 def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | None, cfg: Config):
   """(loss, metrics) of examples of the person and of its class, in one call of the UNet."""
-  b, n = frozen.backbone, own.t.shape[0]
+  b = frozen.backbone
   changes = params["unet"] if "unet" in params else merge(_attention(b), [params["lora"]], [1.0], cfg)
-  both = own if of_class is None else jax.tree.map(lambda *x: jnp.concatenate(x), own, of_class)
+  # In turn, person and class: joined end to end, rows would move between the devices that hold the batch.
+  in_turn = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])
+  both = own if of_class is None else jax.tree.map(in_turn, own, of_class)
   text = frozen.constants["text"]
   row = lambda x: None if x is None else x[both.caption]
   cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
   error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
-  metrics = {"diffusion": error[:n].mean()}
-  if of_class is None: return metrics["diffusion"], metrics
-  metrics["class"] = error[n:].mean()
-  return metrics["diffusion"] + cfg.prior * metrics["class"], metrics
+  if of_class is None: return error.mean(), {"diffusion": error.mean()}
+  person, others = error.reshape(-1, 2).mean(0)
+  return person + cfg.prior * others, {"diffusion": person, "class": others}
 
 
 def rates(cfg: Config):

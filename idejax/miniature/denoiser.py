@@ -1,7 +1,7 @@
 """Training the miniature's UNet: initial weights, loss, validation.
 
-The text encoder (`words`) stays as it is, as Stable Diffusion's did. Trained along at a tenth of the
-rate it lost the words that the UNet did not yet use: half of what told names apart in 2,000 steps.
+The text encoder (`words`) stays as it is, as Stable Diffusion's did: trained along, even at a tenth
+of the rate, it loses the words that the UNet does not use yet.
 """
 
 import re
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax import diffusion, draws, tree
-from idejax.backbone import Nets
+from idejax import backbone, conditioning, diffusion, draws, tree
+from idejax.backbone import Backbone, Conditioning, Nets
 from idejax.families import random_params
 from idejax.miniature.recipe import Recipe
-from idejax.nets import clip, unet
+from idejax.nets import unet
 from idejax.step import Loss
 
 # The last layer of every residual branch starts small and the output at zero: the first steps
@@ -40,8 +40,9 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe) -> Loss:
   Not weighted: where noise is strongest a picture's hair or glasses are decided by the words alone,
   and min-SNR weighting all but switches those timesteps off.
 
-  params: {"unet"}; frozen: {"text_encoder"}. batch: moments [B, h, w, C], ids int32 [B, L], index [B]. A share of the rows gets the empty
-  prompt's ids [L], so that the UNet learns the unconditional score for guidance.
+  params: {"unet"}; frozen: {"text_encoder"[, "text_encoder_2"]}. batch: moments [B, h, w, C], ids
+  int32 [B, L], index [B]. A share of the rows has no prompt, so that the UNet learns the unconditional
+  score for guidance: the empty one's ids [L], or, as SDXL is called, zeros in place of its encodings.
   """
   schedule = nets.schedule
   kind, train_steps = schedule.prediction_type, schedule.num_train_timesteps
@@ -55,14 +56,26 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe) -> Loss:
     noise = draws.normal(k_noise, z.shape[1:])
     abar = diffusion.gather(schedule.alphas_cumprod, t)
     empty = draws.uniform(k_empty) < r.empty
-    ids = jnp.where(empty[:, None], jnp.asarray(empty_ids)[None], batch["ids"])
-    context = clip.TextEncoder(nets.text[0]).apply({"params": frozen["text_encoder"]}, ids).last
-    zt = diffusion.add_noise(z, noise, abar)
-    out = unet.UNet(nets.unet).apply({"params": params["unet"]}, zt, t, context)
+    b = Backbone(nets, dict(frozen) | dict(params))
+    cond = _condition(b, batch["ids"], empty, jnp.asarray(empty_ids))
+    out = backbone.predict(b, diffusion.add_noise(z, noise, abar), t, cond)
     error = diffusion.mse(out, diffusion.target(z, noise, abar, kind))
     return error.mean(), {}
 
   return loss
+
+
+def _condition(b: Backbone, ids: jax.Array, empty: jax.Array, empty_ids: jax.Array) -> Conditioning:
+  """The contexts of prompts [B, L], without a prompt in the rows where empty [B]."""
+  zeros = b.nets.zero_empty_negative
+  if not zeros: ids = jnp.where(empty[:, None], empty_ids[None], ids)
+  texts = b.nets.text
+  eos = tuple((ids == cfg.eos_token_id).argmax(-1) for cfg in texts)
+  cond = conditioning.contexts(b, conditioning.Prompts((ids,) * len(texts), eos, ()), None)
+  if not zeros or cond.pooled is None: return cond
+  said = 1.0 - empty
+  k, v = (x * said[None, :, None, None] for x in (cond.k, cond.v))
+  return Conditioning(k, v, cond.pooled * said[:, None], cond.time_ids)
 
 
 def make_validate(loss: Loss, batch: int):

@@ -1,4 +1,4 @@
-"""The pipeline folder: Stable Diffusion 2.1's layout on disk, float16, written without PyTorch."""
+"""The pipeline folder: Stable Diffusion 2.1's or SDXL's layout on disk, float16, written without PyTorch."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ NETS: dict[str, tuple[Any, Any, str, str]] = {  # config class, shapes, file, li
   "vae": (vae.VAEConfig, vae.shapes, "diffusion_pytorch_model", "diffusers"),
   "unet": (unet.UNetConfig, unet.shapes, "diffusion_pytorch_model", "diffusers"),
   "text_encoder": (clip.TextConfig, clip.shapes, "model", "transformers"),
+  "text_encoder_2": (clip.TextConfig, clip.shapes, "model", "transformers"),
 }
 
 
@@ -36,15 +37,19 @@ def read_net(folder: Path, name: str) -> tuple[Any, Any]:
   return cfg, jax.tree.map(jnp.asarray, params)
 
 
-def write_index(folder: Path, scheduler: dict[str, Any]):
+def write_index(folder: Path, scheduler: dict[str, Any], xl: bool = False):
   """scheduler/ and model_index.json, which name the classes that stock diffusers builds."""
   classes = dict(vae="AutoencoderKL", unet="UNet2DConditionModel", text_encoder="CLIPTextModel")
-  index: dict[str, Any] = dict(_class_name="StableDiffusionPipeline", _diffusers_version="0.30.0")
-  index |= {name: [NETS[name][3], kind] for name, kind in classes.items()}
-  index |= dict(tokenizer=["transformers", "CLIPTokenizer"],
-                scheduler=["diffusers", scheduler["_class_name"]], safety_checker=[None, None],
-                feature_extractor=[None, None], requires_safety_checker=False,
-                _idejax_guidance=3.0)  # fmt: skip
+  absent: dict[str, Any] = dict(safety_checker=[None, None], requires_safety_checker=False)
+  name = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+  if xl:
+    classes |= dict(text_encoder_2="CLIPTextModelWithProjection")
+    absent = dict(image_encoder=[None, None], force_zeros_for_empty_prompt=True)
+  index: dict[str, Any] = dict(_class_name=name, _diffusers_version="0.30.0")
+  index |= {part: [NETS[part][3], kind] for part, kind in classes.items()}
+  index |= {t: ["transformers", "CLIPTokenizer"] for t in ("tokenizer", "tokenizer_2")[: 1 + xl]}
+  index |= dict(scheduler=["diffusers", scheduler["_class_name"]], feature_extractor=[None, None],
+                _idejax_guidance=3.0) | absent  # fmt: skip
   write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   write_json(folder / "model_index.json", index)
 

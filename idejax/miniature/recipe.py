@@ -1,6 +1,7 @@
 """Sizes and settings of the miniature: the config.json of every component, and how it is trained.
 
-The layout is Stable Diffusion 2.1's, v-prediction; only sizes differ (64 px, f = 4, 40 tokens).
+The layout is Stable Diffusion 2.1's or SDXL's, v-prediction; only sizes differ (64 px, f = 4, 40
+tokens). Both families have one tokenizer and one VAE.
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ from typing import Any
 
 Config = dict[str, Any]
 LENGTH = 40  # tokens of a prompt; captions have at most 37
+TEXTS = ("text_encoder", "text_encoder_2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +24,20 @@ class Recipe:
   widths: tuple[int, ...] = (48, 96, 160)
   heads: tuple[int, ...] = (2, 3, 5)
   groups: int = 16
+  depths: tuple[int, ...] = (1, 1, 1)  # transformer blocks per level
   text_width: int = 128
   text_layers: int = 3
+  text2_width: int = 0  # 0: there is no second text encoder, as before SDXL
+  text2_layers: int = 3
+  projection: int = 0  # width of the second encoder's pooled vector
+  time_width: int = 0  # of the embedding of each of SDXL's six sizes
   vae_steps: int = 3000
   vae_batch: int = 16
   vae_lr: float = 2.5e-3
   kl: float = 1e-3
   words_steps: int = 2000
   words_batch: int = 64
+  words2_steps: int = 2000  # of the second encoder
   words_lr: float = 2e-3
   steps: int = 6000
   batch: int = 32  # 13 % more pictures a second than 64 on a CPU core: activations fit its cache
@@ -40,12 +48,22 @@ class Recipe:
   clip: float = 1.0
   look: int = 500  # steps between validations
 
+  @property
+  def xl(self) -> bool:
+    return self.text2_width > 0
+
 
 FULL = Recipe()
+FULL_SDXL = dataclasses.replace(
+  FULL, widths=(32, 64, 80), heads=(1, 2, 2), depths=(1, 1, 2), text2_width=64, projection=64,
+  time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, look=1000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
-  widths=(16, 32), heads=(1, 2), groups=8, text_width=32, text_layers=1,
-  vae_steps=100, vae_batch=8, words_steps=200, words_batch=16, steps=100, batch=16, look=100, ema=0.95)  # fmt: skip
+  widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), text_width=32, text_layers=1,
+  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, ema=0.95)  # fmt: skip
+TINY_SDXL = dataclasses.replace(
+  TINY, depths=(1, 2), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4)  # fmt: skip
+RECIPES = {("sd", False): FULL, ("sd", True): TINY, ("sdxl", False): FULL_SDXL, ("sdxl", True): TINY_SDXL}
 
 
 def vae(r: Recipe, size: int = 64) -> Config:
@@ -59,15 +77,19 @@ def vae(r: Recipe, size: int = 64) -> Config:
 
 def unet(r: Recipe, size: int = 64) -> Config:
   attends = len(r.widths) - 1  # no attention at the finest level: slow, and little gained
+  sdxl: Config = dict(
+    transformer_layers_per_block=list(r.depths), addition_embed_type="text_time",
+    addition_time_embed_dim=r.time_width,
+    projection_class_embeddings_input_dim=r.projection + 6 * r.time_width)  # fmt: skip
   return dict(
     _class_name="UNet2DConditionModel", act_fn="silu", block_out_channels=list(r.widths),
-    attention_head_dim=list(r.heads), center_input_sample=False, cross_attention_dim=r.text_width,
+    attention_head_dim=list(r.heads), center_input_sample=False, cross_attention_dim=r.text_width + r.text2_width,
     down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * attends,
     up_block_types=["CrossAttnUpBlock2D"] * attends + ["UpBlock2D"],
     downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, in_channels=r.latent_channels,
     out_channels=r.latent_channels, layers_per_block=1, mid_block_scale_factor=1, norm_eps=1e-5,
     norm_num_groups=r.groups, sample_size=size // 2 ** (len(r.vae_widths) - 1),
-    use_linear_projection=True)  # fmt: skip
+    use_linear_projection=True, **(sdxl if r.xl else {}))  # fmt: skip
 
 
 def text(r: Recipe, vocabulary: int) -> Config:
@@ -87,7 +109,28 @@ def text(r: Recipe, vocabulary: int) -> Config:
     torch_dtype="float32")  # fmt: skip
 
 
+def texts(r: Recipe, vocabulary: int) -> dict[str, Config]:
+  """By component: the text encoder, or SDXL's two, of which the second projects its pooled row."""
+  first, second = TEXTS
+  configs = {first: text(r, vocabulary)}
+  if r.xl:
+    configs[second] = text(r, vocabulary) | dict(
+      architectures=["CLIPTextModelWithProjection"], hidden_size=r.text2_width,
+      intermediate_size=4 * r.text2_width, num_attention_heads=max(1, r.text2_width // 32),
+      num_hidden_layers=r.text2_layers, projection_dim=r.projection)  # fmt: skip
+  return configs
+
+
 SCHEDULER = dict(
   _class_name="DDIMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
   num_train_timesteps=1000, trained_betas=None, steps_offset=1, clip_sample=False,
   set_alpha_to_one=False, prediction_type="v_prediction")  # fmt: skip
+
+_EULER = SCHEDULER | dict(
+  _class_name="EulerDiscreteScheduler", timestep_spacing="leading", interpolation_type="linear",
+  use_karras_sigmas=False)  # fmt: skip
+
+
+def scheduler(r: Recipe) -> Config:
+  """What samples by default: DDIM, or Euler as in SDXL."""
+  return _EULER if r.xl else SCHEDULER

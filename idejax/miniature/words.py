@@ -1,10 +1,11 @@
-"""The miniature's text encoder before it meets a picture: every position learns what was said so far.
+"""The miniature's text encoders before they meet a picture: every position learns what was said so far.
 
 Stable Diffusion's was trained by CLIP beforehand. Trained with the UNet from random weights, a word
 about a person stands in one position of forty, the UNet's attention is nearly even over all of them,
-and neither learns: after 160,000 pictures "man" and "woman" still drew the same.
+and neither learns.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from idejax import tree
 from idejax.families import random_params
 from idejax.nets import clip
 from idejax.step import Loss
@@ -20,33 +22,63 @@ from idejax.step import Loss
 WORDS_SCALE = 25.0
 
 
-def init(cfg: clip.TextConfig, seed: int) -> Any:
-  """float32 {"text", "said", "before"}; the two heads are thrown away after training."""
+def init(cfg: clip.TextConfig, seed: int, whole: bool = False) -> Any:
+  """float32 {"text", "said", "before"[, "whole"]}; the heads are thrown away after training."""
   params: Any = random_params({"text": clip.shapes(cfg)}, seed)
   params["text"]["text_model.embeddings.token_embedding"]["embedding"] *= WORDS_SCALE
-  head = lambda bias: {"kernel": np.zeros((cfg.hidden_size, cfg.vocab_size), np.float32),
-                       "bias": np.full(cfg.vocab_size, bias, np.float32)}  # fmt: skip
-  return jax.tree.map(jnp.asarray, params | {"said": head(-5.0), "before": head(0.0)})
+  head = lambda bias, width=cfg.hidden_size: {
+    "kernel": np.zeros((width, cfg.vocab_size), np.float32), "bias": np.full(cfg.vocab_size, bias, np.float32)}  # fmt: skip
+  heads = {"said": head(-5.0), "before": head(0.0)}
+  if whole: heads["whole"] = head(-5.0, cfg.projection_dim or cfg.hidden_size)
+  return jax.tree.map(jnp.asarray, params | heads)
 
 
-def make_loss(cfg: clip.TextConfig, special: tuple[int, ...]) -> Loss:
+# All that is added to what runs through the layers; each reads it through a norm of its own.
+_ADDED = re.compile(r"embeddings\.|self_attn\.out_proj\.|mlp\.fc2\.")
+
+
+def unit(cfg: clip.TextConfig, text: Any, ids: np.ndarray) -> Any:
+  """The same encoder with a penultimate layer of root mean square 1 over prompts [N, L].
+
+  SDXL's UNet reads that layer without a norm: at its natural size, 9, attention starts as a hard choice.
+  """
+
+  @jax.jit
+  def mean_square(params) -> jax.Array:
+    out: Any = clip.TextEncoder(cfg).apply({"params": params}, ids)
+    return jnp.square(out.penultimate).mean()
+
+  factor = 1 / np.sqrt(mean_square(text))
+  return tree.map_with_path(lambda path, x: x * factor if _ADDED.search(path) else x, text)
+
+
+def make_loss(cfg: clip.TextConfig, special: tuple[int, ...], whole: bool = False) -> Loss:
   """From the context of each position: which words have been said up to it, and which is the one before.
 
   batch: ids int32 [B, L]. `special` are the ids that are no words. Sum over the vocabulary of the
-  binary cross-entropies, plus a cross-entropy; the mean over positions.
+  binary cross-entropies, plus a cross-entropy; the mean over positions. With `whole` the context is
+  the penultimate layer's, which SDXL's UNet sees, and the pooled row, made by the last layer, learns
+  all words of the prompt.
   """
   word = np.ones((1, 1, cfg.vocab_size), np.float32)
   word[..., list(special)] = 0
 
   def loss(params, frozen, batch, keys):
     ids = batch["ids"]
-    context: Any = clip.TextEncoder(cfg).apply({"params": params["text"]}, ids).last
+    out: Any = clip.TextEncoder(cfg).apply({"params": params["text"]}, ids)
+    context = out.penultimate if whole else out.last
     logits = {n: context @ params[n]["kernel"] + params[n]["bias"][None, None] for n in ("said", "before")}
     here = jax.nn.one_hot(ids, cfg.vocab_size)
     said = jnp.minimum(jnp.cumsum(here, axis=1), 1.0)
     bag = (optax.sigmoid_binary_cross_entropy(logits["said"], said) * word).sum(-1)
     order = optax.softmax_cross_entropy_with_integer_labels(logits["before"][:, 1:], ids[:, :-1])
     known = ((logits["said"] > 0) * said * word).sum() / (said * word).sum()
-    return bag.mean() + order.mean(), {"bag": bag.mean(), "order": order.mean(), "known": known}
+    value, metrics = bag.mean() + order.mean(), {"bag": bag.mean(), "order": order.mean(), "known": known}
+    if not whole: return value, metrics
+    pooled = out.pooled @ params["whole"]["kernel"] + params["whole"]["bias"][None]
+    every = said[:, -1] * word[:, 0]
+    missed = (optax.sigmoid_binary_cross_entropy(pooled, every) * word[:, 0]).sum(-1).mean()
+    found = ((pooled > 0) * every).sum() / every.sum()
+    return value + missed, metrics | {"whole": missed, "known_whole": found}
 
   return loss

@@ -86,7 +86,7 @@ def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
 
 def names(model: str) -> list[str]:
   """The celebrities that anchor an identity."""
-  if model == "miniature":
+  if model in hub.BUILT_IN:
     from idejax.miniature import people
 
     return list(people.celebrity_names())
