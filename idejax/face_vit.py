@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ def load(folder: Path) -> Embed:
   bare = {k.removeprefix("vit."): k for k in tensors}  # a classifier holds the ViT under this name
   params = weights.from_torch(vit.shapes(cfg), {k: tensors[v] for k, v in bare.items()}, name=str(folder),
                               ignore=("^pooler", "^classifier"))  # fmt: skip
-  run = jax.jit(lambda params, x: vit.ViT(cfg).apply({"params": params}, x)[:, 0])
+  net: Any = vit.ViT(cfg)
+  run = jax.jit(lambda params, x: net.apply({"params": params}, x)[:, 0])
   params = jax.tree.map(jnp.asarray, params)
 
   def embed(portraits: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,9 +35,9 @@ def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.shardin
   A batch that the devices do not divide leaves some out; where they hold parts of the weights, or
   belong to other processes, they work on the same rows instead.
   """
-  step, tx = _step(module, cfg, dtype, plateau=plateau)
   mesh, rows = _split(mesh, cfg.batch)
   whole = sharding.replicated(mesh)
+  step, tx = _step(module, cfg, dtype, plateau=plateau, whole=whole if mesh.shape["fsdp"] > 1 else None)
   begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
   placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
   frozen = sharding.put(frozen, placed[1])
@@ -148,9 +148,9 @@ def pad(people: Sequence[Any], devices: int) -> list[Any]:
   return [*people, *[people[-1]] * (-len(people) % devices)]
 
 
-def _step(module: Any, cfg: Any, dtype: Any, axis: str | None = None, plateau: int = 0):
+def _step(module: Any, cfg: Any, dtype: Any, **how: Any):
   tx = st.by_path(*module.rates(cfg))
-  return st.make_step(functools.partial(module.loss, cfg=cfg), tx, dtype=dtype, axis=axis, plateau=plateau), tx
+  return st.make_step(functools.partial(module.loss, cfg=cfg), tx, dtype=dtype, **how), tx
 
 
 def _init_key(key: jax.Array) -> jax.Array:

@@ -53,7 +53,7 @@ def by_path(*rules: tuple[str, optax.GradientTransformation]) -> optax.GradientT
 
 def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1,
               clip: float | None = None, ema: float | None = None, dtype: Any = None,
-              axis: str | None = None, plateau: int = 0) -> Step:  # fmt: skip
+              axis: str | None = None, plateau: int = 0, whole: Any = None) -> Step:  # fmt: skip
   """The step for one loss.
 
   Args:
@@ -66,6 +66,8 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
     axis: name of a `pmap` axis over which gradients and metrics are averaged.
     plateau: steps without a lower running mean of the loss after which nothing changes any more (metric
       "stopped"): of a crowd each stops by themselves. 0: never. Needs a state with `trend`.
+    whole: the replicated sharding of a mesh that holds parameters in parts. They are then joined for the
+      loss; left to itself, XLA divides channels as the parameters are and joins activations instead.
 
   A loss or gradient that is not finite changes nothing but the counters and the step. After
   PATIENCE such steps in a row nothing changes any more: the state is the last good one and the
@@ -75,6 +77,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation, *, accumulate: int =
   def gradient(params, frozen, batch, keys):
     def cast_loss(params):
       low = (params, frozen) if dtype is None else tree.cast((params, frozen), dtype)
+      if whole is not None: low = jax.lax.with_sharding_constraint(low, whole)
       value, metrics = loss(*low, batch, keys)
       return value.astype(jnp.float32), metrics
 

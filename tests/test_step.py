@@ -1,5 +1,7 @@
 """idejax.step: groups, freezing, accumulation, masters, skipping, keys, and one step on any mesh."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +185,12 @@ def test_eight_devices_equal_one(fsdp):
   one, _ = run(jax.jit(step), st.init(params, tx, ema=True), frozen)
   mesh = sharding.make_mesh(fsdp=fsdp)
   params, frozen = make_world()
+  if fsdp > 1: step = st.make_step(loss, tx, clip=1.0, ema=0.9, whole=sharding.replicated(mesh))
   compiled, state, placed = st.on_mesh(step, mesh, st.init(params, tx, ema=True), frozen, threshold=256)
+  program = compiled.lower(state, placed, batch_of(0), jax.random.key(0)).compile().as_text()
+  joined = set(re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", program))
+  arrays = {",".join(map(str, x.shape)) for x in jax.tree.leaves((params, frozen)) if x.size >= 256}
+  assert joined == (arrays if fsdp > 1 else set()) and not re.search(r" (all-to-all|collective-permute)\(", program)
   many, history = run(compiled, state, placed)
   shards = {x.size // x.addressable_shards[0].data.size for x in
             (many.params["a"]["kernel"], many.opt[0].mu["a"]["kernel"], placed["kernel"])}  # fmt: skip
