@@ -4,7 +4,6 @@ The data set is the one that `idejax.face_folder` makes of a folder: JPEGs of --
 files. The training is the miniature's own from pixels, its VAE's, in the loop that every training uses.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import optax
 from PIL import Image
 
-from idejax import config, face_folder, loop, sharding
+from idejax import config, cores, face_folder, loop, sharding
 from idejax import step as st
 from idejax.checkpoint import Checkpoints
 from idejax.errors import tell
@@ -32,7 +31,7 @@ def main(c: config.Bench) -> dict[str, Any]:
   tell(f"{_PEOPLE} portraits of {side}x{side} pixels, JPEG, to {_SIDE}x{_SIDE}")
   with tempfile.TemporaryDirectory(prefix="idejax-") as folder:
     source = face_folder.source(prepare(Path(folder), side))
-    out: dict[str, Any] = {f"workers_{n}": rate(c, source, n) for n in sorted({0, os.cpu_count() or 1})}
+    out: dict[str, Any] = {f"workers_{n}": rate(c, source, n) for n in sorted({0, cores.cores()})}
     out["training"] = waits(c, source, Path(folder, "run"))
   return out
 
@@ -50,17 +49,17 @@ def rate(c: config.Bench, source: Any, workers: int) -> dict[str, float]:
   """Pictures a second through the stream; of this process's threads also per second of a core."""
   stream, batches = Stream(source, Picture(_SIDE), batch=32, seed=0, workers=workers), 8
   stream(0)  # workers begin, files are opened
-  found, cores = [], []
+  found, busy_rates = [], []
   for i in range(c.repeats):
     start, busy = time.perf_counter(), time.process_time()
     for j in range(batches): stream(1 + i * batches + j)
     found.append(32 * batches / (time.perf_counter() - start))
-    cores.append(32 * batches / max(time.process_time() - busy, 1e-9))
+    busy_rates.append(32 * batches / max(time.process_time() - busy, 1e-9))
   out = {"pictures_per_second": statistics.median(found)}
   how = f"{workers} processes" if workers else "threads"
   line = f"{'input':12} {out['pictures_per_second']:7.0f} pictures/s with {how}"
   if not workers:  # the time of other processes is not this one's
-    out["pictures_per_core_second"] = statistics.median(cores)
+    out["pictures_per_core_second"] = statistics.median(busy_rates)
     line += f", {out['pictures_per_core_second']:.0f} per second of a core"
   print(line, flush=True)
   return out

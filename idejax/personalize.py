@@ -109,16 +109,18 @@ class Shared(NamedTuple):
   constants: Any
   captions: Prompts
   prior: tuple[np.ndarray, np.ndarray] | None  # moments of class pictures
+  vit: face_vit.Embed | None
 
 
 def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
   cfg, module, b = s.cfg, METHODS[s.run.method], pipe.backbone
   constants = module.constants(b, pipe.tokenizers, names, cfg)
   captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, s.run.name), {s.run.name: cfg.vectors})
-  if not (prior := module.prior(cfg)): return Shared(constants, captions, None)
+  vit = face_vit.load(s.run.vit) if s.run.vit else None
+  if not (prior := module.prior(cfg)): return Shared(constants, captions, None, vit)
   alone = dataclasses.replace(pipe, shares=False)  # processes need not agree on what is in their caches
   images = class_pictures.make(alone, *prior)
-  return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1))
+  return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1), vit)
 
 
 def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, people: list[Person],
@@ -126,8 +128,7 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
   """Everybody in `people`, at once if there are several; what each has become."""
   c, cfg, module, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
   with waiting("encoding the photos"):
-    vit = face_vit.load(c.vit) if c.vit else None
-    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, shared.prior, vit) for p in people]
+    read = [subjects.build(b, p.photos, pack, module.augment(cfg), c.seed, shared.prior, shared.vit) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}

@@ -38,7 +38,7 @@ def test_what_cannot_be_measured():
 @pytest.mark.slow
 def test_input_is_measured_alone_and_in_front_of_a_training(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(bench_input, "_PEOPLE", 8)
-  monkeypatch.setattr(bench_input.os, "cpu_count", lambda: 1)
+  monkeypatch.setattr(bench_input.cores, "cores", lambda: 1)
   out = tmp_path / "bench.json"
   bench.main(config.Bench(what=("input",), small=True, size=96, repeats=1, steps=2, out=out))
   figures = json.loads(out.read_text())["figures"]["input"]
