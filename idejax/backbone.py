@@ -86,10 +86,11 @@ class Conditioning:
 
 
 def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
-         allow_pickle: bool = False, attention: str | None = None) -> Backbone:
+         allow_pickle: bool = False, attention: str | None = None, remat: bool = False) -> Backbone:
   """Read a pipeline folder in diffusers' layout. UserError names the file and what is wrong.
 
-  Weights are held in `dtype`, except a VAE whose config asks for float32 (`force_upcast`).
+  Weights are held in `dtype`, except a VAE whose config asks for float32 (`force_upcast`). `remat`:
+  a gradient through the UNet recomputes its blocks instead of keeping what they computed.
   """
   index = read_json(folder / "model_index.json")
   named = lambda part: isinstance(part, list) and len(part) == 2 and None not in part
@@ -113,7 +114,7 @@ def load(folder: Path, *, dtype=jnp.float32, variant: str | None = None,
     # diffusers' StableDiffusionPipeline mends old configs so; without it SD 1.x latents are clipped.
     schedule = schedule.override(clip_sample=False, steps_offset=1)
   nets = Nets(
-    unet=dataclasses.replace(configs["unet"], dtype=dtype, attention=attention),
+    unet=dataclasses.replace(configs["unet"], dtype=dtype, attention=attention, remat=remat),
     vae=configs["vae"],
     text=tuple(configs[n] for n in parts if n.startswith("text")),
     schedule=schedule, dtype=dtype,

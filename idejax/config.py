@@ -146,6 +146,8 @@ class Personalize:
   """People of a folder that train together; less needs less memory."""
   dtype: Literal["float32", "bfloat16"] | None = None
   """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
+  remat: bool = False
+  """Compute the UNet's blocks again in the backward pass: about a third more work, far less memory."""
   minutes: float | None = None
   """Stop training after so long; the same command continues."""
   plateau: int = 0
@@ -295,8 +297,12 @@ class TrainMiniature:
   """Of weights, data order and noise."""
   vae_lr: float | None = None
   """Peak learning rate of the VAE. Default: the recipe's."""
+  words_lr: float | None = None
+  """Peak learning rate of the text encoders. Default: the recipe's."""
   lr: float | None = None
   """Peak learning rate of the UNet. Default: the recipe's."""
+  text: Path | None = None
+  """Pipeline folder whose text encoders the stage words starts from, instead of random weights."""
   unet: Path | None = None
   """Pipeline folder whose UNet the stage diffusion starts from, instead of random weights."""
   look: int | None = None
@@ -336,6 +342,8 @@ class Plan:
   """Devices among which large arrays are divided. 1: as idejax personalize divides them."""
   dtype: str | None = None
   """float32 or bfloat16, of frozen weights and computation. Default: bfloat16, on cpu float32."""
+  remat: bool = False
+  """As of idejax personalize; also if the config file says so."""
   blocks: bool = False
   """Do not compile the whole step but its repeating blocks, and sum them: an estimate, minutes faster."""
   limit: float = 900.0

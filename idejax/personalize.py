@@ -211,7 +211,7 @@ def open_model(c) -> pl.Pipeline:
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   folder = hub.resolve(c.model)
   with waiting("reading the model"):
-    return pl.load(folder, dtype=dtype, notify=tell)
+    return pl.load(folder, dtype=dtype, remat=c.remat, notify=tell)
 
 
 def celebrity_names(c) -> list[str]:

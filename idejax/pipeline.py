@@ -154,16 +154,17 @@ class Pipeline:
 
 
 def load(name: str | Path, *, dtype: Any = jnp.float32, variant: str | None = None,
-         allow_pickle: bool = False, attention: str | None = None, devices=None,
-         notify: Callable[[str], None] = print) -> Pipeline:  # fmt: skip
+         allow_pickle: bool = False, attention: str | None = None, remat: bool = False,
+         devices=None, notify: Callable[[str], None] = print) -> Pipeline:  # fmt: skip
   """Open a pipeline folder in diffusers layout, or a hub id, on all devices of this process.
 
   dtype: float32 or bfloat16, of weights and computation. attention: see `nets.attention`.
+  remat: see `backbone.load`.
   """
   folder = hub.resolve(str(name))
   mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
   core = backbone.load(folder, dtype=jnp.dtype(dtype), variant=variant, allow_pickle=allow_pickle,
-                       attention=attention)  # fmt: skip
+                       attention=attention, remat=remat)  # fmt: skip
   folders = ["tokenizer", "tokenizer_2"][: len(core.nets.text)]
   tokenizers = tuple(tokens.load(folder / f) for f in folders)
   for tokenizer, text in zip(tokenizers, core.nets.text):

@@ -54,6 +54,7 @@ def settings(c: config.Plan) -> method_options.Settings:
   args = ["--config", str(c.run)] if c.run else []
   for name in ("model", "method", "batch", "dtype"):
     if (value := getattr(c, name)) is not None: args += [f"--{name}", str(value)]
+  if c.remat: args += ["--remat"]
   if not c.run and c.model is None: raise UserError("nothing to plan: give --config FILE of a run, or --model")
   found = method_options.parse(args, "idejax plan")
   assert found is not None  # there is no --help among them
@@ -89,6 +90,7 @@ def compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: bool
   about = {
     "topology": t.name, "devices": t.size, "chip": t.kind, "method": s.run.method, "model": s.run.model,
     "batch": s.cfg.batch, "people": w.people, "fsdp": w.fsdp, "dtype": work.dtype_of(s, t).name,
+    "remat": s.run.remat,
     "versions": versions(t), "assumptions": figures.ASSUMPTIONS}  # fmt: skip
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
 
@@ -108,6 +110,7 @@ def _whole(w: work.Work, t: Topology, total: int, notify: Callable[[str], None])
 def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
   """The same command for one topology in a process that can be stopped; None if it had to be."""
   flags = ["--limit", "0", "--topology", t.name, "--people", str(c.people), "--fsdp", str(c.fsdp)]
+  if c.remat: flags += ["--remat"]
   for name in ("run", "model", "method", "batch", "dtype"):
     if (value := getattr(c, name)) is not None: flags += [f"--{name}", str(value)]
   code = "import sys; from idejax import plan; plan.child(sys.argv[1:])"
@@ -188,7 +191,7 @@ def text(f: dict[str, Any]) -> str:
   if uncounted(f): found = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
   lines = [
-    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}",
+    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}",
     f"{f['topology']}: {f['devices']} devices; {kind}; not run", "per device",
     f"  arguments    {gib(f['arguments'])}  (state {gib(f['state'])}; and {gib(f['unread'])} that a step does not read)",
     f"  temporaries  {gib(f['temporaries'])}", f"  donated      {gib(f['donated'])}",

@@ -29,7 +29,8 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 def main(c: config.TrainMiniature):
   """Run one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
-  given: dict[str, Any] = {k: v for k, v in (("vae_lr", c.vae_lr), ("lr", c.lr), ("look", c.look)) if v is not None}
+  named = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
+  given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
   r = dataclasses.replace(r, **given)
   for name in STAGES if c.stage == "all" else (c.stage,):
     tell(f"== {name}")

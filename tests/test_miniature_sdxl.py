@@ -58,20 +58,22 @@ def test_positions_are_read_before_the_last_layer_and_the_pooled_row_after_it(co
   params = words.init(cfg, 0, whole=True)
   rng = np.random.default_rng(0)
   heads = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32),
-                       {n: params[n] for n in ("said", "before", "whole")})  # fmt: skip
+                       {n: params[n] for n in ("said", "before", "looks", "whole")})  # fmt: skip
   ids = np.full((2, 40), 19, np.int32)
   ids[:, :4] = [[18, 3, 4, 3], [18, 5, 6, 7]]
   loss = words.make_loss(cfg, (0, 18, 19), whole=True)
+  nobody = {"looks": np.zeros((2, words.LOOKS), np.float32), "famous": np.zeros(2, bool)}
   layers = "text_model.encoder.layers.*"
 
   @jax.jit
   def parts(scale):  # of the last layer's weights
     last = lambda x: x.at[-1].multiply(scale)
     text = params["text"] | {layers: jax.tree.map(last, params["text"][layers])}
-    return loss({**heads, "text": text}, {}, {"ids": ids}, None)[1]
+    return loss({**heads, "text": text}, {}, {"ids": ids, **nobody}, None)[1]
 
   a, b = parts(1.0), parts(2.0)
   assert a["bag"] == b["bag"] and a["order"] == b["order"] and a["known"] == b["known"]
+  assert a["measures"] == b["measures"]
   assert abs(a["whole"] - b["whole"]) > 1e-4
 
 
@@ -81,12 +83,13 @@ def test_the_pooled_row_is_asked_for_all_words_of_the_prompt(configs):
   ids = np.full((1, 40), 19, np.int32)
   ids[0, :4] = 18, 3, 4, 3
   loss = jax.jit(words.make_loss(cfg, (0, 18, 19), whole=True))
+  nobody = {"looks": np.zeros((1, words.LOOKS), np.float32), "famous": np.zeros(1, bool)}
 
   def whole(said):
     bias = np.full(VOCABULARY, -50.0, np.float32)
     bias[list(said)] = 50
     kernel = np.zeros_like(params["whole"]["kernel"])
-    return loss(params | {"whole": {"kernel": kernel, "bias": bias}}, {}, {"ids": ids}, None)[1]
+    return loss(params | {"whole": {"kernel": kernel, "bias": bias}}, {}, {"ids": ids, **nobody}, None)[1]
 
   right = whole({3, 4})
   np.testing.assert_allclose(right["whole"], 0, atol=1e-6)

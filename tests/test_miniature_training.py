@@ -27,6 +27,7 @@ from idejax.miniature import (
 from idejax.miniature import words as text_encoder
 from idejax.nets import clip, unet, vae
 
+NOBODY = {"looks": np.zeros((1, text_encoder.LOOKS), np.float32), "famous": np.zeros(1, bool)}
 TINY = dataclasses.replace(recipe.TINY, latent_channels=8, widths=(16, 16))
 
 
@@ -158,13 +159,37 @@ def test_a_text_encoder_learns_what_was_said_so_far(nets):
     bias = np.full(20, -50.0, np.float32)
     bias[list(said)] = 50
     heads = {"said": {"kernel": np.zeros((32, 20), np.float32), "bias": bias}}
-    return text_encoder.make_loss(cfg, (0, 18, 19))(params | heads, {}, {"ids": ids}, None)[1]
+    return text_encoder.make_loss(cfg, (0, 18, 19))(params | heads, {}, {"ids": ids, **NOBODY}, None)[1]
 
   right = bag({3, 4})
   np.testing.assert_allclose(right["bag"] * 40, 50 * (2 + 1), rtol=1e-5)  # nothing at 0, only 3 at 1
   np.testing.assert_allclose(bag({3, 4, 18})["bag"], right["bag"], rtol=1e-5)
   assert right["known"] == 1 and 0.4 < bag({3})["known"] < 0.6
   assert bag({3})["bag"] > right["bag"]
+
+
+def test_what_a_name_means_is_scored_against_how_its_owner_looks(nets):
+  cfg = nets.text[0]
+  params = text_encoder.init(cfg, 0)
+  true = text_encoder.looks(np.array([7, 300]))
+  who = people.person(7)
+  np.testing.assert_allclose(true[0, :20], [getattr(who, n) for n in people.CONTINUOUS])
+  assert true.shape == (2, text_encoder.LOOKS) and (true[:, 20:].sum(1) == 9).all()
+  assert true[0, 22 + int(who.hair_style)] == 1  # after two codes of gender
+
+  def score(measures, famous):  # of a head that says these measures whatever was said
+    bias = np.zeros(text_encoder.LOOKS, np.float32)
+    bias[:20] = measures
+    head = {"looks": params["looks"] | {"bias": bias}}
+    batch = {"ids": np.full((2, 40), 5, np.int32), "looks": true, "famous": np.array(famous)}
+    return text_encoder.make_loss(cfg, (0, 18, 19))(params | head, {}, batch, None)[1]
+
+  right = score(true[0, :20], [True, False])
+  np.testing.assert_allclose(right["known_looks"], 1, atol=1e-5)
+  np.testing.assert_allclose(right["measures"], np.square(true[1, :20] - true[0, :20]).sum() / 2, rtol=1e-5)
+  np.testing.assert_allclose(right["codes"], np.log(2) * sum(people.SIZES), rtol=1e-5)
+  assert score(np.zeros(20), [True, False])["known_looks"] == 0
+  assert score(true[0, :20], [True, True])["known_looks"] < 0.6
 
 
 def test_the_denoiser_takes_a_unet_as_it_is(nets):

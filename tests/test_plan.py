@@ -139,6 +139,14 @@ def test_the_blocks_alone_are_an_estimate_and_say_so(folder, tmp_path, one):
   assert 0.1 < f["temporaries"] / one[1][0]["temporaries"] < 3
 
 
+def test_recomputing_keeps_less_for_more_work(folder, tmp_path):
+  ask = ("--topology", "cpu:4", "--batch", "4", "--blocks")
+  (_, (plain,)), (said, (again,)) = (figures_of(folder, tmp_path, *ask, *more) for more in ((), ("--remat",)))
+  kept = lambda f: sum(b["count"] * b["kept"] for b in f["blocks"])
+  assert kept(again) < 0.5 * kept(plain) and again["temporaries"] < plain["temporaries"]
+  assert 1.1 < again["flops"] / plain["flops"] < 1.6 and ", remat" in said
+
+
 def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path, monkeypatch):
   figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")  # a row a device
   monkeypatch.setattr(blocks, "_compile", lambda *a: pytest.fail("compiled again"))

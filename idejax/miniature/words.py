@@ -1,8 +1,11 @@
-"""The miniature's text encoders before they meet a picture: every position learns what was said so far.
+"""The miniature's text encoders before they meet the UNet: every position learns what was said so far,
+and what the person looks like of whom it was said.
 
 Stable Diffusion's was trained by CLIP beforehand. Trained with the UNet from random weights, a word
 about a person stands in one position of forty, the UNet's attention is nearly even over all of them,
-and neither learns.
+and neither learns. And a name whose context says no more than the name is one of two hundred to be
+learnt by heart, while CLIP's knows that "red hair" and a red-haired celebrity have something in
+common.
 """
 
 import re
@@ -15,20 +18,25 @@ import optax
 
 from idejax import tree
 from idejax.families import random_params
+from idejax.miniature import people
 from idejax.nets import clip
 from idejax.step import Loss
 
 # Words must be told apart from the first step: at CLIP's deviation of 0.02 the residual branches drown them.
 WORDS_SCALE = 25.0
 
+LOOKS = len(people.CONTINUOUS) + sum(people.SIZES)
+_LOOKS_SHARE = 0.2  # of their loss: of most people little is said, so most of it cannot be learnt
+
 
 def init(cfg: clip.TextConfig, seed: int, whole: bool = False) -> Any:
-  """float32 {"text", "said", "before"[, "whole"]}; the heads are thrown away after training."""
+  """float32 {"text", "said", "before", "looks"[, "whole"]}; the heads are thrown away after training."""
   params: Any = random_params({"text": clip.shapes(cfg)}, seed)
   params["text"]["text_model.embeddings.token_embedding"]["embedding"] *= WORDS_SCALE
   head = lambda bias, width=cfg.hidden_size: {
     "kernel": np.zeros((width, cfg.vocab_size), np.float32), "bias": np.full(cfg.vocab_size, bias, np.float32)}  # fmt: skip
-  heads = {"said": head(-5.0), "before": head(0.0)}
+  heads = {"said": head(-5.0), "before": head(0.0), "looks": {
+    "kernel": np.zeros((cfg.hidden_size, LOOKS), np.float32), "bias": np.zeros(LOOKS, np.float32)}}  # fmt: skip
   if whole: heads["whole"] = head(-5.0, cfg.projection_dim or cfg.hidden_size)
   return jax.tree.map(jnp.asarray, params | heads)
 
@@ -52,28 +60,48 @@ def unit(cfg: clip.TextConfig, text: Any, ids: np.ndarray) -> Any:
   return tree.map_with_path(lambda path, x: x * factor if _ADDED.search(path) else x, text)
 
 
-def make_loss(cfg: clip.TextConfig, special: tuple[int, ...], whole: bool = False) -> Loss:
-  """From the context of each position: which words have been said up to it, and which is the one before.
+def looks(ids: np.ndarray) -> np.ndarray:
+  """What the people with these ids look like, float32 [N, LOOKS]: measures, then every code as 0s and a 1."""
+  who = people.people(ids)
+  measures = [getattr(who, name) for name in people.CONTINUOUS]
+  codes = [np.eye(n)[getattr(who, name)] for name, n in zip(people.DISCRETE, people.SIZES)]
+  return np.concatenate([np.stack(measures, 1), *codes], 1).astype(np.float32)
 
-  batch: ids int32 [B, L]. `special` are the ids that are no words. Sum over the vocabulary of the
-  binary cross-entropies, plus a cross-entropy; the mean over positions. With `whole` the context is
-  the penultimate layer's, which SDXL's UNet sees, and the pooled row, made by the last layer, learns
-  all words of the prompt.
+
+def make_loss(cfg: clip.TextConfig, special: tuple[int, ...], whole: bool = False) -> Loss:
+  """From the context of each position: which words have been said up to it, which is the one before,
+  and what the person looks like.
+
+  batch: ids int32 [B, L], looks [B, LOOKS], famous bool [B]: captions of celebrities, over which the
+  share of the measures' variance that the last position explains is reported. `special` are the ids
+  that are no words. Sum over the vocabulary of the binary cross-entropies, plus a cross-entropy, plus
+  a share of the looks' squares and binary cross-entropies; the mean over positions. With `whole` the
+  context is the penultimate layer's, which SDXL's UNet sees, and the pooled row, made by the last
+  layer, learns all words of the prompt.
   """
   word = np.ones((1, 1, cfg.vocab_size), np.float32)
   word[..., list(special)] = 0
+  measures = len(people.CONTINUOUS)
 
   def loss(params, frozen, batch, keys):
     ids = batch["ids"]
     out: Any = clip.TextEncoder(cfg).apply({"params": params["text"]}, ids)
     context = out.penultimate if whole else out.last
-    logits = {n: context @ params[n]["kernel"] + params[n]["bias"][None, None] for n in ("said", "before")}
+    logits = {n: context @ params[n]["kernel"] + params[n]["bias"][None, None] for n in ("said", "before", "looks")}
     here = jax.nn.one_hot(ids, cfg.vocab_size)
     said = jnp.minimum(jnp.cumsum(here, axis=1), 1.0)
     bag = (optax.sigmoid_binary_cross_entropy(logits["said"], said) * word).sum(-1)
     order = optax.softmax_cross_entropy_with_integer_labels(logits["before"][:, 1:], ids[:, :-1])
     known = ((logits["said"] > 0) * said * word).sum() / (said * word).sum()
-    value, metrics = bag.mean() + order.mean(), {"bag": bag.mean(), "order": order.mean(), "known": known}
+    seen, true = logits["looks"], jnp.broadcast_to(batch["looks"][:, None], logits["looks"].shape)
+    square = jnp.square(seen - true)[..., :measures].sum(-1)
+    code = optax.sigmoid_binary_cross_entropy(seen, true)[..., measures:].sum(-1)
+    famous = batch["famous"].astype(jnp.float32)
+    variance = jnp.square(true)[..., :measures].sum(-1)
+    unexplained = (square[:, -1] * famous).sum() / jnp.maximum((variance[:, -1] * famous).sum(), 1e-6)
+    value = bag.mean() + order.mean() + _LOOKS_SHARE * (square + code).mean()
+    metrics = {"bag": bag.mean(), "order": order.mean(), "known": known, "measures": square.mean(),
+               "codes": code.mean(), "known_looks": 1 - unexplained}  # fmt: skip
     if not whole: return value, metrics
     pooled = out.pooled @ params["whole"]["kernel"] + params["whole"]["bias"][None]
     every = said[:, -1] * word[:, 0]

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import optax
 
-from idejax import loop, sharding, tokens
+from idejax import loop, sharding, tensorfiles, tokens
 from idejax import step as st
 from idejax.config import TrainMiniature
 from idejax.errors import tell
 from idejax.files import write_json
-from idejax.miniature import pictures, recipe, training, words
+from idejax.miniature import export, people, pictures, recipe, training, words
 from idejax.nets import clip
 
 
@@ -43,13 +43,21 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   tx = optax.adam(training.flat(r.words_lr, steps, r.decay), b2=0.99)
   loss = words.make_loss(cfg, (tokenizer.bos, tokenizer.eos, tokenizer.pad), whole=r.xl)
   step = st.make_step(loss, tx, clip=r.clip)
-  state = st.init(words.init(cfg, c.seed, whole=r.xl), tx)
+  params = words.init(cfg, c.seed, whole=r.xl)
+  if c.text: params["text"] = export.read_net(c.text, name)[1]
+  state = st.init(params, tx)
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {})
 
-  def load(i: int):
-    return {"ids": ids[pictures.rows(i, batch, len(ids), c.seed)], "index": np.arange(batch, dtype=np.int32)}
+  looks = words.looks(np.arange(people.PEOPLE))
 
-  facts = training.facts(c, r, "text_width text_layers words_batch words_lr clip", data=data.digest)
+  def load(i: int):
+    at = pictures.rows(i, batch, len(ids), c.seed)
+    who = data.ids[at]
+    return {"ids": ids[at], "looks": looks[who], "famous": who < people.CELEBRITIES,
+            "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
+
+  facts = training.facts(c, r, "text_width text_layers words_batch words_lr clip", data=data.digest,
+                         looks=words.LOOKS, text=c.text and tensorfiles.digest(c.text / name))  # fmt: skip
   if r.xl: facts |= training.facts(c, r, "text2_width text2_layers projection") | {"encoder": name}
   run = training.run(c, folder, f"words {name}" if r.xl else "words", steps)
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts)
@@ -60,6 +68,6 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   digest = training.save_weights(folder / "weights.safetensors", params)
   result = {"step": int(state.step), **known, "sha256": digest} | facts
   write_json(folder / "result.json", result)
-  tell(f"{run.name}: {100 * known['known']:.1f} % of what was said can be read off each position; "
-       f"sha256 {digest[:16]}")  # fmt: skip
+  tell(f"{run.name}: {100 * known['known']:.1f} % of what was said can be read off each position, "
+       f"{100 * known['known_looks']:.0f} % of how a celebrity looks off the last; sha256 {digest[:16]}")  # fmt: skip
   return result

@@ -252,7 +252,7 @@ class UNet(nn.Module):
       skips = [s + r.astype(s.dtype) for s, r in zip(skips, down, strict=True)]
       h += mid.astype(h.dtype)
 
-    res = nn.remat(ResBlock) if c.remat else ResBlock
+    res = resnet(c)
     last = len(c.widths) - 1
     for n, depth in enumerate(c.up_depths):
       i = last - n
@@ -264,6 +264,11 @@ class UNet(nn.Module):
       if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample(h, skips[-1].shape[1:3]))
     h = nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(h))
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
+
+
+def resnet(c: UNetConfig) -> type[ResBlock]:
+  """What the UNet's ResNet blocks are made of."""
+  return nn.remat(ResBlock) if c.remat else ResBlock
 
 
 def embed_time(c: UNetConfig, t, added):
@@ -280,7 +285,7 @@ def embed_time(c: UNetConfig, t, added):
 
 def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None):
   """conv_in and the down blocks: (h, skips). A ControlNet adds `control` after conv_in."""
-  res = nn.remat(ResBlock) if c.remat else ResBlock
+  res = resnet(c)
   h = Conv(c.widths[0], name="conv_in")(x.astype(c.dtype))
   if control is not None: h += control
   skips = [h]
@@ -297,7 +302,7 @@ def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None
 
 
 def mid_block(c: UNetConfig, h, temb, context: Context, extra=None):
-  res = nn.remat(ResBlock) if c.remat else ResBlock
+  res = resnet(c)
   h = res(c.widths[-1], c, name="mid_block.resnets.0")(h, temb)
   h = Transformer(c.heads[-1], c.mid_depth, c, name="mid_block.attentions.0")(h, context, extra)
   return res(c.widths[-1], c, name="mid_block.resnets.1")(h, temb)

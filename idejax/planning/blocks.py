@@ -112,7 +112,8 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: T
   side, S = c.sample_size >> block.level, jax.ShapeDtypeStruct
   x = S((rows, side, side, block.width), c.dtype)
   net: Any
-  if block.kind == "resnet": net, other = unet.ResBlock(c.widths[block.level], c), S((rows, 4 * c.widths[0]), c.dtype)
+  if block.kind == "resnet":
+    net, other = unet.resnet(c)(c.widths[block.level], c), S((rows, 4 * c.widths[0]), c.dtype)
   else:
     net = unet.Transformer(c.heads[block.level], block.depth, c)
     other = S((rows, 77, c.context_dim), c.dtype)

@@ -39,14 +39,14 @@ def configs(model: str) -> tuple[dict[str, Any], Path | None]:
   return found | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}, folder
 
 
-def abstract(model: str, dtype: Any, attention: str | None) -> Backbone:
+def abstract(model: str, dtype: Any, attention: str | None, remat: bool = False) -> Backbone:
   """The backbone with ShapeDtypeStructs in place of parameters; nothing is read but configs."""
   found, folder = configs(model)
   make = lambda kind, name, **how: (
     make_config(kind, folder / name / "config.json", **how) if folder else kind.from_json(found[name], **how))
   text = [n for n in ("text_encoder", "text_encoder_2") if n in found]
   nets = Nets(
-    unet=make(unet.UNetConfig, "unet", dtype=dtype, attention=attention), vae=make(vae.VAEConfig, "vae"),
+    unet=make(unet.UNetConfig, "unet", dtype=dtype, attention=attention, remat=remat), vae=make(vae.VAEConfig, "vae"),
     text=tuple(make(clip.TextConfig, n) for n in text), schedule=NoiseSchedule.from_json(found["scheduler"]),
     dtype=dtype)  # fmt: skip
   shapes = {"unet": weights.with_dtype(unet.shapes(nets.unet), dtype),

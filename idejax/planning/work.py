@@ -85,7 +85,7 @@ def dtype_of(s: Settings, t: Topology) -> Any:
 def shapes(s: Settings, dtype: Any, attention: str | None) -> Frozen:
   """All that one person's loss reads, as shapes."""
   module, cfg, name = METHODS[s.run.method], s.cfg, s.run.model
-  b = model.abstract(name, dtype, attention)
+  b = model.abstract(name, dtype, attention, s.run.remat)
   who = model.names(name)
   words = model.tokenizers(name, [*who, getattr(cfg, "word", ""), *module.captions(cfg, "person"), *_ASKED])
   constants = model.constants(module, b, words, who, cfg)
