@@ -127,6 +127,10 @@ class Personalize:
   """Face-parsing network (ONNX, 19 classes) for face and hair masks."""
   vit: Path | None = None
   """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
+  describe: str | None = None
+  """What else the photo shows, as a caption says it: "in a blue shirt on the beach". It joins every
+  training caption, so that it is not learned as part of the person. Default: nothing; of drawn
+  portraits, what they show."""
   names: Path | None = None
   """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
   checkpoint_every: int | None = None

@@ -114,10 +114,14 @@ def drawn(person: Person) -> int | None:
   return int(m[1]) if m else None
 
 
+# What `_draw` draws around a face, in the words of captions.
+SHOWN = "wearing a red sweater on a gray background"
+
+
 def _draw(paths: list[Path], split: str):
   from idejax.miniature import data, people, scene
 
   who = people.people(people.split(split)[: len(paths)])
-  images, _ = data.draw(who, data.stack([scene.scene(background="gray")] * len(paths)))
+  images, _ = data.draw(who, data.stack([scene.scene(clothes="red sweater", background="gray")] * len(paths)))
   for path, image in zip(paths, np.asarray(images)):
     with whole(path) as temporary: Image.fromarray(image).save(temporary, "PNG")

@@ -18,6 +18,7 @@ from idejax import (
   class_pictures,
   compare,
   conditioning,
+  config,
   cores,
   distributed,
   face_vit,
@@ -68,6 +69,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   pipe = open_model(c)
   names = celebrity_names(c)
   if distributed.first(): write_json(out / "config.json", method_options.to_json(s))
+  s = described(s)
   for p in people: check_name(p.word, pipe)
   watch.done("features")
 
@@ -101,6 +103,18 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   where = out / people[0].stem if crowd else out
   tell(f"done: {out / 'sheet.png'}; try: idejax sample --identity {where} --prompt {example} --out pictures")
   return facts
+
+
+def said(c: config.Personalize) -> str:
+  """What captions tell of the photo beside the person."""
+  if c.describe is not None: return c.describe.strip()
+  return "" if c.photo else people_folder.SHOWN
+
+
+def described(s: Settings) -> Settings:
+  """The settings with that said in every training caption."""
+  if not (more := said(s.run)): return s
+  return Settings(s.run, dataclasses.replace(s.cfg, templates=tuple(f"{t} {more}" for t in s.cfg.templates)))
 
 
 class Shared(NamedTuple):
@@ -176,7 +190,7 @@ def against(s: Settings, out: Path):
   """Several methods on the same photos."""
   c, entries = s.run, method_options.entries(s)
   photo = c.photo or people_folder.draw(out / "photos", c.split, c.drawn)
-  entries = {n: Settings(dataclasses.replace(e.run, photo=photo), e.cfg) for n, e in entries.items()}
+  entries = {n: Settings(dataclasses.replace(e.run, photo=photo, describe=said(c)), e.cfg) for n, e in entries.items()}
   people = people_folder.read(photo, out, faces.open_pack(c.pack), c.name, face=c.face, parsing=c.parsing)
   compare.run(entries, run, people, open_model(c), out)
 
@@ -190,6 +204,7 @@ def check(s: Settings):
   for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
                           steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
     if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+  if c.describe and {*"{}"} & {*c.describe}: raise UserError(f"--describe is {c.describe!r}; braces mean the person")
   if c.plateau < 0: raise UserError(f"--plateau is {c.plateau}; it must be at least 0")
   if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
   if not c.name.strip() or any(x.isspace() for x in c.name):

@@ -12,8 +12,9 @@ import tiny_pipelines
 from command import run, run_for, run_until
 from PIL import Image
 
-from idejax import learned, method_options, personalize, tensorfiles
+from idejax import learned, method_options, people_folder, personalize, tensorfiles
 from idejax.errors import UserError
+from idejax.miniature import captions
 
 PROMPTS = ["a photo of {}", "{} at sea"]
 
@@ -84,6 +85,19 @@ def test_the_same_run_again_from_its_config_gives_the_same_bytes(anna, root):
 def test_a_finished_run_trains_no_more(anna, root, capfd):
   personalise(root, anna, name="<anna>")
   assert "2/2" not in capfd.readouterr().err
+
+
+def test_what_else_a_photo_shows_is_said_in_every_caption(root):
+  parse = lambda *flags: method_options.parse([*options(root, root / "no"), *flags], "idejax personalize")
+  plain, told = parse(), parse("--describe", "in a red hat ")
+  assert personalize.described(plain) is plain
+  got = personalize.described(told).cfg.templates
+  assert got == tuple(f"{t} in a red hat" for t in plain.cfg.templates)
+  with pytest.raises(UserError, match="braces"): personalize.check(parse("--describe", "{}"))
+  drawn = method_options.parse(["--method=dreambooth"], "idejax personalize")
+  shown = personalize.described(drawn).cfg
+  assert shown.templates[0] == f"a photo of {{}} {people_folder.SHOWN}" and shown.class_prompt == drawn.cfg.class_prompt
+  assert set(captions.words(people_folder.SHOWN)) <= set(captions.VOCABULARY)
 
 
 def test_the_unet_recomputes_its_blocks_when_asked(root):
