@@ -49,12 +49,14 @@ def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: 
   """The run's newest state on the devices of `state`, or `state` itself for a new run; `rows` as in
   `Checkpoints.restore`.
 
-  Raises UserError if the run was started with other facts (a JSON config): it names them.
+  Raises UserError if the run was started with other facts (a JSON config): it names them. A fact that
+  an earlier version did not know is the same if it is off.
   """
   got = checkpoints.restore(state, rows)
   if got is None: return state
   facts = json.loads(json.dumps(facts))
-  if odd := [k for k in sorted(facts.keys() | got.facts.keys()) if facts.get(k) != got.facts.get(k)]:
+  known = {k: v for k, v in facts.items() if v or k in got.facts}
+  if odd := [k for k in sorted(known.keys() | got.facts.keys()) if known.get(k) != got.facts.get(k)]:
     lines = [f"{k} was {got.facts.get(k)!r} and is now {facts.get(k)!r}" for k in odd[:3]]
     raise UserError(f"{checkpoints.folder}: begun with other settings: {'; '.join(lines)}; "
                     "give the same ones or another --out")  # fmt: skip

@@ -92,6 +92,15 @@ def test_other_settings_are_refused_by_name(tmp_path):
   with pytest.raises(UserError, match="seed was 0 and is now 1"): go(tmp_path, 4, facts={"seed": 1})
 
 
+def test_an_option_that_was_not_there_yet_was_off(tmp_path):
+  facts = {"seed": 0, "name": "tiny"}
+  go(tmp_path, 2, facts=facts)
+  go(tmp_path, 4, facts={**facts, "remat": False, "plateau": 0})
+  with pytest.raises(UserError, match="remat was False and is now True"):
+    go(tmp_path, 6, facts={**facts, "remat": True, "plateau": 0})
+  with pytest.raises(UserError, match="newer was None and is now 3"): go(tmp_path, 6, facts={**facts, "newer": 3})
+
+
 def test_another_model_is_refused_by_leaf(tmp_path):
   go(tmp_path, 2)
   with pytest.raises(UserError, match=r"another model.*ema.a.kernel: \(8, 64\) there, \(8, 32\) here"):
