@@ -57,7 +57,7 @@ class Config:
 
 PRESETS = {
   "paper": Config(),
-  "miniature": Config(augmented=False, phrase="{}", templates=templates.PHOTO, steps=300, batch=8, lr=2e-2),
+  "miniature": Config(augmented=False, phrase="{}", templates=templates.PHOTO, steps=150, batch=8, lr=2e-2),
 }
 
 

@@ -112,7 +112,7 @@ PRESETS = {
     repeat=True, enhancer="released", kv="none", sampling="rows", steps=320, lr_modules=1.2e-2,
     train_enhancer=False, rows_decay=1e-2, reg="mahalanobis_released", reg_weight=8e-4),
   "miniature": Config(
-    templates=templates.PHOTO, phrase="{}", lr=1e-2, lr_modules=3e-3, lr_kv=3e-4, lr_lora=3e-3),
+    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3),
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ PRESETS = {
   # The SDXL report's depth and length; its shortcuts (the encoders' last layer as the context, no
   # pooled vector, 512 px at 1024's time ids, a plain ImageNet ViT) are mistakes and not repeated.
   "delta_reference": Config(depth=6, alpha=0.5, steps=501, lr=1e-5),
-  "miniature": Config(augmented=False, source="recogniser", templates=templates.PHOTO, steps=300, batch=8, lr=1e-3),
+  "miniature": Config(augmented=False, source="recogniser", templates=templates.PHOTO, steps=150, batch=8, lr=5e-4),
 }
 
 

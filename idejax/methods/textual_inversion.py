@@ -46,7 +46,7 @@ PRESETS = {
   "paper": Config(steps=5000, batch=8, lr=5e-3),
   "diffusers": Config(),
   "cross-init": Config(vectors=2, start="cross", steps=320, batch=8, lr=5e-3, reg=1e-5),
-  "miniature": Config(vectors=2, start="cross", templates=templates.PHOTO, steps=300, batch=8, lr=1e-2),
+  "miniature": Config(vectors=2, start="cross", templates=templates.PHOTO, steps=150, batch=8, lr=3e-2),
 }
 
 
