@@ -33,6 +33,7 @@ from idejax import (
   sharding,
   subjects,
   templates,
+  tensorfiles,
 )
 from idejax import pipeline as pl
 from idejax.conditioning import Prompts
@@ -130,7 +131,7 @@ def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
   cfg, module, b = s.cfg, METHODS[s.run.method], pipe.backbone
   constants = module.constants(b, pipe.tokenizers, names, cfg)
   captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, s.run.name), {s.run.name: cfg.vectors})
-  vit = face_vit.load(s.run.vit) if s.run.vit else None
+  vit = face_vit.load(s.run.vit) if s.run.vit and getattr(cfg, "source", "") == "vit" else None
   if not (prior := module.prior(cfg)): return Shared(constants, captions, None, vit)
   alone = dataclasses.replace(pipe, shares=False)  # processes need not agree on what is in their caches
   images = class_pictures.make(alone, *prior)
@@ -147,6 +148,7 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
+  if shared.vit and c.vit: facts["vit_digest"] = tensorfiles.digest(c.vit)
   run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method,
                  tensorboard=c.tensorboard)  # fmt: skip
   one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
@@ -266,7 +268,7 @@ def memory() -> int:
 
 # Settings that may change when a run is continued.
 _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
-         "model", "photo", "drawn", "split", "tensorboard")  # fmt: skip
+         "model", "photo", "drawn", "split", "tensorboard", "vit")  # fmt: skip
 
 
 class Watch:

@@ -121,13 +121,15 @@ def test_a_person_whose_loss_stops_falling_ends_the_run_early(root, capfd):
 def test_stable_identity_reads_faces_with_a_vision_transformer(root, tmp_path):
   from transformers import ViTConfig, ViTModel
 
-  ViTModel(ViTConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3, image_size=24,
-                     patch_size=8)).save_pretrained(tmp_path / "vit")  # fmt: skip
+  cfg = ViTConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3, image_size=24, patch_size=8)
+  ViTModel(cfg).save_pretrained(tmp_path / "vit")
   (tmp_path / "names.txt").write_text("a b\nc d\ne f\n")  # two tokens each
   args = dict(method="stable-identity", preset="paper", source="vit", names=tmp_path / "names.txt")
   out = personalise(root, tmp_path / "run", vit=tmp_path / "vit", **args)
   assert learned.load(out).identity["rows"][0].shape == (1, 1, 2, 32)
   with pytest.raises(UserError, match="--vit FOLDER"): personalise(root, tmp_path / "other", **args)
+  ViTModel(cfg).save_pretrained(tmp_path / "vit")  # other weights at the same place
+  with pytest.raises(UserError, match="vit_digest was"): personalise(root, out, vit=tmp_path / "vit", **args)
 
 
 def test_other_settings_in_the_same_folder_are_refused(anna, root):

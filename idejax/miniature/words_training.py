@@ -1,4 +1,4 @@
-"""The stage `words`: trains the miniature's text encoders, on captions alone."""
+"""The stage `words`: trains the miniature's text encoders, on captions and how the people in them look."""
 
 from pathlib import Path
 from typing import Any
