@@ -26,8 +26,7 @@ class Sample:
   out: Path = Path("pictures")
   """Folder for the pictures; made if need be."""
   model: str | None = None
-  """A pipeline folder in diffusers' layout, or a hub id such as stabilityai/sdxl-turbo. Default: the
-  one that --identity was made on, else the small one that is built in, miniature."""
+  """Pipeline folder, or hub id such as stabilityai/sdxl-turbo. Default: --identity's, else miniature, built in."""
   identity: tuple[Path, ...] = ()
   """Run folders of idejax personalize, whose people may be named in prompts; the option may be repeated."""
   strength: float | None = None
@@ -39,8 +38,7 @@ class Sample:
   prompt: tuple[str, ...] = ()
   """One or more prompts, each in quotes; the option may be repeated."""
   prompts: Path | None = None
-  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt, negative, seed and
-  guidance, of which all but prompt may be left out."""
+  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt [negative, seed, guidance]."""
   negative: str | None = None
   """What the pictures should not show. Default: the empty prompt (SDXL base: zeros, as diffusers)."""
   num: int | None = None
@@ -128,9 +126,8 @@ class Personalize:
   vit: Path | None = None
   """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
   describe: str | None = None
-  """What else the photo shows, as a caption says it: "in a blue shirt on the beach". It joins every
-  training caption, so that it is not learned as part of the person. Default: nothing; of drawn
-  portraits, what they show."""
+  """What else the photo shows, as captions say it, "in a blue shirt on the beach": joins each training
+  caption, so that it is not learned as the person. Default: nothing; of drawn portraits, what they show."""
   names: Path | None = None
   """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
   checkpoint_every: int | None = None
@@ -180,13 +177,11 @@ class Identity:
   photo: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
   """One or several photos of one person, or one folder of photos of many (with its sub-folders)."""
   pack: str = "miniature"
-  """Detector and recogniser: miniature (drawn portraits), an insightface pack on this machine such as
-  buffalo_l, or a folder of ONNX files."""
+  """Detector and recogniser: miniature (drawn portraits), an insightface pack (buffalo_l), or a folder of ONNX files."""
   face: int | None = None
   """Which face of a photo with several, counted from the left, from 1. Default: the largest."""
   parsing: Path | None = None
-  """ONNX file of a face-parsing network with CelebAMask-HQ's 19 classes, for face and hair masks.
-  Default: the face from landmarks or key points, no hair."""
+  """Face-parsing network (ONNX, CelebAMask-HQ's 19 classes), for masks. Default: face from landmarks, no hair."""
   threads: int | None = None
   """Of a folder: photos read at a time. Default: as many as there are cores."""
 
@@ -334,8 +329,7 @@ class Plan:
   table: bool = False
   """Compare topologies: a line each for v5e-8, v5e-256 and v6e-8, or those given."""
   model: str | None = None
-  """sd15, sd21-base, sd21, sdxl, a known hub id or a pipeline folder, of which only configs are read.
-  Default: the config file's."""
+  """sd15, sd21-base, sd21, sdxl, a known hub id, or a pipeline folder (its configs). Default: the config file's."""
   method: str | None = None
   """Instead of the config file's."""
   batch: int | None = None

@@ -252,13 +252,12 @@ class UNet(nn.Module):
       skips = [s + r.astype(s.dtype) for s, r in zip(skips, down, strict=True)]
       h += mid.astype(h.dtype)
 
-    res = resnet(c)
     last = len(c.widths) - 1
     for n, depth in enumerate(c.up_depths):
       i = last - n
       for j in range(c.layers[i] + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = res(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
+        h = resnet(c)(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
         if depth:
           h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
       if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample(h, skips[-1].shape[1:3]))
@@ -266,9 +265,7 @@ class UNet(nn.Module):
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
 
 
-def resnet(c: UNetConfig) -> type[ResBlock]:
-  """What the UNet's ResNet blocks are made of."""
-  return nn.remat(ResBlock) if c.remat else ResBlock
+resnet = lambda c: nn.remat(ResBlock) if c.remat else ResBlock  # the class of the UNet's ResNet blocks
 
 
 def embed_time(c: UNetConfig, t, added):
@@ -285,13 +282,12 @@ def embed_time(c: UNetConfig, t, added):
 
 def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None):
   """conv_in and the down blocks: (h, skips). A ControlNet adds `control` after conv_in."""
-  res = resnet(c)
   h = Conv(c.widths[0], name="conv_in")(x.astype(c.dtype))
   if control is not None: h += control
   skips = [h]
   for i, (dim, depth) in enumerate(zip(c.widths, c.down_depths)):
     for j in range(c.layers[i]):
-      h = res(dim, c, name=f"down_blocks.{i}.resnets.{j}")(h, temb)
+      h = resnet(c)(dim, c, name=f"down_blocks.{i}.resnets.{j}")(h, temb)
       if depth:
         h = Transformer(c.heads[i], depth, c, name=f"down_blocks.{i}.attentions.{j}")(h, context, extra)
       skips.append(h)
@@ -302,10 +298,9 @@ def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None
 
 
 def mid_block(c: UNetConfig, h, temb, context: Context, extra=None):
-  res = resnet(c)
-  h = res(c.widths[-1], c, name="mid_block.resnets.0")(h, temb)
+  h = resnet(c)(c.widths[-1], c, name="mid_block.resnets.0")(h, temb)
   h = Transformer(c.heads[-1], c.mid_depth, c, name="mid_block.attentions.0")(h, context, extra)
-  return res(c.widths[-1], c, name="mid_block.resnets.1")(h, temb)
+  return resnet(c)(c.widths[-1], c, name="mid_block.resnets.1")(h, temb)
 
 
 def example_inputs(c: UNetConfig, batch: int = 1, length: int = 8) -> tuple:
