@@ -181,7 +181,7 @@ class Identity:
   face: int | None = None
   """Which face of a photo with several, counted from the left, from 1. Default: the largest."""
   parsing: Path | None = None
-  """Face-parsing network (ONNX, CelebAMask-HQ's 19 classes), for masks. Default: face from landmarks, no hair."""
+  """Face-parsing network (ONNX, CelebAMask-HQ's 19 classes), for masks. Default: from landmarks or key points, no hair."""
   threads: int | None = None
   """Of a folder: photos read at a time. Default: as many as there are cores."""
 

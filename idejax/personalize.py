@@ -266,9 +266,9 @@ def memory() -> int:
   return round(stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e6)
 
 
-# Settings that may change when a run is continued.
+# Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
 _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
-         "model", "photo", "drawn", "split", "tensorboard", "vit")  # fmt: skip
+         "model", "photo", "drawn", "split", "tensorboard", "vit", "describe")  # fmt: skip
 
 
 class Watch:

@@ -58,7 +58,7 @@ class Identity(NamedTuple):
 
 CONTINUOUS = Identity._fields[:20]
 DISCRETE = Identity._fields[20:]
-SIZES = tuple(map(len, (GENDERS, HAIR_STYLES, HAIR_COLOURS, FRINGES, EYE_COLOURS, BEARDS, MARKS, AGES, LIPS)))  # of these
+SIZES = tuple(map(len, (GENDERS, HAIR_STYLES, HAIR_COLOURS, FRINGES, EYE_COLOURS, BEARDS, MARKS, AGES, LIPS)))  # how many codes each has
 
 
 def people(ids, seed: int = 0) -> Identity:

@@ -33,11 +33,10 @@ def init(cfg: clip.TextConfig, seed: int, whole: bool = False) -> Any:
   """float32 {"text", "said", "before", "looks"[, "whole"]}; the heads are thrown away after training."""
   params: Any = random_params({"text": clip.shapes(cfg)}, seed)
   params["text"]["text_model.embeddings.token_embedding"]["embedding"] *= WORDS_SCALE
-  head = lambda bias, width=cfg.hidden_size: {
-    "kernel": np.zeros((width, cfg.vocab_size), np.float32), "bias": np.full(cfg.vocab_size, bias, np.float32)}  # fmt: skip
-  heads = {"said": head(-5.0), "before": head(0.0), "looks": {
-    "kernel": np.zeros((cfg.hidden_size, LOOKS), np.float32), "bias": np.zeros(LOOKS, np.float32)}}  # fmt: skip
-  if whole: heads["whole"] = head(-5.0, cfg.projection_dim or cfg.hidden_size)
+  head = lambda bias, size=cfg.vocab_size, width=cfg.hidden_size: {
+    "kernel": np.zeros((width, size), np.float32), "bias": np.full(size, bias, np.float32)}  # fmt: skip
+  heads = {"said": head(-5.0), "before": head(0.0), "looks": head(0.0, LOOKS)}
+  if whole: heads["whole"] = head(-5.0, width=cfg.projection_dim or cfg.hidden_size)
   return jax.tree.map(jnp.asarray, params | heads)
 
 
@@ -93,12 +92,12 @@ def make_loss(cfg: clip.TextConfig, special: tuple[int, ...], whole: bool = Fals
     bag = (optax.sigmoid_binary_cross_entropy(logits["said"], said) * word).sum(-1)
     order = optax.softmax_cross_entropy_with_integer_labels(logits["before"][:, 1:], ids[:, :-1])
     known = ((logits["said"] > 0) * said * word).sum() / (said * word).sum()
-    seen, true = logits["looks"], jnp.broadcast_to(batch["looks"][:, None], logits["looks"].shape)
-    square = jnp.square(seen - true)[..., :measures].sum(-1)
-    code = optax.sigmoid_binary_cross_entropy(seen, true)[..., measures:].sum(-1)
+    seen, true = logits["looks"], batch["looks"][:, None]
+    square = jnp.square(seen[..., :measures] - true[..., :measures]).sum(-1)
+    code = optax.sigmoid_binary_cross_entropy(seen[..., measures:], true[..., measures:]).sum(-1)
     famous = batch["famous"].astype(jnp.float32)
-    variance = jnp.square(true)[..., :measures].sum(-1)
-    unexplained = (square[:, -1] * famous).sum() / jnp.maximum((variance[:, -1] * famous).sum(), 1e-6)
+    variance = jnp.square(batch["looks"][:, :measures]).sum(-1)
+    unexplained = (square[:, -1] * famous).sum() / jnp.maximum((variance * famous).sum(), 1e-6)
     value = bag.mean() + order.mean() + _LOOKS_SHARE * (square + code).mean()
     metrics = {"bag": bag.mean(), "order": order.mean(), "known": known, "measures": square.mean(),
                "codes": code.mean(), "known_looks": 1 - unexplained}  # fmt: skip
