@@ -139,6 +139,33 @@ def test_the_denoiser_starts_at_the_loss_of_saying_nothing_and_empties_captions(
   assert 0.04 < empty < 0.17
 
 
+def test_the_denoisers_loss_counts_by_place(nets, rng):
+  z = rng.standard_normal((4, 4, 4, 8)).astype(np.float16)
+  data = {"mean": z, "logvar": np.full_like(z, -30), "ids": np.full((4, 40), 7, np.int32),
+          "index": np.arange(4, dtype=np.int32)}  # fmt: skip
+  params, frozen = denoiser.init(nets, 0), {"text_encoder": text_encoder.init(nets.text[0], 0)["text"]}
+  keys = jax.random.split(jax.random.key(0), 4)
+
+  def value(where):
+    return denoiser.make_loss(nets, np.zeros(40, np.int32), TINY, where)(params, frozen, data, keys)[0]
+
+  left = np.zeros((4, 4, 1), np.float32)
+  left[:, :2] = 1
+  every, half = value(None), value(left)
+  assert 0.2 * every < half < 0.8 * every
+  np.testing.assert_allclose(3 * half + value(1 - left), value(1 + 2 * left), rtol=1e-5)
+  np.testing.assert_allclose(half + value(1 - left), every, rtol=1e-5)
+
+
+def test_faces_features_weigh_more_and_the_mean_is_one():
+  where = denoiser.where_faces_are(16, 8.0, count=40)[..., 0]
+  np.testing.assert_allclose(where.mean(), 1, rtol=1e-5)
+  assert where[0, 0] == where.min() and 7 < where.max() / where.min() <= 9.01
+  row, column = np.unravel_index(where.argmax(), where.shape)
+  assert 8 < row < 12 and 6 <= column <= 9  # a mouth is below the middle
+  np.testing.assert_allclose(denoiser.where_faces_are(8, 0.0, count=2), 1)
+
+
 def test_words_begin_distinct(nets):
   """Drowned by the residual branches they would never be learned."""
   params = text_encoder.init(nets.text[0], 0)

@@ -50,7 +50,8 @@ def train(c: TrainMiniature, r: recipe.Recipe):
     NoiseSchedule.from_json(recipe.scheduler(r)), zero_empty_negative=r.xl)  # fmt: skip
   steps, batch = c.steps or r.steps, r.batch
   tx = optax.adam(training.flat(r.lr, steps, r.decay), b2=0.99)
-  loss = denoiser.make_loss(nets, tokenizer.encode([""]).ids[0], r)
+  empty = tokenizer.encode([""]).ids[0]
+  loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face))
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
   start = export.read_net(c.unet, "unet")[1] if c.unet else None
@@ -65,11 +66,11 @@ def train(c: TrainMiniature, r: recipe.Recipe):
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
   facts = training.facts(c, r, "widths heads groups text_width text_layers batch lr empty "
-                         "ema clip", words=known, captions=captions.VERSION,
+                         "ema clip face", words=known, captions=captions.VERSION,
                          unet=c.unet and tensorfiles.digest(c.unet / "unet"), **ready.facts)  # fmt: skip
   if r.xl: facts |= training.facts(c, r, "depths text2_width text2_layers projection time_width")
   run = training.run(c, training.home(c, "diffusion"), "diffusion", steps)
-  validate = denoiser.make_validate(loss, 40)
+  validate = denoiser.make_validate(denoiser.make_loss(nets, empty, r), 40)  # unweighted: comparable
 
   def look(done, state):
     v = validate(state.ema, frozen, ready.held.mean, ready.held.logvar, held_ids)

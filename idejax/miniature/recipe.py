@@ -46,6 +46,7 @@ class Recipe:
   empty: float = 0.1  # share of captions dropped, for classifier-free guidance
   ema: float = 0.999
   clip: float = 1.0
+  face: float = 8.0  # how much more the UNet's loss counts where faces' features are
   look: int = 500  # steps between validations
 
   @property

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from idejax.nets.naming import naming
+
 LONG = 512 * 512  # queries x keys from which an implementation without the score matrix pays
 BLOCK = 128  # the Pallas kernels' block: lengths must be multiples of it
 
@@ -34,6 +36,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False,
   """
   if impl not in _IMPLEMENTATIONS and impl not in (None, "cpu", "cuda", "tpu"):
     raise ValueError(f"attention {impl!r}; known: {', '.join([*_IMPLEMENTATIONS, 'cpu, cuda, tpu'])}")
+  if naming(): return jnp.zeros(q.shape, v.dtype)
   if causal: return _plain(q, k, v, causal=True)
   if impl not in _IMPLEMENTATIONS: impl = choose(impl or jax.default_backend(), q, k)
   return _IMPLEMENTATIONS[impl](q, k, v)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from idejax.nets.attention import attention
 from idejax.nets.layers import Dense, Dtype, LayerNorm
+from idejax.nets.naming import parameter_shapes
 
 _ACTIVATIONS = {
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -108,7 +109,7 @@ class TextEncoder(nn.Module):
 def shapes(cfg: TextConfig):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   ids = jax.ShapeDtypeStruct((1, cfg.max_position_embeddings), jnp.int32)
-  return jax.eval_shape(lambda x: TextEncoder(cfg).init(jax.random.key(0), x)["params"], ids)
+  return parameter_shapes(TextEncoder(cfg), ids)
 
 
 # What the vision towers (clip_vision.py) share.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from idejax.nets.clip import Embed, encoder, tower_from_json
 from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm
+from idejax.nets.naming import parameter_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,4 +94,4 @@ class VisionEncoder(nn.Module):
 def shapes(cfg: VisionConfig):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x = jax.ShapeDtypeStruct((1, cfg.image_size, cfg.image_size, cfg.num_channels), jnp.float32)
-  return jax.eval_shape(lambda x: VisionEncoder(cfg).init(jax.random.key(0), x)["params"], x)
+  return parameter_shapes(VisionEncoder(cfg), x)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.layers import Conv
+from idejax.nets.naming import parameter_shapes
 from idejax.nets.unet import (
   Context,
   Residuals,
@@ -90,4 +91,4 @@ def shapes(c: ControlNetConfig):
   x, t, context, added = example_inputs(c.unet)
   sides = (1, c.factor * x.shape[1], c.factor * x.shape[2], c.control_channels)
   control = jax.ShapeDtypeStruct(sides, jnp.float32)
-  return jax.eval_shape(ControlNet(c).init, jax.random.key(0), x, t, context, control, added)["params"]
+  return parameter_shapes(ControlNet(c), x, t, context, control, added)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax.nets.layers import convolve, upsample2x
+from idejax.nets.naming import parameter_shapes
 
 EPS = 1e-5
 
@@ -111,7 +112,7 @@ class Net(nn.Module):
 def shapes(body: Body, side: int, folded: bool = False):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  return jax.eval_shape(lambda x: Net(body, folded).init(jax.random.key(0), x)["params"], x)
+  return parameter_shapes(Net(body, folded), x)
 
 
 def init(body: Body, side: int, seed: int) -> Any:

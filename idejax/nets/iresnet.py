@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax.nets.layers import Conv, Dense, Dtype
+from idejax.nets.naming import parameter_shapes
 from idejax.nets.resnet import BatchNorm
 
 _EPS = 1e-5  # of every BatchNorm
@@ -79,7 +80,7 @@ class IResNet(nn.Module):
 def shapes(cfg: IResNetConfig = IRESNET50):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x = jax.ShapeDtypeStruct((1, cfg.image_size, cfg.image_size, 3), jnp.float32)
-  return jax.eval_shape(lambda x: IResNet(cfg).init(jax.random.key(0), x)["params"], x)
+  return parameter_shapes(IResNet(cfg), x)
 
 
 def load_onnx(path: str | os.PathLike) -> tuple[IResNetConfig, dict]:

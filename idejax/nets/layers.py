@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax.nets.naming import naming
+
 Dtype = Any
 
 
 def _param(module: nn.Module, name: str, initializer, shape) -> jax.Array:
   """`module.param`, whose initialiser flax would trace at every use, only to learn its shape."""
-  return module.param(name, initializer if module.is_initializing() else nn.initializers.zeros, shape)
+  drawn = module.is_initializing() and not naming()
+  return module.param(name, initializer if drawn else nn.initializers.zeros, shape)
 
 
 class Dense(nn.Module):
@@ -30,11 +33,10 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype = self.dtype or x.dtype
     kernel = _param(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+    if naming(): return jnp.zeros((*x.shape[:-1], self.features), dtype)
     y = x.astype(dtype) @ kernel.astype(dtype)
-    if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
-      y += bias.astype(dtype)[(None,) * (y.ndim - 1)]
-    return y
+    return y if bias is None else y + bias.astype(dtype)[(None,) * (y.ndim - 1)]
 
 
 class Conv(nn.Module):
@@ -53,13 +55,11 @@ class Conv(nn.Module):
     dtype = self.dtype or x.dtype
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = _param(self, "kernel", self.kernel_init, shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     pad = self.size // 2 if self.padding is None else self.padding
     pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
     y = convolve(x.astype(dtype), kernel.astype(dtype), self.stride, pad)
-    if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
-      y += bias.astype(dtype)[None, None, None]
-    return y
+    return y if bias is None or naming() else y + bias.astype(dtype)[None, None, None]
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
@@ -70,6 +70,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
   with PyTorch's everywhere else.
   """
   (b, h, w, i), (size, _, _, o) = x.shape, kernel.shape
+  if naming():
+    rows, columns = ((side + sum(p) - size) // stride + 1 for side, p in zip((h, w), pad))
+    return jnp.zeros((b, rows, columns, o), x.dtype)
   few = b * h * w <= 256 and i >= 256 and size == 3 and stride == 1
   if not (few and jax.default_backend() == "cpu"):
     return jax.lax.conv_general_dilated(
@@ -93,6 +96,7 @@ class GroupNorm(nn.Module):
     dtype, c = self.dtype or x.dtype, x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (c,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
+    if naming(): return x.astype(dtype)
     y = x.astype(jnp.float32).reshape(x.shape[0], -1, c)
 
     def average(y):  # per channel, then per group: three times as fast on CPU as both at once
@@ -114,8 +118,10 @@ class LayerNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, c = self.dtype or x.dtype, x.shape[-1]
     row = (None,) * (x.ndim - 1)
-    scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)[row]
-    bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)[row]
+    scale = self.param("scale", nn.initializers.ones, (c,))
+    bias = self.param("bias", nn.initializers.zeros, (c,))
+    if naming(): return x.astype(dtype)
+    scale, bias = (p.astype(jnp.float32)[row] for p in (scale, bias))
     y = x.astype(jnp.float32)
     mean = y.mean(-1, keepdims=True)
     var = jnp.square(y - mean).mean(-1, keepdims=True)

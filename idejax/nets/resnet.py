@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.layers import Conv, Dense, Dtype
+from idejax.nets.naming import parameter_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +81,4 @@ class CoarseEncoder(nn.Module):
 def shapes(cfg: ResNetConfig = ResNetConfig()):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  return jax.eval_shape(lambda x: CoarseEncoder(cfg).init(jax.random.key(0), x)["params"], x)
+  return parameter_shapes(CoarseEncoder(cfg), x)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from idejax.nets.attention import attention
 from idejax.nets.layers import Conv, Dense, GroupNorm, LayerNorm, timestep_embedding, upsample
+from idejax.nets.naming import parameter_shapes
 
 # One array [B, L, D]; a pair of them, for keys and for values; or, per attention path, keys and
 # values already projected (`project_context`), which saves two matmuls a layer and step.
@@ -307,15 +308,13 @@ def example_inputs(c: UNetConfig, batch: int = 1, length: int = 8) -> tuple:
   """Shapes of (x, t, context, added) for `eval_shape`; lengths and sides do not change params."""
   S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   side = 2 ** (len(c.widths) - 1)
-  added = None
-  if c.added_dims is not None:
-    added = (S(batch, c.added_dims[1] - 6 * c.added_dims[0]), S(batch, 6))
+  added = None if c.added_dims is None else (S(batch, c.added_dims[1] - 6 * c.added_dims[0]), S(batch, 6))
   return S(batch, side, side, c.channels[0]), S(batch), S(batch, length, c.context_dim), added
 
 
 def shapes(c: UNetConfig):
   """Parameter shapes, float32, with no memory spent."""
-  return jax.eval_shape(UNet(c).init, jax.random.key(0), *example_inputs(c))["params"]
+  return parameter_shapes(UNet(c), *example_inputs(c))
 
 
 def attention_paths(params) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from idejax.nets.attention import attention
 from idejax.nets.layers import Conv, Dense, Dtype, GroupNorm, upsample2x
+from idejax.nets.naming import parameter_shapes
 
 _EPS = 1e-6  # fixed in diffusers' VAE, whatever its config says
 
@@ -185,13 +186,9 @@ class Decoder(nn.Module):
 
 def shapes(cfg: VAEConfig):
   """Both halves' parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
-  def init(x, z):
-    key = jax.random.key(0)
-    return {**Encoder(cfg).init(key, x)["params"], **Decoder(cfg).init(key, z)["params"]}
-
   x = jax.ShapeDtypeStruct((1, cfg.factor, cfg.factor, cfg.in_channels), jnp.float32)
   z = jax.ShapeDtypeStruct((1, 1, 1, cfg.latent_channels), jnp.float32)
-  return jax.eval_shape(init, x, z)
+  return {**parameter_shapes(Encoder(cfg), x), **parameter_shapes(Decoder(cfg), z)}
 
 
 def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: int,

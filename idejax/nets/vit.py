@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from idejax.nets.attention import attention
 from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm
+from idejax.nets.naming import parameter_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,4 +88,4 @@ class ViT(nn.Module):
 def shapes(cfg: ViTConfig):
   """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x = jax.ShapeDtypeStruct((1, cfg.image_size, cfg.image_size, cfg.num_channels), jnp.float32)
-  return jax.eval_shape(lambda x: ViT(cfg).init(jax.random.key(0), x)["params"], x)
+  return parameter_shapes(ViT(cfg), x)

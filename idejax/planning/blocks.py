@@ -17,6 +17,7 @@ from idejax import tree
 from idejax.methods import METHODS
 from idejax.methods.dreambooth import LORA
 from idejax.nets import unet
+from idejax.nets.naming import parameter_shapes
 from idejax.planning import figures, work
 
 
@@ -117,7 +118,7 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: T
   else:
     net = unet.Transformer(c.heads[block.level], block.depth, c)
     other = S((rows, 77, c.context_dim), c.dtype)
-  shapes = jax.eval_shape(net.init, jax.random.key(0), x, other)["params"]
+  shapes = parameter_shapes(net, x, other)
   params = jax.tree.map(lambda s: S(s.shape, c.dtype), shapes)
   chosen = LORA if trains == "attention" and block.kind == "transformer" else ("",) if trains == "all" else ()
   own, rest = tree.split(params, chosen)
