@@ -30,7 +30,7 @@ class Sample:
   identity: tuple[Path, ...] = ()
   """Run folders of idejax personalize, whose people may be named in prompts; the option may be repeated."""
   strength: float | None = None
-  """How strongly an identity's adapter acts, 1 as it was trained (id-ea)."""
+  """How strongly an identity acts, 1 as it was trained (id-ea, dreambooth's lora). Default: as its run says."""
   start: float = 0.0
   """Share of the steps, 0 to 1, drawn as "person" before the identity enters: freer layouts."""
   other_model: bool = False

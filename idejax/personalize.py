@@ -268,7 +268,7 @@ def memory() -> int:
 
 # Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
 _FREE = ("out", "prompts", "num", "sample_steps", "guidance", "minutes", "checkpoint_every", "compare", "consent",
-         "model", "photo", "drawn", "split", "tensorboard", "vit", "describe")  # fmt: skip
+         "model", "photo", "drawn", "split", "tensorboard", "vit", "describe", "strength")  # fmt: skip
 
 
 class Watch:

@@ -270,6 +270,14 @@ def test_the_adapter_is_bounded_by_its_gate(fz, opened, encode):
   np.testing.assert_allclose(none, plain, atol=1e-6)
 
 
+def test_the_strength_is_of_pictures_not_of_training(fz):
+  """An identity carries it; the loss is at full strength whatever it says."""
+  half, params = dataclasses.replace(CFG, strength=0.5), shaken(start(fz))
+  assert float(id_ea.represent(params, fz, half)["scale"]) == 0.5
+  assert "scale" not in id_ea.represent(params, fz, dataclasses.replace(half, sampling="rows"))
+  assert float(id_ea.learned(params, fz, half)["scale"]) == 1.0
+
+
 def test_the_adapter_is_attention_over_text_and_face(fz, opened):
   """Its equation, written with the whole of C~ and its first 77 rows taken afterwards."""
   p, rng = opened["adapter"], np.random.default_rng(0)

@@ -65,6 +65,8 @@ class Config:
   """Of kv lora."""
   sampling: Literal["full", "rows"] = "full"
   """Sample with all that was learned, or with the two words alone."""
+  strength: float = 1.0
+  """How strongly adapter, keys and values act in pictures; `idejax sample --strength` sets another."""
   templates: tuple[str, ...] = templates.TEMPLATES
   """Training captions; {} is where the phrase goes."""
   phrase: str = "face of {} person"
@@ -112,7 +114,8 @@ PRESETS = {
     repeat=True, enhancer="released", kv="none", sampling="rows", steps=320, lr_modules=1.2e-2,
     train_enhancer=False, rows_decay=1e-2, reg="mahalanobis_released", reg_weight=8e-4),
   "miniature": Config(
-    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3),
+    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3,
+    strength=0.8),
 }  # fmt: skip
 
 
@@ -215,14 +218,14 @@ def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
     out["face"] = face_rows(params["face"], frozen.subject.face, cfg)
     if cfg.enhances: out["face"] = enhance(params["enhancer"], out["face"], frozen.constants["anchor"], cfg)
   out |= {k: params[k] for k in ("adapter", "kv") if k in params}
-  # The strength of adapter, keys and values while sampling.
   return out | {"scale": jnp.ones(())} if "adapter" in out or "kv" in out else out
 
 
 def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """`learned`, or the two words alone."""
+  """`learned` at the strength for pictures, or the two words alone."""
   out = learned(params, frozen, cfg)
-  return out if cfg.sampling == "full" else {"rows": out["rows"]}
+  if cfg.sampling == "rows": return {"rows": out["rows"]}
+  return out | {"scale": jnp.float32(cfg.strength)} if "scale" in out else out
 
 
 def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
