@@ -30,7 +30,7 @@ def spread():
     jax.config.update("jax_num_cpu_devices", count)
 
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # glibc's mallopt
 
 
 def keep_memory():
@@ -41,6 +41,7 @@ def keep_memory():
   """
   if platform.libc_ver()[0] != "glibc": return
   libc = ctypes.CDLL(None)
+  libc.mallopt(_ARENA_MAX, 1)  # the other threads' arenas hold no large buffer
   libc.mallopt(_MMAP_MAX, 0)
   libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -97,5 +97,8 @@ def test_prompts():
   text = cp.prompt("sks person", style="sketch", expression="sad", accessory="hat",
                    clothes="red sweater", background="snow")  # fmt: skip
   assert text == "a sketch of sks person looking sad wearing a hat and a red sweater in the snow"
-  assert cp.prompt("an old man", expression="happy") == "a photo of an old man smiling"
+  assert cp.prompt("<anna>", expression="happy") == "a photo of <anna> smiling"
+  # As captions say it: in 49,200 of them no woman is "a woman smiling", and the UNet does not draw her so.
+  assert cp.prompt("an old man", expression="happy") == "a photo of a smiling old man"
+  assert cp.prompt("a woman with red hair", expression="angry") == "a photo of an angry woman with red hair"
   with pytest.raises(UserError): cp.prompt(mood="sad")

@@ -90,6 +90,7 @@ def prompt(subject: str = "a person", **factors: str) -> str:
   """The canonical prompt, e.g. prompt("a woman", accessory="hat", background="snow").
 
   Factors are names from the tables of `scene`: style, expression, accessory, clothes, background.
+  A mood stands where captions have it: "a smiling woman", but "anna smiling".
   """
   unknown = set(factors) - {"style", "expression", "accessory", "clothes", "background"}
   if unknown: raise UserError(f"no factor {', '.join(sorted(unknown))}")
@@ -98,7 +99,9 @@ def prompt(subject: str = "a person", **factors: str) -> str:
   worn = [ACCESSORIES[int(s.accessory)]]
   if "clothes" in factors: worn += [CLOTHES[int(s.clothes)]]
   place = BACKGROUNDS[int(s.background)][0] if "background" in factors else ""
-  return _join(medium, subject, _predicate(EXPRESSIONS[int(s.expression)]), _worn(worn), place)
+  mood, (article, _, rest) = EXPRESSIONS[int(s.expression)], subject.partition(" ")
+  who = ("a", mood, rest) if article in ("a", "an") else (subject, _predicate(mood))
+  return _join(medium, *who, _worn(worn), place)
 
 
 def caption(person: pp.Identity, scene: sc.Scene, rng: np.random.Generator, name: str = "") -> str:
