@@ -1,5 +1,6 @@
 """On a CPU, small models get a device per core: XLA's small convolutions use one core well and several
-badly. Large ones keep one device: their convolutions use all cores, and weights are held once."""
+badly. Large ones keep one device: their convolutions use all cores, and weights are held once. And
+what a small step computes in is memory that the step before used."""
 
 import contextlib
 import ctypes

@@ -96,6 +96,7 @@ class GroupNorm(nn.Module):
     dtype, c = self.dtype or x.dtype, x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (c,))
     bias = self.param("bias", nn.initializers.zeros, (c,))
+    if self.groups < 1 or c % self.groups: raise ValueError(f"{c} channels are not {self.groups} groups")
     if naming(): return x.astype(dtype)
     y = x.astype(jnp.float32).reshape(x.shape[0], -1, c)
 
