@@ -1,11 +1,8 @@
 """On a CPU, small models get a device per core: XLA's small convolutions use one core well and several
-badly. Large ones keep one device: their convolutions use all cores, and weights are held once. And
-what a small step computes in is memory that the step before used."""
+badly. Large ones keep one device: their convolutions use all cores, and weights are held once."""
 
 import contextlib
-import ctypes
 import os
-import platform
 from pathlib import Path
 
 from idejax import distributed, hub
@@ -16,9 +13,7 @@ MOST = 8  # devices; each holds the weights and compiles its part
 
 def use(model: str):
   """A device per core if the model, a folder or a built-in one, is small. Before jax has looked for devices."""
-  if not small(model): return
-  keep_memory()
-  spread()
+  if small(model): spread()
 
 
 def spread():
@@ -29,22 +24,6 @@ def spread():
 
   with contextlib.suppress(RuntimeError):  # jax has looked already, for a program that calls idejax
     jax.config.update("jax_num_cpu_devices", count)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # glibc's mallopt
-
-
-def keep_memory():
-  """The buffers of one step are reused by the next. On Linux each of some hundred MB would be taken
-  from the system and given back every step, and every page of it zeroed: a fifth of a small step's time.
-
-  Large models are left alone: their steps take seconds, and memory given back may be what fits them in.
-  """
-  if platform.libc_ver()[0] != "glibc": return
-  libc = ctypes.CDLL(None)
-  libc.mallopt(_ARENA_MAX, 1)  # the other threads' arenas hold no large buffer
-  libc.mallopt(_MMAP_MAX, 0)
-  libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def small(model: str) -> bool:

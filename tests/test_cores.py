@@ -1,7 +1,6 @@
 """A device per core, for small models on a CPU only, and never against the user's word."""
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -43,31 +42,3 @@ def test_what_is_small(tmp_path, monkeypatch):
   assert not cores.small("org/name") and not cores.small(str(tmp_path))
   monkeypatch.setattr(cores, "SMALL", 1000)
   assert not cores.small(str(tiny_model()))
-
-
-_KEEP = """
-import ctypes, threading
-from idejax import cores
-cores.keep_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-
-def check():
-  first = libc.malloc(300 << 20)
-  libc.free(first)
-  low, high = next(l.split()[0].split("-") for l in open("/proc/self/maps") if l.rstrip().endswith("[heap]"))
-  print(libc.malloc(300 << 20) == first, int(low, 16) <= first < int(high, 16))
-
-for _ in range(2):
-  thread = threading.Thread(target=check)
-  thread.start()
-  thread.join()
-check()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc only")
-def test_large_buffers_are_kept():
-  """They lie in the heap, not in mappings of their own, and are still there after they were freed."""
-  done = subprocess.run([sys.executable, "-c", _KEEP], capture_output=True, text=True)
-  assert done.stdout.split() == 3 * ["True", "True"], done.stderr
