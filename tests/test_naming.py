@@ -25,8 +25,8 @@ def test_a_unet_has_the_shapes_that_init_gives_it(family):
 
 def test_so_have_the_autoencoder_and_the_text_encoder():
   cfg = vae.VAEConfig.from_json(families.small("sd15")["vae"])
-  x = np.zeros((1, 2 * cfg.factor, cfg.factor, 3), np.float32)
-  same({k: v for k, v in vae.shapes(cfg).items() if k in by_init(vae.Encoder(cfg), x)}, by_init(vae.Encoder(cfg), x))
+  x, z = np.zeros((1, 2 * cfg.factor, cfg.factor, 3), np.float32), np.zeros((1, 2, 1, cfg.latent_channels), np.float32)
+  same(vae.shapes(cfg), {**by_init(vae.Encoder(cfg), x), **by_init(vae.Decoder(cfg), z)})
   text = clip.TextConfig.from_json(families.small("sdxl")["text_encoder_2"])
   same(clip.shapes(text), by_init(clip.TextEncoder(text), np.zeros((2, 9), np.int32)))
 

@@ -14,7 +14,7 @@ import numpy as np
 from idejax import backbone, conditioning, diffusion, draws, tree
 from idejax.backbone import Backbone, Conditioning, Nets
 from idejax.families import random_params
-from idejax.miniature import data, people
+from idejax.miniature import landmarks, people, scene
 from idejax.miniature.recipe import Recipe
 from idejax.nets import unet
 from idejax.step import Loss
@@ -42,10 +42,10 @@ def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
   A mood is a mouth of three latent cells among 256. The weight depends on the place alone, not on
   the picture, so what the loss is least at stays the same.
   """
-  seen = data.batch(people.split("train")[:count], 1)
-  marks = seen.geometry.landmarks[:, 17:].reshape(-1, 2)  # without the face's outline
-  size = seen.images.shape[1]
-  edges = np.linspace(-0.5, size - 0.5, side + 1)
+  ids = people.split("train")[:count]
+  look = lambda person, seen: landmarks.geometry(jnp, person, seen, side).landmarks[17:]  # without the face's outline
+  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scene.scenes(ids, 1, 0))).reshape(-1, 2)
+  edges = np.arange(side + 1) - 0.5
   often, *_ = np.histogram2d(marks[:, 1], marks[:, 0], (edges, edges))
   weight = 1 + most * often / often.max()
   return (weight / weight.mean()).astype(np.float32)[..., None]

@@ -1,7 +1,7 @@
 """Parameter shapes of a net, without tracing its arithmetic.
 
-Every start needs them before any weight is read, and a UNet has a thousand layers: tracing what it
-would compute, and the random numbers of initial weights, took seconds.
+Every start needs them before any weight is read, and a UNet has hundreds of layers: tracing what it
+would compute, and the random numbers of initial weights, took most of that time.
 """
 
 import contextvars

@@ -259,14 +259,15 @@ class UNet(nn.Module):
       for j in range(c.layers[i] + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = resnet(c)(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
-        if depth:
-          h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
+        if depth: h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
       if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample(h, skips[-1].shape[1:3]))
     h = nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(h))
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
 
 
-resnet = lambda c: nn.remat(ResBlock) if c.remat else ResBlock  # the class of the UNet's ResNet blocks
+def resnet(c: UNetConfig) -> type[ResBlock]:
+  """What the UNet's ResNet blocks are made of."""
+  return nn.remat(ResBlock) if c.remat else ResBlock
 
 
 def embed_time(c: UNetConfig, t, added):
@@ -289,8 +290,7 @@ def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None
   for i, (dim, depth) in enumerate(zip(c.widths, c.down_depths)):
     for j in range(c.layers[i]):
       h = resnet(c)(dim, c, name=f"down_blocks.{i}.resnets.{j}")(h, temb)
-      if depth:
-        h = Transformer(c.heads[i], depth, c, name=f"down_blocks.{i}.attentions.{j}")(h, context, extra)
+      if depth: h = Transformer(c.heads[i], depth, c, name=f"down_blocks.{i}.attentions.{j}")(h, context, extra)
       skips.append(h)
     if i + 1 < len(c.widths):
       h = Conv(dim, stride=2, name=f"down_blocks.{i}.downsamplers.0.conv")(h)
