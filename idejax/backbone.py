@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from idejax import tensorfiles, tree, weights
+from idejax import flaxfiles, tensorfiles, tree, weights
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
 from idejax.nets import clip, unet, vae
@@ -130,7 +130,7 @@ def _number(x: Any) -> float | None:
 
 def make_config(make, path: Path, **run):
   """A config from its JSON file; what is wrong with it as a sentence with the file's name."""
-  json = read_json(path)
+  json = flaxfiles.class_names(read_json(path))
   try:
     config = make.from_json(json, **run)
     hash(config)  # it will be a static argument of jitted functions; a list inside would not do

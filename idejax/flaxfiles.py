@@ -7,7 +7,7 @@ import functools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.tree_util as jtu
@@ -38,6 +38,18 @@ def key_of(names: Sequence[str]) -> str:
   """The torch key of a Flax path: (resnets_0, conv1, kernel) -> resnets.0.conv1.weight."""
   module, leaf = _module_and_leaf(names)
   return weights.key_of([jtu.DictKey(n) for n in ((module, leaf) if module else (leaf,))])
+
+
+def class_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """A config, or an index, with PyTorch's class names for those of orphaned Flax folders: FlaxUNet2DConditionModel -> UNet2DConditionModel."""
+  bare = lambda x: re.sub(r"^Flax(?=[A-Z])", "", x) if isinstance(x, str) else x
+  out: dict[str, Any] = {}
+  for k, v in fields.items():
+    if k == "_class_name" and not isinstance(v, list): v = bare(v)
+    elif k == "architectures" and isinstance(v, list): v = [bare(x) for x in v]
+    elif isinstance(v, list) and len(v) == 2 and v[0] in ("diffusers", "transformers", "stable_diffusion"): v = [v[0], bare(v[1])]
+    out[k] = v
+  return out
 
 
 def _tree(path: pathlib.Path):

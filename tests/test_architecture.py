@@ -83,7 +83,7 @@ ALLOWED = {
   "idejax.hub": {"idejax.errors", "idejax.tensorfiles"},
   "idejax.sampler": {"idejax.diffusion", "idejax.errors", "idejax.sampler_tables"},
   "idejax.sampler_tables": {"idejax.diffusion", "idejax.errors"},
-  "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tree", "idejax.tensorfiles", "idejax.diffusion", "idejax.errors"},
+  "idejax.backbone": {"idejax.nets", "idejax.weights", "idejax.tree", "idejax.tensorfiles", "idejax.flaxfiles", "idejax.diffusion", "idejax.errors"},
   "idejax.step": {"idejax.tree", "idejax.sharding", "idejax.draws"},
   "idejax.files": set(), "idejax.faces": {"idejax.faces", "idejax.errors", "idejax.files"},
   "idejax.conditioning": {"idejax.backbone", "idejax.tokens"},

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from idejax import tensorfiles, weights
+from idejax import flaxfiles, tensorfiles, weights
 from idejax.backbone import read_json
 from idejax.errors import UserError
 from idejax.files import write_json
@@ -88,7 +88,7 @@ def _copy_plain(source: Path, target: Path, config: Mapping[str, Any]):
   for p in sorted(source.iterdir()):
     if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
   if (source / "config.json").exists():
-    write_json(target / "config.json", _torch_names(read_json(source / "config.json")) | dict(config))
+    write_json(target / "config.json", flaxfiles.class_names(read_json(source / "config.json")) | dict(config))
 
 
 def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_size: str | None, where: str):
@@ -111,7 +111,7 @@ def pipeline(source: Path, target: Path, *, dtype: str | None = None, max_shard_
 
 def index_of(folder: Path) -> dict[str, Any]:
   """model_index.json with the names of PyTorch's classes. UserError for a component outside the folder."""
-  index = _torch_names(read_json(folder / "model_index.json"))
+  index = flaxfiles.class_names(read_json(folder / "model_index.json"))
   for name in components(index):
     if not re.fullmatch(r"\w+", name):
       raise UserError(f"{folder}/model_index.json names the component {name!r}, which is no plain name; do not use it")
@@ -128,15 +128,3 @@ def finish(index: Mapping[str, Any], source: Path, target: Path):
   for name in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
     if (source / name).is_file(): shutil.copyfile(source / name, target / name)
   write_json(target / "model_index.json", dict(index))
-
-
-def _torch_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Class names of orphaned Flax folders as PyTorch's: FlaxUNet2DConditionModel -> UNet2DConditionModel."""
-  bare = lambda x: re.sub(r"^Flax(?=[A-Z])", "", x) if isinstance(x, str) else x
-  out: dict[str, Any] = {}
-  for k, v in fields.items():
-    if k == "_class_name" and not isinstance(v, list): v = bare(v)
-    elif k == "architectures" and isinstance(v, list): v = [bare(x) for x in v]
-    elif isinstance(v, list) and len(v) == 2 and v[0] in ("diffusers", "transformers", "stable_diffusion"): v = [v[0], bare(v[1])]
-    out[k] = v
-  return out

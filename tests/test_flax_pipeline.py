@@ -1,0 +1,62 @@
+"""A pipeline that diffusers' Flax classes wrote before they were removed, and the pictures they made of it.
+
+`write_flax_pipeline.py` says how the archive came about.
+"""
+
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from converting import go
+from fakes import relative_error
+
+import idejax
+from idejax import pipeline
+from idejax.pipeline import Request, Settings
+
+PROMPTS = ["a photo of a cat", "two dogs, at night"]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+  root = tmp_path_factory.mktemp("flax")
+  with tarfile.open(Path(__file__).with_name("flax_pipeline.tar.xz")) as archive: archive.extractall(root, filter="data")
+  return root / "flax_pipeline"
+
+
+@pytest.fixture(scope="module")
+def new(old):
+  target = old.parent / "safetensors"
+  go(old, target)
+  return target
+
+
+@pytest.fixture(scope="module")
+def made(old):
+  with np.load(old / "made.npz") as arrays: return dict(arrays)
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_it_draws_the_same_pictures(which, request, made):
+  pipe = idejax.load(request.getfixturevalue(which), devices=jax.devices()[:1])
+  (batch,) = pipeline.generate(pipe, [Request(p, guidance=7.5) for p in PROMPTS], Settings(5, height=16, width=16, batch=2),
+                               made["latents"].transpose(0, 2, 3, 1))  # fmt: skip
+  off = np.abs(batch.images.astype(int) - np.round(made["images"] * 255).astype(int))
+  assert off.max() <= 1 and (off > 0).mean() < 1e-3
+
+
+def test_diffusers_opens_what_it_became(new, made):
+  import diffusers
+  import torch
+
+  pipe = diffusers.DiffusionPipeline.from_pretrained(new, local_files_only=True)
+  x = {n: torch.from_numpy(a) for n, a in made.items()}
+  with torch.no_grad():
+    context = pipe.text_encoder(x["ids"].long())[0]
+    noise = pipe.unet(x["latents"], x["timesteps"], x["context"]).sample
+    mean = pipe.vae.encode(x["images"].permute(0, 3, 1, 2)).latent_dist.mean
+  assert relative_error(context, made["context"]) < 1e-5
+  assert relative_error(noise, made["noise"]) < 1e-4  # Flax's GELU is not PyTorch's to the last digits
+  assert relative_error(mean.permute(0, 2, 3, 1), made["mean"]) < 1e-4
