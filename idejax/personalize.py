@@ -4,6 +4,7 @@ A folder of people trains all of them at once (`fit.crowd`); `--compare` runs se
 """
 
 import dataclasses
+import math
 import resource
 import time
 from collections.abc import Sequence
@@ -206,6 +207,9 @@ def check(s: Settings):
   for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
                           steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
     if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+  for name, value in (vars(c) | vars(s.cfg)).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a finite number")
   if c.describe and {*"{}"} & {*c.describe}: raise UserError(f"--describe is {c.describe!r}; braces mean the person")
   if c.plateau < 0: raise UserError(f"--plateau is {c.plateau}; it must be at least 0")
   if not 0 <= c.seed < 2**64: raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")

@@ -1,6 +1,7 @@
 """`idejax personalize` from photo to pictures, on a random pipeline and a hand-made face pack."""
 
 import json
+import math
 import random
 import signal
 import time
@@ -170,7 +171,7 @@ def test_people_in_prompts_of_the_installed_command(anna, root):
   ("people/notes.txt", {}, "notes.txt"), ("people/broken.png", {}, "broken.png"),
   ("anna.png", {"name": "two words"}, "one word"), ("anna.png", {"names": "nowhere.txt"}, "nowhere.txt cannot be read"),
   ("anna.png", {"steps": 0}, "--steps is 0"), ("anna.png", {"face": 7}, "face"), ("anna.png", {"compare": "id-ea,x"}, "'x'"),
-  ("anna.png", {"name": "a"}, "knows"),
+  ("anna.png", {"name": "a"}, "knows"), ("anna.png", {"lr": math.inf}, "--lr is inf"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_leaves_nothing(root, tmp_path, photo, more, said):
   out = tmp_path / "out"
