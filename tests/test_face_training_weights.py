@@ -10,7 +10,6 @@ import pytest
 from fakes import relative_error
 
 from idejax.miniature import (
-  captions,
   crops,
   data,
   face_metrics,
@@ -124,17 +123,29 @@ def test_attributes_are_read_off_pictures(pictures):
   assert min(got.values()) > 0.75 and np.mean(list(got.values())) > 0.88, got
 
 
-def test_clip_opens_in_transformers_and_knows_backgrounds(pictures):
+def test_clip_opens_in_transformers_and_reads_what_its_card_says(pictures):
   import torch
   from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
   model = CLIPModel.from_pretrained(JUDGES / "clip", local_files_only=True).eval()
   words = CLIPTokenizer.from_pretrained(JUDGES / "clip", local_files_only=True)
   see = CLIPImageProcessor.from_pretrained(JUDGES / "clip", local_files_only=True)
-  texts = [captions.prompt(background=b) for b in judges.CLASSES["background"]]
   pixels = see(list(pictures.images), return_tensors="pt")["pixel_values"]
   np.testing.assert_allclose(pixels.numpy().transpose(0, 2, 3, 1), recogniser.pixels(pictures.images), atol=1e-5)
-  ids = words(texts, padding="max_length", max_length=judges.LENGTH, return_tensors="pt")["input_ids"]
-  with torch.no_grad(): out = model(input_ids=ids, pixel_values=pixels)
-  right = out.logits_per_image.argmax(1).numpy() == pictures.factors["background"]
-  assert right.mean() > 0.6
+  reads = json.loads((JUDGES / "card.json").read_text())["clip"]["reads"]
+  assert set(reads) >= {"accessory", "background", "hair"}
+  truth, photo = judges.labels(pictures.factors), pictures.factors["style"] == 0
+  for attribute in reads:
+    texts = judges.prompts()[attribute]
+    ids = words(texts, padding="max_length", max_length=judges.LENGTH, return_tensors="pt")["input_ids"]
+    with torch.no_grad(): out = model(input_ids=ids, pixel_values=pixels)
+    right = (out.logits_per_image.argmax(1).numpy() == truth[attribute])[photo]
+    assert right.mean() > 0.8, attribute
+
+
+def test_the_clips_contrasts_differ_in_one_factor_each(rng):
+  texts = judges.contrasts(rng)
+  assert len(texts) == sum(judges.COUNTS)
+  for attribute, count in zip(smallface.ATTRIBUTES, judges.COUNTS):
+    texts, group = texts[count:], texts[:count]
+    assert len(set(group)) == count, attribute

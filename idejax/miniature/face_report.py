@@ -69,8 +69,8 @@ def write_card(out: Path, development: Faces, heldout: Faces):
       "outputs": list(smallface.ATTRIBUTES),
       "accuracy": _rounded({"photo": right(photos), "all_styles": right(photos | True)})},
     "clip": {"folder": "clip", "metrics": clip, "reads": [n for n in smallface.ATTRIBUTES if clip[n] > 0.85],
-             "training_note": "contrast of pictures and captions, and attribute heads that were thrown away; "
-                              "what is not among `reads` its scores do not tell apart"},
+             "training_note": "contrast of pictures with captions and with prompts that differ in one factor, and "
+                              "attribute heads that were thrown away; what is not among `reads` its scores do not tell apart"},
     "licence": "Apache-2.0",
     "training": _training(out, ("judge_recogniser", "judge_attributes", "judge_clip"), folder,
                           ("recogniser.onnx", "attributes.onnx", "clip/model.safetensors")),

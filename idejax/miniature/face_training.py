@@ -102,7 +102,7 @@ def run(name: str, out: Path, plan: Plan, params: Any, loss: st.Loss, load: Call
 
 # The detector.
 
-DETECTOR = Plan(steps=3600, batch=32, lr=4e-3)
+DETECTOR = Plan(steps=4600, batch=32, lr=4e-3)
 
 
 def train_detector(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
@@ -237,7 +237,7 @@ def train_judge_attributes(out: Path, steps: int | None = None, seed: int = 0, t
 
 # The CLIP.
 
-CLIP = Plan(steps=420, batch=64, lr=1.5e-3, clip=1.0, ema=0.99, decay=0.02)
+CLIP = Plan(steps=3500, batch=64, lr=1.5e-3, clip=1.0, ema=0.995, decay=0.02)
 
 
 def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
@@ -255,7 +255,8 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
   def load(i: int):
     at = rows(i, plan.batch, len(data.images), seed)
     rng = np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, 0, 4]))
-    return {"images": crops.spoilt(rng, data.images[at]), "ids": ids[at],
+    images, texts = crops.spoilt(rng, data.images[at]), words.encode(judges.contrasts(rng)).ids
+    return {"images": images, "ids": np.concatenate([ids[at], texts]),
             "index": np.arange(plan.batch, dtype=np.int32)} | {n: c[at] for n, c in codes.items()}  # fmt: skip
 
   embed = jax.jit(lambda p, images, ids: judges.embeddings(config, p, images, ids))

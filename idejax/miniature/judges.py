@@ -101,20 +101,25 @@ def embeddings(config, params, images, ids) -> tuple[jax.Array, jax.Array]:
 
 
 def make_clip_loss(config: dict[str, Any]) -> Loss:
-  """CLIP's contrast within the batch, both ways, plus the attribute heads that speed sight up.
+  """CLIP's contrast within the batch, both ways; contrast with sentences that differ in one factor,
+  because backgrounds alone tell most of a batch apart; and heads that speed sight up.
 
-  batch: images uint8 [B, 64, 64, 3], ids int32 [B, 40], codes int32 [B] by attribute.
+  batch: images uint8 [B, 64, 64, 3], ids int32 [B + sum(COUNTS), 40] of the captions and then of
+  `contrasts`, codes int32 [B] by attribute.
   """
 
   def loss(params, frozen, batch, keys):
     seen, read = embeddings(config, params, batch["images"], batch["ids"])
-    logits = seen @ read.T * jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0)))
+    scores = seen @ read.T * jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0)))
+    logits, *classes = jnp.split(scores, len(seen) + np.cumsum((0, *COUNTS))[:-1], axis=1)
     truth = jnp.arange(len(logits))
     contrast = (_surprise(logits, truth) + _surprise(logits.T, truth)) / 2
+    pairs = list(zip(smallface.ATTRIBUTES, classes, strict=True))
+    told = sum(_surprise(c, batch[n]) for n, c in pairs)
     heads = {n: 8 * seen @ h["kernel"] + h["bias"][None] for n, h in params["heads"].items()}
     named = sum(_surprise(h, batch[n]) for n, h in heads.items())
-    right = (logits.argmax(-1) == truth).mean()
-    return contrast + 0.25 * named, {"contrast": contrast, "right": right, "named": named}
+    right = {n: (c.argmax(-1) == batch[n]).mean() for n, c in pairs}
+    return contrast + told + 0.25 * named, {"contrast": contrast, "told": told, "named": named} | right
 
   return loss
 
@@ -174,12 +179,21 @@ def named(embed, params, words, faces) -> dict[str, float]:
   return out
 
 
-def prompts() -> dict[str, list[str]]:
-  """One prompt for every class."""
-  named = ("expression", "accessory", "background")
-  hair = ["a bald head", *(f"{c} hair" for c in people.HAIR_COLOURS)]
-  return {n: [captions.prompt(**{n: c}) for c in CLASSES[n]] for n in named} | {
-    "hair": [f"a photo of a person with {h}" for h in hair]}  # fmt: skip
+def prompts(subject: str = "a person", **factors: str) -> dict[str, list[str]]:
+  """One prompt for every class, by attribute; they share the subject and the other factors."""
+
+  def line(attribute, name):
+    if attribute != "hair": return captions.prompt(subject, **factors | {attribute: name})
+    return captions.prompt(f"{subject} with {'a bald head' if name == 'bald' else f'{name} hair'}", **factors)
+
+  return {a: [line(a, n) for n in CLASSES[a]] for a in smallface.ATTRIBUTES}
+
+
+def contrasts(rng: np.random.Generator) -> list[str]:
+  """Prompts for all classes about one drawn subject and scene, in the order of ATTRIBUTES."""
+  factors = {n: str(rng.choice(c)) for n, c in CLASSES.items() if n != "hair" and rng.random() < 0.5}
+  factors["style"] = str(rng.choice(scene.STYLES))
+  return sum(prompts(f"a {rng.choice(captions.NOUNS)}", **factors).values(), [])
 
 
 def write_clip(folder: Path, config: dict[str, Any], params: Any):
