@@ -99,14 +99,14 @@ def test_normalised_latents_reconstruct_the_same_and_are_alike(coder, rng):
   np.testing.assert_allclose(again[0], 0, atol=1e-4)
   np.testing.assert_allclose(again[1], 1, rtol=1e-4)
   encode = lambda p: vae.Encoder(cfg).apply({"params": p}, autoencoder.pixels(images))[0]
-  decode = lambda p: vae.Decoder(cfg).apply({"params": p}, encode(p))
+  decode = jax.jit(lambda p: vae.Decoder(cfg).apply({"params": p}, encode(p)))
   np.testing.assert_allclose(decode(new), decode(params), atol=1e-4)
 
 
 def test_the_vae_starts_with_quiet_latents(coder):
   cfg, _ = coder
   params = autoencoder.init(cfg, 0)
-  _, logvar = vae.Encoder(cfg).apply({"params": params}, jnp.zeros((1, 16, 16, 3)))
+  _, logvar = jax.jit(vae.Encoder(cfg).apply)({"params": params}, jnp.zeros((1, 16, 16, 3)))
   assert logvar.mean() < -2
 
 
@@ -146,6 +146,7 @@ def test_the_denoisers_loss_counts_by_place(nets, rng):
   params, frozen = denoiser.init(nets, 0), {"text_encoder": text_encoder.init(nets.text[0], 0)["text"]}
   keys = jax.random.split(jax.random.key(0), 4)
 
+  @jax.jit
   def value(where):
     return denoiser.make_loss(nets, np.zeros(40, np.int32), TINY, where)(params, frozen, data, keys)[0]
 

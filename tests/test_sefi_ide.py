@@ -94,7 +94,7 @@ def test_it_starts_as_the_class_word(fz, look):
   identity = sefi.represent(start(fz, MODULE), fz, MODULE)
   assert identity["rows"][0].shape == (5, 2, 1, 32)
   assert (np.asarray(identity["rows"][0]) == np.asarray(fz.constants["word"][0])).all()
-  cond = sefi.condition([identity], fz.backbone, fz.captions, MODULE)
+  cond = jax.jit(lambda i: sefi.condition([i], fz.backbone, fz.captions, MODULE))(identity)
   np.testing.assert_array_equal(cond.k, cond.v)
   _, captured = look(noise(2, 16, 16, 4), np.array([900, 30]), cond.k, cond.v)
   assert float(attention_of(captured, fz, np.arange(2)).max()) < 1e-7
@@ -184,7 +184,7 @@ def test_keys_and_values_go_their_own_ways(fz, look):
   first = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.qk."
   maps = lambda out: np.asarray(weights(*(tree.flatten(out[1])[first + i] for i in "01")))
   base, values, swapped = look(x, t, p, p), look(x, t, p, q), look(x, t, q, p)
-  plain = backbone.predict(fz.backbone, x, t, Conditioning(p, p))
+  plain = jax.jit(lambda p: backbone.predict(fz.backbone, x, t, Conditioning(p, p)))(p)
   np.testing.assert_allclose(base[0], plain, atol=1e-5)
   np.testing.assert_array_equal(maps(values), maps(base))
   assert np.abs(maps(swapped) - maps(base)).max() > 1e-4
