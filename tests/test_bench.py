@@ -8,7 +8,7 @@ from idejax import bench, bench_input, config
 from idejax.errors import UserError
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_figures(tmp_path, capsys, family):
   what = ("unet", "sample", "vae")
   out = tmp_path / "new" / "bench.json"

@@ -15,6 +15,7 @@ def run(tmp_path, **options):
   return json.loads(out.read_text())["figures"]["personalize"]
 
 
+@pytest.mark.slow
 def test_textual_inversion_is_the_peers(tmp_path, capsys):
   found = run(tmp_path, method="textual-inversion", model=str(tiny_model()), train_batch=2, people=(), vs="diffusers")
   assert found["peer"]["loss_differs"] < 1e-5 and found["peer"]["gradient_differs"] < 1e-4

@@ -197,6 +197,7 @@ def test_the_face_of_the_variant_that_is_shown_is_read(sd, gradient):
   assert np.isfinite(value(0)) and np.isnan(value(1))
 
 
+@pytest.mark.slow
 def test_people_train_side_by_side_on_sdxl(folder):
   """Invariant 9, under vmap: another neighbour leaves a person's average as it was, to the bit."""
   fz = subjects.frozen(folder, "sdxl", cb, CFG)

@@ -119,6 +119,7 @@ def test_a_person_whose_loss_stops_falling_ends_the_run_early(root, capfd):
   assert json.loads((out / "report.json").read_text())["steps"] == report["steps"]
 
 
+@pytest.mark.slow
 def test_stable_identity_reads_faces_with_a_vision_transformer(root, tmp_path):
   from transformers import ViTConfig, ViTModel
 

@@ -279,6 +279,7 @@ def test_two_words_stand_where_the_placeholder_stood(folder):
   assert len(set(used.tolist())) == 4 and (used >= 0).all()
 
 
+@pytest.mark.slow
 def test_sdxl_trains_an_mlp_per_encoder_for_people_in_one_program(folder):
   """Under vmap over people, as a crowd trains; pooled and time ids reach the UNet (it needs them)."""
   fz = make_frozen(folder, "sdxl")

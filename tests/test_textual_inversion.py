@@ -119,6 +119,7 @@ def test_gradient_equals_finite_differences_through_the_unet(sd, gradient):
   np.testing.assert_allclose((value(5e-3) - value(-5e-3)) / 1e-2, norm, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_both_of_sdxls_encoders_learn_for_people_side_by_side(folder):
   """Pitfall 14, under vmap; a person in company trains as alone."""
   fz = subjects.frozen(folder, "sdxl", ti, CFG)
