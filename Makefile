@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	@echo "Look at out/demo/sheet.png: the photo on the left, then that person in new pictures."
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 30 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -m "not slow"
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 --dist load --durations 30 -m slow

@@ -190,6 +190,7 @@ def test_an_identity_of_another_model_is_refused_by_both_names(anna, root):
   assert half.code == 2 and "identity.safetensors" in half.last
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bytes(anna, root):
   """kill -9 in mid-training, then the same command."""
   out = root / "runs" / "killed"

@@ -80,7 +80,7 @@ def test_sigterm_to_one_process_stops_all_after_a_save_and_another_shape_continu
   assert [r["step"] for r in records(root / "term")] == list(range(20))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_job_with_a_sentence_and_it_continues(root, alone, victim):
   folder = root / f"killed-{victim}"
   processes = several.start((2, 4), "toy", folder, json.dumps({"steps": 20, "pause": 0.2}))
