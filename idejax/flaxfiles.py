@@ -41,7 +41,7 @@ def key_of(names: Sequence[str]) -> str:
 
 
 def class_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """A config, or an index, with PyTorch's class names for those of orphaned Flax folders: FlaxUNet2DConditionModel -> UNet2DConditionModel."""
+  """A config or model_index.json with PyTorch's class names: FlaxUNet2DConditionModel -> UNet2DConditionModel."""
   bare = lambda x: re.sub(r"^Flax(?=[A-Z])", "", x) if isinstance(x, str) else x
   out: dict[str, Any] = {}
   for k, v in fields.items():

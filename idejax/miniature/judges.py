@@ -93,7 +93,7 @@ def clip_init(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def embeddings(config, params, images, ids) -> tuple[jax.Array, jax.Array]:
-  """Unit embeddings [B, P] of uint8 pictures [B, 64, 64, 3] and of token ids [B, 40]."""
+  """Unit embeddings [B, P] of uint8 pictures [B, 64, 64, 3] and [N, P] of token ids [N, 40]."""
   text, vision = towers(config)
   seen: Any = vision.apply({"params": params["vision"]}, pixels(images))
   read: Any = text.apply({"params": params["text"]}, ids)
