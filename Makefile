@@ -9,6 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/idejax personalize --out out/demo
 	@echo "Look at out/demo/sheet.png: the photo on the left, then that person in new pictures."
 
+# Files in their own order: xdist would start those with many tests first, and the long ones would end alone.
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -m "not slow"
 

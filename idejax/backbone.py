@@ -130,7 +130,7 @@ def _number(x: Any) -> float | None:
 
 def make_config(make, path: Path, **run):
   """A config from its JSON file; what is wrong with it as a sentence with the file's name."""
-  json = flaxfiles.class_names(read_json(path))
+  json = read_json(path)
   try:
     config = make.from_json(json, **run)
     hash(config)  # it will be a static argument of jitted functions; a list inside would not do
@@ -148,6 +148,7 @@ def _net_shapes(shapes, config, path: Path):
 
 
 def read_json(path: Path) -> dict[str, Any]:
+  """A JSON file of a pipeline folder, with PyTorch's class names if Flax classes wrote it. UserError."""
   try:
     value = json.loads(path.read_text())
   except FileNotFoundError:
@@ -155,7 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
   except (ValueError, OSError, RecursionError) as e:
     raise UserError(f"{path} cannot be read: {e}") from e
   if not isinstance(value, dict): raise UserError(f"{path} holds no JSON object")
-  return value
+  return flaxfiles.class_names(value)
 
 
 def _check_widths(folder: Path, nets: Nets):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from converting import go
 from fakes import relative_error
+from safetensors.numpy import load_file
 
 import idejax
 from idejax import pipeline
@@ -57,6 +58,19 @@ def test_diffusers_opens_what_it_became(new, made):
     context = pipe.text_encoder(x["ids"].long())[0]
     noise = pipe.unet(x["latents"], x["timesteps"], x["context"]).sample
     mean = pipe.vae.encode(x["images"].permute(0, 3, 1, 2)).latent_dist.mean
+  assert "Flax" not in (new / "scheduler" / "scheduler_config.json").read_text()
   assert relative_error(context, made["context"]) < 1e-5
   assert relative_error(noise, made["noise"]) < 1e-4  # Flax's GELU is not PyTorch's to the last digits
   assert relative_error(mean.permute(0, 2, 3, 1), made["mean"]) < 1e-4
+
+
+@pytest.mark.parametrize("target, how", [("one.safetensors", {}), ("orbax", {"to": "orbax"})])
+def test_it_becomes_what_its_safetensors_become(old, new, tmp_path, target, how):
+  made = []
+  for name, source in (("old", old), ("new", new)):
+    (tmp_path / name).mkdir()
+    go(source, tmp_path / name / target, **how)
+    if how: go(tmp_path / name / target, tmp_path / name / "back", model=str(source))
+    made.append(load_file(tmp_path / name / ("back/unet/diffusion_pytorch_model.safetensors" if how else target)))
+  assert made[0].keys() == made[1].keys()
+  for k, x in made[0].items(): assert x.tobytes() == made[1][k].tobytes(), k

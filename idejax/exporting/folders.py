@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from idejax import flaxfiles, tensorfiles, weights
+from idejax import tensorfiles, weights
 from idejax.backbone import read_json
 from idejax.errors import UserError
 from idejax.files import write_json
@@ -87,8 +87,8 @@ def _copy_plain(source: Path, target: Path, config: Mapping[str, Any]):
   target.mkdir(parents=True, exist_ok=True)
   for p in sorted(source.iterdir()):
     if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
-  if (source / "config.json").exists():
-    write_json(target / "config.json", flaxfiles.class_names(read_json(source / "config.json")) | dict(config))
+  for name, changes in (("config.json", config), ("scheduler_config.json", {})):
+    if (source / name).exists(): write_json(target / name, read_json(source / name) | dict(changes))
 
 
 def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_size: str | None, where: str):
@@ -111,7 +111,7 @@ def pipeline(source: Path, target: Path, *, dtype: str | None = None, max_shard_
 
 def index_of(folder: Path) -> dict[str, Any]:
   """model_index.json with the names of PyTorch's classes. UserError for a component outside the folder."""
-  index = flaxfiles.class_names(read_json(folder / "model_index.json"))
+  index = read_json(folder / "model_index.json")
   for name in components(index):
     if not re.fullmatch(r"\w+", name):
       raise UserError(f"{folder}/model_index.json names the component {name!r}, which is no plain name; do not use it")
