@@ -15,6 +15,7 @@ import jax
 from idejax import __version__, config, method_options, options
 from idejax.errors import UserError, one_line, tell
 from idejax.files import write_json
+from idejax.nets import target
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
 from idejax.planning.topology import Topology
@@ -81,6 +82,11 @@ def answer(c: config.Plan, s: method_options.Settings, t: Topology) -> dict[str,
 def compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: bool,
             notify: Callable[[str], None] = tell) -> dict[str, Any]:  # fmt: skip
   """Compile, and read the result."""
+  with target.compiling_for(t.platform): return _compute(c, s, t, whole, notify)
+
+
+def _compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: bool,
+             notify: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
   begin = time.monotonic()
   devices = topology.devices(t)
   w = work.build(s, t, devices, c.people, c.fsdp if c.fsdp > 1 else None)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from idejax import sharding
-from idejax.nets import attention
+from idejax.nets import attention, target
 from idejax.nets.attention import choose
 
 ATTEND = jax.jit(attention.attention, static_argnames=("causal", "impl"))
@@ -121,14 +121,14 @@ def test_choice(platform, l, s, d, dtype, want):
   assert choose(platform, shaped(l), shaped(s)) == want
 
 
-def test_the_backend_or_a_named_platform_decides(rng, monkeypatch):
+def test_the_backend_or_the_planned_platform_decides(rng, monkeypatch):
   seen = []
   for name in ("plain", "chunk", "flash"):
     monkeypatch.setitem(attention._IMPLEMENTATIONS, name, lambda q, k, v, name=name: seen.append(name) or v)
   q, k, v = inputs(rng, 1, 512, 512, 1, 4)
   attention.attention(q, k, v)  # the tests run on the CPU
-  attention.attention(q, k, v, impl="tpu")
-  attention.attention(q, k, v, impl="cuda")
+  for planned in ("tpu", "cuda"):
+    with target.compiling_for(planned): attention.attention(q, k, v)
   attention.attention(q, k, v, impl="plain")
   assert seen == ["chunk", "flash", "plain", "plain"]
 
@@ -244,8 +244,8 @@ def test_cudnn_lowers(monkeypatch):
   from jax._src.cudnn import fused_attention_stablehlo
 
   monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-  attend = functools.partial(attention.attention, impl="cuda")
   for l, n, d in UNET_SHAPES[:4]:
     shaped = [jax.ShapeDtypeStruct((2, l, n, d), jnp.bfloat16)] * 3
-    text = jax.jit(attend).trace(*shaped).lower(lowering_platforms=("cuda",)).as_text()
+    with target.compiling_for("cuda"): traced = jax.jit(attention.attention).trace(*shaped)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text and f"{l}x{l}" not in text

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from idejax import families, flops
-from idejax.nets import unet
+from idejax.nets import target, unet
 
 S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
 
@@ -29,8 +29,9 @@ def test_loops_and_branches():
 
 @pytest.mark.parametrize("family, side, tera", [("sd15", 64, 0.8033), ("sd21-base", 64, 0.8043), ("sdxl", 128, 6.7612)])
 def test_released_unets(family, side, tera):
-  cfg = unet.UNetConfig.from_json(families.FAMILIES[family]["unet"])
+  cfg = unet.UNetConfig.from_json(families.FAMILIES[family]["unet"], attention="plain")
   added = (S(1, 1280), S(1, 6)) if cfg.added_dims else None
   run = lambda p, *inputs: unet.UNet(cfg).apply({"params": p}, *inputs)
   inputs = S(1, side, side, 4), S(1), S(1, 77, cfg.context_dim), added
-  assert flops.count(run, unet.shapes(cfg), *inputs) / 1e12 == pytest.approx(tera, abs=5e-5)
+  with target.compiling_for("tpu"):  # on a CPU some convolutions take less work
+    assert flops.count(run, unet.shapes(cfg), *inputs) / 1e12 == pytest.approx(tera, abs=5e-5)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 from fakes import nchw, nhwc, relative_error, scramble, state_dict
 
-from idejax import weights
-from idejax.nets import layers
+from idejax import flops, weights
+from idejax.nets import layers, target
 
 
 def load(layer, module, x):
@@ -127,6 +127,33 @@ def test_upsample(hw, size, rng):
   x = rng.standard_normal((2, *hw, 3)).astype(np.float32)
   want = F.interpolate(nchw(x), size=size, mode="nearest")
   np.testing.assert_array_equal(jax.jit(lambda x: layers.upsample(x, size))(x), nhwc(want))
+
+
+@pytest.mark.parametrize("shape, out, size", [
+  ((1, 32, 32, 3), 5, (64, 64)),  # 1024 positions: with kernels added up
+  ((3, 10, 35, 4), 2, (20, 70)), ((2, 513, 1, 2), 1, (1026, 2)),
+  ((1, 31, 33, 3), 5, (62, 66)), ((1, 33, 32, 3), 4, (65, 64)),  # fewer; not twice the size
+])  # fmt: skip
+def test_convolution_of_the_enlarged_picture(shape, out, size, rng):
+  x = rng.standard_normal(shape).astype(np.float32)
+  kernel = rng.standard_normal((3, 3, shape[-1], out)).astype(np.float32)
+  given = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1))]
+  want = F.conv2d(F.interpolate(given[0], size=size, mode="nearest"), given[1], padding=1)
+  weight = rng.standard_normal((shape[0], *size, out)).astype(np.float32)
+  (want * nchw(weight)).sum().backward()
+  y, vjp = jax.vjp(jax.jit(lambda x, k: layers.convolve_grown(x, k, size)), x, kernel)
+  dx, dk = vjp(weight)
+  assert relative_error(y, nhwc(want)) < 1e-5
+  assert relative_error(dx, nhwc(given[0].grad)) < 1e-5
+  assert relative_error(dk, given[1].grad.numpy().transpose(2, 3, 1, 0)) < 1e-5
+
+
+def test_the_enlarged_picture_is_convolved_with_less_work_on_a_cpu():
+  x, k = jax.ShapeDtypeStruct((1, 32, 32, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)
+  run = lambda x, k: layers.convolve_grown(x, k, (64, 64))
+  with target.compiling_for("tpu"): whole = flops.count(run, x, k)
+  assert whole == 2 * 64 * 64 * 9 * 8 * 8
+  assert flops.count(run, x, k) == whole * 4 / 9
 
 
 def test_upsample_by_two_keeps_the_dtype(rng):

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from idejax import config, families, flops, plan, sharding
 from idejax.errors import UserError
 from idejax.methods import METHODS
-from idejax.nets import unet
+from idejax.nets import target, unet
 from idejax.planning import blocks, figures, hlo, model, topology, work
 
 
@@ -259,7 +259,7 @@ def test_a_crowds_step_lowers_for_tpus_with_their_kernels(tmp_path):
   families.write_random(tmp_path, "sd21-base", configs=configs)
   s = plan.settings(config.Plan(model=str(tmp_path), method="textual-inversion", batch=8))
   w = work.build(s, topology.read("v5e-8"), jax.devices(), 1)
-  with jax.set_mesh(w.step.mesh):
+  with jax.set_mesh(w.step.mesh), target.compiling_for("tpu"):
     text = w.step.run.trace(*w.args).lower(lowering_platforms=("tpu",)).as_text()
   assert "tpu_custom_call" in text
 

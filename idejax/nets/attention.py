@@ -9,8 +9,7 @@
 | `flash`  | Pallas flash attention                            | long attention on TPU             |
 | `splash` | Pallas splash attention                           | by request                        |
 
-A name overrides the choice, and so does a platform (`cpu`, `cuda`, `tpu`), for programs compiled
-for a machine that is not there.
+A name overrides the choice.
 """
 
 import functools
@@ -22,6 +21,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from idejax.nets.naming import naming
+from idejax.nets.target import platform
 
 LONG = 512 * 512  # queries x keys from which an implementation without the score matrix pays
 BLOCK = 128  # the Pallas kernels' block: lengths must be multiples of it
@@ -34,21 +34,20 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False,
   Computed in the dtype of q and k, softmax in float32, result in the dtype of v.
   `causal` (row l sees keys 0..l) is always `plain`: only text encoders need it.
   """
-  if impl not in _IMPLEMENTATIONS and impl not in (None, "cpu", "cuda", "tpu"):
-    raise ValueError(f"attention {impl!r}; known: {', '.join([*_IMPLEMENTATIONS, 'cpu, cuda, tpu'])}")
+  if impl not in (None, *_IMPLEMENTATIONS):
+    raise ValueError(f"attention {impl!r}; known: {', '.join(_IMPLEMENTATIONS)}")
   if naming(): return jnp.zeros(q.shape, v.dtype)
   if causal: return _plain(q, k, v, causal=True)
-  if impl not in _IMPLEMENTATIONS: impl = choose(impl or jax.default_backend(), q, k)
-  return _IMPLEMENTATIONS[impl](q, k, v)
+  return _IMPLEMENTATIONS[impl or choose(platform(), q, k)](q, k, v)
 
 
-def choose(platform: str, q, k) -> str:
+def choose(target: str, q, k) -> str:
   """The implementation for a platform and static shapes [B, L, N, D], [B, S, N, D]."""
   (_, l, _, d), s = q.shape, k.shape[1]
   if l * s < LONG: return "plain"
-  if platform == "cpu": return "chunk"
-  if platform in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128: return "cudnn"
-  if platform == "tpu" and l % BLOCK == 0 and s % BLOCK == 0: return "flash"
+  if target == "cpu": return "chunk"
+  if target in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128: return "cudnn"
+  if target == "tpu" and l % BLOCK == 0 and s % BLOCK == 0: return "flash"
   return "plain"
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax.nets.naming import naming
+from idejax.nets.target import platform
 
 Dtype = Any
 
@@ -40,7 +41,10 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-  """`torch.nn.Conv2d` with symmetric integer padding: [B, H, W, I] -> [B, H', W', O]."""
+  """`torch.nn.Conv2d` with symmetric integer padding: [B, H, W, I] -> [B, H', W', O].
+
+  grown: of the input enlarged to this size first (`upsample`), as the 3x3 convolutions of decoders are.
+  """
 
   features: int
   size: int = 3
@@ -49,6 +53,7 @@ class Conv(nn.Module):
   use_bias: bool = True
   dtype: Dtype = None
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  grown: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,7 +63,8 @@ class Conv(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     pad = self.size // 2 if self.padding is None else self.padding
     pad = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
-    y = convolve(x.astype(dtype), kernel.astype(dtype), self.stride, pad)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    y = convolve_grown(x, kernel, self.grown) if self.grown else convolve(x, kernel, self.stride, pad)
     return y if bias is None or naming() else y + bias.astype(dtype)[None, None, None]
 
 
@@ -74,7 +80,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
     rows, columns = ((side + sum(p) - size) // stride + 1 for side, p in zip((h, w), pad))
     return jnp.zeros((b, rows, columns, o), x.dtype)
   few = b * h * w <= 256 and i >= 256 and size == 3 and stride == 1
-  if not (few and jax.default_backend() == "cpu"):
+  if not (few and platform() == "cpu"):
     return jax.lax.conv_general_dilated(
       x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
   x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
@@ -82,6 +88,26 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
   patches = [x[:, y : y + h, z : z + w] for y in range(3) for z in range(3)]
   y = jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * i) @ kernel.reshape(9 * i, o)
   return y.reshape(b, h, w, o)
+
+
+def convolve_grown(x: jax.Array, kernel: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """3x3 "same" convolution of `upsample(x, size)`: [B, H, W, I], [3, 3, I, O] -> [B, *size, O].
+
+  At twice the size two of any three rows are one row of x, so their kernels may be added: each of the
+  four outputs above a pixel of x reads 2x2 pixels with a kernel of its own, 4/9 of the work. Done on
+  CPU (about twice as fast, a VAE's decoder a fifth faster) where the positions outweigh the additions.
+  """
+  b, h, w, _ = x.shape
+  if naming() or size != (2 * h, 2 * w) or b * h * w < 1024 or platform() != "cpu":
+    return convolve(upsample(x, size), kernel, 1, ((1, 1), (1, 1)))
+  halves = lambda k: ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))  # read by even and by odd rows or columns
+  both = lambda rows, q: jnp.stack([jnp.stack(halves(row)[q]) for row in rows])
+  kernels = [[both(rows, q) for q in (0, 1)] for rows in halves(kernel)]
+  even, odd = (1, 0), (0, 1)  # zeros before and after
+  ways = [[convolve(x, k, 1, pad) for k, pad in zip(row, ((p, even), (p, odd)))]
+          for row, p in zip(kernels, (even, odd))]  # fmt: skip
+  lines = [jnp.concatenate(pair, -1).reshape(b, h, 2 * w, -1) for pair in ways]
+  return jnp.concatenate(lines, 2).reshape(b, 2 * h, 2 * w, -1)
 
 
 class GroupNorm(nn.Module):

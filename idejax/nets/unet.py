@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.attention import attention
-from idejax.nets.layers import Conv, Dense, GroupNorm, LayerNorm, timestep_embedding, upsample
+from idejax.nets.layers import Conv, Dense, GroupNorm, LayerNorm, timestep_embedding
 from idejax.nets.naming import parameter_shapes
 
 # One array [B, L, D]; a pair of them, for keys and for values; or, per attention path, keys and
@@ -260,7 +260,7 @@ class UNet(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = resnet(c)(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
         if depth: h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
-      if i: h = Conv(c.widths[i], name=f"up_blocks.{n}.upsamplers.0.conv")(upsample(h, skips[-1].shape[1:3]))
+      if i: h = Conv(c.widths[i], grown=skips[-1].shape[1:3], name=f"up_blocks.{n}.upsamplers.0.conv")(h)
     h = nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(h))
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.attention import attention
-from idejax.nets.layers import Conv, Dense, Dtype, GroupNorm, upsample2x
+from idejax.nets.layers import Conv, Dense, Dtype, GroupNorm
 from idejax.nets.naming import parameter_shapes
 
 _EPS = 1e-6  # fixed in diffusers' VAE, whatever its config says
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
       for j in range(c.layers_per_block + 1):
         h = ResBlock(dim, c.norm_num_groups, dtype, name=f"{block}.resnets.{j}")(h)
       if i + 1 < len(c.block_out_channels):
-        h = conv(f"{block}.upsamplers.0.conv", dim)(upsample2x(h))
+        h = conv(f"{block}.upsamplers.0.conv", dim, grown=(2 * h.shape[1], 2 * h.shape[2]))(h)
     h = nn.silu(GroupNorm(c.norm_num_groups, _EPS, dtype, name="decoder.conv_norm_out")(h))
     return conv("decoder.conv_out", c.out_channels)(h)
 
