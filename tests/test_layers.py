@@ -25,7 +25,7 @@ def run(layer, params, x): return jax.jit(layer.apply)({"params": params}, x)
 @pytest.mark.parametrize("size, stride, padding, hw", [
   (3, 1, None, (5, 8)), (1, 1, None, (4, 3)), (3, 2, None, (7, 8)), (3, 2, None, (13, 18)),
   (7, 2, 3, (15, 9)), (3, 1, 0, (5, 5)), (14, 14, 0, (28, 42)), (3, 2, ((0, 1), (0, 1)), (7, 10)),
-  (3, 1, ((2, 0), (1, 3)), (5, 6)),
+  (3, 1, ((2, 0), (1, 3)), (5, 6)), (3, 1, None, (2, 2)), (3, 1, ((2, 0), (1, 3)), (1, 4)),
 ])  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
 def test_conv(size, stride, padding, hw, bias, rng):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.attention import attention
-from idejax.nets.layers import Dense, Dtype, LayerNorm
+from idejax.nets.layers import Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
 _ACTIVATIONS = {
@@ -125,7 +125,7 @@ class Embed(nn.Module):
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
     shape = (self.count, self.features)
-    table = self.param("embedding", nn.initializers.normal(0.02), shape)
+    table = param(self, "embedding", nn.initializers.normal(0.02), shape)
     return jnp.take(table, ids, axis=0, mode="clip").astype(self.dtype or table.dtype)
 
 

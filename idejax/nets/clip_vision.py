@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.clip import Embed, encoder, tower_from_json
-from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm
+from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
 
@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
     c = self.cfg
     patches = Conv(c.hidden_size, c.patch_size, c.patch_size, 0, use_bias=False, dtype=self.dtype,
                    name="patch_embedding")(x)  # fmt: skip
-    first = self.param("class_embedding", nn.initializers.normal(0.02), (c.hidden_size,))
+    first = param(self, "class_embedding", nn.initializers.normal(0.02), (c.hidden_size,))
     first = jnp.broadcast_to(first.astype(patches.dtype), (x.shape[0], 1, c.hidden_size))
     tokens = jnp.concatenate([first, patches.reshape(x.shape[0], -1, c.hidden_size)], axis=1)
     count = tokens.shape[1]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax.nets.layers import convolve, upsample2x
+from idejax.nets.layers import convolve, param, upsample2x
 from idejax.nets.naming import parameter_shapes
 
 EPS = 1e-5
@@ -34,23 +34,23 @@ class Unit(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     window = (self.size, self.size) if self.size else ()
     shape = (*window, x.shape[-1], self.features)
-    kernel = self.param("kernel", nn.initializers.zeros, shape)
+    kernel = param(self, "kernel", nn.initializers.zeros, shape)
     y = convolve(x, kernel, self.stride, ((self.size // 2,) * 2,) * 2) if self.size else x @ kernel
     row = (None,) * (y.ndim - 1)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = param(self, "bias", nn.initializers.zeros, (self.features,))
     if self.norm and not self.folded:
       axes = tuple(range(y.ndim - 1))
       mean, square = y.mean(axes), jnp.square(y).mean(axes)
       self.sow("moments", "mean", mean)
       self.sow("moments", "square", square)
-      scale = self.param("scale", nn.initializers.ones, (self.features,))
+      scale = param(self, "scale", nn.initializers.ones, (self.features,))
       gain = scale * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + EPS)
       y = y * gain[row] + (bias - mean * gain)[row]
     else:
       y = y + bias[row]
     if self.act == "relu": return jax.nn.relu(y)
     if self.act == "prelu":
-      slope = self.param("slope", nn.initializers.constant(0.25), (self.features,))
+      slope = param(self, "slope", nn.initializers.constant(0.25), (self.features,))
       return jnp.where(y >= 0, y, y * slope[row])
     return y
 

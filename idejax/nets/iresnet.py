@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax.nets.layers import Conv, Dense, Dtype
+from idejax.nets.layers import Conv, Dense, Dtype, param
 from idejax.nets.naming import parameter_shapes
 from idejax.nets.resnet import BatchNorm
 
@@ -37,7 +37,7 @@ IRESNET100 = IResNetConfig((3, 13, 30, 3))
 class PReLU(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    slope = self.param("scale", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
+    slope = param(self, "scale", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
     return jnp.where(x >= 0, x, x * slope[(None,) * (x.ndim - 1)])
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from idejax.nets.layers import Conv, Dense, Dtype
+from idejax.nets.layers import Conv, Dense, Dtype, param
 from idejax.nets.naming import parameter_shapes
 
 
@@ -30,10 +30,10 @@ class BatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape, f32 = (x.shape[-1],), jnp.float32
-    scale = self.param("scale", nn.initializers.ones, shape).astype(f32)
-    bias = self.param("bias", nn.initializers.zeros, shape).astype(f32)
-    mean = self.param("running_mean", nn.initializers.zeros, shape).astype(f32)
-    var = self.param("running_var", nn.initializers.ones, shape).astype(f32)
+    scale = param(self, "scale", nn.initializers.ones, shape).astype(f32)
+    bias = param(self, "bias", nn.initializers.zeros, shape).astype(f32)
+    mean = param(self, "running_mean", nn.initializers.zeros, shape).astype(f32)
+    var = param(self, "running_var", nn.initializers.ones, shape).astype(f32)
     gain = scale * jax.lax.rsqrt(var + self.eps)
     row = (None,) * (x.ndim - 1)
     y = x.astype(f32) * gain[row] + (bias - mean * gain)[row]

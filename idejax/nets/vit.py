@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from idejax.nets.attention import attention
-from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm
+from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
 
@@ -75,8 +75,8 @@ class ViT(nn.Module):
     patches = Conv(c.hidden_size, c.patch_size, c.patch_size, 0, dtype=dtype,
                    name="embeddings.patch_embeddings.projection")(x)  # fmt: skip
     patches = patches.reshape(x.shape[0], -1, c.hidden_size)
-    first = self.param("embeddings.cls_token", nn.initializers.normal(0.02), (1, 1, c.hidden_size))
-    place = self.param("embeddings.position_embeddings", nn.initializers.normal(0.02), (1, 1 + patches.shape[1], c.hidden_size))
+    first = param(self, "embeddings.cls_token", nn.initializers.normal(0.02), (1, 1, c.hidden_size))
+    place = param(self, "embeddings.position_embeddings", nn.initializers.normal(0.02), (1, 1 + patches.shape[1], c.hidden_size))
     first = jnp.broadcast_to(first.astype(dtype), (x.shape[0], 1, c.hidden_size))
     tokens = jnp.concatenate([first, patches], axis=1)
     tokens += jnp.broadcast_to(place.astype(dtype), tokens.shape)
