@@ -48,8 +48,7 @@ class Sample:
   steps: int = 50
   """Sampler steps: more is slower and, up to 30 or so, better. At most 128 model calls."""
   guidance: float | None = None
-  """How closely to follow the prompt; 0 to 1 switches guidance off (Turbo and Lightning models want
-  that) and halves the time. Default: 7.5, SDXL 5, as diffusers."""
+  """How closely to follow the prompt; 0 to 1: not at all, in half the time (Turbo, Lightning). Default: 7.5, SDXL 5."""
   sampler: Literal["folder", "ddim", "ddpm", "pndm", "euler", "euler_ancestral", "dpmpp_2m",
                    "dpmpp_2m_sde", "dpmpp_sde", "lcm"] = "folder"  # fmt: skip
   """`folder` is the one that the model's scheduler_config.json names."""
@@ -126,8 +125,7 @@ class Personalize:
   vit: Path | None = None
   """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
   describe: str | None = None
-  """What else the photo shows, as captions say it, "in a blue shirt on the beach": joins each training
-  caption, so that it is not learned as the person. Default: nothing; of drawn portraits, what they show."""
+  """What else the photo shows, "in a blue shirt on the beach", lest it be learned. Default: of drawn portraits, that."""
   names: Path | None = None
   """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
   checkpoint_every: int | None = None
@@ -149,6 +147,8 @@ class Personalize:
   """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
   remat: bool = False
   """Compute the UNet's blocks again in the backward pass: about a third more work, far less memory."""
+  accumulate: int = 1
+  """Parts in which a step goes through its batch, one after the other: the same step in less memory."""
   minutes: float | None = None
   """Stop training after so long; the same command continues."""
   plateau: int = 0

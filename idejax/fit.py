@@ -29,15 +29,16 @@ def keys(seed: int, digests: Sequence[str]) -> jax.Array:
 
 
 def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.sharding.Mesh,
-        dtype: Any = None, plateau: int = 0):  # fmt: skip
+        dtype: Any = None, plateau: int = 0, accumulate: int = 1):  # fmt: skip
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
 
-  A batch that the devices do not divide leaves some out; where they hold parts of the weights, or
+  accumulate: parts of the batch, one after the other. A batch, or a part, that the devices do not divide leaves some out; where they hold parts of the weights, or
   belong to other processes, they work on the same rows instead.
   """
-  mesh, rows = _split(mesh, cfg.batch)
+  mesh, rows = _split(mesh, cfg.batch // accumulate)
   whole = sharding.replicated(mesh)
-  step, tx = _step(module, cfg, dtype, plateau=plateau, whole=whole if mesh.shape["fsdp"] > 1 else None)
+  step, tx = _step(module, cfg, dtype, plateau=plateau, accumulate=accumulate,
+                   whole=whole if mesh.shape["fsdp"] > 1 else None)  # fmt: skip
   begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
   placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
   frozen = sharding.put(frozen, placed[1])
@@ -79,10 +80,11 @@ def mapped(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, devices: Seque
 
 
 def crowd(module: Any, cfg: Any, backbone: Backbone, constants: Any, captions: Prompts, people: Subject,
-          key: jax.Array, mesh: jax.sharding.Mesh, dtype: Any = None, plateau: int = 0):  # fmt: skip
+          key: jax.Array, mesh: jax.sharding.Mesh, dtype: Any = None, plateau: int = 0,
+          accumulate: int = 1):  # fmt: skip
   """(step, state, frozen) of N people, `people` and `key` with a leading axis N that is split over
   the mesh; N must be a multiple of its devices. Nobody waits for anybody: the step has no collective."""
-  step, tx = _step(module, cfg, dtype, plateau=plateau)
+  step, tx = _step(module, cfg, dtype, plateau=plateau, accumulate=accumulate)
   axes = Frozen(None, None, None, 0)  # type: ignore[arg-type]
   frozen = Frozen(backbone, constants, captions, people)
   begin = lambda k, f: st.init(module.init(_init_key(k), f, cfg), tx, trend=plateau > 0)

@@ -158,13 +158,13 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
       key = keys[0]
       frozen = Frozen(b, shared.constants, shared.captions, read[0])
       step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh),
-                                    plateau=c.plateau)  # fmt: skip
+                                    plateau=c.plateau, accumulate=c.accumulate)  # fmt: skip
     else:
       filled = fit.pad(list(range(len(people))), mesh.size)
       key = keys[np.array(filled)]
       step, state, frozen = fit.crowd(
         module, cfg, b, shared.constants, shared.captions, subjects.stack([read[i] for i in filled]), key, mesh,
-        plateau=c.plateau)
+        plateau=c.plateau, accumulate=c.accumulate)
   for done, after in fit.train(step, state, frozen, cfg, key, run, facts, None if one else len(people)):
     if done == 1: watch.done("compile")
     last = after
@@ -205,8 +205,9 @@ def check(s: Settings):
   """UserError for what can be seen to be wrong without a model."""
   c = s.run
   for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
-                          steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
+                          accumulate=c.accumulate, steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
     if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+  if s.cfg.batch % c.accumulate: raise UserError(f"--accumulate is {c.accumulate}; it must divide --batch {s.cfg.batch}")
   for name, value in (vars(c) | vars(s.cfg)).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a finite number")

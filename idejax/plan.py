@@ -96,7 +96,7 @@ def _compute(c: config.Plan, s: method_options.Settings, t: Topology, whole: boo
   about = {
     "topology": t.name, "devices": t.size, "chip": t.kind, "method": s.run.method, "model": s.run.model,
     "batch": s.cfg.batch, "people": w.people, "fsdp": w.fsdp, "dtype": work.dtype_of(s, t).name,
-    "remat": s.run.remat,
+    "remat": s.run.remat, "accumulate": s.run.accumulate,
     "versions": versions(t), "assumptions": figures.ASSUMPTIONS}  # fmt: skip
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
 
@@ -197,7 +197,7 @@ def text(f: dict[str, Any]) -> str:
   if uncounted(f): found = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
   lines = [
-    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}",
+    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}{in_parts(f)}",
     f"{f['topology']}: {f['devices']} devices; {kind}; not run", "per device",
     f"  arguments    {gib(f['arguments'])}  (state {gib(f['state'])}; and {gib(f['unread'])} that a step does not read)",
     f"  temporaries  {gib(f['temporaries'])}", f"  donated      {gib(f['donated'])}",
@@ -209,6 +209,10 @@ def text(f: dict[str, Any]) -> str:
     f"  largest      {fits} (temporaries taken as proportional)",
     *(f"warning: {w}" for w in f["warnings"]), f"assumed: {f['assumptions']}"]  # fmt: skip
   return "\n".join(lines)
+
+
+def in_parts(f: dict[str, Any]) -> str:
+  return f", batch in {f['accumulate']} parts" if f["accumulate"] > 1 else ""
 
 
 def table(made: list[dict[str, Any]]) -> str:

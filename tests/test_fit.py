@@ -65,6 +65,12 @@ def test_a_batch_that_the_devices_do_not_divide_uses_fewer_of_them(world, monkey
   assert len(state.step.sharding.device_set) == 2
 
 
+def test_a_batch_in_parts_gives_the_same(world, first):
+  b, constants, captions, people = world
+  key, frozen = fit.keys(0, DIGESTS[:1])[0], Frozen(b, constants, captions, people[0])
+  close(walk(*fit.one(method, CFG, frozen, key, sharding.make_mesh(jax.devices()[:4]), accumulate=2), key), first)
+
+
 def test_pmap_gives_the_same(world, first):
   b, constants, captions, people = world
   key = fit.keys(0, DIGESTS[:1])[0]

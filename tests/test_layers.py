@@ -39,6 +39,35 @@ def test_conv(size, stride, padding, hw, bias, rng):
   assert relative_error(run(layer, params, x), nhwc(want)) < 1e-5
 
 
+@pytest.mark.parametrize("size, pad, hw", [
+  (3, ((1, 1), (1, 1)), (5, 8)), (3, ((0, 1), (0, 1)), (7, 10)), (1, ((0, 0), (0, 0)), (4, 3)),
+  (3, ((2, 0), (1, 3)), (5, 6)), (2, ((1, 0), (0, 1)), (6, 5)), (7, ((3, 3), (3, 3)), (4, 9)),
+])  # fmt: skip
+def test_the_gradient_of_a_convolution(size, pad, hw, rng):
+  """By rows of a crowd too, of which all share the kernel, and in a loop."""
+  x = rng.standard_normal((4, 2, *hw, 3)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
+  given = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x, kernel)]
+  padded = F.pad(given[0].flatten(0, 1).permute(0, 3, 1, 2), (*pad[1], *pad[0]))
+  F.conv2d(padded, given[1].permute(3, 2, 0, 1)).square().sum().backward()
+  loss = lambda x, kernel: jnp.square(layers.convolve(x, kernel, 1, pad)).sum()
+  both = jax.grad(loss, (0, 1))
+  for run in (jax.vmap(both, (0, None)), lambda x, k: jax.lax.map(lambda x: both(x, k), x)):
+    dx, dk = jax.jit(run)(x, kernel)
+    assert relative_error(dx, given[0].grad) < 1e-5
+    assert relative_error(dk.sum(0), given[1].grad) < 1e-5
+  alone = jax.jit(jax.grad(loss))(x[0], kernel), jax.jit(jax.grad(loss, 1))(x[0], kernel)
+  for one, two in zip(alone, jax.jit(both)(x[0], kernel)): assert relative_error(one, two) < 1e-6
+
+
+def test_a_gradient_computes_no_more_than_is_asked_for():
+  S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  loss = lambda x, kernel: layers.convolve(x, kernel, 1, ((1, 1), (1, 1))).sum()
+  forward = flops.count(loss, S(1, 8, 8, 4), S(3, 3, 4, 4))
+  for wrt, times in ((0, 2), (1, 2), ((0, 1), 3)):
+    assert flops.count(jax.grad(loss, wrt), S(1, 8, 8, 4), S(3, 3, 4, 4)) == times * forward
+
+
 def test_conv_starts_from_what_it_is_told():
   init = lambda layer: jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]
   assert not init(layers.Conv(3, kernel_init=jax.nn.initializers.zeros))["kernel"].any()

@@ -88,6 +88,16 @@ def test_a_finished_run_trains_no_more(anna, root, capfd):
   assert "2/2" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("flags, said", [
+  (["--batch=4", "--accumulate=3"], "--accumulate is 3; it must divide --batch 4"),
+  (["--accumulate=0"], "--accumulate is 0"), (["--num=0"], "--num is 0"), (["--lr=nan"], "--lr is nan"),
+  (["--seed=-1"], "--seed is -1"), (["--name=two words"], "one word"), (["--plateau=-1"], "--plateau is -1"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_refused_before_a_model_is_read(flags, said):
+  s = method_options.parse(["--method=textual-inversion", "--model=nowhere", *flags], "idejax personalize")
+  with pytest.raises(UserError, match=said): personalize.check(s)
+
+
 def test_what_else_a_photo_shows_is_said_in_every_caption(root):
   parse = lambda *flags: method_options.parse([*options(root, root / "no"), *flags], "idejax personalize")
   plain, told = parse(), parse("--describe", "in a red hat ")

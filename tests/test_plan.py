@@ -147,6 +147,17 @@ def test_recomputing_keeps_less_for_more_work(folder, tmp_path):
   assert 1.1 < again["flops"] / plain["flops"] < 1.6 and ", remat" in said
 
 
+def test_a_batch_in_parts_needs_less_memory_for_the_same_work(folder, tmp_path):
+  ask = {n: tmp_path / f"{n}.py" for n in (1, 2)}
+  for n, path in ask.items():
+    path.write_text("from idejax.config import Personalize\n"
+                    f"config = Personalize(accumulate={n})\n")  # fmt: skip
+  (_, (whole,)), (said, (parts,)) = (
+    figures_of(folder, tmp_path, "--config", str(p), "--topology", "cpu:2", "--batch", "4", "--blocks") for p in ask.values())
+  assert parts["flops"] == whole["flops"] and "batch in 2 parts" in said
+  assert parts["temporaries"] < 0.8 * whole["temporaries"]
+
+
 def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path, monkeypatch):
   figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")  # a row a device
   monkeypatch.setattr(blocks, "_compile", lambda *a: pytest.fail("compiled again"))

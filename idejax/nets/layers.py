@@ -4,6 +4,7 @@ Every layer takes `dtype`, the dtype it computes in (None: that of its input); p
 the dtype they were loaded with. Norm statistics are always taken in float32.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -20,11 +21,13 @@ Dtype = Any
 def param(module: nn.Module, name: str, initializer: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
   """`module.param`. Of weights that are there it asks no more than their shape: flax would trace the
   initialiser of each at every use, only to learn that, a sixth of the time of a start."""
+  if naming():
+    module.put_variable("params", name, jnp.zeros(shape))
+    return module.get_variable("params", name)
   if module.has_variable("params", name):
     value = module.get_variable("params", name)
     if value.shape == shape: return value  # else flax tells what is wrong
-  drawn = module.is_initializing() and not naming()
-  return module.param(name, initializer if drawn else nn.initializers.zeros, shape)
+  return module.param(name, initializer, shape)
 
 
 class Dense(nn.Module):
@@ -83,15 +86,42 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
   if naming():
     rows, columns = ((side + sum(p) - size) // stride + 1 for side, p in zip((h, w), pad))
     return jnp.zeros((b, rows, columns, o), x.dtype)
+  if stride > 1 or platform() != "cpu": return _convolve(x, kernel, stride, pad)
   few = h * w < 9 or (b * h * w <= 256 and i >= 256)
-  if not (few and size == 3 and stride == 1 and platform() == "cpu"):
-    return jax.lax.conv_general_dilated(
-      x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
+  if not (few and size == 3): return _convolve_cpu(x, kernel, tuple(pad))
   x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
   h, w = x.shape[1] - 2, x.shape[2] - 2
   patches = [x[:, y : y + h, z : z + w] for y in range(3) for z in range(3)]
   y = jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * i) @ kernel.reshape(9 * i, o)
   return y.reshape(b, h, w, o)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
+  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_cpu(x: jax.Array, kernel: jax.Array, pad) -> jax.Array:
+  """`_convolve` of stride 1, whose gradient is written as what it is, another convolution: in loops
+  (accumulated gradients, crowds in groups) XLA's CPU takes three times as long for jax's own."""
+  return _convolve(x, kernel, 1, pad)
+
+
+def _convolve_forward(x, kernel, pad):
+  value = _convolve(x.value, kernel.value, 1, pad)
+  return value, (x.value if kernel.perturbed else None, kernel.value, () if x.perturbed else None)
+
+
+def _convolve_backward(pad, kept, dy):
+  x, kernel, wanted = kept
+  if isinstance(dy, jax.custom_derivatives.SymbolicZero): return None, None
+  sides = [(size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape, pad)]
+  dx = None if wanted is None else _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, sides)
+  if x is None: return dx, None
+  return dx, jax.linear_transpose(lambda k: _convolve(x, k, 1, pad), kernel)(dy)[0]
+
+
+_convolve_cpu.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
 def convolve_grown(x: jax.Array, kernel: jax.Array, size: tuple[int, int]) -> jax.Array:

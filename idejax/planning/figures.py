@@ -55,14 +55,18 @@ def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[
 
 
 def rows(w: work.Work, t: Topology) -> float:
-  """Rows of the batch on a device."""
-  cfg = w.settings.cfg
-  return cfg.batch * w.people / t.size if w.people else cfg.batch / active(w, t)
+  """Rows of the batch, or of a part of it, on a device."""
+  part = _part(w)
+  return part * w.people / t.size if w.people else part / active(w, t)
+
+
+def _part(w: work.Work) -> int:
+  return w.settings.cfg.batch // w.settings.run.accumulate
 
 
 def active(w: work.Work, t: Topology) -> int:
   """Devices that work: of one person those among which the batch can be divided."""
-  return t.size if w.people or w.settings.cfg.batch % t.size == 0 else math.gcd(w.settings.cfg.batch, t.size)
+  return t.size if w.people else math.gcd(_part(w), t.size)
 
 
 def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
     return {"people_per_device": max(0, int((free - fixed) // each)) if each else 0}
   each = f["temporaries"] / rows(w, t)
   fixed = f["peak"] - f["unread"] - f["temporaries"]
-  return {"batch": max(0, int((free - fixed) // each)) * t.size if each else 0}
+  return {"batch": max(0, int((free - fixed) // each)) * t.size * w.settings.run.accumulate if each else 0}
 
 
 def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:

@@ -47,11 +47,11 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int |
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
   made: list[Any] = []
-  plateau = s.run.plateau
+  how = {"plateau": s.run.plateau, "accumulate": s.run.accumulate}
 
   def begin(f, k):  # everything of `fit` but the devices' work: its arrays are shapes here
-    if total: made.append(fit.crowd(module, cfg, f.backbone, f.constants, f.captions, f.subject, k, mesh, plateau=plateau))
-    else: made.append(fit.one(module, cfg, f, k[0], mesh, plateau=plateau))
+    if total: made.append(fit.crowd(module, cfg, f.backbone, f.constants, f.captions, f.subject, k, mesh, **how))
+    else: made.append(fit.one(module, cfg, f, k[0], mesh, **how))
     return made[0][1:]
 
   if total: frozen = frozen._replace(subject=_many(frozen.subject, total))
