@@ -13,7 +13,7 @@ from fakes import fill, nchw, nhwc, relative_error, scramble, state_dict
 
 from idejax import weights
 from idejax.families import FAMILIES
-from idejax.nets import attention, controlnet, unet
+from idejax.nets import attention, controlnet, target, unet
 
 TINY = dict(norm_num_groups=4, layers_per_block=1, cross_attention_dim=12, sample_size=8)
 DOWN, CROSS_DOWN, UP, CROSS_UP = "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"
@@ -196,11 +196,12 @@ def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
 
 @pytest.mark.parametrize("upcast, want", [(True, jnp.float32), (False, jnp.bfloat16)])
 def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
-  """Only traced: dtypes are known without a number."""
+  """Only traced, as for a TPU, where a convolution is no more than that: dtypes are known without a number."""
   cfg = unet.UNetConfig.from_json(CONFIGS["sd21"] | {"upcast_attention": upcast}, dtype=jnp.bfloat16)
   params = {"params": weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)}
   apply = functools.partial(unet.UNet(cfg).apply, mutable=["attention"])
-  program, (out, captured) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
+  with target.compiling_for("tpu"):
+    program, (out, captured) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
   assert out.dtype == jnp.float32
   assert {y.dtype for y in jax.tree.leaves(captured)} == {jnp.dtype(want)}
   convolutions = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
