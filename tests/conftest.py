@@ -11,6 +11,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
   # speed. The installed command, which other tests run as a process of its own, has the defaults.
   flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+# PyTorch's threads spin while they wait for one another: with two workers on two cores, twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
