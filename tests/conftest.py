@@ -1,9 +1,6 @@
 """Eight virtual CPU devices, no network, and no silent rank promotion in any test."""
 
-import atexit
 import os
-import shutil
-import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
@@ -21,16 +18,6 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Compiling is most of what tests wait for, and many compile what others have: one folder of programs for
-# this run and its workers, who get it by their environment. Commands have one of their own (command.py).
-if "IDEJAX_TEST_PROGRAMS" not in os.environ:
-  os.environ["IDEJAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="idejax-programs-")
-  atexit.register(shutil.rmtree, os.environ["IDEJAX_TEST_PROGRAMS"], ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", os.environ["IDEJAX_TEST_PROGRAMS"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # far from reached; only with a bound does jax lock
 
 
 @pytest.fixture
