@@ -48,7 +48,7 @@ class Sample:
   steps: int = 50
   """Sampler steps: more is slower and, up to 30 or so, better. At most 128 model calls."""
   guidance: float | None = None
-  """How closely to follow the prompt; 0 to 1: not at all, in half the time (Turbo, Lightning). Default: 7.5, SDXL 5."""
+  """How closely to follow the prompt; 0 to 1: no guidance, half the time (Turbo, Lightning). Default: 7.5, SDXL 5."""
   sampler: Literal["folder", "ddim", "ddpm", "pndm", "euler", "euler_ancestral", "dpmpp_2m",
                    "dpmpp_2m_sde", "dpmpp_sde", "lcm"] = "folder"  # fmt: skip
   """`folder` is the one that the model's scheduler_config.json names."""
@@ -125,7 +125,7 @@ class Personalize:
   vit: Path | None = None
   """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
   describe: str | None = None
-  """What else the photo shows, "in a blue shirt on the beach", lest it be learned. Default: of drawn portraits, that."""
+  """What else the photo shows, "in a blue shirt on the beach", for captions to say. Default: of drawn portraits, all of it."""
   names: Path | None = None
   """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
   checkpoint_every: int | None = None

@@ -32,7 +32,8 @@ def one(module: Any, cfg: Any, frozen: Frozen, key: jax.Array, mesh: jax.shardin
         dtype: Any = None, plateau: int = 0, accumulate: int = 1):  # fmt: skip
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
 
-  accumulate: parts of the batch, one after the other. A batch, or a part, that the devices do not divide leaves some out; where they hold parts of the weights, or
+  accumulate: parts of the batch, one after the other. A batch, or a part of it, that the devices do not
+  divide leaves some out; where they hold parts of the weights, or
   belong to other processes, they work on the same rows instead.
   """
   mesh, rows = _split(mesh, cfg.batch // accumulate)

@@ -45,6 +45,12 @@ def preset(method: str, name: str | None, model: str) -> Any:
   return presets[name]
 
 
+def check_parts(s: Settings):
+  """UserError if --accumulate does not divide the batch."""
+  parts, batch = s.run.accumulate, s.cfg.batch
+  if parts < 1 or batch % parts: raise UserError(f"--accumulate is {parts}; it must divide the batch of {s.run.method}, {batch}")
+
+
 def entries(s: Settings) -> dict[str, Settings]:
   """What --compare names, METHOD[/PRESET][/FIELD[=VALUE]]..., each with its settings; {} for nothing.
 

@@ -148,6 +148,7 @@ def train(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, shared: Shared, peop
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
+  if c.accumulate == 1: del facts["accumulate"]  # runs that began before there was a choice go on
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
   if shared.vit and c.vit: facts["vit_digest"] = tensorfiles.digest(c.vit)
   run = loop.Run(folder, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name=c.method,
@@ -205,9 +206,8 @@ def check(s: Settings):
   """UserError for what can be seen to be wrong without a model."""
   c = s.run
   for name, value in dict(num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time,
-                          accumulate=c.accumulate, steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
+                          steps=s.cfg.steps, batch=s.cfg.batch).items():  # fmt: skip
     if value < 1: raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-  if s.cfg.batch % c.accumulate: raise UserError(f"--accumulate is {c.accumulate}; it must divide --batch {s.cfg.batch}")
   for name, value in (vars(c) | vars(s.cfg)).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a finite number")
@@ -217,7 +217,7 @@ def check(s: Settings):
   if not c.name.strip() or any(x.isspace() for x in c.name):
     raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
   if c.photo and not c.photo.exists(): raise UserError(f"{c.photo} does not exist: give a photo or a folder of people")
-  method_options.entries(s)
+  for e in (s, *method_options.entries(s).values()): method_options.check_parts(e)
   for p in c.prompts:
     if "{}" not in p: raise UserError(f"--prompts has {p!r}, without the {{}} that stands for the person")
 

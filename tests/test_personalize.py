@@ -89,7 +89,8 @@ def test_a_finished_run_trains_no_more(anna, root, capfd):
 
 
 @pytest.mark.parametrize("flags, said", [
-  (["--batch=4", "--accumulate=3"], "--accumulate is 3; it must divide --batch 4"),
+  (["--batch=4", "--accumulate=3"], "--accumulate is 3; it must divide the batch of textual-inversion, 4"),
+  (["--batch=4", "--accumulate=2", "--compare=id-ea/batch=3"], "the batch of id-ea, 3"),
   (["--accumulate=0"], "--accumulate is 0"), (["--num=0"], "--num is 0"), (["--lr=nan"], "--lr is nan"),
   (["--seed=-1"], "--seed is -1"), (["--name=two words"], "one word"), (["--plateau=-1"], "--plateau is -1"),
 ])  # fmt: skip

@@ -108,6 +108,7 @@ def _convolve_cpu(x: jax.Array, kernel: jax.Array, pad) -> jax.Array:
 
 
 def _convolve_forward(x, kernel, pad):
+  """Keeps what the gradients that are asked for read: frozen kernels need no input."""
   value = _convolve(x.value, kernel.value, 1, pad)
   return value, (x.value if kernel.perturbed else None, kernel.value, () if x.perturbed else None)
 
