@@ -39,7 +39,7 @@ def main(c: config.Bench) -> dict[str, Any]:
   s = settings(c)
   tell(f"{c.method} ({c.preset or 'its preset for the model'}) on {c.model}: {s.cfg.steps} steps of {s.cfg.batch}, "
        f"{c.dtype}; weights and photos are random")  # fmt: skip
-  frozen = fill(work.shapes(s, jnp.dtype(c.dtype), None))
+  frozen = fill(work.shapes(s, jnp.dtype(c.dtype)))
   out: dict[str, Any] = {}
   one, least = alone(c, s, frozen), work.count_flops(s)
   out["one"] = report(f"{c.method} 1", c, s, one, 1, least)
@@ -178,7 +178,7 @@ def versus(c: config.Bench) -> dict[str, Any]:
 
   s = settings(c, "textual-inversion")
   module, key = METHODS["textual-inversion"], jax.random.key(_KEY)
-  frozen = fill(work.shapes(s, jnp.dtype(c.dtype), None))
+  frozen = fill(work.shapes(s, jnp.dtype(c.dtype)))
   params = module.init(key, frozen, s.cfg)
   example = jax.jit(subject.draw)(frozen, jax.random.split(key, s.cfg.batch))
   peer = bench_torch.TextualInversion(c, model.configs(c.model)[0], frozen, params, example, s.cfg)

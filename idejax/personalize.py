@@ -217,7 +217,7 @@ def check(s: Settings):
   if not c.name.strip() or any(x.isspace() for x in c.name):
     raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
   if c.photo and not c.photo.exists(): raise UserError(f"{c.photo} does not exist: give a photo or a folder of people")
-  for e in (s, *method_options.entries(s).values()): method_options.check_parts(e)
+  for e in list(method_options.entries(s).values()) or [s]: method_options.check_parts(e)
   for p in c.prompts:
     if "{}" not in p: raise UserError(f"--prompts has {p!r}, without the {{}} that stands for the person")
 

@@ -71,6 +71,15 @@ def test_a_batch_in_parts_gives_the_same(world, first):
   close(walk(*fit.one(method, CFG, frozen, key, sharding.make_mesh(jax.devices()[:4]), accumulate=2), key), first)
 
 
+@pytest.mark.slow
+def test_a_crowd_in_parts_gives_the_same(world, first):
+  b, constants, captions, people = world
+  mesh, keys = sharding.make_mesh(jax.devices()[:2]), fit.keys(0, DIGESTS)
+  params, losses = walk(*fit.crowd(
+    method, CFG, b, constants, captions, subjects.stack(people), keys, mesh, accumulate=4), keys)  # fmt: skip
+  close((fit.person(params, 0), losses[:, 0]), first)
+
+
 def test_pmap_gives_the_same(world, first):
   b, constants, captions, people = world
   key = fit.keys(0, DIGESTS[:1])[0]

@@ -22,8 +22,8 @@ def param(module: nn.Module, name: str, initializer: nn.initializers.Initializer
   """`module.param`. Of weights that are there it asks no more than their shape: flax would trace the
   initialiser of each at every use, only to learn that, a sixth of the time of a start."""
   if naming():
-    module.put_variable("params", name, jnp.zeros(shape))
-    return module.get_variable("params", name)
+    module.put_variable("params", name, value := jnp.zeros(shape))
+    return value
   if module.has_variable("params", name):
     value = module.get_variable("params", name)
     if value.shape == shape: return value  # else flax tells what is wrong
@@ -103,7 +103,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_cpu(x: jax.Array, kernel: jax.Array, pad) -> jax.Array:
   """`_convolve` of stride 1, whose gradient is written as what it is, another convolution: in loops
-  (accumulated gradients, crowds in groups) XLA's CPU takes three times as long for jax's own."""
+  (accumulated gradients) XLA's CPU takes three times as long for jax's own."""
   return _convolve(x, kernel, 1, pad)
 
 

@@ -42,7 +42,7 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int |
   if fsdp and len(devices) % fsdp: raise UserError(f"--fsdp is {fsdp}; it must divide the {len(devices)} devices of {t.name}")
   if people and (reason := module.alone(cfg)): raise UserError(f"{s.run.method} trains one person at a time: {reason}")
   mesh = sharding.make_mesh(devices, fsdp or 1)
-  frozen = shapes(s, dtype_of(s, t), None)
+  frozen = shapes(s, dtype_of(s, t))
   if not people and fsdp is None: mesh = fit.parted(module, cfg, frozen, mesh)
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
@@ -82,7 +82,7 @@ def dtype_of(s: Settings, t: Topology) -> Any:
   return jnp.dtype(s.run.dtype or ("float32" if t.platform == "cpu" else "bfloat16"))
 
 
-def shapes(s: Settings, dtype: Any, attention: str | None) -> Frozen:
+def shapes(s: Settings, dtype: Any, attention: str | None = None) -> Frozen:
   """All that one person's loss reads, as shapes."""
   module, cfg, name = METHODS[s.run.method], s.cfg, s.run.model
   b = model.abstract(name, dtype, attention, s.run.remat)
