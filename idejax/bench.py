@@ -8,13 +8,9 @@ import dataclasses
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +33,7 @@ from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.nets import clip, unet, vae
-from idejax.timing import alternate
+from idejax.timing import alternate, words
 
 GUIDANCE = 7.5
 
@@ -59,7 +55,11 @@ def main(c: config.Bench):
   if "personalize" in c.what: cores.use(c.model)
   figures: dict[str, Any] = {}
   if nets := [w for w in c.what if w in _MAKERS]: figures |= inference(c, nets)
-  if "compile" in c.what: figures["start"] = start_up(c)
+  if "compile" in c.what or "jobs" in c.what:
+    from idejax import bench_commands
+
+    if "compile" in c.what: figures["start"] = bench_commands.start_up(c)
+    if "jobs" in c.what: figures["jobs"] = bench_commands.jobs(c)
   if "personalize" in c.what:
     from idejax import bench_personalize
 
@@ -100,14 +100,14 @@ def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
   rate = work.flops / seconds / 1e12
   out: dict[str, Any] = dict(seconds=seconds, first_seconds=first, tflop=work.flops / 1e12, tflops=rate,
                              pictures_per_second=work.pictures / seconds, times=times)  # fmt: skip
-  line = f"{work.name:8} {_seconds(seconds):>9} for {_flop(work.flops)}: {_flop(work.flops / seconds)}/s"
+  line = f"{work.name:8} {words(seconds):>9} for {_flop(work.flops)}: {_flop(work.flops / seconds)}/s"
   if peak: line += f", {100 * rate / peak:.0f} % of peak"
   if theirs is not None:
     out["peer_seconds"] = statistics.median(times["theirs"])
     out["ratio"] = seconds / out["peer_seconds"]
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     out["relative_error"] = float(np.abs(a - b).max() / np.abs(b).max())
-    line += (f";  diffusers {_seconds(out['peer_seconds'])}, ours/theirs {out['ratio']:.2f}, "
+    line += (f";  diffusers {words(out['peer_seconds'])}, ours/theirs {out['ratio']:.2f}, "
              f"outputs differ by {out['relative_error']:.1e}")  # fmt: skip
   print(line, flush=True)
   return out
@@ -182,26 +182,6 @@ def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -
 
 
 _MAKERS = {"unet": unet_work, "sample": sample_work, "vae": vae_work}
-
-
-def start_up(c: config.Bench) -> dict[str, float]:
-  """Seconds of `idejax sample` in a new process, with an empty and with a filled compilation cache."""
-  with tempfile.TemporaryDirectory() as folder:
-    families.write_random(Path(folder) / "model", c.family)
-    run: list[float] = []
-    for i in range(4):
-      command = [sys.executable, "-m", "idejax.cli", "sample", "--model", f"{folder}/model", "--prompt", "a",
-                 "--steps", "2", "--out", f"{folder}/{i}"]  # fmt: skip
-      start = time.perf_counter()
-      # Our own cache, which this process has told jax of, must not serve the new one.
-      env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-      done = subprocess.run(command, env=env | {"IDEJAX_CACHE": f"{folder}/cache"}, capture_output=True)
-      run.append(time.perf_counter() - start)
-      if done.returncode: raise UserError(f"idejax sample failed: {done.stderr.decode()[-300:]}")
-  cold, warm = run[0], statistics.median(run[1:])
-  print(f"start    {_seconds(cold)} with an empty compilation cache, {_seconds(warm)} with a filled "
-        f"one: ratio {warm / cold:.2f} (small {c.family}, whole command)", flush=True)  # fmt: skip
-  return dict(cold=cold, warm=warm, ratio=warm / cold)
 
 
 # ---- Theirs ------------------------------------------------------------------------------------
@@ -289,10 +269,6 @@ def _plain(c: config.Bench) -> dict[str, Any]:
 
 def _flop(n: float) -> str:
   return f"{n / 1e12:.3g} TFLOP" if n >= 1e11 else f"{n / 1e9:.3g} GFLOP"
-
-
-def _seconds(s: float) -> str:
-  return f"{s:.2f} s" if s >= 1 else f"{1000 * s:.1f} ms"
 
 
 def _versions() -> dict[str, str]:

@@ -204,18 +204,18 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-  """Measure UNet, sampling, VAE, compilation, training; random weights; compare with diffusers.
+  """Measure UNet, sampling, VAE, compilation, training steps and whole jobs; compare with diffusers.
 
     idejax bench --small --vs diffusers
     idejax bench unet --family sd15 --vs diffusers
-    idejax bench personalize --method id-ea --people 8 32
+    idejax bench personalize jobs --method id-ea --people 8 32
     idejax bench input
 
-  Work is alternated with the peer's in one run and medians are compared, so that a busy machine
-  slows both. Prints achieved FLOP/s and, where PyTorch is installed, the ratio.
+  Weights are random; only jobs runs `idejax personalize` as it is. Work is alternated with the peer's in
+  one run and medians are compared, so that a busy machine slows both.
   """
 
-  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "input"], ...] = dataclasses.field(
+  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "jobs", "input"], ...] = dataclasses.field(
     default=("unet", "sample", "vae", "compile"), metadata={"positional": True})
   """Which measurements."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd15"
@@ -229,15 +229,15 @@ class Bench:
   steps: int = 4
   """Sampler steps, with guidance; of personalize, training steps in a timed run."""
   method: str = "id-ea"
-  """Of personalize: the method."""
+  """Of personalize and jobs: the method."""
   preset: str | None = None
-  """Of personalize: the method's settings. Default: miniature on the built-in model, else paper."""
+  """Of personalize and jobs: the method's settings. Default: miniature on the built-in model, else paper."""
   train_batch: int | None = None
-  """Of personalize: examples a step. Default: the preset's."""
+  """Of personalize and jobs: examples a step. Default: the preset's."""
   model: str = "miniature"
-  """Of personalize: a family such as sd21-base (full size), a pipeline folder, or miniature."""
+  """Of personalize: a family such as sd21-base (full size), a pipeline folder, or miniature. Of jobs: not a family."""
   people: tuple[int, ...] = (8, 32)
-  """Of personalize: sizes of crowds, beside one person."""
+  """Of personalize (a step) and jobs (the whole command): sizes of crowds, beside one person."""
   size: int | None = None
   """Pixels a side. Default: the family's; of input, 512."""
   repeats: int = 5

@@ -15,3 +15,7 @@ def alternate(sides: Mapping[str, Callable[[], Any] | None], repeats: int, runs:
       for _ in range(runs): run()
       times[name].append((time.perf_counter() - start) / runs)
   return times
+
+
+def words(seconds: float) -> str:
+  return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"

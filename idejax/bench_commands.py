@@ -1,0 +1,77 @@
+"""`idejax bench compile` and `idejax bench jobs`: whole commands, each in a process of its own.
+
+What a user waits for: Python and jax start, programs are compiled or read from the cache, work is done,
+files are written.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from idejax import config, families
+from idejax.errors import UserError
+from idejax.progress import waiting
+from idejax.timing import words
+
+
+def start_up(c: config.Bench) -> dict[str, float]:
+  """Seconds of `idejax sample` in a new process, with an empty and with a filled compilation cache."""
+  with tempfile.TemporaryDirectory(prefix="idejax-") as folder:
+    families.write_random(Path(folder) / "model", c.family)
+    run = [_seconds(["sample", "--model", f"{folder}/model", "--prompt", "a", "--steps", "2", "--out", f"{folder}/{i}"],
+                    Path(folder)) for i in range(4)]  # fmt: skip
+  cold, warm = run[0], statistics.median(run[1:])
+  print(f"start    {words(cold)} with an empty compilation cache, {words(warm)} with a filled "
+        f"one: ratio {warm / cold:.2f} (small {c.family}, whole command)", flush=True)  # fmt: skip
+  return dict(cold=cold, warm=warm, ratio=warm / cold)
+
+
+def jobs(c: config.Bench) -> dict[str, Any]:
+  """People an hour by `idejax personalize`, a job for each of them or one for all; a picture of everybody.
+
+  One person's job is run twice and its second run counted, with all programs in the compilation cache, as in a
+  row of such jobs; a crowd's is run once and compiles its own.
+  """
+  out: dict[str, Any] = {}
+  with tempfile.TemporaryDirectory(prefix="idejax-") as folder:
+    for name, n in [("first", 1), ("one", 1), *((f"crowd_{n}", n) for n in c.people)]:
+      to = Path(folder) / name
+      with waiting(f"a job of {n}"): seconds = _seconds(personalize(c, n, to), Path(folder))
+      phases = json.loads((to / "report.json").read_text())["seconds"]
+      out[name] = figures = {"seconds": seconds, "people_an_hour": 3600 * n / seconds, "phases": phases}
+      line = f"job of {n:<3} {words(seconds)}, {figures['people_an_hour']:.0f} people an hour"
+      if name.startswith("crowd"):
+        figures["gain"] = n * out["one"]["seconds"] / seconds
+        line += f", {figures['gain']:.2f} times those of one after another"
+      print(f"{line} ({', '.join(f'{k} {v:.0f} s' for k, v in phases.items())}"
+            f"{'; compiles' if name != 'one' else ''})", flush=True)  # fmt: skip
+  return out
+
+
+def personalize(c: config.Bench, people: int, out: Path) -> list[str]:
+  """The command that trains so many drawn people."""
+  line = ["personalize", "--method", c.method, "--model", c.model, "--drawn", str(people), "--num", "1",
+          "--prompts", "a photo of {}", "--dtype", c.dtype, "--out", str(out)]  # fmt: skip
+  if c.preset: line += ["--preset", c.preset]
+  if c.train_batch: line += ["--batch", str(c.train_batch)]
+  return line
+
+
+def _seconds(arguments: Sequence[str], folder: Path) -> float:
+  """Of the command from start to end, with compiled programs kept in `folder`; UserError if it fails."""
+  # Our own cache, which this process has told jax of, must not serve the new one.
+  env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+  start = time.perf_counter()
+  done = subprocess.run([sys.executable, "-m", "idejax.cli", *arguments], capture_output=True,
+                        env=env | {"IDEJAX_CACHE": str(folder / "cache")})  # fmt: skip
+  spent = time.perf_counter() - start
+  if done.returncode:
+    raise UserError(f"idejax {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
+  return spent
