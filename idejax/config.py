@@ -300,10 +300,8 @@ class TrainMiniature:
   """Peak learning rate of the text encoders. Default: the recipe's."""
   lr: float | None = None
   """Peak learning rate of the UNet. Default: the recipe's."""
-  text: Path | None = None
-  """Pipeline folder whose text encoders the stage words starts from, instead of random weights."""
-  unet: Path | None = None
-  """Pipeline folder whose UNet the stage diffusion starts from, instead of random weights."""
+  start: Path | None = None
+  """Pipeline folder, miniature or miniature-sdxl: text encoders and UNet start from its weights, its VAE is taken as it is."""
   look: int | None = None
   """Steps between validations with pictures. Default: the recipe's."""
   save_seconds: float = 240.0

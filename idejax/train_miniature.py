@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from idejax import config, tensorfiles
-from idejax.errors import tell
+from idejax import config, hub, tensorfiles
+from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.miniature import (
   diffusion_training,
@@ -29,6 +29,10 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 def main(c: config.TrainMiniature):
   """Run one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
+  if c.start:
+    c = dataclasses.replace(c, start=hub.BUILT_IN.get(str(c.start), c.start))
+    if not (c.start / "model_index.json").exists():
+      raise UserError(f"--start {c.start} is no pipeline folder: it has no model_index.json")
   named = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
   given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
   r = dataclasses.replace(r, **given)

@@ -10,19 +10,24 @@ import pytest
 from command import run
 from transformers import CLIPTokenizer
 
-from idejax import loop, tokens
+from idejax import loop, tokens, train_miniature
 from idejax.backbone import Nets
+from idejax.config import TrainMiniature
 from idejax.diffusion import NoiseSchedule
+from idejax.errors import UserError
 from idejax.families import random_params
 from idejax.miniature import (
   autoencoder,
   captions,
   denoiser,
+  export,
   latents,
   people,
   pictures,
   recipe,
   tokenizer,
+  training,
+  vae_training,
 )
 from idejax.miniature import words as text_encoder
 from idejax.nets import clip, unet, vae
@@ -223,6 +228,28 @@ def test_what_a_name_means_is_scored_against_how_its_owner_looks(nets):
 def test_the_denoiser_takes_a_unet_as_it_is(nets):
   half = jax.tree.map(lambda x: np.asarray(x, np.float16), denoiser.init(nets, 0))
   jax.tree.map(np.testing.assert_array_equal, denoiser.init(nets, 1, half["unet"]), half)
+
+
+def test_a_finished_pipelines_vae_is_taken_as_it_is(tmp_path, rng, monkeypatch):
+  images = rng.integers(0, 255, (4, 64, 64, 3), np.uint8)
+  drawn = pictures.Pictures(images, ["a man"] * 4, np.arange(4), "digest")
+  monkeypatch.setattr(training, "data", lambda *_: drawn)
+  monkeypatch.setattr(training, "held_out", lambda *_: drawn)
+  start, out = tmp_path / "start", tmp_path / "out"
+  config = recipe.vae(recipe.TINY) | {"scaling_factor": 0.7}
+  export.write_net(start, "vae", config, random_params(vae.shapes(vae.VAEConfig.from_json(config)), 0))
+  c = TrainMiniature(out=out, tiny=True, start=start)
+  vae_training.train(c, recipe.TINY)
+  ready = vae_training.ready(c, recipe.TINY, out / "pipeline", drawn, drawn)
+  for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+    assert (out / "pipeline" / "vae" / file).read_bytes() == (start / "vae" / file).read_bytes()
+  assert ready.scale == pytest.approx(1 / 0.7) and ready.moments.mean.shape[0] == 4
+  with pytest.raises(UserError, match="is not of this recipe's size"): vae_training.train(c, recipe.FULL)
+
+
+def test_a_start_that_is_no_pipeline_is_refused(tmp_path):
+  with pytest.raises(UserError, match=f"--start {tmp_path} is no pipeline folder"):
+    train_miniature.main(TrainMiniature(out=tmp_path, start=tmp_path))
 
 
 @pytest.mark.slow

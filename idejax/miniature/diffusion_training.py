@@ -54,7 +54,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face))
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
-  start = export.read_net(c.unet, "unet")[1] if c.unet else None
+  start = export.read_net(c.start, "unet")[1] if c.start else None
   state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
   tell(f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
        f"{len(tokenizer.bpe)} tokens, latent scale {ready.scale:.3f}")  # fmt: skip
@@ -67,7 +67,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
 
   facts = training.facts(c, r, "widths heads groups text_width text_layers batch lr empty "
                          "ema clip face", words=known, captions=captions.VERSION,
-                         unet=c.unet and tensorfiles.digest(c.unet / "unet"), **ready.facts)  # fmt: skip
+                         unet=c.start and tensorfiles.digest(c.start / "unet"), **ready.facts)  # fmt: skip
   if r.xl: facts |= training.facts(c, r, "depths text2_width text2_layers projection time_width")
   run = training.run(c, training.home(c, "diffusion"), "diffusion", steps)
   validate = denoiser.make_validate(denoiser.make_loss(nets, empty, r), 40)  # unweighted: comparable

@@ -10,7 +10,7 @@ import optax
 from idejax import sharding, tree
 from idejax import step as st
 from idejax.config import TrainMiniature
-from idejax.errors import tell
+from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.miniature import autoencoder, export, latents, pictures, recipe, training
 from idejax.nets import vae as vae_net
@@ -19,6 +19,7 @@ from idejax.nets import vae as vae_net
 def train(c: TrainMiniature, r: recipe.Recipe):
   data, held = training.data(c, r), training.held_out(c, r).images[: r.people * r.held]
   cfg = vae_net.VAEConfig.from_json(recipe.vae(r))
+  if c.start: return _take(c, r, c.start, data, held)
   steps, batch = c.steps or r.vae_steps, r.vae_batch
   schedule = optax.warmup_cosine_decay_schedule(0.0, r.vae_lr, min(200, steps // 5), steps, 0.01 * r.vae_lr)
   tx = optax.adam(schedule, b2=0.99)
@@ -50,6 +51,18 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   tell(f"vae: {db:.2f} dB after {int(state.step)} steps; sha256 {digest[:16]}")
 
 
+def _take(c: TrainMiniature, r: recipe.Recipe, start: Path, data: pictures.Pictures, held: np.ndarray):
+  """The autoencoder of a finished pipeline in the place of one that the stage has trained."""
+  cfg, params = export.read_net(start, "vae")
+  own = vae_net.VAEConfig.from_json(recipe.vae(r) | {"scaling_factor": cfg.scaling_factor})
+  if cfg != own: raise UserError(f"{start / 'vae'} is not of this recipe's size: --start takes pipelines of the same one")
+  db, _ = autoencoder.psnr(autoencoder.make_reconstruct(cfg), params, held)
+  digest = training.save_weights(c.out / "vae" / "weights.safetensors", jax.device_get(params))
+  write_json(c.out / "vae" / "result.json", {"psnr": db, "sha256": digest, "data": data.digest,
+                                             "scaling_factor": cfg.scaling_factor})  # fmt: skip
+  tell(f"vae: that of {start}, {db:.2f} dB; sha256 {digest[:16]}")
+
+
 class Ready(NamedTuple):
   """The autoencoder as its users have it, and the latents' moments of both sets of pictures."""
 
@@ -67,11 +80,12 @@ def ready(c: TrainMiniature, r: recipe.Recipe, folder: Path, data: pictures.Pict
   facts = {"vae": result["sha256"], "data": data.digest}
   cfg = vae_net.VAEConfig.from_json(recipe.vae(r))
   params = training.load_weights(c.out / "vae", vae_net.shapes(cfg))
-  mean, std = latents.statistics(cfg, params, data.images)
-  scale = float(np.sqrt(np.square(std).mean()))
-  params = autoencoder.normalise(params, mean, std / scale)
-  export.write_net(folder, "vae", recipe.vae(r) | {"scaling_factor": round(1 / scale, 5)}, params)
+  if not (factor := result.get("scaling_factor")):  # a finished one's channels are alike already
+    mean, std = latents.statistics(cfg, params, data.images)
+    scale = float(np.sqrt(np.square(std).mean()))
+    params, factor = autoencoder.normalise(params, mean, std / scale), round(1 / scale, 5)
+  export.write_net(folder, "vae", recipe.vae(r) | {"scaling_factor": factor}, params)
   cfg, params = export.read_net(folder, "vae")
   moments = latents.moments(c.out / "latents", cfg, params, data.images, facts)
   held_moments = latents.moments(c.out / "latents_development", cfg, params, held.images, facts)
-  return Ready(cfg, scale, moments, held_moments, facts)
+  return Ready(cfg, 1 / factor, moments, held_moments, facts)

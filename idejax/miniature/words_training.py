@@ -44,7 +44,7 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   loss = words.make_loss(cfg, (tokenizer.bos, tokenizer.eos, tokenizer.pad), whole=r.xl)
   step = st.make_step(loss, tx, clip=r.clip)
   params = words.init(cfg, c.seed, whole=r.xl)
-  if c.text: params["text"] = export.read_net(c.text, name)[1]
+  if c.start: params["text"] = export.read_net(c.start, name)[1]
   state = st.init(params, tx)
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, {})
 
@@ -57,7 +57,7 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
   facts = training.facts(c, r, "text_width text_layers words_batch words_lr clip", data=data.digest,
-                         looks=words.LOOKS, text=c.text and tensorfiles.digest(c.text / name))  # fmt: skip
+                         looks=words.LOOKS, text=c.start and tensorfiles.digest(c.start / name))  # fmt: skip
   if r.xl: facts |= training.facts(c, r, "text2_width text2_layers projection") | {"encoder": name}
   run = training.run(c, folder, f"words {name}" if r.xl else "words", steps)
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts)
