@@ -30,9 +30,10 @@ def main(c: config.TrainMiniature):
   """Run one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
   if c.start:
-    c = dataclasses.replace(c, start=hub.BUILT_IN.get(str(c.start), c.start))
-    if not (c.start / "model_index.json").exists():
-      raise UserError(f"--start {c.start} is no pipeline folder: it has no model_index.json")
+    start = hub.BUILT_IN.get(str(c.start), c.start)
+    if not (start / "model_index.json").exists():
+      raise UserError(f"--start {start} is no pipeline folder: it has no model_index.json")
+    c = dataclasses.replace(c, start=start)
   named = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
   given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
   r = dataclasses.replace(r, **given)
