@@ -11,7 +11,7 @@ from command import run
 from fakes import fill, relative_error
 
 import idejax
-from idejax import backbone, config, hub, loop, pipeline, tree
+from idejax import backbone, config, hub, loop, pipeline, tensorfiles, tree
 from idejax.backbone import Backbone, Nets
 from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
@@ -242,3 +242,19 @@ def same_as_diffusers(folder):
   want = theirs(prompt=prompts, latents=torch.from_numpy(z.transpose(0, 3, 1, 2).copy()),
                 num_inference_steps=3, guidance_scale=3.0, output_type="latent").images  # fmt: skip
   assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+
+
+# An identity through both text encoders, on the weights that ship.
+
+
+@pytest.mark.slow
+def test_stable_identity_learns_faces_through_both_text_encoders(tmp_path):
+  """People of the development split, by a judge that no training saw; "a person" has about 0."""
+  done = run("personalize", "--model", "miniature-sdxl", "--method", "stable-identity", "--drawn", "4", "--split",
+             "development", "--sample-steps", "20", "--num", "1", "--out", str(tmp_path / "run"), XLA_FLAGS=None, timeout=900)  # fmt: skip
+  assert done.code == 0, done.err
+  scores = json.loads((tmp_path / "run" / "report.json").read_text())["scores"]
+  assert scores["identity"]["mean"] > 0.25 and scores["face_found"]["mean"] > 0.9
+  folder = next(p.parent for p in (tmp_path / "run").rglob("identity.safetensors"))
+  who = tensorfiles.read(folder, "identity")
+  assert {k: x.shape[-2:] for k, x in who.items()} == {"rows/0": (2, 128), "rows/1": (2, 64)}  # two words for each
