@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax import (
+  bench_commands,
   config,
   cores,
   families,
@@ -55,11 +56,8 @@ def main(c: config.Bench):
   if "personalize" in c.what: cores.use(c.model)
   figures: dict[str, Any] = {}
   if nets := [w for w in c.what if w in _MAKERS]: figures |= inference(c, nets)
-  if "compile" in c.what or "jobs" in c.what:
-    from idejax import bench_commands
-
-    if "compile" in c.what: figures["start"] = bench_commands.start_up(c)
-    if "jobs" in c.what: figures["jobs"] = bench_commands.jobs(c)
+  if "compile" in c.what: figures["start"] = bench_commands.start_up(c)
+  if "jobs" in c.what: figures["jobs"] = bench_commands.jobs(c)
   if "personalize" in c.what:
     from idejax import bench_personalize
 

@@ -39,20 +39,24 @@ def jobs(c: config.Bench) -> dict[str, Any]:
   One person's job is run twice and its second run counted, with all programs in the compilation cache, as in a
   row of such jobs; a crowd's is run once and compiles its own.
   """
-  out: dict[str, Any] = {}
   with tempfile.TemporaryDirectory(prefix="idejax-") as folder:
-    for name, n in [("first", 1), ("one", 1), *((f"crowd_{n}", n) for n in c.people)]:
-      to = Path(folder) / name
-      with waiting(f"a job of {n}"): seconds = _seconds(personalize(c, n, to), Path(folder))
-      phases = json.loads((to / "report.json").read_text())["seconds"]
-      out[name] = figures = {"seconds": seconds, "people_an_hour": 3600 * n / seconds, "phases": phases}
-      line = f"job of {n:<3} {words(seconds)}, {figures['people_an_hour']:.0f} people an hour"
-      if name.startswith("crowd"):
-        figures["gain"] = n * out["one"]["seconds"] / seconds
-        line += f", {figures['gain']:.2f} times those of one after another"
-      print(f"{line} ({', '.join(f'{k} {v:.0f} s' for k, v in phases.items())}"
-            f"{'; compiles' if name != 'one' else ''})", flush=True)  # fmt: skip
+    out = {"first": _job(c, "first job", 1, Path(folder, "first")), "one": _job(c, "job", 1, Path(folder, "one"))}
+    for n in c.people:
+      out[f"crowd_{n}"] = _job(c, "job", n, Path(folder, f"crowd_{n}"), out["one"]["seconds"])
   return out
+
+
+def _job(c: config.Bench, name: str, people: int, to: Path, alone: float | None = None) -> dict[str, Any]:
+  """One job's figures, printed as one line; with the seconds of one person's, also how many times those it is."""
+  with waiting(f"{name} of {people}"): seconds = _seconds(personalize(c, people, to), to.parent)
+  phases = json.loads((to / "report.json").read_text())["seconds"]
+  figures: dict[str, Any] = {"seconds": seconds, "people_an_hour": 3600 * people / seconds, "phases": phases}
+  line = f"{name} of {people}: {words(seconds)}, {figures['people_an_hour']:.0f} people an hour"
+  if alone:
+    figures["gain"] = people * alone / seconds
+    line += f", {figures['gain']:.2f} times those of one after another"
+  print(f"{line} ({', '.join(f'{k} {v:.0f} s' for k, v in phases.items())})", flush=True)
+  return figures
 
 
 def personalize(c: config.Bench, people: int, out: Path) -> list[str]:

@@ -19,6 +19,7 @@ from idejax.nets import target
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
 from idejax.planning.topology import Topology
+from idejax.timing import words
 
 TABLE = ("v5e-8", "v5e-256", "v6e-8")
 
@@ -205,8 +206,8 @@ def text(f: dict[str, Any]) -> str:
     f"  peak         {gib(f['peak'])} of {gib(f['memory'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}",
     f"  FLOPs        {f['flops'] / 1e12:.4g} TFLOP a step", f"  bytes        {f['bytes'] / 1e9:.4g} GB a step",
     f"  collectives  {found or 'none'}",
-    f"  step         {seconds(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
-    f"{seconds(f['seconds_compute'])}, memory {seconds(f['seconds_memory'])}, links {seconds(f['seconds_links'])})",
+    f"  step         {words(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
+    f"{words(f['seconds_compute'])}, memory {words(f['seconds_memory'])}, links {words(f['seconds_links'])})",
     f"  largest      {fits} (temporaries taken as proportional)",
     *(f"warning: {w}" for w in f["warnings"]), f"assumed: {f['assumptions']}"]  # fmt: skip
   return "\n".join(lines)
@@ -220,7 +221,7 @@ def table(made: list[dict[str, Any]]) -> str:
   """A line a topology; estimates are marked."""
   head = ("topology", "peak", "of", "TFLOP", "GB", "collectives", "step", "steps/s", "fits")
   body = [(f["topology"] + ("*" if f["estimate"] else ""), gib(f["peak"]), gib(f["memory"]), f"{f['flops'] / 1e12:.4g}",
-           f"{f['bytes'] / 1e9:.4g}", moved(f), seconds(f["seconds"]),
+           f"{f['bytes'] / 1e9:.4g}", moved(f), words(f["seconds"]),
            f"{1 / f['seconds']:.3g}" if f["seconds"] else "-", ", ".join(str(v) for v in f["largest"].values()))
           for f in made]  # fmt: skip
   wide = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
@@ -242,7 +243,3 @@ def moved(f: dict[str, Any]) -> str:
   if uncounted(f): return "?"
   found = f["collectives"].values()
   return f"{sum(v['count'] for v in found)} ({gib(sum(v['bytes'] for v in found))})" if found else "none"
-
-
-def seconds(s: float) -> str:
-  return f"{s:.3g} s" if s >= 1 else f"{1e3 * s:.3g} ms" if s >= 1e-3 else f"{1e6 * s:.3g} us"

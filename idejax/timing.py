@@ -1,4 +1,4 @@
-"""Two sides of a benchmark in turn, so that a busy machine slows both."""
+"""Two sides of a benchmark in turn, so that a busy machine slows both; durations in words."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,4 +18,5 @@ def alternate(sides: Mapping[str, Callable[[], Any] | None], repeats: int, runs:
 
 
 def words(seconds: float) -> str:
-  return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+  """A duration to three digits: "12.8 s", "90.1 ms", "7 us"."""
+  return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from idejax import config, hub, tensorfiles
-from idejax.errors import UserError, tell
+from idejax.errors import tell
 from idejax.files import write_json
 from idejax.miniature import (
   diffusion_training,
@@ -29,11 +29,7 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 def main(c: config.TrainMiniature):
   """Run one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
-  if c.start:
-    start = hub.BUILT_IN.get(str(c.start), c.start)
-    if not (start / "model_index.json").exists():
-      raise UserError(f"--start {start} is no pipeline folder: it has no model_index.json")
-    c = dataclasses.replace(c, start=start)
+  if c.start: c = dataclasses.replace(c, start=hub.resolve(c.start))
   named = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
   given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
   r = dataclasses.replace(r, **given)

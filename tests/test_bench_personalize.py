@@ -1,6 +1,7 @@
 """The benchmark of training: the peer's step is the same arithmetic, the crowd's costs are linear."""
 
 import json
+from pathlib import Path
 
 import pytest
 from command import tiny_model
@@ -47,7 +48,7 @@ def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, 
 
   def pretend(line, folder):
     ran.append(line)
-    to = bench_commands.Path(line[line.index("--out") + 1])
+    to = Path(line[line.index("--out") + 1])
     to.mkdir()
     (to / "report.json").write_text('{"seconds": {"train": 17.0}}')
     return next(seconds)

@@ -248,7 +248,7 @@ def test_a_finished_pipelines_vae_is_taken_as_it_is(tmp_path, rng, monkeypatch):
 
 
 def test_a_start_that_is_no_pipeline_is_refused(tmp_path):
-  with pytest.raises(UserError, match=f"--start {tmp_path} is no pipeline folder"):
+  with pytest.raises(UserError, match=f"{tmp_path}: no model_index.json here"):
     train_miniature.main(TrainMiniature(out=tmp_path, start=tmp_path))
 
 
