@@ -10,8 +10,9 @@ from support import drawn
 
 from idejax import faces
 from idejax.data import people_folder
-from idejax.evaluation import metrics, report
+from idejax.evaluation import report
 from idejax.methods import textual_inversion as ti
+from idejax.miniature.judging import scoring
 from idejax.miniature.world import people
 from idejax.model import conditioning
 from idejax.person import subjects
@@ -36,7 +37,7 @@ def scores(seed=0):
     f(notify=lambda _: None)
     for f in (functools.partial(pipeline.load, "miniature", devices=jax.devices()[:1]), faces.open_pack)
   )
-  b, two, judges = pipe.backbone, drawn.portraits(2, pack), metrics.Judges(pack=pack)
+  b, two, judges = pipe.backbone, drawn.portraits(2, pack), scoring.Judges(pack=pack)
   constants = ti.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
   captions = conditioning.tokenise(pipe.tokenizers, ti.captions(CFG, "<id>"), {"<id>": CFG.vectors})
   frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, ti.augment(CFG), 0)) for p in two]
