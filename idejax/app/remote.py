@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -63,8 +62,18 @@ class Remote:
     body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
     head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
     request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, head)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer: data = answer.read(_MOST)
+    with _OPENER.open(request, timeout=_TIMEOUT) as answer: data = answer.read(_MOST)
     return str(json.loads(data)["choices"][0]["message"]["content"])
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+  """Follows nobody elsewhere: the key would go along."""
+
+  def redirect_request(self, *_: Any) -> None:
+    return None
+
+
+_OPENER = urllib.request.build_opener(_Stay)
 
 
 def clean(text: str) -> list[str]:
