@@ -75,7 +75,7 @@ def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, s: Script, p: Panel, r
 
   texts = bubbles.place(p.bubbles, width, height, faces_at, s.layout.direction)
   tall = height - texts.band
-  if image: canvas.paste(_fitted(image, fit(width, tall), (width, tall)), (left, top))
+  if image: canvas.paste(fitted(image, fit(width, tall), (width, tall)), (left, top))
   else:
     draw.rectangle((left, top, rect[2], top + tall), _EMPTY)
     why = version.reason if version else "not drawn yet"
@@ -113,7 +113,7 @@ def inside(face: script.Box, size: tuple[int, int], part: tuple[float, float, fl
   return x(face[0]), y(face[1]), x(face[2]), y(face[3])
 
 
-def _fitted(image: Image.Image, part: tuple[float, float, float, float], wanted: tuple[int, int]) -> Image.Image:
+def fitted(image: Image.Image, part: tuple[float, float, float, float], wanted: tuple[int, int]) -> Image.Image:
   """That part at the wanted size; beyond the picture its own colours, out of focus."""
   w, h = image.size
   full = image.convert("RGB")
