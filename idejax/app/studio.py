@@ -2,6 +2,7 @@
 before anybody sees it, and whatever is finished is on the disk."""
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -56,6 +57,16 @@ class Studio:
   @property
   def small_world(self) -> bool:
     return self.model in hub.BUILT_IN
+
+  @property
+  def guidance(self) -> float:
+    """The default. In the drawn world more costs likeness: cosine 0.61 at 4, 0.57 at 7.5, of two people's four pictures."""
+    return 4.0 if self.small_world else pl.default_guidance(self.pipe)
+
+  def negative(self, s: Script) -> str:
+    """What pictures are steered away from. The drawn world has none of the fixed prompt's things and no words
+    for them: read as letters, they cost a fifth of the likeness, so there the user's own stands alone."""
+    return s.negative if self.small_world else policy.negative(s.negative)
 
   # ---- Before drawing ---------------------------------------------------------------------------
 
@@ -119,7 +130,7 @@ class Studio:
     texts = self.prompts(s)
     out = {}
     for p in s.panels:
-      digest = script.inputs(s, p, " | ".join(texts[p.id]), policy.negative(s.negative), self.pipe.size(pl.Settings()))
+      digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
       boxes = self._boxes(p, len(texts[p.id]))
       new = [Shot(p.id, k, j, t, boxes[j][0], boxes[j][1]) for k in script.missing(p, digest) for j, t in enumerate(texts[p.id])]
       out[p.id] = digest, new
@@ -183,8 +194,8 @@ class Studio:
     if not todo: return
     people = [self.store.load(p.name, self.model, self.pipe.digest) for p in s.people]
     pipe = self.pipe.with_people(*people)
-    guidance = pl.default_guidance(pipe) if s.guidance is None else s.guidance
-    requests = [pl.Request(x.prompt, policy.negative(s.negative), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo]
+    guidance = self.guidance if s.guidance is None else s.guidance
+    requests = [pl.Request(x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo]
     settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
     for batch in pl.generate(pipe, requests, settings):
       for i, image in zip(batch.positions, batch.images): yield todo[i], image
@@ -211,8 +222,7 @@ class Studio:
     for x, seen in zip(group, self.judges.embed(images)):
       if x.person and (own := self.judges.embed([self.store.portrait(x.person)])[0]) is not None:
         cosines.append(0.0 if seen is None else float(seen @ own))
-    texts = [names.pattern(()).sub("", t) for t in (x.prompt for x in group)]
-    plain = [_without_words(t) for t in texts]
+    plain = [re.sub(r"<[^<>\s]+>", "a person", x.prompt) for x in group]  # the judge does not know them
     return float(np.mean(cosines)) if cosines else None, float(self.judges.prompt(images, plain).mean())
 
   # ---- Pages ------------------------------------------------------------------------------------
@@ -222,13 +232,6 @@ class Studio:
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
-
-
-def _without_words(text: str) -> str:
-  """A prompt for a judge who does not know the people."""
-  import re
-
-  return re.sub(r"<[^<>\s]+>", "a person", text)
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
