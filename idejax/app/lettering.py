@@ -17,7 +17,10 @@ def _files() -> tuple[tuple[Path, frozenset[int]], ...]:
   from fontTools.ttLib import TTFont
 
   paths = (_FOLDER / "ComicNeue-Bold.otf", Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf")
-  return tuple((p, frozenset(TTFont(str(p), lazy=True).getBestCmap())) for p in paths)
+  found = []
+  for p in paths:
+    with TTFont(str(p), lazy=True) as opened: found.append((p, frozenset(opened.getBestCmap())))
+  return tuple(found)
 
 
 def font(text: str, size: int) -> ImageFont.FreeTypeFont:

@@ -91,6 +91,11 @@ def once(text: str, names: Sequence[str]) -> str:
   return text
 
 
+def only(text: str, name: str, names: Sequence[str]) -> str:
+  """A sentence in which nobody else is named: they are "somebody"."""
+  return pattern([n for n in names if n != name]).sub("somebody", text)
+
+
 def pronouns(name: str, stated: Mapping[str, str]) -> str:
   """she, he, they, or "" where nothing tells: what was stated, else what the first name is usually for."""
   if stated.get(name): return stated[name]

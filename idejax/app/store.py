@@ -163,7 +163,6 @@ class Store:
     place = self.folder(name)
     gone += sum(p.is_file() for p in place.rglob("*"))
     shutil.rmtree(place)
-    shutil.rmtree(self.root / f".new-{place.name}", ignore_errors=True)
     self.audit.write("deleted", name=r.name, why=why, files=gone)
     return gone
 

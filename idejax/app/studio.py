@@ -53,6 +53,7 @@ class Studio:
   def __post_init__(self):
     self.judges, _ = metrics.judges_for(self.model)
     self.audit = Audit(self.store.root)
+    self._seen: dict[str, np.ndarray | None] = {}
 
   @property
   def small_world(self) -> bool:
@@ -116,12 +117,12 @@ class Studio:
     """Final prompts by panel, one for each part of the picture: what the model reads."""
     style = {p.id: s.style if p.style is None else p.style for p in s.panels}
     texts = [story.drawn(p.sentence) + (f", {p.pose}" if p.pose else "") for p in s.panels]
-    small = world.prompts(texts, [p.people for p in s.panels], [style[p.id] for p in s.panels])
+    parts = [[r.person for r in p.regions] or p.people for p in s.panels]
+    small = world.prompts(texts, parts, [style[p.id] for p in s.panels])
     out = {}
     for p, text, own in zip(s.panels, texts, small):
-      if p.prompt is not None: own = [p.prompt]
-      elif not self.small_world: own = [", ".join(["a picture of " + text.rstrip("."), *style[p.id]])]
-      if len(own) == 1 and p.regions: own = own * len(p.regions)
+      whole = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
+      if p.prompt is not None or not self.small_world: own = [names.only(whole, r.person, p.people) for r in p.regions] or [whole]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
 
@@ -138,7 +139,7 @@ class Studio:
 
   def _boxes(self, p: Panel, parts: int) -> list[tuple[Box | None, str]]:
     """Where each part of a panel goes, and whose face is expected there."""
-    if p.regions: return [(r.box, r.person) for r in p.regions][:parts]
+    if p.regions: return [(r.box, r.person) for r in p.regions]
     if parts == 1: return [(None, p.people[0] if len(p.people) == 1 else "")]
     return [((j / parts, 0.0, (j + 1) / parts, 1.0), n) for j, n in enumerate(p.people)]
 
@@ -220,10 +221,18 @@ class Studio:
     if self.judges is None: return None, None
     cosines = []
     for x, seen in zip(group, self.judges.embed(images)):
-      if x.person and (own := self.judges.embed([self.store.portrait(x.person)])[0]) is not None:
+      if x.person and (own := self._portrait(x.person)) is not None:
         cosines.append(0.0 if seen is None else float(seen @ own))
     plain = [re.sub(r"<[^<>\s]+>", "a person", x.prompt) for x in group]  # the judge does not know them
     return float(np.mean(cosines)) if cosines else None, float(self.judges.prompt(images, plain).mean())
+
+  def _portrait(self, name: str) -> np.ndarray | None:
+    """The judge's embedding of somebody's portrait, kept by the photo's digest."""
+    key = self.store.record(name).photo_sha256
+    if key not in self._seen:
+      assert self.judges
+      self._seen[key] = self.judges.embed([self.store.portrait(name)])[0]
+    return self._seen[key]
 
   # ---- Pages ------------------------------------------------------------------------------------
 
