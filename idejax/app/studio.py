@@ -21,7 +21,6 @@ from idejax.app.concepts import Checker
 from idejax.app.script import Box, Panel, Script, Version
 from idejax.app.store import Store
 from idejax.errors import UserError
-from idejax.files import whole
 
 PICTURES = "panels"  # the folder of pictures beside comic.json
 SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
@@ -47,13 +46,17 @@ class Studio:
   store: Store
   model: str
   checker: Checker
+  judges: metrics.Judges | None  # None: no judge knows such pictures
   gate: learn.AgeGate = learn.AgeGate()
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
   def __post_init__(self):
-    self.judges, _ = metrics.judges_for(self.model)
     self.audit = Audit(self.store.root)
     self._seen: dict[str, np.ndarray | None] = {}
+
+  def at(self, store: Store) -> "Studio":
+    """The same for another store: everything else is shared, and so is the turn to draw."""
+    return dataclasses.replace(self, store=store)
 
   @property
   def small_world(self) -> bool:
@@ -306,21 +309,18 @@ def open_studio(store: Path, model: str = "miniature", pack: str = "miniature", 
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
   checker = Checker() if clip is None else Checker(clip)
-  return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker)
+  judges, _ = metrics.judges_for(model)
+  return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
 
 
 def with_samples(studio: Studio, **how: Any) -> list[str]:
   """Anna Field and Ben Stone in the store, learned if they are not there for this model; their names."""
   wanted = [a for a in learn.samples() if not _ready(studio, a.name)]
   if wanted:
-    learn.learn(studio.pipe, studio.pack, wanted, learn.SAMPLE_CONSENT, studio.store, model=studio.model, overwrite=True, **how)
-  return [a.name for a in learn.samples()]
+    with studio.lock:
+      learn.learn(studio.pipe, studio.pack, wanted, learn.SAMPLE_CONSENT, studio.store, model=studio.model, overwrite=True, **how)
+  return [name for name, _, _ in learn.SAMPLES]
 
 
 def _ready(studio: Studio, name: str) -> bool:
   return studio.store.has(name) and studio.store.record(name).model_digest == studio.pipe.digest
-
-
-def write_story(path: Path, text: str):
-  """Kept beside the comic that it became."""
-  with whole(path) as temporary: temporary.write_text(text, "utf-8")

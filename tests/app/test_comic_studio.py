@@ -4,86 +4,18 @@ The sampler is replaced by the drawn world's own renderer; texts, checks, judges
 """
 
 import dataclasses
-import functools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from drawn_people import MODEL, PORTRAITS, STORY, person, record
 from PIL import Image
 
-from idejax import faces, hub, metrics, tokens
-from idejax.app import learn, policy, script, story, studio, watermark
+from idejax import learned
+from idejax.app import learn, policy, script, story, watermark
 from idejax.app.concepts import Checker, Rules
-from idejax.app.store import Consent, Record, Store
+from idejax.app.store import Consent
 from idejax.errors import UserError
-from idejax.learned import Learned
-from idejax.methods import textual_inversion
-from idejax.miniature import people, scene, world
-
-MODEL = "a" * 64
-STORY = 'Anna Field is in the city. She meets Ben Stone on the beach. "Hello!" he says. It is night.'
-
-
-@functools.cache
-def render(who: int, background: str) -> np.ndarray:
-  return (world.render(np, people.person(who), scene.scene(background=background)) * 255 + 0.5).astype(np.uint8)
-
-
-PORTRAITS = {"Anna Field": render(435, "gray"), "Ben Stone": render(341, "gray")}
-
-
-def person(name: str, model_digest=MODEL, value=0.0) -> Learned:
-  rows = {"rows": (np.full((1, 1, 2, 8), value, np.float32),)}
-  return Learned(f"<{name.lower().replace(' ', '_')}>", "textual-inversion", textual_inversion.Config(vectors=2), rows, "miniature", model_digest)
-
-
-def record(name: str, **change) -> Record:
-  r = Record(name, f"{abs(hash(name)):064x}"[:64], Consent("Anna herself"), "textual-inversion", "miniature", MODEL, {}, 0, "miniature", "p", "free", "2026-01-01", "she" if "A" in name else "he")
-  return dataclasses.replace(r, **change)
-
-
-@pytest.fixture
-def store(tmp_path):
-  store = Store(tmp_path / "store")
-  for n in PORTRAITS: store.add(person(n), record(n), PORTRAITS[n])
-  return store
-
-
-@pytest.fixture(scope="module")
-def pack():
-  return faces.open_pack(notify=lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def checker():
-  return Checker()
-
-
-@pytest.fixture(scope="module")
-def judges():
-  return metrics.Judges()
-
-
-@pytest.fixture
-def desk(store, pack, checker, judges, monkeypatch):
-  """A studio whose sampler renders a known person for each signal word and counts what it was asked."""
-  asked = []
-  pipe = SimpleNamespace(tokenizers=[tokens.load(hub.BUILT_IN["miniature"] / "tokenizer")], digest=MODEL, with_people=lambda *p: pipe,
-                         mesh=SimpleNamespace(size=1), size=lambda _: (64, 64))  # fmt: skip
-
-  def generate(pipe, requests, settings):
-    for i, r in enumerate(requests):
-      asked.append(r)
-      who = 435 if "anna" in r.prompt else 341 if "ben" in r.prompt else 500
-      yield SimpleNamespace(positions=[i], images=[render(who, "beach" if "beach" in r.prompt else "city")])
-
-  monkeypatch.setattr(studio.pl, "generate", generate)
-  monkeypatch.setattr(studio.metrics, "judges_for", lambda model: (judges, ""))
-  s = studio.Studio(pipe, pack, store, "miniature", checker)
-  s.asked = asked
-  return s
-
 
 # The store.
 
@@ -240,8 +172,6 @@ def test_a_person_learned_again_is_drawn_again(desk, store, tmp_path):
   before = len(desk.asked)
   comics = store.record("Anna Field").comics
   store.folder("Anna Field").joinpath("identity.safetensors").unlink()
-  from idejax import learned
-
   learned.save(store.folder("Anna Field"), person("Anna Field", value=2))
   desk.draw(tmp_path, s)
   assert {r.prompt.split("<")[1].split(">")[0] for r in desk.asked[before:]} == {"anna_field", "ben_stone"} and len(desk.asked) - before == 3
