@@ -26,15 +26,19 @@ class Audit:
       os.close(handle)
 
   def lines(self) -> list[dict[str, Any]]:
-    if not self.path.exists(): return []
+    if not self.path.exists():
+      return []
     return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
 
 
 def _short(value: Any) -> Any:
   """Texts are cut; what is no text, number or list of these would be a picture or an array."""
-  if isinstance(value, str): return value[:1000]
-  if isinstance(value, list | tuple): return [_short(v) for v in value[:20]]
-  if isinstance(value, bool | int | float) or value is None: return value
+  if isinstance(value, str):
+    return value[:1000]
+  if isinstance(value, list | tuple):
+    return [_short(v) for v in value[:20]]
+  if isinstance(value, bool | int | float) or value is None:
+    return value
   raise TypeError(f"the audit log keeps words and numbers, not {type(value).__name__}")
 
 

@@ -54,22 +54,28 @@ def place(bubbles: Sequence[Bubble], width: int, height: int, faces_at, directio
     over: list[Placed] = []
     failed: list[int] = []
     for i, b in enumerate(bubbles):
-      if i in below or not b.text.strip(): continue
+      if i in below or not b.text.strip():
+        continue
       found = _find(b, width, height - band, faces, by_name, over, direction)
-      if found: over.append(found)
-      else: failed.append(i)
-    if not failed: return Lettered(tuple(over), tuple(under), band)
+      if found:
+        over.append(found)
+      else:
+        failed.append(i)
+    if not failed:
+      return Lettered(tuple(over), tuple(under), band)
     below = sorted([*below, failed[0]])
 
 
 def _band(bubbles: Sequence[Bubble], width: int, height: int) -> tuple[list[Placed], int]:
   """Texts one below the other, with the names of who speaks; smaller where they would take half the panel."""
-  if not bubbles: return [], 0
+  if not bubbles:
+    return [], 0
   texts = [f"{b.speaker}: {b.text}" if b.speaker else b.text for b in bubbles]
   for size in range(26, SMALLEST - 3, -2):
     lines = [lettering.wrap(t, size, width - 4 * _PAD) for t in texts]
     total = sum(len(x) * lettering.leading(size) + _PAD for x in lines) + _PAD
-    if total <= height // 2: break
+    if total <= height // 2:
+      break
   most = max(1, (height // 2 - 2 * _PAD) // lettering.leading(size) // len(texts))
   lines = [x if total <= height // 2 else x[: most - 1] + [x[most - 1] + " ..."] if len(x) > most else x for x in lines]
   total = sum(len(x) * lettering.leading(size) + _PAD for x in lines) + _PAD
@@ -92,55 +98,75 @@ def _find(b: Bubble, width: int, height: int, faces: Sequence[Rect], by_name: Ma
       lines = lettering.wrap(b.text, size, share * width - 2 * _PAD)
       w, h = lettering.extent(lines, size)
       w, h = w + 2 * _PAD, h + 2 * _PAD
-      if b.kind != "caption": w, h = w + _PAD, h + _PAD  # round corners take room
-      if w > width - 2 * _EDGE or h > height - 2 * _EDGE: continue
+      if b.kind != "caption":
+        w, h = w + _PAD, h + _PAD  # round corners take room
+      if w > width - 2 * _EDGE or h > height - 2 * _EDGE:
+        continue
       for x, y in _places(b, width, height, w, h):
         rect = (x, y, x + w, y + h)
-        if any(_meet(rect, t) for t in taken): continue
+        if any(_meet(rect, t) for t in taken):
+          continue
         cost = _cost(b, rect, width, height, speaker, others, direction)
-        if best is None or cost < best[0]: best = cost, Placed(b, tuple(lines), size, rect, _tail(b, rect, speaker, faces))
-    if best: return best[1]
+        if best is None or cost < best[0]:
+          best = cost, Placed(b, tuple(lines), size, rect, _tail(b, rect, speaker, faces))
+    if best:
+      return best[1]
   return None
 
 
 def _places(b: Bubble, width: int, height: int, w: int, h: int):
   """Upper left corners to try: the place somebody chose, then all over the picture."""
   right, bottom = width - _EDGE - w, height - _EDGE - h
-  if b.at: yield (min(max(round(b.at[0] * width - w / 2), _EDGE), right), min(max(round(b.at[1] * height - h / 2), _EDGE), bottom))
+  if b.at:
+    yield (
+      min(max(round(b.at[0] * width - w / 2), _EDGE), right),
+      min(max(round(b.at[1] * height - h / 2), _EDGE), bottom),
+    )
   for i in range(_STEPS + 1):
-    for j in range(_STEPS + 1): yield (_EDGE + (right - _EDGE) * j // _STEPS, _EDGE + (bottom - _EDGE) * i // _STEPS)
+    for j in range(_STEPS + 1):
+      yield (_EDGE + (right - _EDGE) * j // _STEPS, _EDGE + (bottom - _EDGE) * i // _STEPS)
 
 
-def _cost(b: Bubble, rect: Rect, width: int, height: int, speaker: Rect | None, others: Sequence[Placed], direction: str) -> float:
+def _cost(
+  b: Bubble, rect: Rect, width: int, height: int, speaker: Rect | None, others: Sequence[Placed], direction: str
+) -> float:
   """Captions like the upper corner where one begins to read, or the lower edge; speech is near its speaker, high up.
   What is read later stands lower or further on."""
   x, y = (rect[0] + rect[2]) / 2 / width, (rect[1] + rect[3]) / 2 / height
-  if direction == "rtl": x = 1 - x
+  if direction == "rtl":
+    x = 1 - x
   area = (rect[2] - rect[0]) * (rect[3] - rect[1]) / (width * height)
-  if b.at: return abs(b.at[0] - (rect[0] + rect[2]) / 2 / width) + abs(b.at[1] - y)
+  if b.at:
+    return abs(b.at[0] - (rect[0] + rect[2]) / 2 / width) + abs(b.at[1] - y)
   cost = area
-  if b.kind == "caption": cost += min(y + 0.5 * x, 0.35 + abs(0.9 - y) + 0.2 * x)
+  if b.kind == "caption":
+    cost += min(y + 0.5 * x, 0.35 + abs(0.9 - y) + 0.2 * x)
   else:
     cost += 0.6 * y
-    if speaker: cost += _gap(rect, speaker) / width
+    if speaker:
+      cost += _gap(rect, speaker) / width
   for p in others:
     lower = rect[1] >= p.rect[1] - 2
     further = rect[0] >= p.rect[2] - 2 if direction == "ltr" else rect[2] <= p.rect[0] + 2
-    if not lower and not further: cost += 2.0
+    if not lower and not further:
+      cost += 2.0
   return cost
 
 
 def _tail(b: Bubble, rect: Rect, speaker: Rect | None, faces: Sequence[Rect]) -> tuple[int, int] | None:
   """The point just outside the speaker's face that the tail points at; None if another face is in the way."""
-  if b.kind == "caption" or not speaker: return None
+  if b.kind == "caption" or not speaker:
+    return None
   box = _grown(speaker, _CLEAR)
   mouth = (box[0] + box[2]) / 2, box[1] + 0.75 * (box[3] - box[1])
   cx, cy = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
   end = mouth
   for k in range(101):  # from the bubble to the mouth, as far as the face
     x, y = cx + (mouth[0] - cx) * k / 100, cy + (mouth[1] - cy) * k / 100
-    if box[0] <= x <= box[2] and box[1] <= y <= box[3]: break
-    if any(f != speaker and f[0] <= x <= f[2] and f[1] <= y <= f[3] for f in faces): return None
+    if box[0] <= x <= box[2] and box[1] <= y <= box[3]:
+      break
+    if any(f != speaker and f[0] <= x <= f[2] and f[1] <= y <= f[3] for f in faces):
+      return None
     end = x, y
   return round(end[0]), round(end[1])
 
@@ -165,11 +191,14 @@ def draw(canvas: ImageDraw.ImageDraw, texts: Lettered, left: int, top: int):
   """Onto a page, the panel's corner at (left, top)."""
   for p in texts.over:
     rect = (p.rect[0] + left, p.rect[1] + top, p.rect[2] + left, p.rect[3] + top)
-    if p.bubble.kind == "caption": canvas.rectangle(rect, _CREAM, _INK, 2)
-    else: _balloon(canvas, p, rect, left, top)
+    if p.bubble.kind == "caption":
+      canvas.rectangle(rect, _CREAM, _INK, 2)
+    else:
+      _balloon(canvas, p, rect, left, top)
     inset = _PAD if p.bubble.kind == "caption" else _PAD + _PAD // 2
     _write(canvas, p, rect[0] + inset, rect[1] + inset, rect[2] - rect[0] - 2 * inset, p.bubble.kind != "caption")
-  for p in texts.below: _write(canvas, p, left + 2 * _PAD, top + p.rect[1], p.rect[2] - 4 * _PAD, False)
+  for p in texts.below:
+    _write(canvas, p, left + 2 * _PAD, top + p.rect[1], p.rect[2] - 4 * _PAD, False)
 
 
 def _balloon(canvas: ImageDraw.ImageDraw, p: Placed, rect: Rect, left: int, top: int):
@@ -182,7 +211,8 @@ def _balloon(canvas: ImageDraw.ImageDraw, p: Placed, rect: Rect, left: int, top:
       x, y = edge[0] + (tail[0] - edge[0]) * k, edge[1] + (tail[1] - edge[1]) * k
       canvas.ellipse((x - r, y - r, x + r, y + r), _PAPER, _INK, 2)
   canvas.rounded_rectangle(rect, radius, _PAPER, _INK, 2)
-  if not tail or p.bubble.kind == "thought": return
+  if not tail or p.bubble.kind == "thought":
+    return
   edge = _border(rect, tail)
   dx, dy = tail[0] - cx, tail[1] - cy
   length = max((dx**2 + dy**2) ** 0.5, 1)

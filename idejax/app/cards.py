@@ -11,7 +11,8 @@ from idejax.app.store import Record
 
 def people(token: str, records: Sequence[Record], slugs: Sequence[str]) -> str:
   """Portraits with names, how they were learned, and who agreed."""
-  if not records: return '<p class="hint">Nobody yet. Upload a portrait of everybody who should be in the story.</p>'
+  if not records:
+    return '<p class="hint">Nobody yet. Upload a portrait of everybody who should be in the story.</p>'
   cards = []
   for r, slug in zip(records, slugs):
     tip = html.escape(f"{r.method} on {r.model}; consent: {r.consent.by}", quote=True)
@@ -23,18 +24,31 @@ def people(token: str, records: Sequence[Record], slugs: Sequence[str]) -> str:
 
 def picture(token: str, s: Script, p: Panel, v: Version | None) -> str:
   """A panel's picture, or why there is none."""
-  if v is None: return '<div class="empty">not drawn yet</div>'
-  if v.reason: return f'<div class="empty">{html.escape(v.reason)}</div>'
+  if v is None:
+    return '<div class="empty">not drawn yet</div>'
+  if v.reason:
+    return f'<div class="empty">{html.escape(v.reason)}</div>'
   alt = html.escape(pages.alt(s, p), quote=True)
-  scores = "".join(f'<span class="tag">{n} {x:.2f}</span>' for n, x in (("likeness", v.identity), ("prompt", v.prompt)) if x is not None)
+  scores = "".join(
+    f'<span class="tag">{n} {x:.2f}</span>'
+    for n, x in (("likeness", v.identity), ("prompt", v.prompt))
+    if x is not None
+  )
   return f'<div class="shot"><img src="/comic/{token}/{html.escape(v.file, quote=True)}" alt="{alt}"><div>{scores}</div></div>'
 
 
 def sheets(token: str, alts: Sequence[str], stamp: str) -> str:
   """The pages as they will be printed, and links to the files."""
-  if not alts: return '<p class="hint">The pages appear here as soon as there are panels.</p>'
-  shown = "".join(f'<img class="sheet" src="/comic/{token}/pages/{n:03d}.jpg?{stamp}" alt="{html.escape(a, quote=True)}">' for n, a in enumerate(alts, 1))
-  links = "".join(f'<a class="file" href="/comic/{token}/comic.{k}?{stamp}" download="comic.{k}">{k.upper()}</a>' for k in (*pages.FORMATS, "json"))
+  if not alts:
+    return '<p class="hint">The pages appear here as soon as there are panels.</p>'
+  shown = "".join(
+    f'<img class="sheet" src="/comic/{token}/pages/{n:03d}.jpg?{stamp}" alt="{html.escape(a, quote=True)}">'
+    for n, a in enumerate(alts, 1)
+  )
+  links = "".join(
+    f'<a class="file" href="/comic/{token}/comic.{k}?{stamp}" download="comic.{k}">{k.upper()}</a>'
+    for k in (*pages.FORMATS, "json")
+  )
   return f'<nav class="files" aria-label="Download the comic">{links}</nav><div class="sheets">{shown}</div>'
 
 
@@ -52,8 +66,10 @@ class Clock:
 
   def left(self, done: int, of: int) -> str:
     now = time.monotonic()
-    if done and self.first is None: self.first = now, done
-    if not self.first or done <= self.first[1]: return ""
+    if done and self.first is None:
+      self.first = now, done
+    if not self.first or done <= self.first[1]:
+      return ""
     rate = (done - self.first[1]) / max(now - self.first[0], 1e-6)
     seconds = (of - done) / rate
     return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
@@ -74,13 +90,16 @@ def read_bubbles(text: str) -> tuple[script.Bubble, ...]:
   out = []
   for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1):
     parts = [x.strip() for x in line.split("|")]
-    if len(parts) not in (3, 4): raise UserError(f"bubble {n} needs kind | speaker | text, and perhaps | x,y")
-    if parts[0] not in ("caption", "speech", "thought"): raise UserError(f"bubble {n} is {parts[0]!r}; it must be caption, speech or thought")
+    if len(parts) not in (3, 4):
+      raise UserError(f"bubble {n} needs kind | speaker | text, and perhaps | x,y")
+    if parts[0] not in ("caption", "speech", "thought"):
+      raise UserError(f"bubble {n} is {parts[0]!r}; it must be caption, speech or thought")
     at = None
     if len(parts) == 4:
       try:
         x, y = (float(v) for v in parts[3].split(","))
-        if not (0 <= x <= 1 and 0 <= y <= 1): raise ValueError
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+          raise ValueError
         at = x, y
       except ValueError:
         raise UserError(f"bubble {n} has the place {parts[3]!r}; it must be x,y from 0 to 1") from None

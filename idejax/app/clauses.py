@@ -22,17 +22,22 @@ _PAST = """ate began bought brought built came caught chose cut did drank drew d
   said sang sat saw sent shook shut slept spoke spun stood stopped swam threw took told thought tied tried wept went woke
   won wore wrote""".split()  # fmt: skip
 # Nouns as often as verbs: an action only if something follows that is done to.
-_NOUNS_TOO = frozenset("drinks walks plays dances looks cooks orders works talks waters points rides races steps stays drops".split())
+_NOUNS_TOO = frozenset(
+  "drinks walks plays dances looks cooks orders works talks waters points rides races steps stays drops".split()
+)
 
 
 def _third(base: str) -> str:
-  if base in ("go",): return "goes"
-  if re.search(r"(?:s|sh|ch|x|z)$", base): return base + "es"
+  if base in ("go",):
+    return "goes"
+  if re.search(r"(?:s|sh|ch|x|z)$", base):
+    return base + "es"
   return base[:-1] + "ies" if re.search(r"[^aeiou]y$", base) else base + "s"
 
 
 def _past(base: str) -> str:
-  if base.endswith("e"): return base + "d"
+  if base.endswith("e"):
+    return base + "d"
   return base[:-1] + "ied" if re.search(r"[^aeiou]y$", base) else base + "ed"
 
 
@@ -56,19 +61,25 @@ def sentences(text: str) -> list[str]:
     for m in _END.finditer(paragraph):
       piece = paragraph[start : m.end()]
       following = paragraph[m.end() :].lstrip()
-      if piece.count('"') % 2: continue  # inside what somebody says
-      if not _ends(piece, m[0], following): continue
+      if piece.count('"') % 2:
+        continue  # inside what somebody says
+      if not _ends(piece, m[0], following):
+        continue
       out.append(piece.strip())
       start = m.end()
-    if rest := paragraph[start:].strip(): out.append(rest)
+    if rest := paragraph[start:].strip():
+      out.append(rest)
   return out
 
 
 def _ends(piece: str, mark: str, following: str) -> bool:
-  if not following: return True
+  if not following:
+    return True
   last = re.sub(r"[.!?…\"')\]]+$", "", piece).split(" ")[-1].casefold()
-  if mark.startswith(".") and (last in _ABBREVIATIONS or re.fullmatch(r"[a-z]", last)): return False
-  if following[0].islower(): return False
+  if mark.startswith(".") and (last in _ABBREVIATIONS or re.fullmatch(r"[a-z]", last)):
+    return False
+  if following[0].islower():
+    return False
   # "Hello!" Anna says: the words around a quotation that is all there is so far belong to it.
   if piece.strip().startswith('"') and mark.endswith('"') and piece.count('"') == 2:
     return not re.match(rf"(?:[A-Z]\w+ ){{1,2}}(?:{_SAY})\b|(?:He|She|They) (?:{_SAY})\b", following)
@@ -88,7 +99,8 @@ def clauses(sentence: str, names: Sequence[str]) -> list[str]:
   subject = ""
   for part in parts:
     plain = part.strip(" ,")
-    if subject and _is_deed(plain, " and " in subject or subject == "They"): plain = f"{subject} {plain}"
+    if subject and _is_deed(plain, " and " in subject or subject == "They"):
+      plain = f"{subject} {plain}"
     subject = _subject_of(plain, names) or subject
     out.append(plain)
   return [c for c in out if re.search(r"\w", c)]
@@ -113,14 +125,19 @@ def _cut(sentence: str, names: Sequence[str]) -> list[str]:
 
 def _separates(joint: str, before: str, after: str, subject: str, names: Sequence[str]) -> bool:
   plural = " and " in subject or subject == "They"
-  if ";" in joint: return True
-  if re.match(r"(?:When|While|As|After|Before|If|Because|Once|Since|Although)\b", before.strip()): return False
+  if ";" in joint:
+    return True
+  if re.match(r"(?:When|While|As|After|Before|If|Because|Once|Since|Although)\b", before.strip()):
+    return False
   deed = _is_deed(after, plural)
-  if joint.strip() == "," : return bool(subject) and deed
-  if "then" in joint: return bool(subject)
+  if joint.strip() == ",":
+    return bool(subject) and deed
+  if "then" in joint:
+    return bool(subject)
   # A new subject with its own verb: "and she laughs", "but Ben Stone stays".
   m = re.match(rf"(?:{nm.pattern(names).pattern}|he|she|they|it)\s+([a-z]+)", after.strip()) if names else None
-  if m and (m[m.lastindex or 0] in _FORMS | _PLURAL): return bool(re.search(r"\w", before)) and _has_deed(before, names)
+  if m and (m[m.lastindex or 0] in _FORMS | _PLURAL):
+    return bool(re.search(r"\w", before)) and _has_deed(before, names)
   return bool(subject) and deed
 
 
@@ -131,13 +148,29 @@ def _has_deed(text: str, names: Sequence[str]) -> bool:
 def _is_deed(text: str, plural: bool) -> bool:
   """Whether a text begins with a verb, as after "and"."""
   words = re.findall(r"[\w']+", text.casefold())
-  while words and words[0] in ("then", "quickly", "slowly", "happily", "sadly", "quietly", "suddenly", "finally", "both", "also"): words.pop(0)
-  if not words or text.lstrip()[:1] == '"': return False
-  if words[0] in _NOUNS_TOO: return len(words) > 1 and words[1] in _OBJECTS
+  while words and words[0] in (
+    "then",
+    "quickly",
+    "slowly",
+    "happily",
+    "sadly",
+    "quietly",
+    "suddenly",
+    "finally",
+    "both",
+    "also",
+  ):
+    words.pop(0)
+  if not words or text.lstrip()[:1] == '"':
+    return False
+  if words[0] in _NOUNS_TOO:
+    return len(words) > 1 and words[1] in _OBJECTS
   return words[0] in (_FORMS | _PLURAL if plural else _FORMS) and not text[:1].isupper()
 
 
-_OBJECTS = frozenset("a an the his her their some to at up with in on into away around home tea water coffee milk for together".split())
+_OBJECTS = frozenset(
+  "a an the his her their some to at up with in on into away around home tea water coffee milk for together".split()
+)
 
 
 def _subject_of(clause: str, names: Sequence[str]) -> str:

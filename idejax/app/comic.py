@@ -2,11 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
-from idejax.app import config, names, policy, script
+from idejax import config
+from idejax.app import names, policy, script
 from idejax.errors import UserError, tell
-from idejax.folders import claimed
-from idejax.progress import counting, waiting
+from idejax.runtime.progress import counting, waiting
+from idejax.storage.folders import claim
 
 _DEMO = Path(__file__).parent / "demo.txt"
 _STORE = Path("runs/store")
@@ -16,25 +18,41 @@ _MOST = 200_000  # bytes of a story
 def main(c: config.Comic):
   # ---- What is asked, checked before anything is loaded ----------------------------------------
   old, text = read(c)
-  if c.learn: names.paired(names.split(c.names), c.learn)
-  if c.learn and not c.consent.strip(): raise UserError("--learn needs --consent: who has agreed to the use of these photos")
-  if c.people and not c.people.is_dir() and not c.learn: raise UserError(f"--people {c.people} is no folder of people; --learn fills one")
-  if text: policy.check([("the story", text)])
-  with claimed(c.out): run(c, old, text)
+  if c.learn:
+    names.paired(names.split(c.names), c.learn)
+  if c.learn and not c.consent.strip():
+    raise UserError("--learn needs --consent: who has agreed to the use of these photos")
+  if c.people and not c.people.is_dir() and not c.learn:
+    raise UserError(f"--people {c.people} is no folder of people; --learn fills one")
+  if text:
+    policy.check([("the story", text)])
+  with claim(c.out):
+    run(c, old, text)
 
 
 def run(c: config.Comic, old: script.Script | None, text: str):
   # ---- Model and people ------------------------------------------------------------------------
-  from idejax import cores
+  from idejax.runtime import cores
 
   cores.use(c.model)
-  from idejax.app import learn, remote, story, styles, studio
+  from idejax.app import learn, remote, story, studio, styles
 
-  with waiting("reading the model"): desk = studio.open_studio(c.people or _STORE, c.model, c.pack, c.clip, tell)
+  with waiting("reading the model"):
+    desk = studio.open_studio(c.people or _STORE, c.model, c.pack, c.clip, tell)
   if c.learn:
     applicants = [learn.Applicant(n, p) for n, p in zip(names.split(c.names), c.learn)]
-    learn.learn(desk.pipe, desk.pack, applicants, learn.Consent(c.consent), desk.store, model=c.model, method=c.method, overwrite=c.replace)
-  if c.people is None: studio.with_samples(desk)
+    learn.learn(
+      desk.pipe,
+      desk.pack,
+      applicants,
+      learn.Consent(c.consent),
+      desk.store,
+      model=c.model,
+      method=c.method,
+      overwrite=c.replace,
+    )
+  if c.people is None:
+    studio.with_samples(desk)
 
   # ---- The script --------------------------------------------------------------------------------
   known = desk.store.records()
@@ -51,11 +69,13 @@ def run(c: config.Comic, old: script.Script | None, text: str):
     problems, notes = tuple(story.problems(sentences, "", people, count)), tuple(story.notes(sentences, people))
     s = desk.bound(old)
   s = _asked(c, s)
-  for line in [*notes, *styles.conflicts(s.style)]: tell(f"note: {line}")
+  for line in [*notes, *styles.conflicts(s.style)]:
+    tell(f"note: {line}")
   script.write(c.out, s)
   if problems:
     raise UserError(f"{'; '.join(problems)} (edit {c.out / script.FILE}, then: idejax comic {c.out} --out {c.out})")
-  if c.script_only: return tell(f"{len(s.panels)} panels in {c.out / script.FILE}; to draw them: idejax comic {c.out} --out {c.out}")
+  if c.script_only:
+    return tell(f"{len(s.panels)} panels in {c.out / script.FILE}; to draw them: idejax comic {c.out} --out {c.out}")
 
   # ---- Pictures and pages ------------------------------------------------------------------------
   bar = counting(max(sum(len(shots) for _, shots in desk.shots(s).values()), 1), "picture")
@@ -65,16 +85,19 @@ def run(c: config.Comic, old: script.Script | None, text: str):
     bar.close()
   made = desk.export(c.out, s)
   blank = [v.reason for p in s.panels if (v := script.shown(p)) and v.reason]
-  for reason in blank: tell(f"note: {reason}")
+  for reason in blank:
+    tell(f"note: {reason}")
   tell(f"{len(s.panels)} panels; {', '.join(str(p) for p in made)}")
 
 
 def read(c: config.Comic) -> tuple[script.Script | None, str]:
   """A script that is there already, or a story's text. UserError for what is neither."""
   path = c.story or _DEMO
-  if path.is_dir() or path.suffix == ".json": return script.read(path), ""
+  if path.is_dir() or path.suffix == ".json":
+    return script.read(path), ""
   try:
-    if path.stat().st_size > _MOST: raise UserError(f"{path} is larger than {_MOST // 1000} kB: it is no story for a comic")
+    if path.stat().st_size > _MOST:
+      raise UserError(f"{path} is larger than {_MOST // 1000} kB: it is no story for a comic")
     return None, path.read_text("utf-8-sig")
   except FileNotFoundError:
     raise UserError(f"{path} does not exist: give a story as a text file, or a comic's folder") from None
@@ -86,14 +109,15 @@ def _asked(c: config.Comic, s: script.Script) -> script.Script:
   """The script with what the command line says; what it does not say stays."""
   from idejax.app import styles
 
-  plain = {"title": c.title, "negative": c.negative, "seed": c.seed, "steps": c.steps, "style": styles.check(c.style) or None}
+  plain: dict[str, Any] = {
+    "title": c.title,
+    "negative": c.negative,
+    "seed": c.seed,
+    "steps": c.steps,
+    "style": styles.check(c.style) or None,
+  }
   s = dataclasses.replace(s, **{k: v for k, v in plain.items() if v is not None})
   s = dataclasses.replace(s, layout=script.Layout(c.layout or s.layout.kind, c.direction or s.layout.direction))
-  if c.candidates is not None: s = dataclasses.replace(s, panels=tuple(dataclasses.replace(p, candidates=c.candidates) for p in s.panels))
-  return script.from_json(_plain(s), "the comic")  # the same checks as for a file
-
-
-def _plain(s: script.Script):
-  import json
-
-  return json.loads(json.dumps(dataclasses.asdict(s)))
+  if c.candidates is not None:
+    s = dataclasses.replace(s, panels=tuple(dataclasses.replace(p, candidates=c.candidates) for p in s.panels))
+  return script.checked(s)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from idejax import hub, tokens
 from idejax.errors import UserError, one_line
-from idejax.miniature import judges
-from idejax.miniature.recogniser import unit
+from idejax.miniature.judging import judges
+from idejax.model import tokens
+from idejax.storage import hub
 
 BUILT_IN = hub.BUILT_IN["miniature"].parent / "judges" / "clip"
 _CHUNK = 8
@@ -82,7 +82,8 @@ class Checker:
   def reasons(self, images: Sequence[np.ndarray]) -> list[str]:
     """Per picture why it must not be shown, "" where it may."""
     n = len(self.rules.denied)
-    if not n: return [""] * len(images)
+    if not n:
+      return [""] * len(images)
     out = []
     for row in self.scores(images):
       denied, harmless = row[:n], row[n:]
@@ -103,10 +104,10 @@ class Checker:
 def _see(config: dict[str, Any], params: Any, pixels: jax.Array) -> jax.Array:
   _, vision = judges.towers(config)
   seen: Any = vision.apply({"params": params["vision"]}, pixels)
-  return unit(seen.embeds)
+  return judges.unit(seen.embeds)
 
 
 def _read(config: dict[str, Any], params: Any, ids: jax.Array) -> jax.Array:
   text, _ = judges.towers(config)
   read: Any = text.apply({"params": params["text"]}, jnp.asarray(ids))
-  return unit(read.pooled)
+  return judges.unit(read.pooled)

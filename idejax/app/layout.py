@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from idejax.cli.options import nearest
 from idejax.errors import UserError
-from idejax.options import nearest
 
 MARGIN, GUTTER = 40, 24  # pixels
 
@@ -81,7 +81,8 @@ LAYOUTS: dict[str, Kind] = {
 
 def check(kind: str) -> Kind:
   """UserError for a layout that there is not."""
-  if kind not in LAYOUTS: raise UserError(f"there is no layout {kind!r}{nearest(kind, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
+  if kind not in LAYOUTS:
+    raise UserError(f"there is no layout {kind!r}{nearest(kind, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
   return LAYOUTS[kind]
 
 
@@ -98,7 +99,8 @@ def pages(kind: str, direction: str, lengths: Sequence[int], top: int = 0) -> li
     for row in rows[at : at + k.rows]:
       height = round(k.width * k.height(row, lengths[first : first + len(row)]))
       for j, (x0, x1) in enumerate(_columns(row, k.width)):
-        if direction == "rtl": x0, x1 = k.width - x1, k.width - x0
+        if direction == "rtl":
+          x0, x1 = k.width - x1, k.width - x0
         cells.append((first + j, (x0, y, x1, y + height)))
       first += len(row)
       y += height + GUTTER

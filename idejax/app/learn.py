@@ -11,16 +11,22 @@ import jax
 import numpy as np
 from PIL import Image
 
-from idejax import conditioning, faces, fit, hub, loop, method_options, people_folder, sharding, subjects, templates
+from idejax import faces, sharding
 from idejax.app import names as nm
 from idejax.app.audit import now
 from idejax.app.store import Consent, Record, Store
+from idejax.cli import method_options
+from idejax.data import celebrities
 from idejax.errors import UserError
 from idejax.faces import photo as ph
-from idejax.learned import Learned
 from idejax.methods import METHODS
-from idejax.pipeline import Pipeline
-from idejax.subject import Frozen
+from idejax.methods.contract import encode_captions
+from idejax.miniature.world import portraits
+from idejax.person import subjects
+from idejax.person.subject import Frozen
+from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline
+from idejax.training import fit, loop
 
 MOST_BYTES = 20 << 20  # of an uploaded photo
 MOST_AT_ONCE = 16
@@ -54,9 +60,11 @@ class AgeGate:
 
   def check(self, name: str, pixels: np.ndarray) -> str:
     """The estimate in words. UserError below 18."""
-    if self.estimate is None: return "not estimated"
+    if self.estimate is None:
+      return "not estimated"
     years = float(self.estimate(pixels))
-    if not years >= ADULT: raise UserError(f"{name} seems to be under {ADULT:.0f} ({years:.0f} years by estimate): minors are not learned")
+    if not years >= ADULT:
+      raise UserError(f"{name} seems to be under {ADULT:.0f} ({years:.0f} years by estimate): minors are not learned")
     return f"{years:.0f} years by estimate"
 
 
@@ -68,12 +76,15 @@ def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], con
   Killed in the middle, the same call goes on from the last checkpoint.
   """
   consent = consent.checked()
-  if not applicants: raise UserError("nobody to learn: give photos and names")
-  if len(applicants) > MOST_AT_ONCE: raise UserError(f"{len(applicants)} people at once; at most {MOST_AT_ONCE}")
+  if not applicants:
+    raise UserError("nobody to learn: give photos and names")
+  if len(applicants) > MOST_AT_ONCE:
+    raise UserError(f"{len(applicants)} people at once; at most {MOST_AT_ONCE}")
   names = nm.paired([a.name for a in applicants], applicants)
   store.check_free(names, overwrite)
   method = method or METHOD["sdxl" if pipe.backbone.nets.xl else "sd"]
-  if method not in METHODS: raise UserError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+  if method not in METHODS:
+    raise UserError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
   cfg = cfg or method_options.preset(method, None, model)
   progress(0, 1, "looking at the photos")
   found, ages = [], []
@@ -83,7 +94,8 @@ def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], con
     found.append(faces.read(picture, pack))
   shown = {a.shown for a in applicants}
   groups = [[i for i, a in enumerate(applicants) if a.shown == s] for s in sorted(shown)]
-  if METHODS[method].alone(cfg): groups = [[i] for g in groups for i in g]
+  if METHODS[method].needs(cfg, pipe.backbone.nets).alone:
+    groups = [[i] for g in groups for i in g]
   everyone: dict[int, Learned] = {}
   for g, group in enumerate(groups):
     tell = lambda done, of, what, g=g: progress(done + g * of, of * len(groups), what)
@@ -101,28 +113,34 @@ def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], con
 
 def _sound(photo: Any) -> Any:
   """An upload that is small enough and a picture of a kind that photos have. UserError otherwise."""
-  if not isinstance(photo, str | Path): return photo
+  if not isinstance(photo, str | Path):
+    return photo
   path = Path(photo)
-  if not path.is_file(): raise UserError(f"{path.name} is no file")
-  if path.stat().st_size > MOST_BYTES: raise UserError(f"{path.name} has more than {MOST_BYTES >> 20} MB: make it smaller")
+  if not path.is_file():
+    raise UserError(f"{path.name} is no file")
+  if path.stat().st_size > MOST_BYTES:
+    raise UserError(f"{path.name} has more than {MOST_BYTES >> 20} MB: make it smaller")
   try:
-    with Image.open(path, formats=_PICTURES) as image: image.verify()
+    with Image.open(path, formats=_PICTURES) as image:
+      image.verify()
   except Exception as e:
     raise UserError(f"{path.name} is no photo: PNG, JPEG and WebP are") from e
   return path
 
 
-def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Sequence[faces.Identity], shown: str, store: Store, model: str,
+def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Sequence[faces.FaceRecord], shown: str, store: Store, model: str,
            method: str, cfg: Any, seed: int, progress: Progress, stop: Callable[[], bool]) -> list[Learned]:  # fmt: skip
   """Everybody in the group, at once."""
   module, b = METHODS[method], pipe.backbone
-  if shown: cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {shown}" for t in cfg.templates))
-  if module.prior(cfg): raise UserError(f"{method} needs class pictures; learn with it by idejax personalize")
+  needs = module.needs(cfg, b.nets)
+  if shown:
+    cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {shown}" for t in cfg.templates))
+  if needs.class_pictures or needs.face_vit:
+    raise UserError(f"{method} needs more than a photo here: choose another method")
   words = [nm.word(n) for n in names]
-  celebrities = _celebrities(model)
-  constants = module.constants(b, pipe.tokenizers, celebrities, cfg)
-  captions = conditioning.tokenise(pipe.tokenizers, module.captions(cfg, "<id>"), {"<id>": cfg.vectors})
-  read = [subjects.build(b, (p,), pack, module.augment(cfg), seed, None, None) for p in photos]
+  constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
+  captions = encode_captions(needs, pipe.tokenizers, "<id>")
+  read = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
   digests = [hashlib.sha256(p.meta["photo_sha256"].encode()).hexdigest() for p in photos]
   keys = fit.keys(seed, digests)
   facts = {"method": method, "settings": _plain(cfg), "photos": digests, "model_digest": pipe.digest, "seed": seed}
@@ -137,31 +155,28 @@ def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Seque
   else:
     filled = fit.pad(list(range(len(names))), mesh.size)
     key = keys[np.array(filled)]
-    step, state, frozen = fit.crowd(module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, mesh)
+    step, state, frozen = fit.crowd(
+      module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, mesh
+    )
   last = state
-  steps = fit.train(step, state, frozen, cfg, key, run, facts, None if len(names) == 1 else len(names))
+  steps: Any = fit.train(
+    step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if len(names) == 1 else len(names)
+  )
   for done, after in steps:
     last = after
     progress(done, cfg.steps, "learning")
     if stop():
-      steps.close()
+      steps.close()  # saves where it is
       raise Stopped("learning was stopped; the same people go on where it was")
   params = jax.block_until_ready(last.params)
   out = []
   for i, word in enumerate(words):
     own, mine = params, frozen
-    if len(names) > 1: own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
+    if len(names) > 1:
+      own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
     out.append(Learned(word, method, cfg, fit.represent(module, cfg, mine, own), model, pipe.digest, pack.licence))
   shutil.rmtree(place, ignore_errors=True)
   return out
-
-
-def _celebrities(model: str) -> list[str]:
-  """The names that anchor an identity, the model's own."""
-  if model not in hub.BUILT_IN: return list(templates.celebrities())
-  from idejax.miniature import people
-
-  return list(people.celebrity_names())
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
@@ -175,12 +190,12 @@ SAMPLES = (("Anna Field", "she", 0), ("Ben Stone", "he", 1))  # name, pronouns, 
 
 def samples() -> list[Applicant]:
   """Two people of the drawn world whom no training has seen; they are nobody, so nobody need agree."""
-  from idejax.miniature import data, people, scene
+  from idejax.miniature.world import data, people, scene
 
   who = people.people(_SAMPLE_IDS)
   scenes = data.stack([scene.scene(clothes="red sweater", background="gray")] * len(_SAMPLE_IDS))
-  images, _ = data.draw(who, scenes)
-  return [Applicant(n, np.asarray(images[i]), p, people_folder.SHOWN, True) for n, p, i in SAMPLES]
+  images, _ = data.render_all(who, scenes)
+  return [Applicant(n, np.asarray(images[i]), p, portraits.SHOWN, True) for n, p, i in SAMPLES]
 
 
 _SAMPLE_IDS = (435, 341)  # of the held-out split

@@ -19,7 +19,8 @@ def _files() -> tuple[tuple[Path, frozenset[int]], ...]:
   paths = (_FOLDER / "ComicNeue-Bold.otf", Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf")
   found = []
   for p in paths:
-    with TTFont(str(p), lazy=True) as opened: found.append((p, frozenset(opened.getBestCmap())))
+    with TTFont(str(p), lazy=True) as opened:
+      found.append((p, frozenset(opened.getBestCmap())))
   return tuple(found)
 
 
@@ -50,7 +51,8 @@ def wrap(text: str, size: int, width: float) -> list[str]:
   for word in text.split():
     while letters.getlength(word) > width and len(word) > 1:
       n = max(1, next((i for i in range(len(word), 0, -1) if letters.getlength(word[:i]) <= width), 1))
-      if line: out.append(line)
+      if line:
+        out.append(line)
       out.append(word[:n])
       line, word = "", word[n:]
     longer = f"{line} {word}".strip()

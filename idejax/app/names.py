@@ -22,7 +22,8 @@ def check(name: str) -> str:
     found = "is empty" if not words else f"has {len(words)} word{'s' * (len(words) > 1)}"
     raise UserError(f"the name {name!r} {found}; a name is a first and a last name, such as Anna Field")
   for w in words:
-    if len(w) > _LONGEST: raise UserError(f"the name {name[:60]!r} is too long; a word has at most {_LONGEST} letters")
+    if len(w) > _LONGEST:
+      raise UserError(f"the name {name[:60]!r} is too long; a word has at most {_LONGEST} letters")
     if not re.fullmatch(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f]|['’.-](?=[^\W\d_]))*\.?", w):
       raise UserError(f"the name {name!r} has {w!r}; a name is letters, with - or ' inside")
   return name
@@ -35,10 +36,12 @@ def split(text: str) -> list[str]:
 
 def paired(names: Sequence[str], images: Sequence[object]) -> list[str]:
   """Checked names of as many pictures. UserError for another number, or for a name twice."""
-  if len(names) != len(images): raise UserError(f"{len(images)} picture(s) and {len(names)} name(s): each picture needs one name, in order")
+  if len(names) != len(images):
+    raise UserError(f"{len(images)} picture(s) and {len(names)} name(s): each picture needs one name, in order")
   out = [check(n) for n in names]
   for n in out:
-    if [slug(m) for m in out].count(slug(n)) > 1: raise UserError(f"two people are called {n}; give one of them another name")
+    if [slug(m) for m in out].count(slug(n)) > 1:
+      raise UserError(f"two people are called {n}; give one of them another name")
   return out
 
 
@@ -46,8 +49,11 @@ def slug(name: str) -> str:
   """A folder's name: letters of ASCII, _ between the words, and a digest where letters were lost."""
   folded = unicodedata.normalize("NFKD", name.casefold())
   ascii_ = re.sub(r"[^a-z]+", "_", folded.encode("ascii", "ignore").decode()).strip("_")
-  if re.fullmatch(r"[a-z]+ [a-z]+", name.casefold()): return ascii_
-  return f"{ascii_ or 'person'}_{hashlib.sha256(unicodedata.normalize('NFC', name.casefold()).encode()).hexdigest()[:8]}"
+  if re.fullmatch(r"[a-z]+ [a-z]+", name.casefold()):
+    return ascii_
+  return (
+    f"{ascii_ or 'person'}_{hashlib.sha256(unicodedata.normalize('NFC', name.casefold()).encode()).hexdigest()[:8]}"
+  )
 
 
 def word(name: str) -> str:
@@ -79,7 +85,8 @@ def to_words(text: str, names: Sequence[str]) -> str:
 def to_names(text: str, names: Sequence[str]) -> str:
   """The way back."""
   back = {word(n): n for n in names}
-  if not back: return text
+  if not back:
+    return text
   return re.sub("|".join(map(re.escape, back)), lambda m: back[m[0]], text)
 
 
@@ -98,7 +105,8 @@ def only(text: str, name: str, names: Sequence[str]) -> str:
 
 def pronouns(name: str, stated: Mapping[str, str]) -> str:
   """she, he, they, or "" where nothing tells: what was stated, else what the first name is usually for."""
-  if stated.get(name): return stated[name]
+  if stated.get(name):
+    return stated[name]
   first = name.split()[0].casefold()
   return "she" if first in _SHE else "he" if first in _HE else ""
 

@@ -5,21 +5,25 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from pathlib import Path  # noqa: E402 - gradio reads the line above when it is imported
+from pathlib import Path
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from idejax.app import actions, cards, names, script, styles  # noqa: E402
-from idejax.app.layout import LAYOUTS  # noqa: E402
-from idejax.app.studio import Studio  # noqa: E402
-from idejax.app.visitors import Visitors  # noqa: E402
-from idejax.errors import UserError, one_line  # noqa: E402
+from idejax.app import actions, cards, names, script, styles
+from idejax.app.layout import LAYOUTS
+from idejax.app.studio import Studio
+from idejax.app.visitors import Visitors
+from idejax.errors import UserError, one_line
 
 _CARDS = 12  # panels on a page of cards
 _DEMO = (Path(__file__).parent / "demo.txt").read_text("utf-8")
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
-THEME = gr.themes.Soft(primary_hue="indigo", secondary_hue="amber", font=["Comic Neue", "Segoe UI", "system-ui", "sans-serif"],
-                       font_mono=["ui-monospace", "monospace"])  # fmt: skip - no font is fetched from anywhere
+THEME = gr.themes.Soft(
+  primary_hue="indigo",
+  secondary_hue="amber",
+  font=["Comic Neue", "Segoe UI", "system-ui", "sans-serif"],
+  font_mono=["ui-monospace", "monospace"],
+)  # fmt: skip - no font is fetched from anywhere
 DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}  # one learns or draws, the others wait in line
 
 
@@ -48,18 +52,24 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     with gr.Row(equal_height=False, elem_classes="columns"):
       with gr.Column(scale=4, min_width=320):
         gr.Markdown("## People")
-        gr.HTML(f'<p class="hint">Model: <b>{studio.model}</b>. A name is a first and a last name; names stand in the order of the pictures.</p>')
+        gr.HTML(
+          f'<p class="hint">Model: <b>{studio.model}</b>. A name is a first and a last name; names stand in the order of the pictures.</p>'
+        )
         crowd = gr.HTML(elem_id="people")
         with gr.Accordion("Learn somebody new", open=False, elem_id="learn"):
           files = gr.File(label="Portraits", file_count="multiple", file_types=["image"], elem_id="files")
           who = gr.Textbox(label="Names", placeholder="Anna Field, Ben Stone", elem_id="names", max_length=1400)
           by = gr.Textbox(label="Who has agreed", placeholder="Anna and Ben themselves", elem_id="by", max_length=200)
-          agreed = gr.Checkbox(label="Everybody in these pictures is an adult and has agreed to be drawn.", elem_id="agreed")
+          agreed = gr.Checkbox(
+            label="Everybody in these pictures is an adult and has agreed to be drawn.", elem_id="agreed"
+          )
           replace = gr.Checkbox(label="Replace people who have these names already.")
           learn_button = gr.Button("Learn", variant="primary", elem_id="learn-button")
         with gr.Accordion("Delete somebody", open=False):
           gone = gr.Dropdown(label="Who", choices=[], elem_id="gone")
-          sure = gr.Checkbox(label="Delete what was learned, the portrait, and every picture of this person.", elem_id="sure")
+          sure = gr.Checkbox(
+            label="Delete what was learned, the portrait, and every picture of this person.", elem_id="sure"
+          )
           delete_button = gr.Button("Delete", variant="stop", elem_id="delete-button")
         people_status = gr.HTML(elem_id="people-status")
       with gr.Column(scale=7, min_width=320):
@@ -69,12 +79,18 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         with gr.Row():
           cut_button = gr.Button("Cut into panels", variant="primary", elem_id="cut-button")
           demo_button = gr.Button("Demo story", elem_id="demo-button")
-        sentences = gr.Textbox(label="Panels, one a line: change what you like", lines=6, max_lines=30, elem_id="sentences")
+        sentences = gr.Textbox(
+          label="Panels, one a line: change what you like", lines=6, max_lines=30, elem_id="sentences"
+        )
         style = gr.Dropdown(label="Styles", choices=list(styles.STYLES), multiselect=True, elem_id="style")
         clash = gr.HTML(elem_id="clash")
         with gr.Row():
-          layout = gr.Dropdown(label="Layout", choices=[(f"{k}: {x.about}", k) for k, x in LAYOUTS.items()], value="grid", elem_id="layout")
-          direction = gr.Dropdown(label="Read from the", choices=[("left", "ltr"), ("right", "rtl")], value="ltr", min_width=120)
+          layout = gr.Dropdown(
+            label="Layout", choices=[(f"{k}: {x.about}", k) for k, x in LAYOUTS.items()], value="grid", elem_id="layout"
+          )
+          direction = gr.Dropdown(
+            label="Read from the", choices=[("left", "ltr"), ("right", "rtl")], value="ltr", min_width=120
+          )
         with gr.Accordion("More", open=False):
           with gr.Row():
             seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, maximum=2**53)
@@ -106,12 +122,14 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
         @gr.render(inputs=[token, tick, first], triggers=[tick.change, first.change, token.change])
         def panels(t, n, at):
-          if not t: return
+          if not t:
+            return
           v = visitors.get(t)[1]
           s = v.script()
           with gr.Row(elem_classes="cards"):
             for p in s.panels[at : at + _CARDS]:
-              with gr.Column(min_width=260, elem_classes="card"): card(t, v, s, p)
+              with gr.Column(min_width=260, elem_classes="card"):
+                card(t, v, s, p)
 
         def card(t, v, s, p):
           shown = script.shown(p)
@@ -119,8 +137,16 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, shown), elem_id=f"shot-{p.id}")
           if len(p.versions) > 1:
             names_ = actions.labels(p)
-            pick = gr.Radio(names_, value=names_[p.versions.index(shown)] if shown else None, label="Versions", type="index", elem_id=f"versions-{p.id}")
-            pick.input(lambda k, n: changed(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets])
+            pick = gr.Radio(
+              names_,
+              value=names_[p.versions.index(shown)] if shown else None,
+              label="Versions",
+              type="index",
+              elem_id=f"versions-{p.id}",
+            )
+            pick.input(
+              lambda k, n: changed(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets]
+            )
           sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
           with gr.Accordion("Pose and bubbles", open=False):
             pose = gr.Textbox(p.pose, label="Pose", placeholder="seen from the side", max_length=200)
@@ -162,7 +188,11 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       return (t, t, html, whom, v.story(), s.title, "\n".join(p.sentence for p in s.panels), list(s.style), s.layout.kind, s.layout.direction, s.seed,
               s.negative, s.steps, actions.preview(v, t))  # fmt: skip
 
-    page.load(arrive, [kept], [kept, token, crowd, gone, story, title, sentences, style, layout, direction, seed, negative, steps, sheets])
+    page.load(
+      arrive,
+      [kept],
+      [kept, token, crowd, gone, story, title, sentences, style, layout, direction, seed, negative, steps, sheets],
+    )
 
     def learned(t, *values):
       v = visitors.get(t)[1]
@@ -180,24 +210,29 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
     def cut(t, text, head, chosen, number, n):
       s, said = guarded(lambda: actions.cut(studio, visitors.get(t)[1], text, head, chosen or [], int(number or 0)))
-      if s is None: return gr.skip(), said, n, gr.skip()
+      if s is None:
+        return gr.skip(), said, n, gr.skip()
       return "\n".join(p.sentence for p in s.panels), said, n + 1, s.title
 
     cut_button.click(cut, [token, story, title, style, seed, tick], [sentences, status, tick, title])
     demo_button.click(lambda: (_DEMO, "The grocery store"), None, [story, title])
-    style.change(lambda chosen: "".join(cards.status(x, "warn") for x in styles.conflicts(chosen or [])), [style], [clash])
+    style.change(
+      lambda chosen: "".join(cards.status(x, "warn") for x in styles.conflicts(chosen or [])), [style], [clash]
+    )
     draw_button.click(draw, [token, tick, *asked[1:]], [status, tick, sheets], **DEVICE)
     stop_button.click(lambda t: visitors.get(t)[1].stop.set(), [token], None, queue=False)
 
     def relaid(t, kind, way, n):
       v = visitors.get(t)[1]
       s = v.script()
-      if not s.panels or (s.layout.kind, s.layout.direction) == (kind, way): return gr.skip()
-      v.keep(actions.checked(dataclasses.replace(s, layout=script.Layout(kind, way))))
+      if not s.panels or (s.layout.kind, s.layout.direction) == (kind, way):
+        return gr.skip()
+      v.keep(script.checked(dataclasses.replace(s, layout=script.Layout(kind, way))))
       actions.lay_out(studio, v)
       return actions.preview(v, t)
 
-    for choice in (layout, direction): choice.input(relaid, [token, layout, direction, tick], [sheets])
+    for choice in (layout, direction):
+      choice.input(relaid, [token, layout, direction, tick], [sheets])
     last = lambda t: max(len(visitors.get(t)[1].script().panels) - 1, 0) // _CARDS * _CARDS
     back.click(lambda at: max(at - _CARDS, 0), [first], [first])
     onward.click(lambda t, at: min(at + _CARDS, last(t)), [token, first], [first])

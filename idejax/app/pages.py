@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from idejax.app import bubbles, layout, lettering, script, watermark
 from idejax.app.layout import Rect
 from idejax.app.script import Panel, Script, Version
-from idejax.files import whole
+from idejax.storage.files import replacing
 
 FORMATS = ("png", "pdf", "cbz", "html")
 _INK, _PAPER, _EMPTY = (20, 20, 24), (255, 255, 255), (226, 226, 230)
@@ -32,16 +32,24 @@ class Sheet(NamedTuple):
 
 def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list[Sheet]:
   """Every page. `picture` opens a version's file, None if it is gone."""
-  if not s.panels: return []
+  if not s.panels:
+    return []
   lengths = [sum(len(b.text) for b in p.bubbles) or len(p.sentence) for p in s.panels]
   out = []
   for n, page in enumerate(layout.pages(s.layout.kind, s.layout.direction, lengths, _TITLE)):
     canvas = Image.new("RGB", page.size, _PAPER)
     draw = ImageDraw.Draw(canvas)
-    if n == 0: _headline(draw, s.title, page.size[0])
-    for i, rect in page.cells: _cell(canvas, draw, s, s.panels[i], rect, picture)
+    if n == 0:
+      _headline(draw, s.title, page.size[0])
+    for i, rect in page.cells:
+      _cell(canvas, draw, s, s.panels[i], rect, picture)
     small = lettering.font(_NOTE, 16)
-    draw.text((page.size[0] - layout.MARGIN - small.getlength(_NOTE), page.size[1] - layout.MARGIN + 10), _NOTE, (130, 130, 136), small)
+    draw.text(
+      (page.size[0] - layout.MARGIN - small.getlength(_NOTE), page.size[1] - layout.MARGIN + 10),
+      _NOTE,
+      (130, 130, 136),
+      small,
+    )
     text = " ".join(f"{k + 1}. {alt(s, s.panels[i])}" for k, (i, _) in enumerate(page.cells))
     out.append(Sheet(watermark.embed(np.asarray(canvas)), text))
   return out
@@ -49,15 +57,19 @@ def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list
 
 def alt(s: Script, p: Panel) -> str:
   """What is to be seen and read in a panel."""
-  if p.alt: return p.alt
+  if p.alt:
+    return p.alt
   said = [f'{b.speaker or "A bubble"}: "{b.text}"' for b in p.bubbles if b.kind != "caption"]
   return " ".join([p.sentence, *(t for t in said if t.split('"')[1] not in p.sentence)])
 
 
 def _headline(draw: ImageDraw.ImageDraw, title: str, width: int):
-  size = next((k for k in range(64, 26, -4) if lettering.font(title, k).getlength(title) <= width - 2 * layout.MARGIN), 26)
+  size = next(
+    (k for k in range(64, 26, -4) if lettering.font(title, k).getlength(title) <= width - 2 * layout.MARGIN), 26
+  )
   line = lettering.wrap(title, size, width - 2 * layout.MARGIN)[:1]
-  if line: draw.text((layout.MARGIN, layout.MARGIN - 8), line[0], _INK, lettering.font(title, size))
+  if line:
+    draw.text((layout.MARGIN, layout.MARGIN - 8), line[0], _INK, lettering.font(title, size))
 
 
 def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, s: Script, p: Panel, rect: Rect, picture):
@@ -75,18 +87,23 @@ def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, s: Script, p: Panel, r
 
   texts = bubbles.place(p.bubbles, width, height, faces_at, s.layout.direction)
   tall = height - texts.band
-  if image: canvas.paste(fitted(image, fit(width, tall), (width, tall)), (left, top))
+  if image:
+    canvas.paste(fitted(image, fit(width, tall), (width, tall)), (left, top))
   else:
     draw.rectangle((left, top, rect[2], top + tall), _EMPTY)
     why = version.reason if version else "not drawn yet"
     lines = lettering.wrap(why, 22, width * 0.8)
-    for k, line in enumerate(lines): draw.text((left + width * 0.1, top + tall / 2 + k * 26), line, (90, 90, 96), lettering.font(why, 22))
-  if texts.band: draw.line((left, top + tall, rect[2], top + tall), _INK, 3)
+    for k, line in enumerate(lines):
+      draw.text((left + width * 0.1, top + tall / 2 + k * 26), line, (90, 90, 96), lettering.font(why, 22))
+  if texts.band:
+    draw.line((left, top + tall, rect[2], top + tall), _INK, 3)
   draw.rectangle(rect, outline=_INK, width=4)
   bubbles.draw(draw, texts, left, top)
 
 
-def crop(size: tuple[int, int], wanted: tuple[int, int], faces: Sequence[script.Box]) -> tuple[float, float, float, float]:
+def crop(
+  size: tuple[int, int], wanted: tuple[int, int], faces: Sequence[script.Box]
+) -> tuple[float, float, float, float]:
   """The part of a picture of `size` that fills `wanted`, in its pixels: as large as can be, moved so that
   the faces stay in it. Where they do not fit it is larger than the picture: there will be borders."""
   w, h = size
@@ -106,7 +123,9 @@ def crop(size: tuple[int, int], wanted: tuple[int, int], faces: Sequence[script.
   return left, top, left + cw, top + ch
 
 
-def inside(face: script.Box, size: tuple[int, int], part: tuple[float, float, float, float], wanted: tuple[int, int]) -> Rect:
+def inside(
+  face: script.Box, size: tuple[int, int], part: tuple[float, float, float, float], wanted: tuple[int, int]
+) -> Rect:
   """A face's rectangle when a part of a picture of `size` has become `wanted`."""
   x = lambda v: round((v * size[0] - part[0]) / (part[2] - part[0]) * wanted[0])
   y = lambda v: round((v * size[1] - part[1]) / (part[3] - part[1]) * wanted[1])
@@ -123,7 +142,11 @@ def fitted(image: Image.Image, part: tuple[float, float, float, float], wanted: 
   scale = wanted[0] / (part[2] - part[0])
   back = full.resize(wanted, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(24))
   cut = (max(part[0], 0), max(part[1], 0), min(part[2], w), min(part[3], h))
-  small = full.resize((max(1, round((cut[2] - cut[0]) * scale)), max(1, round((cut[3] - cut[1]) * scale))), Image.Resampling.LANCZOS, box=cut)
+  small = full.resize(
+    (max(1, round((cut[2] - cut[0]) * scale)), max(1, round((cut[3] - cut[1]) * scale))),
+    Image.Resampling.LANCZOS,
+    box=cut,
+  )
   back.paste(small, (round(max(-part[0], 0) * scale), round(max(-part[1], 0) * scale)))
   return back
 
@@ -152,14 +175,15 @@ def _strip(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
   for p in sheets:
     canvas.paste(Image.fromarray(p.image), ((width - p.image.shape[1]) // 2, y))
     y += p.image.shape[0]
-  while canvas.height > _LONGEST_STRIP: canvas = canvas.resize((canvas.width // 2, canvas.height // 2), Image.Resampling.LANCZOS)
+  while canvas.height > _LONGEST_STRIP:
+    canvas = canvas.resize((canvas.width // 2, canvas.height // 2), Image.Resampling.LANCZOS)
   watermark.save(path, np.asarray(canvas), record | {"alt": " ".join(p.alt for p in sheets)})
 
 
 def _pdf(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
   """A page a sheet, at 150 dots an inch."""
   first, *rest = [Image.fromarray(p.image) for p in sheets]
-  with whole(path) as temporary:
+  with replacing(path) as temporary:
     first.save(temporary, "PDF", save_all=True, append_images=rest, resolution=150.0, quality=92, title=s.title,
                creator="idejax comic", keywords="AI-generated", subject=" ".join(p.alt for p in sheets)[:4000])  # fmt: skip
 
@@ -170,7 +194,7 @@ def _cbz(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
   info = (f'<?xml version="1.0" encoding="utf-8"?>\n<ComicInfo xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
           f"<Title>{escape(s.title)}</Title><Summary>{escape(' '.join(p.alt for p in sheets))}</Summary>"
           f"<Notes>AI-generated</Notes><PageCount>{len(sheets)}</PageCount><Manga>{manga}</Manga></ComicInfo>\n")  # fmt: skip
-  with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
+  with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
     z.writestr("ComicInfo.xml", info)
     for n, p in enumerate(sheets, 1):
       data = io.BytesIO()
@@ -187,7 +211,7 @@ def _html(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
 <title>{html.escape(s.title)}</title>
 <style>body {{ font: 18px/1.5 sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem }} img {{ width: 100% }}</style>
 <h1>{html.escape(s.title)}</h1>
-<img src="comic.png" alt="{html.escape(' '.join(p.alt for p in sheets), quote=True)}">
+<img src="comic.png" alt="{html.escape(" ".join(p.alt for p in sheets), quote=True)}">
 <h2>The story in words</h2>
 <p>Panels are read {order}, then down. The pictures are AI-generated.</p>
 <ol>
@@ -195,4 +219,5 @@ def _html(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
 </ol>
 </html>
 """
-  with whole(path) as temporary: temporary.write_text(text, "utf-8")
+  with replacing(path) as temporary:
+    temporary.write_text(text, "utf-8")

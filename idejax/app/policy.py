@@ -72,7 +72,9 @@ def plain(text: str) -> str:
   """In small letters a-z, digits, and single spaces, with look-alikes and accents undone."""
   text = unicodedata.normalize("NFKC", text).casefold().translate(_LOOKALIKE)
   text = unicodedata.normalize("NFKD", text)
-  text = "".join(c for c in text if not unicodedata.combining(c) and unicodedata.category(c) not in ("Cf", "Cc") or c in "\n\t")
+  text = "".join(
+    c for c in text if not unicodedata.combining(c) and unicodedata.category(c) not in ("Cf", "Cc") or c in "\n\t"
+  )
   return " ".join(text.split())
 
 
@@ -91,7 +93,12 @@ def readings(text: str) -> list[str]:
     words = re.findall(r"[a-z0-9]+", t)
     once = [w if w in _INNOCENT else re.sub(r"([a-z])\1+", r"\1", w) for w in words]
     pairs = [a + b for a, b in zip(words, words[1:]) if len(a) + len(b) > 5 and min(len(a), len(b)) > 1]  # top less
-    found += [" ".join(words), " ".join(re.sub(r"([a-z])\1{2,}", r"\1", w) for w in words), " ".join(once), " ".join(pairs)]
+    found += [
+      " ".join(words),
+      " ".join(re.sub(r"([a-z])\1{2,}", r"\1", w) for w in words),
+      " ".join(once),
+      " ".join(pairs),
+    ]
   return list(dict.fromkeys(found))
 
 
@@ -101,7 +108,8 @@ def _compiled() -> list[tuple[str, str, frozenset[str]]]:
   for category, text in _TERMS.items():
     text = " ".join(text.split())
     phrases = [p for p in _PHRASES if p in text]
-    for p in phrases: text = text.replace(p, " ")
+    for p in phrases:
+      text = text.replace(p, " ")
     split = [w.replace("-", " ") for w in text.split()]
     phrases += [w for w in split if " " in w]
     out.append((category, "|".join(map(re.escape, phrases)), frozenset(w for w in split if " " not in w)))
@@ -117,8 +125,10 @@ def find(text: str) -> Denial | None:
     words = reading.split()
     for category, phrases, stems in _RULES:
       for w in words:
-        if w in stems: return Denial(category, w)
-      if phrases and (m := re.search(rf"\b(?:{phrases})\b", reading)): return Denial(category, m[0])
+        if w in stems:
+          return Denial(category, w)
+      if phrases and (m := re.search(rf"\b(?:{phrases})\b", reading)):
+        return Denial(category, m[0])
     young = next((w for w in words if w in _MINOR), "") or ((m := _AGE.search(reading)) and m[0])
     if young and (adult := next((w for w in words if w in _ADULT), "")):
       return Denial("minors in an adult context", f"{young}, {adult}")
@@ -128,7 +138,8 @@ def find(text: str) -> Denial | None:
 def check(texts: Iterable[tuple[str, str]]):
   """UserError for the first (what it is, text) that may not be asked for."""
   for what, text in texts:
-    if d := find(text): raise UserError(f"{what} asks for {d.category} ({d.term!r}), which this app does not draw of anybody")
+    if d := find(text):
+      raise UserError(f"{what} asks for {d.category} ({d.term!r}), which this app does not draw of anybody")
 
 
 # What pictures are steered away from, whatever is asked for.

@@ -51,18 +51,22 @@ class Remote:
         why = f"{type(e).__name__}: {one_line(str(e))[:120]}"
         continue
       wrong = st.problems(sentences, story, names, lambda s: 0) + st.added(sentences, story, names)
-      if sentences and not wrong: return sentences
+      if sentences and not wrong:
+        return sentences
       why = wrong[0] if wrong else "no sentences came back"
       messages = [*messages[:2], {"role": "assistant", "content": text[:4000]},
                   {"role": "user", "content": f"Not yet: {'; '.join(wrong[:5]) or why}. The whole list again."}]  # fmt: skip
-    self.notify(f"the story parser {self.model} gave nothing usable in {TRIES} tries ({why}); the offline rules cut the story instead")
+    self.notify(
+      f"the story parser {self.model} gave nothing usable in {TRIES} tries ({why}); the offline rules cut the story instead"
+    )
     return self.rules.parse(story, names)
 
   def _ask(self, messages: list[dict[str, str]]) -> str:
     body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
     head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
     request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, head)
-    with _OPENER.open(request, timeout=_TIMEOUT) as answer: data = answer.read(_MOST)
+    with _OPENER.open(request, timeout=_TIMEOUT) as answer:
+      data = answer.read(_MOST)
     return str(json.loads(data)["choices"][0]["message"]["content"])
 
 
@@ -83,30 +87,44 @@ def clean(text: str) -> list[str]:
   """
   text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
   text = re.sub(r"```\w*", "", text)
-  candidates = [text, *(text[m.start() : text.rfind(end) + 1] for start, end in ("[]", "{}") for m in re.finditer(re.escape(start), text))]
+  candidates = [
+    text,
+    *(
+      text[m.start() : text.rfind(end) + 1] for start, end in ("[]", "{}") for m in re.finditer(re.escape(start), text)
+    ),
+  ]
   for c in candidates[:20]:
     try:
       found = _listed(json.loads(re.sub(r",\s*([\]}])", r"\1", c)))
     except (ValueError, RecursionError):
       continue
-    if found: return found
-  if quoted := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]: return quoted
+    if found:
+      return found
+  if quoted := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]:
+    return quoted
   raise ValueError("the answer holds no list of sentences")
 
 
 def _listed(value: Any) -> list[str]:
   """The strings of a list, of the first list in an object, or of objects with one text each."""
-  if isinstance(value, Mapping): value = next((v for v in value.values() if isinstance(v, list)), [])
-  if not isinstance(value, list): return []
+  if isinstance(value, Mapping):
+    value = next((v for v in value.values() if isinstance(v, list)), [])
+  if not isinstance(value, list):
+    return []
   texts = [next((t for t in v.values() if isinstance(t, str)), "") if isinstance(v, Mapping) else v for v in value]
   return [t.strip() for t in texts if isinstance(t, str) and t.strip()]
 
 
-def chosen(pronouns: Mapping[str, str], notify: Callable[[str], None] = tell, env: Mapping[str, str] = os.environ) -> st.StoryParser:
+def chosen(
+  pronouns: Mapping[str, str], notify: Callable[[str], None] = tell, env: Mapping[str, str] = os.environ
+) -> st.StoryParser:
   """The parser that the environment asks for: the rules unless a URL and a model are named."""
   rules = Rules(pronouns)
   url, model = env.get("IDEJAX_LLM_URL", ""), env.get("IDEJAX_LLM_MODEL", "")
-  if not url: return rules
-  if not re.match(r"https?://[^\s/]", url): raise UserError(f"IDEJAX_LLM_URL is {url!r}; it must begin with http:// or https://")
-  if not model: raise UserError("IDEJAX_LLM_URL is set, but IDEJAX_LLM_MODEL is not: name the model")
+  if not url:
+    return rules
+  if not re.match(r"https?://[^\s/]", url):
+    raise UserError(f"IDEJAX_LLM_URL is {url!r}; it must begin with http:// or https://")
+  if not model:
+    raise UserError("IDEJAX_LLM_URL is set, but IDEJAX_LLM_MODEL is not: name the model")
   return Remote(url, model, env.get("IDEJAX_LLM_KEY", ""), rules, notify)

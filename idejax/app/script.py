@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from idejax.cli.options import nearest
 from idejax.errors import UserError
-from idejax.files import write_json
-from idejax.options import nearest
+from idejax.storage.files import write_json
 
 SCHEMA = 1
 FILE = "comic.json"
@@ -121,7 +121,8 @@ class Script:
   def panel(self, name: str) -> Panel:
     """By id. UserError if there is none."""
     for p in self.panels:
-      if p.id == name: return p
+      if p.id == name:
+        return p
     raise UserError(f"the comic has no panel {name!r}; it has {', '.join(p.id for p in self.panels) or 'none'}")
 
   def with_panel(self, panel: Panel) -> "Script":
@@ -137,7 +138,8 @@ def read(path: Path) -> Script:
   """A comic.json, or the folder that holds one. UserError in one sentence, with the place in the document."""
   path = path / FILE if path.is_dir() else path
   try:
-    if path.stat().st_size > _MOST_BYTES: raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MB: it is no comic")
+    if path.stat().st_size > _MOST_BYTES:
+      raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MB: it is no comic")
     value = json.loads(path.read_text("utf-8"))
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
@@ -160,32 +162,43 @@ def from_json(value: Any, where: str = "the comic") -> Script:
   return script
 
 
+def checked(script: Script) -> Script:
+  """UserError for what a file could not say either."""
+  return from_json(json.loads(json.dumps(dataclasses.asdict(script))))
+
+
 def _check(s: Script, where: str):
   def refuse(place: str, what: str):
     raise UserError(f"{where}: {place} {what}")
 
-  if len(s.panels) > MOST_PANELS: refuse("panels", f"has {len(s.panels)}; at most {MOST_PANELS}")
-  if not 1 <= s.steps <= 1000: refuse("steps", f"is {s.steps}; it must be from 1 to 1000")
+  if len(s.panels) > MOST_PANELS:
+    refuse("panels", f"has {len(s.panels)}; at most {MOST_PANELS}")
+  if not 1 <= s.steps <= 1000:
+    refuse("steps", f"is {s.steps}; it must be from 1 to 1000")
   names = [p.name for p in s.people]
   ids = [p.id for p in s.panels]
   for kind, values in (("people", names), ("panels", ids)):
     for v in values:
-      if values.count(v) > 1: refuse(kind, f"has {v!r} twice")
+      if values.count(v) > 1:
+        refuse(kind, f"has {v!r} twice")
   for i, p in enumerate(s.panels):
     at = f"panels[{i}]"
     if not p.id or not p.id.isascii() or not p.id.replace("-", "").isalnum() or len(p.id) > 40:
       refuse(f"{at}.id", f"is {p.id!r}; it must be letters, digits and -, at most 40")
-    if not 1 <= p.candidates <= MOST_CANDIDATES: refuse(f"{at}.candidates", f"is {p.candidates}; it must be from 1 to {MOST_CANDIDATES}")
+    if not 1 <= p.candidates <= MOST_CANDIDATES:
+      refuse(f"{at}.candidates", f"is {p.candidates}; it must be from 1 to {MOST_CANDIDATES}")
     for name in [*p.people, *(r.person for r in p.regions), *(b.speaker for b in p.bubbles if b.speaker)]:
-      if name not in names: refuse(at, f"names {name!r}, who is not among the people")
+      if name not in names:
+        refuse(at, f"names {name!r}, who is not among the people")
     if p.chosen is not None and not 0 <= p.chosen < len(p.versions):
       refuse(f"{at}.chosen", f"is {p.chosen}, but there are {len(p.versions)} versions")
     for seed in (s.seed, p.seed):
-      if seed is not None and not 0 <= seed < 2**64: refuse(f"{at}.seed", f"is {seed}; it must be from 0 to 2^64 - 1")
-    for k, v in enumerate(p.versions):
-      file = Path(v.file)
-      if file.is_absolute() or ".." in file.parts or "\\" in v.file or not v.file or "\0" in v.file:
-        refuse(f"{at}.versions[{k}].file", f"is {v.file!r}; it must lie beside the comic")
+      if seed is not None and not 0 <= seed < 2**64:
+        refuse(f"{at}.seed", f"is {seed}; it must be from 0 to 2^64 - 1")
+    for k, version in enumerate(p.versions):
+      file = Path(version.file)
+      if file.is_absolute() or ".." in file.parts or "\\" in version.file or not version.file or "\0" in version.file:
+        refuse(f"{at}.versions[{k}].file", f"is {version.file!r}; it must lie beside the comic")
     for r in p.regions:
       if not (0 <= r.box[0] < r.box[2] <= 1 and 0 <= r.box[1] < r.box[3] <= 1):
         refuse(f"{at}.regions", f"has the box {list(r.box)}; it must be x0 y0 x1 y1 within 0 and 1")
@@ -193,35 +206,49 @@ def _check(s: Script, where: str):
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
   """A JSON value as `kind`, a type of this file."""
-  wrong = lambda what: UserError(f"{where} is {json.dumps(value, ensure_ascii=False, default=str)[:60]}; it must be {what}")
+  wrong = lambda what: UserError(
+    f"{where} is {json.dumps(value, ensure_ascii=False, default=str)[:60]}; it must be {what}"
+  )
   origin, args = typing.get_origin(kind), typing.get_args(kind)
   if origin is types.UnionType:
-    if value is None: return None
+    if value is None:
+      return None
     return _decode(args[0], value, where)
   if origin is Literal:
-    if value not in args: raise wrong("one of " + ", ".join(repr(a) for a in args))
+    if value not in args:
+      raise wrong("one of " + ", ".join(repr(a) for a in args))
     return value
   if origin is tuple:
-    if not isinstance(value, list): raise wrong("a list")
-    if args[-1] is ...: return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if len(value) != len(args): raise wrong(f"{len(args)} numbers")
+    if not isinstance(value, list):
+      raise wrong("a list")
+    if args[-1] is ...:
+      return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(args):
+      raise wrong(f"{len(args)} numbers")
     return tuple(_decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
   if dataclasses.is_dataclass(kind):
-    if not isinstance(value, dict): raise wrong("an object")
+    if not isinstance(value, dict):
+      raise wrong("an object")
     hints = typing.get_type_hints(kind)
     for key in value:
-      if key not in hints: raise UserError(f"{where} has an unknown field {key!r}{nearest(key, hints)}")
+      if key not in hints:
+        raise UserError(f"{where} has an unknown field {key!r}{nearest(key, hints)}")
     for f in dataclasses.fields(kind):
-      if f.name not in value and f.default is dataclasses.MISSING: raise UserError(f"{where} is without {f.name}")
-    return kind(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+      if f.name not in value and f.default is dataclasses.MISSING:
+        raise UserError(f"{where} is without {f.name}")
+    return typing.cast(Any, kind)(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in value.items()})
   if kind is str:
-    if not isinstance(value, str) or len(value) > _LONGEST: raise wrong(f"a text of at most {_LONGEST} characters")
-    if any(0xD800 <= ord(c) < 0xE000 for c in value): raise wrong("valid Unicode text")
+    if not isinstance(value, str) or len(value) > _LONGEST:
+      raise wrong(f"a text of at most {_LONGEST} characters")
+    if any(0xD800 <= ord(c) < 0xE000 for c in value):
+      raise wrong("valid Unicode text")
     return value
   if kind is int:
-    if type(value) is not int: raise wrong("a whole number")
+    if type(value) is not int:
+      raise wrong("a whole number")
     return value
-  if type(value) not in (int, float) or not -1e300 < value < 1e300: raise wrong("a finite number")
+  if type(value) not in (int, float) or not -1e300 < value < 1e300:
+    raise wrong("a finite number")
   return float(value)
 
 
@@ -230,7 +257,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 def seed_of(script: Script, panel: Panel) -> int:
   """The panel's own seed, else the comic's plus its place."""
-  if panel.seed is not None: return panel.seed
+  if panel.seed is not None:
+    return panel.seed
   return (script.seed + [p.id for p in script.panels].index(panel.id)) % 2**64
 
 
@@ -252,14 +280,17 @@ def missing(panel: Panel, digest: str) -> list[int]:
 
 def add(panel: Panel, versions: Sequence[Version]) -> Panel:
   """With new versions behind the old ones; the choice is open again if there are any."""
-  if not versions: return panel
+  if not versions:
+    return panel
   return dataclasses.replace(panel, versions=(*panel.versions, *versions), chosen=None)
 
 
 def shown(panel: Panel) -> Version | None:
   """The version to look at: the chosen one, else the best candidate of the newest inputs."""
-  if not panel.versions: return None
-  if panel.chosen is not None: return panel.versions[panel.chosen]
+  if not panel.versions:
+    return None
+  if panel.chosen is not None:
+    return panel.versions[panel.chosen]
   newest = panel.versions[-1].inputs
   return max((v for v in panel.versions if v.inputs == newest), key=rank)
 
@@ -279,4 +310,3 @@ def without(script: Script, name: str) -> tuple[Script, list[str]]:
     panels.append(p)
   people = tuple(dataclasses.replace(x, digest="") if x.name == name else x for x in script.people)
   return dataclasses.replace(script, panels=tuple(panels), people=people), files
-

@@ -6,9 +6,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from idejax.app import config
+from idejax import config
 from idejax.errors import UserError, tell
-from idejax.progress import waiting
+from idejax.runtime.progress import waiting
 
 HOST = "127.0.0.1"
 _FILES = re.compile(r"comic\.(?:png|pdf|cbz|html|json)|pages/\d{3}\.jpg|panels/[A-Za-z0-9-]+\.png")
@@ -24,15 +24,17 @@ def main(c: config.App):
     import uvicorn
   except ImportError as e:
     raise UserError(f'the page needs {e.name}: pip install "idejax[app]"') from e
-  if not 0 <= c.port < 65536: raise UserError(f"--port is {c.port}; it must be from 0 to 65535")
+  if not 0 <= c.port < 65536:
+    raise UserError(f"--port is {c.port}; it must be from 0 to 65535")
   listener = _listen(c.port)
-  from idejax import cores
+  from idejax.runtime import cores
 
   cores.use(c.model)
   from idejax.app import studio
 
   # ---- Model and sample people -----------------------------------------------------------------
-  with waiting("reading the model"): desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell)
+  with waiting("reading the model"):
+    desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell)
   studio.with_samples(desk)
 
   # ---- The page --------------------------------------------------------------------------------
@@ -57,19 +59,23 @@ def application(desk: Any, out: Path) -> Any:
 
   visitors = Visitors(out, desk.store)
   app = FastAPI(openapi_url=None)
-  app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no page elsewhere reaches it by a name of its own
+  app.add_middleware(
+    TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]
+  )  # no page elsewhere reaches it by a name of its own
 
   @app.get("/comic/{token}/{name:path}")
   def comic_file(token: str, name: str):
     v = visitors.known(token)
-    if v is None or not _FILES.fullmatch(name) or not (v.comic / name).is_file(): raise HTTPException(404)
+    if v is None or not _FILES.fullmatch(name) or not (v.comic / name).is_file():
+      raise HTTPException(404)
     return FileResponse(v.comic / name, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=_PRIVATE)
 
   @app.get("/people/{token}/{slug}.png")
   def portrait(token: str, slug: str):
     v = visitors.known(token)
     path = v.folder / "store" / slug / "portrait.png" if v and re.fullmatch(r"[a-z0-9_]+", slug) else None
-    if path is None or not path.is_file(): raise HTTPException(404)
+    if path is None or not path.is_file():
+      raise HTTPException(404)
     return FileResponse(path, media_type="image/png", headers=_PRIVATE)
 
   blocks = page.build(desk, visitors)

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from idejax import learned, tensorfiles
 from idejax.app import names as nm
 from idejax.app import script
 from idejax.app.audit import Audit, now
 from idejax.errors import UserError, one_line
 from idejax.faces import cache
-from idejax.files import whole, write_json
-from idejax.learned import Learned
+from idejax.sampling import learned
+from idejax.sampling.learned import Learned
+from idejax.storage import tensorfiles
+from idejax.storage.files import replacing, write_json
 
 SCHEMA = 1
 _RECORD, _PORTRAIT = "person.json", "portrait.png"
@@ -41,7 +42,8 @@ class Consent:
 
   def checked(self) -> "Consent":
     """With a date. UserError where nobody is named."""
-    if not self.by.strip(): raise UserError("nobody has agreed to the use of this photo: without consent nothing is learned")
+    if not self.by.strip():
+      raise UserError("nobody has agreed to the use of this photo: without consent nothing is learned")
     return Consent(self.by.strip()[:200], self.date or now())
 
 
@@ -85,7 +87,8 @@ class Store:
 
   def records(self) -> list[Record]:
     """Everybody, in the order in which they came; folders of something else are passed over."""
-    if not self.root.is_dir(): return []
+    if not self.root.is_dir():
+      return []
     found = [_read(p) for p in sorted(self.root.glob(f"*/{_RECORD}")) if not p.parent.name.startswith(".")]
     return sorted(found, key=lambda r: (r.created, r.name))
 
@@ -98,7 +101,8 @@ class Store:
   def record(self, name: str) -> Record:
     """UserError if there is nobody of that name."""
     path = self.folder(name) / _RECORD
-    if not path.exists(): raise UserError(f"{name} is not in the store {self.root}; there are {', '.join(self.names()) or 'none'}")
+    if not path.exists():
+      raise UserError(f"{name} is not in the store {self.root}; there are {', '.join(self.names()) or 'none'}")
     return _read(path)
 
   def digest(self, name: str) -> str:
@@ -109,7 +113,8 @@ class Store:
   def portrait(self, name: str) -> np.ndarray:
     """uint8 [S, S, 3]."""
     self.record(name)
-    with Image.open(self.folder(name) / _PORTRAIT) as image: return np.asarray(image.convert("RGB"))
+    with Image.open(self.folder(name) / _PORTRAIT) as image:
+      return np.asarray(image.convert("RGB"))
 
   def portrait_file(self, name: str) -> Path:
     return self.folder(name) / _PORTRAIT
@@ -124,9 +129,13 @@ class Store:
 
   def check_free(self, names: Sequence[str], overwrite: bool = False):
     """UserError for somebody who is there already, unless it was said that they may be replaced."""
-    if overwrite: return
+    if overwrite:
+      return
     for name in names:
-      if self.has(name): raise UserError(f"{self.record(name).name} is in the store already: choose another name, or say that they be replaced")
+      if self.has(name):
+        raise UserError(
+          f"{self.record(name).name} is in the store already: choose another name, or say that they be replaced"
+        )
 
   def add(self, person: Learned, record: Record, portrait: np.ndarray, overwrite: bool = False):
     """Keep somebody: written beside the store's folders and moved into place whole."""
@@ -137,9 +146,11 @@ class Store:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True, mode=0o700)
     learned.save(fresh, person)
-    with whole(fresh / _PORTRAIT) as temporary: Image.fromarray(portrait).save(temporary, "PNG")
+    with replacing(fresh / _PORTRAIT) as temporary:
+      Image.fromarray(portrait).save(temporary, "PNG")
     write_json(fresh / _RECORD, dataclasses.asdict(record))
-    if place.exists(): self.delete(record.name, why="replaced")
+    if place.exists():
+      self.delete(record.name, why="replaced")
     fresh.rename(place)
     self.audit.write("learned", name=record.name, photo=record.photo_sha256, method=record.method, model=record.model,
                      consent=record.consent.by, age=record.age)  # fmt: skip
@@ -156,7 +167,8 @@ class Store:
     """Remove a person and everything derived; how many files went."""
     r = self.record(name)
     gone = 0
-    for comic in r.comics: gone += _forget_in(Path(comic), r.name)
+    for comic in r.comics:
+      gone += _forget_in(Path(comic), r.name)
     if (seen := cache.path(r.photo_sha256, r.pack_digest, None, None)) and seen.exists():
       seen.unlink()
       gone += 1
@@ -169,7 +181,8 @@ class Store:
 
 def _forget_in(comic: Path, name: str) -> int:
   """A comic without the pictures of a person, and without the pages that showed them."""
-  if not (comic / script.FILE).exists(): return 0
+  if not (comic / script.FILE).exists():
+    return 0
   s, files = script.without(script.read(comic), name)
   pages = [p.name for p in comic.glob("comic.*") if p.name != script.FILE]
   gone = 0
@@ -185,7 +198,8 @@ def _read(path: Path) -> Record:
   """UserError for a file that is not ours or not whole."""
   try:
     value = json.loads(path.read_text("utf-8"))
-    if value.get("schema") != SCHEMA: raise ValueError(f"its schema is {value.get('schema')!r}, not {SCHEMA}")
+    if value.get("schema") != SCHEMA:
+      raise ValueError(f"its schema is {value.get('schema')!r}, not {SCHEMA}")
     return Record(**{**value, "consent": Consent(**value["consent"]), "comics": tuple(value["comics"])})
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
     raise UserError(f"{path} is no person of this idejax: {one_line(str(e))[:120]}") from e

@@ -51,11 +51,15 @@ def cut(parser: StoryParser, story: str, names: Sequence[str], count: Callable[[
 
   UserError for a story that is empty, too long, or too long for a comic once it is cut.
   """
-  if not story.strip(): raise UserError("the story is empty")
-  if len(story) > MOST_CHARACTERS: raise UserError(f"the story has {len(story):,} characters; at most {MOST_CHARACTERS:,} make a comic")
+  if not story.strip():
+    raise UserError("the story is empty")
+  if len(story) > MOST_CHARACTERS:
+    raise UserError(f"the story has {len(story):,} characters; at most {MOST_CHARACTERS:,} make a comic")
   sentences = [" ".join(s.split()) for s in parser.parse(story, names) if s.strip()]
-  if not sentences: raise UserError("nothing of the story is left to draw")
-  if len(sentences) > MOST_PANELS: raise UserError(f"the story has {len(sentences)} sentences; a comic has at most {MOST_PANELS} panels")
+  if not sentences:
+    raise UserError("nothing of the story is left to draw")
+  if len(sentences) > MOST_PANELS:
+    raise UserError(f"the story has {len(sentences)} sentences; a comic has at most {MOST_PANELS} panels")
   return Cut(tuple(sentences), tuple(problems(sentences, story, names, count)), tuple(notes(sentences, names)))
 
 
@@ -63,13 +67,17 @@ def problems(sentences: Sequence[str], story: str, names: Sequence[str], count: 
   """What breaks the contract, a sentence each."""
   out = []
   for i, s in enumerate(sentences, 1):
-    if m := PRONOUN.search(unquoted(s)): out.append(f"sentence {i} says {m[0]!r}: name the person")
-    if (n := count(s)) > MOST_TOKENS: out.append(f"sentence {i} has {n} tokens; at most {MOST_TOKENS} can be drawn: shorten it")
+    if m := PRONOUN.search(unquoted(s)):
+      out.append(f"sentence {i} says {m[0]!r}: name the person")
+    if (n := count(s)) > MOST_TOKENS:
+      out.append(f"sentence {i} has {n} tokens; at most {MOST_TOKENS} can be drawn: shorten it")
   text = " ".join(sentences)
   for name in names:
     before, after = len(nm.find(story, [name])), len(nm.find(text, [name]))
-    if after < min(before, 1): out.append(f"{name} is in the story and in no sentence")
-    elif after < before: out.append(f"{name} is named {before} times in the story and {after} times in the sentences")
+    if after < min(before, 1):
+      out.append(f"{name} is in the story and in no sentence")
+    elif after < before:
+      out.append(f"{name} is named {before} times in the story and {after} times in the sentences")
   return out
 
 
@@ -80,11 +88,15 @@ def added(sentences: Sequence[str], story: str, names: Sequence[str]) -> list[st
   out = []
   for i, s in enumerate(sentences, 1):
     new = [w for w in re.findall(r"[^\W\d_]{3,}", s.casefold()) if stem(w) not in known]
-    if len(new) > 2: out.append(f"sentence {i} adds what the story does not say: {', '.join(new[:4])}")
+    if len(new) > 2:
+      out.append(f"sentence {i} adds what the story does not say: {', '.join(new[:4])}")
   return out
 
 
-_GLUE = {w[:4] for w in "the and with for from into onto says say said asks are was were has have while then together both".split()}
+_GLUE = {
+  w[:4]
+  for w in "the and with for from into onto says say said asks are was were has have while then together both".split()
+}
 
 
 def notes(sentences: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -104,7 +116,8 @@ def unquoted(text: str) -> str:
 def bubbles(sentence: str, names: Sequence[str]) -> tuple[Bubble, ...]:
   """What stands over a panel: what its people say in bubbles, the rest as its caption."""
   quotes = [m[0][1:-1].strip() for m in _QUOTE.finditer(sentence)]
-  if not any(quotes): return (Bubble(sentence),)
+  if not any(quotes):
+    return (Bubble(sentence),)
   who = nm.find(unquoted(sentence), names)
   kind = "thought" if re.search(r"\b(thinks?|thought|wonders?|wondered|dreams?)\b", unquoted(sentence)) else "speech"
   said = tuple(Bubble(q.rstrip(","), kind, who[0] if who else "") for q in quotes if q)  # type: ignore[arg-type]
@@ -119,4 +132,8 @@ _SAYING = "says|said|asks|asked|answers|answered|replies|replied|shouts|shouted|
 
 def drawn(sentence: str) -> str:
   """The part of a sentence that a picture can show: without quotation marks, and without what is said."""
-  return re.sub(r"\s+([.,!?])", r"\1", " ".join(unquoted(sentence).split())).strip(" ,:") if unquoted(sentence).strip() else sentence
+  return (
+    re.sub(r"\s+([.,!?])", r"\1", " ".join(unquoted(sentence).split())).strip(" ,:")
+    if unquoted(sentence).strip()
+    else sentence
+  )

@@ -6,35 +6,24 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from idejax import faces, hub, metrics
-from idejax import pipeline as pl
+from idejax import faces
 from idejax.app import learn, names, pages, policy, script, story, styles, watermark, world
 from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
 from idejax.app.script import Box, Panel, Script, Version
+from idejax.app.shots import Shot, joined, opener
 from idejax.app.store import Store
 from idejax.errors import UserError
+from idejax.miniature.judging import scoring
+from idejax.sampling import pipeline as pl
+from idejax.storage import hub
 
 PICTURES = "panels"  # the folder of pictures beside comic.json
-SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
-
-
-class Shot(NamedTuple):
-  """A picture to draw, part of a panel: one of its candidates, and one of its regions."""
-
-  panel: str
-  candidate: int
-  part: int
-  prompt: str
-  box: Box | None  # where in the panel; None: all of it
-  person: str  # whose portrait it is compared with, "" for nobody
 
 
 @dataclasses.dataclass
@@ -46,7 +35,7 @@ class Studio:
   store: Store
   model: str
   checker: Checker
-  judges: metrics.Judges | None  # None: no judge knows such pictures
+  judges: scoring.Judges | None  # None: no judge knows such pictures
   gate: learn.AgeGate = learn.AgeGate()
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -100,11 +89,15 @@ class Studio:
     out: list[Panel] = []
     for i, text in enumerate(sentences):
       old = same.pop(text, None)
-      if old is None and i < len(s.panels) and s.panels[i] in spare: old = s.panels[i]
-      if old is not None and old in spare: spare.remove(old)
+      if old is None and i < len(s.panels) and s.panels[i] in spare:
+        old = s.panels[i]
+      if old is not None and old in spare:
+        spare.remove(old)
       who = names.present(text, known)
-      if old is None: out.append(Panel(next(fresh), text, people=who, bubbles=story.bubbles(text, who)))
-      elif old.sentence == text: out.append(old)
+      if old is None:
+        out.append(Panel(next(fresh), text, people=who, bubbles=story.bubbles(text, who)))
+      elif old.sentence == text:
+        out.append(old)
       else:
         out.append(dataclasses.replace(old, sentence=text, people=who, prompt=None, bubbles=story.bubbles(text, who), alt="",
                                        regions=tuple(r for r in old.regions if r.person in who), chosen=None))  # fmt: skip
@@ -125,7 +118,8 @@ class Studio:
     out = {}
     for p, text, own in zip(s.panels, texts, small):
       whole = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
-      if p.prompt is not None or not self.small_world: own = [names.only(whole, r.person, p.people) for r in p.regions] or [whole]
+      if p.prompt is not None or not self.small_world:
+        own = [names.only(whole, r.person, p.people) for r in p.regions] or [whole]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
 
@@ -136,14 +130,20 @@ class Studio:
     for p in s.panels:
       digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
       boxes = self._boxes(p, len(texts[p.id]))
-      new = [Shot(p.id, k, j, t, boxes[j][0], boxes[j][1]) for k in script.missing(p, digest) for j, t in enumerate(texts[p.id])]
+      new = [
+        Shot(p.id, k, j, t, boxes[j][0], boxes[j][1])
+        for k in script.missing(p, digest)
+        for j, t in enumerate(texts[p.id])
+      ]
       out[p.id] = digest, new
     return out
 
   def _boxes(self, p: Panel, parts: int) -> list[tuple[Box | None, str]]:
     """Where each part of a panel goes, and whose face is expected there."""
-    if p.regions: return [(r.box, r.person) for r in p.regions]
-    if parts == 1: return [(None, p.people[0] if len(p.people) == 1 else "")]
+    if p.regions:
+      return [(r.box, r.person) for r in p.regions]
+    if parts == 1:
+      return [(None, p.people[0] if len(p.people) == 1 else "")]
     return [((j / parts, 0.0, (j + 1) / parts, 1.0), n) for j, n in enumerate(p.people)]
 
   def check(self, s: Script):
@@ -151,7 +151,11 @@ class Studio:
     texts = [("the title", s.title), ("the negative prompt", s.negative), *(("a style", t) for t in s.style)]
     final = self.prompts(s)
     for i, p in enumerate(s.panels, 1):
-      texts += [(f"sentence {i}", p.sentence), (f"the pose of panel {i}", p.pose), (f"the prompt of panel {i}", p.prompt or "")]
+      texts += [
+        (f"sentence {i}", p.sentence),
+        (f"the pose of panel {i}", p.pose),
+        (f"the prompt of panel {i}", p.prompt or ""),
+      ]
       texts += [(f"a bubble of panel {i}", b.text) for b in p.bubbles] + [(f"the alt text of panel {i}", p.alt)]
       texts += [(f"the prompt of panel {i}", names.to_names(t, p.people)) for t in final[p.id]]
       texts += [(f"a style of panel {i}", t) for t in p.style or ()]
@@ -163,7 +167,14 @@ class Studio:
 
   # ---- Drawing ----------------------------------------------------------------------------------
 
-  def draw(self, folder: Path, s: Script, *, progress: learn.Progress = lambda *_: None, stop: Callable[[], bool] = lambda: False) -> Script:
+  def draw(
+    self,
+    folder: Path,
+    s: Script,
+    *,
+    progress: learn.Progress = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+  ) -> Script:
     """The script with every missing picture drawn; comic.json is written after each batch.
 
     UserError before anything is drawn if a text is refused. learn.Stopped if the user stops it: what is
@@ -190,25 +201,36 @@ class Studio:
           s = s.with_panel(script.add(s.panel(shot.panel), [version]))
           script.write(folder, s)
         progress(done, len(todo), "drawing")
-        if stop() and done < len(todo): raise learn.Stopped("drawing was stopped; what is finished stays")
+        if stop() and done < len(todo):
+          raise learn.Stopped("drawing was stopped; what is finished stays")
       return s
 
   def _pictures(self, s: Script, todo: Sequence[Shot]) -> Iterator[tuple[Shot, np.ndarray]]:
     """Pictures as they are finished, uint8 [H, W, 3], in the order of `todo`."""
-    if not todo: return
+    if not todo:
+      return
     people = [self.store.load(p.name, self.model, self.pipe.digest) for p in s.people]
     pipe = self.pipe.with_people(*people)
     guidance = self.guidance if s.guidance is None else s.guidance
-    requests = [pl.Request(x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo]
+    requests = [
+      pl.Request(x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo
+    ]
     settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
     for batch in pl.generate(pipe, requests, settings):
-      for i, image in zip(batch.positions, batch.images): yield todo[i], image
+      for i, image in zip(batch.positions, batch.images):
+        yield todo[i], image
 
   def _keep(self, folder: Path, s: Script, group: Sequence[Shot], images: Sequence[np.ndarray], digest: str) -> Version:
     """A candidate's picture, checked, marked and written; or a version that says why it is blank."""
     shot = group[0]
     name = f"{PICTURES}/{shot.panel}-{digest[:12]}-{shot.candidate}.png"
-    self.audit.write("drawn", panel=shot.panel, prompts=[x.prompt for x in group], seed=script.seed_of(s, s.panel(shot.panel)), file=name)
+    self.audit.write(
+      "drawn",
+      panel=shot.panel,
+      prompts=[x.prompt for x in group],
+      seed=script.seed_of(s, s.panel(shot.panel)),
+      file=name,
+    )
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
       return Version(name, digest, shot.candidate, reason=reason)
@@ -221,7 +243,8 @@ class Studio:
 
   def _judged(self, group: Sequence[Shot], images: Sequence[np.ndarray]) -> tuple[float | None, float | None]:
     """Cosine to the portraits and to the prompts, means over parts; None where no judge reads such pictures."""
-    if self.judges is None: return None, None
+    if self.judges is None:
+      return None, None
     cosines = []
     for x, seen in zip(group, self.judges.embed(images)):
       if x.person and (own := self._portrait(x.person)) is not None:
@@ -246,59 +269,6 @@ class Studio:
     return out
 
 
-def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
-  """A version's picture, None where its file is gone."""
-
-  def get(v: Version) -> Image.Image | None:
-    path = folder / v.file
-    if not path.is_file(): return None
-    with Image.open(path) as image: return image.convert("RGB")
-
-  return get
-
-
-def enlarged(image: np.ndarray) -> np.ndarray:
-  """At least SMALLEST a side. A drawn world's 64 pixels grow with smooth edges."""
-  side = min(image.shape[:2])
-  if side >= SMALLEST: return image
-  factor = -(-SMALLEST // side)
-  big = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-  if factor < 4: return big
-  smooth = cv2.bilateralFilter(big, 9, 28, 5)
-  soft = cv2.GaussianBlur(smooth, (0, 0), factor * 0.45)
-  return cv2.addWeighted(smooth, 1.9, soft, -0.9, 0)
-
-
-def joined(group: Sequence[Shot], images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Box]]:
-  """A panel's picture of its parts, and the faces in it as shares of its sides, from left to right.
-
-  A part fills its box with as much of its picture as fits around the face.
-  """
-  big = [enlarged(i) for i in images]
-  shares = [[tuple(float(v) for v in b / np.tile(i.shape[1::-1], 2)) for b in found] for i, found in zip(images, boxes)]
-  if group[0].box is None: return big[0], [_clipped(f) for f in shares[0]]  # type: ignore[arg-type]
-  height, width = big[0].shape[:2]
-  wide = round(width * (1.0 if len(group) == 1 else 0.62 * len(group)))
-  canvas = Image.fromarray(big[0]).resize((wide, height))
-  found: list[Box] = []
-  for x, image, own in zip(group, big, shares):
-    assert x.box is not None
-    left, top, right, bottom = (round(v * s) for v, s in zip(x.box, (wide, height, wide, height)))
-    largest = sorted(own, key=lambda f: (f[2] - f[0]) * (f[3] - f[1]))[-1:]
-    part = pages.crop((width, height), (right - left, bottom - top), largest)  # type: ignore[arg-type]
-    canvas.paste(pages.fitted(Image.fromarray(image), part, (right - left, bottom - top)), (left, top))
-    for f in own:
-      r = pages.inside(f, (width, height), part, (right - left, bottom - top))  # type: ignore[arg-type]
-      found.append(_clipped(((r[0] + left) / wide, (r[1] + top) / height, (r[2] + left) / wide, (r[3] + top) / height)))
-    if left > 0: canvas.paste((250, 250, 250), (left - 3, top, left + 3, bottom))
-  return np.asarray(canvas), sorted(found)
-
-
-def _clipped(f: Sequence[float]) -> Box:
-  a, b, c, d = (round(min(max(v, 0.0), 1.0), 4) for v in f)
-  return a, b, c, d
-
-
 # Opening.
 
 
@@ -309,7 +279,7 @@ def open_studio(store: Path, model: str = "miniature", pack: str = "miniature", 
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
   checker = Checker() if clip is None else Checker(clip)
-  judges, _ = metrics.judges_for(model)
+  judges, _ = scoring.judges_for(model)
   return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
 
 
@@ -318,7 +288,9 @@ def with_samples(studio: Studio, **how: Any) -> list[str]:
   wanted = [a for a in learn.samples() if not _ready(studio, a.name)]
   if wanted:
     with studio.lock:
-      learn.learn(studio.pipe, studio.pack, wanted, learn.SAMPLE_CONSENT, studio.store, model=studio.model, overwrite=True, **how)
+      learn.learn(
+        studio.pipe, studio.pack, wanted, learn.SAMPLE_CONSENT, studio.store, model=studio.model, overwrite=True, **how
+      )
   return [name for name, _, _ in learn.SAMPLES]
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from idejax.cli.options import nearest
 from idejax.errors import UserError
-from idejax.options import nearest
 
 STYLES = (
   "2d minimalistic", "4k", "8k", "cartoon", "chiaroscuro lighting technique", "cinematic", "clipart style", "close-up",
@@ -42,5 +42,6 @@ def conflicts(styles: Sequence[str]) -> list[str]:
   for what, sides in _CONFLICTS:
     picked = [[s for s in side if s in styles] for side in sides]
     clash = [p[0] for p in picked if p]
-    if len(clash) > 1: found.append(f"{' and '.join(clash)} are different {what}: choose one")
+    if len(clash) > 1:
+      found.append(f"{' and '.join(clash)} are different {what}: choose one")
   return list(dict.fromkeys(found))

@@ -61,7 +61,8 @@ class Visitors:
     """A browser's folder; a new token for one that has none, or none of ours."""
     with self._lock:
       if not token or not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
-        if len(self._here) >= MOST: raise RuntimeError("too many visitors")
+        if len(self._here) >= MOST:
+          raise RuntimeError("too many visitors")
         token = secrets.token_urlsafe(24)
         (self.root / token).mkdir(parents=True, mode=0o700)
       if token not in self._here:
@@ -71,7 +72,8 @@ class Visitors:
 
   def known(self, token: str) -> Visitor | None:
     """A visitor who is there, for downloads; nobody is made."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir(): return None
+    if not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
+      return None
     return self.get(token)[1]
 
   def _offer(self, v: Visitor):
@@ -80,10 +82,16 @@ class Visitors:
     had = set(mark.read_text("utf-8").split("\n")) if mark.exists() else set()
     for r in self.offered.records():
       source, place = self.offered.folder(r.name), v.store.folder(r.name)
-      if r.name in had and place.exists() and v.store.digest(r.name) != self.offered.digest(r.name) and v.store.record(r.name).sample:
+      if (
+        r.name in had
+        and place.exists()
+        and v.store.digest(r.name) != self.offered.digest(r.name)
+        and v.store.record(r.name).sample
+      ):
         shutil.rmtree(place)  # learned anew for another model
         had.discard(r.name)
-      if r.name in had or place.exists(): continue
+      if r.name in had or place.exists():
+        continue
       place.parent.mkdir(parents=True, exist_ok=True)
       shutil.copytree(source, place)
     mark.write_text("\n".join(sorted(had | set(self.offered.names()))), "utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from idejax.files import whole
+from idejax.storage.files import replacing
 
 KEY = 0x1DE7A  # of the pattern; a detector needs the same
 STRENGTH = 4.0  # of a coefficient, in grey levels: 46 dB
@@ -29,10 +29,12 @@ _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedi
 def embed(image: np.ndarray) -> np.ndarray:
   """uint8 [H, W, 3] with the mark; unchanged where a side is under SMALLEST."""
   height, width = (n // 8 * 8 for n in image.shape[:2])
-  if min(height, width) < SMALLEST: return image
+  if min(height, width) < SMALLEST:
+    return image
   pattern = STRENGTH * _pattern(height // 8, width // 8)
   blocks = np.zeros((height // 8, width // 8, 8, 8), np.float32)
-  for k, (i, j) in enumerate(_AT): blocks[:, :, i, j] = pattern[..., k]
+  for k, (i, j) in enumerate(_AT):
+    blocks[:, :, i, j] = pattern[..., k]
   change = _joined(_BASIS.T @ blocks @ _BASIS)
   out = image.astype(np.float32)
   out[:height, :width] += change[..., None]
@@ -42,7 +44,8 @@ def embed(image: np.ndarray) -> np.ndarray:
 def certainty(image: np.ndarray) -> float:
   """How many standard deviations the pattern stands out by; above CERTAIN it is there."""
   height, width = (n // 8 * 8 for n in image.shape[:2])
-  if min(height, width) < SMALLEST: return 0.0
+  if min(height, width) < SMALLEST:
+    return 0.0
   grey = image[:height, :width].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
   blocks = grey.reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3)
   found = np.stack([(_BASIS @ blocks @ _BASIS.T)[:, :, i, j] for i, j in _AT], -1)
@@ -93,7 +96,7 @@ def save(path: Path, image: np.ndarray, record: Mapping[str, Any]):
   """
   marked = Image.fromarray(embed(image))
   exif, xmp = _exif(record), _xmp()
-  with whole(path) as temporary:
+  with replacing(path) as temporary:
     if path.suffix.lower() in (".jpg", ".jpeg"):
       marked.save(temporary, "JPEG", quality=92, subsampling=0, exif=exif, xmp=xmp)
     else:

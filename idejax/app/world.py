@@ -39,7 +39,9 @@ _POP = frozenset("""comic style|cartoon|vector|clipart style|vivid colors|disney
 _SKETCH = frozenset("minimalistic|2d minimalistic|watercolor painting".split("|"))
 
 
-def prompts(sentences: Sequence[str], people: Sequence[Sequence[str]], styles: Sequence[Sequence[str]]) -> list[list[str]]:
+def prompts(
+  sentences: Sequence[str], people: Sequence[Sequence[str]], styles: Sequence[Sequence[str]]
+) -> list[list[str]]:
   """For each sentence its prompts, one for each of its people, with their signal words; one of "a person" where
   there is nobody. One face fills a picture of that world, so people never share one."""
   place = ""
@@ -52,7 +54,9 @@ def prompts(sentences: Sequence[str], people: Sequence[Sequence[str]], styles: S
     wearing = " and ".join(x for x in (worn, clothes and f"a {clothes}") if x)
     medium = "pop art of" if _POP & set(style) else "a sketch of" if _SKETCH & set(style) else "a photo of"
     rest = [_hit(_MOODS, words), wearing and f"wearing {wearing}", place]
-    out.append([" ".join(x for x in (medium, subject, *rest) if x) for subject in ([nm.word(n) for n in who] or ["a person"])])
+    out.append(
+      [" ".join(x for x in (medium, subject, *rest) if x) for subject in ([nm.word(n) for n in who] or ["a person"])]
+    )
   return out
 
 
@@ -60,5 +64,6 @@ def _hit(table: dict[str, str], words: Sequence[str]) -> str:
   """The phrase whose words come first in a sentence, "" for none."""
   for w in words:
     for phrase, known in table.items():
-      if w in known.split(): return phrase
+      if w in known.split():
+        return phrase
   return ""

@@ -1,17 +1,19 @@
 """Fixtures of the comic app: a store with two people, and a studio over it."""
 
-import drawn_people
 import pytest
+from support import drawn_people
 
-from idejax import faces, metrics
+from idejax import faces
 from idejax.app.concepts import Checker
 from idejax.app.store import Store
+from idejax.miniature.judging import scoring
 
 
 @pytest.fixture
 def store(tmp_path):
   store = Store(tmp_path / "store")
-  for n, image in drawn_people.PORTRAITS.items(): store.add(drawn_people.person(n), drawn_people.record(n), image)
+  for n, image in drawn_people.PORTRAITS.items():
+    store.add(drawn_people.person(n), drawn_people.record(n), image)
   return store
 
 
@@ -27,7 +29,7 @@ def checker():
 
 @pytest.fixture(scope="session")
 def judges():
-  return metrics.Judges()
+  return scoring.Judges()
 
 
 @pytest.fixture

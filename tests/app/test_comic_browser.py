@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, PdfParser
 
-from idejax.miniature import people, scene, world
+from idejax.miniature.world import people, scene, world
 
 gradio = pytest.importorskip("gradio", reason='the page needs pip install "idejax[app]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives the browser")
@@ -51,7 +51,8 @@ class Server:
     while time.monotonic() < end:
       assert self.process.poll() is None, (self.folder / "server.log").read_text()
       try:
-        with urllib.request.urlopen(self.url, timeout=5): return
+        with urllib.request.urlopen(self.url, timeout=5):
+          return
       except OSError:
         time.sleep(0.5)
     raise AssertionError("the page does not answer: " + (self.folder / "server.log").read_text())
@@ -118,7 +119,9 @@ def test_the_whole_story(server, browser, shot, tmp_path):
 
   # Learn two people; without the tick nothing is learned.
   page.get_by_text("Learn somebody new").click()
-  page.locator("#files input[type=file]").set_input_files([portrait(tmp_path / "a.png", 523), portrait(tmp_path / "b.png", 1024)])
+  page.locator("#files input[type=file]").set_input_files(
+    [portrait(tmp_path / "a.png", 523), portrait(tmp_path / "b.png", 1024)]
+  )
   page.locator("#files").get_by_text("b.png").wait_for()
   fill(page, "#names", "Carla Reed, Dan Moor")
   fill(page, "#by", "Carla and Dan")
@@ -171,12 +174,15 @@ def test_the_whole_story(server, browser, shot, tmp_path):
 
   # Files: as many pages as there are, opened by others.
   def download(kind: str) -> Path:
-    with page.expect_download() as got: page.get_by_role("link", name=kind, exact=True).click()
+    with page.expect_download() as got:
+      page.get_by_role("link", name=kind, exact=True).click()
     got.value.save_as(tmp_path / f"comic.{kind.lower()}")
     return tmp_path / f"comic.{kind.lower()}"
 
-  with PdfParser.PdfParser(str(download("PDF"))) as pdf: assert len(pdf.pages) == 1
-  with zipfile.ZipFile(download("CBZ")) as z: assert [n for n in z.namelist() if n.endswith(".png")] == ["001.png"]
+  with PdfParser.PdfParser(str(download("PDF"))) as pdf:
+    assert len(pdf.pages) == 1
+  with zipfile.ZipFile(download("CBZ")) as z:
+    assert [n for n in z.namelist() if n.endswith(".png")] == ["001.png"]
 
   # A second browser at the same time sees its own people and no story.
   other = browser.new_context().new_page()
@@ -224,7 +230,11 @@ def test_everything_is_reached_by_the_keyboard(server, browser):
   seen = set()
   for _ in range(60):
     page.keyboard.press("Tab")
-    seen.add(page.evaluate("(document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || document.activeElement.tagName).trim()"))
+    seen.add(
+      page.evaluate(
+        "(document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || document.activeElement.tagName).trim()"
+      )
+    )
   assert {"Cut into panels", "Draw the comic", "Stop", "Demo story"} <= seen, seen
 
 
@@ -232,7 +242,8 @@ def test_nothing_else_of_the_disk_and_no_other_name(server):
   def code(path: str, host: str | None = None) -> int:
     request = urllib.request.Request(server.url + path, headers={"Host": host} if host else {})
     try:
-      with urllib.request.urlopen(request, timeout=20) as answer: return answer.status
+      with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.status
     except urllib.error.HTTPError as e:
       return e.code
 

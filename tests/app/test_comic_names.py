@@ -10,7 +10,9 @@ from idejax.errors import UserError
 PEOPLE = ["Ann Lee", "Ann Lee-Smith", "Anna Field", "José Pérez"]
 
 
-@pytest.mark.parametrize("name", ["Anna Field", "  Anna   Field ", "José Pérez-Gil", "Mary O'Brien", "Jean-Luc Picard", "李 小龙"])
+@pytest.mark.parametrize(
+  "name", ["Anna Field", "  Anna   Field ", "José Pérez-Gil", "Mary O'Brien", "Jean-Luc Picard", "李 小龙"]
+)
 def test_two_words_are_a_name(name):
   assert names.check(name) == " ".join(name.split())
 
@@ -20,19 +22,25 @@ def test_two_words_are_a_name(name):
   ("<b> x", "a name is letters"), ("Anna " + "x" * 41, "too long"), ("Anna Fie\0ld", "a name is letters"),
 ])  # fmt: skip
 def test_other_names_are_refused_with_a_reason(name, words):
-  with pytest.raises(UserError, match=words): names.check(name)
+  with pytest.raises(UserError, match=words):
+    names.check(name)
 
 
 def test_every_picture_needs_its_name():
-  with pytest.raises(UserError, match=r"2 picture\(s\) and 1 name\(s\)"): names.paired(["Anna Field"], [1, 2])
-  with pytest.raises(UserError, match="two people are called"): names.paired(["Anna Field", "anna field"], [1, 2])
+  with pytest.raises(UserError, match=r"2 picture\(s\) and 1 name\(s\)"):
+    names.paired(["Anna Field"], [1, 2])
+  with pytest.raises(UserError, match="two people are called"):
+    names.paired(["Anna Field", "anna field"], [1, 2])
   assert names.paired(["Anna Field", "Ben Stone"], [1, 2]) == ["Anna Field", "Ben Stone"]
 
 
 def test_longest_first_possessives_kept_case_and_boundaries_count():
   w = names.word
   text = "Ann Lee-Smith's hat; Ann Lee's hat; ann lee; Joann Lee; Ann Leeds; José Pérez."
-  assert names.to_words(text, PEOPLE) == f"{w('Ann Lee-Smith')}'s hat; {w('Ann Lee')}'s hat; ann lee; Joann Lee; Ann Leeds; {w('José Pérez')}."
+  assert (
+    names.to_words(text, PEOPLE)
+    == f"{w('Ann Lee-Smith')}'s hat; {w('Ann Lee')}'s hat; ann lee; Joann Lee; Ann Leeds; {w('José Pérez')}."
+  )
 
 
 def test_signal_words_are_different_for_different_names():

@@ -21,13 +21,16 @@ def comic(count=7, kind="grid", direction="ltr", faces=((0.3, 0.25, 0.7, 0.8),))
   text = "Anna Field and Ben Stone walk to the same school, far away. "
   panels = [Panel(f"p{i}", text * (1 + i % 3), people=N[: len(faces)], bubbles=(Bubble(text * (1 + i % 3)), Bubble(f"Number {i}!", "speech", N[0])),
                   versions=(Version(f"{i}.png", "x", faces=faces),)) for i in range(count)]  # fmt: skip
-  return Script(title="Numbers & <signs>", people=tuple(map(Person, N)), panels=tuple(panels), layout=Layout(kind, direction))
+  return Script(
+    title="Numbers & <signs>", people=tuple(map(Person, N)), panels=tuple(panels), layout=Layout(kind, direction)
+  )
 
 
 def red(version: Version) -> Image.Image:
   """Grey, and pure red where the faces are."""
   image = Image.new("RGB", (640, 512), (90, 90, 90))
-  for x0, y0, x1, y1 in version.faces: ImageDraw.Draw(image).rectangle((x0 * 640, y0 * 512, x1 * 640 - 1, y1 * 512 - 1), (255, 0, 0))
+  for x0, y0, x1, y1 in version.faces:
+    ImageDraw.Draw(image).rectangle((x0 * 640, y0 * 512, x1 * 640 - 1, y1 * 512 - 1), (255, 0, 0))
   return image
 
 
@@ -46,7 +49,8 @@ def test_every_panel_is_on_a_page_once_in_order_and_none_overlap(kind, direction
     for i, (x0, y0, x1, y1) in page.cells:
       assert 0 < x0 < x1 < width and (100 if n == 0 else 0) < y0 < y1 < height
       for j, other in page.cells:
-        if i != j: assert not bubbles._meet((x0, y0, x1, y1), other)
+        if i != j:
+          assert not bubbles._meet((x0, y0, x1, y1), other)
     for (_, a), (_, b) in zip(page.cells, page.cells[1:]):  # on in the row, or down to the next
       assert b[1] >= a[3] or (b[0] >= a[2] if direction == "ltr" else b[2] <= a[0])
 
@@ -56,13 +60,16 @@ def test_there_are_six_layouts_and_one_that_follows_the_text():
   wide = lambda texts: {i: r[2] - r[0] for p in layout.pages("text", "ltr", texts) for i, r in p.cells}
   assert wide([10, 150])[1] > 1.4 * wide([10, 150])[0]
   assert wide([80, 80])[0] == wide([80, 80])[1]
-  with pytest.raises(UserError, match="did you mean grid"): layout.check("gird")
+  with pytest.raises(UserError, match="did you mean grid"):
+    layout.check("gird")
 
 
 # Text and faces.
 
 share = st.floats(0, 1, allow_nan=False)
-boxes = st.tuples(share, share, share, share).map(lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
+boxes = st.tuples(share, share, share, share).map(
+  lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
+)
 texts = st.lists(st.builds(Bubble, st.text("abc é", min_size=1, max_size=120).filter(str.strip), st.sampled_from(["caption", "speech", "thought"]),
                            st.sampled_from(["", *N]), st.none() | st.tuples(share, share)), max_size=4)  # fmt: skip
 
@@ -77,9 +84,11 @@ def test_no_text_covers_a_face_or_another_text_or_leaves_the_panel(said, faces, 
   everything = [p.rect for p in (*found.over, *found.below)]
   for p in found.over:
     assert 0 <= p.rect[0] and p.rect[2] <= width and 0 <= p.rect[1] and p.rect[3] <= tall
-    for f in at(width, tall)[0]: assert not bubbles._meet(p.rect, f), (p.rect, f)
+    for f in at(width, tall)[0]:
+      assert not bubbles._meet(p.rect, f), (p.rect, f)
   for i, a in enumerate(everything):
-    for b in everything[i + 1 :]: assert not bubbles._meet(a, b)
+    for b in everything[i + 1 :]:
+      assert not bubbles._meet(a, b)
   assert len(everything) == len([b for b in said if b.text.strip()])
 
 
@@ -93,7 +102,9 @@ def test_a_bubble_stays_where_it_was_moved_unless_a_face_is_there():
   assert abs((free.rect[0] + free.rect[2]) / 2 - 400) < 2 and abs((free.rect[1] + free.rect[3]) / 2 - 400) < 2
   (moved,) = place(Bubble("Hi", "speech", at=(0.8, 0.8)), faces=[(350, 350, 450, 450)]).over
   assert not bubbles._meet(moved.rect, (350, 350, 450, 450))
-  assert 250 < (moved.rect[0] + moved.rect[2]) / 2 and 250 < (moved.rect[1] + moved.rect[3]) / 2  # the nearest free place
+  assert (
+    250 < (moved.rect[0] + moved.rect[2]) / 2 and 250 < (moved.rect[1] + moved.rect[3]) / 2
+  )  # the nearest free place
 
 
 def test_the_tail_ends_at_its_speakers_face_and_crosses_no_other():
@@ -186,15 +197,25 @@ def test_the_cbz_has_pages_in_order_and_readers_know_the_direction(files):
   with zipfile.ZipFile(made["cbz"]) as z:
     assert z.testzip() is None and z.namelist() == ["ComicInfo.xml", "001.png", "002.png"]
     info = ElementTree.fromstring(z.read("ComicInfo.xml"))
-    assert (info.findtext("Title"), info.findtext("PageCount"), info.findtext("Manga")) == (s.title, "2", "YesAndRightToLeft")
+    assert (info.findtext("Title"), info.findtext("PageCount"), info.findtext("Manga")) == (
+      s.title,
+      "2",
+      "YesAndRightToLeft",
+    )
     for n, sheet in enumerate(sheets, 1):
-      with Image.open(io.BytesIO(z.read(f"{n:03d}.png"))) as image: assert (np.asarray(image) == sheet.image).all()
+      with Image.open(io.BytesIO(z.read(f"{n:03d}.png"))) as image:
+        assert (np.asarray(image) == sheet.image).all()
 
 
 def test_the_web_page_has_every_panel_in_words_and_escapes_them(files):
   s, _, made = files
   text = made["html"].read_text()
-  assert text.count("<li>") == len(s.panels) and "right to left" in text and "Numbers &amp; &lt;signs&gt;" in text and "<signs>" not in text
+  assert (
+    text.count("<li>") == len(s.panels)
+    and "right to left" in text
+    and "Numbers &amp; &lt;signs&gt;" in text
+    and "<signs>" not in text
+  )
 
 
 def test_alt_texts_are_the_users_else_made_of_sentence_and_speech():
@@ -216,7 +237,8 @@ def test_blank_and_missing_panels_say_why():
 def test_a_long_strip_is_halved_until_viewers_open_it(tmp_path):
   sheet = pages.Sheet(np.full((20_000, 400, 3), 200, np.uint8), "x")
   pages.export(tmp_path, Script(title="long"), [sheet, sheet], ["png"])
-  with Image.open(tmp_path / "comic.png") as image: assert image.size == (200, 20_000)
+  with Image.open(tmp_path / "comic.png") as image:
+    assert image.size == (200, 20_000)
 
 
 def test_no_panels_no_pages():

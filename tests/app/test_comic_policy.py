@@ -40,12 +40,15 @@ def test_harmless_words_pass(text):
 
 
 def test_all_stories_and_styles_pass():
-  for s in STORIES: assert policy.find(s["story"]) is None, s
-  for s in styles.STYLES: assert policy.find(s) is None, s
+  for s in STORIES:
+    assert policy.find(s["story"]) is None, s
+  for s in styles.STYLES:
+    assert policy.find(s) is None, s
 
 
 def test_the_sentence_says_what_and_where():
-  with pytest.raises(UserError, match=r"sentence 2 asks for nudity \('naked'\)"): policy.check([("sentence 1", "fine"), ("sentence 2", "n4ked")])
+  with pytest.raises(UserError, match=r"sentence 2 asks for nudity \('naked'\)"):
+    policy.check([("sentence 1", "fine"), ("sentence 2", "n4ked")])
 
 
 def test_the_fixed_negative_prompt_is_always_there():
@@ -56,7 +59,8 @@ def test_the_fixed_negative_prompt_is_always_there():
 def test_there_are_thirty_seven_styles_and_others_are_refused():
   assert len(styles.STYLES) == len(set(styles.STYLES)) == 37
   assert styles.check(["van gogh", "Comic Style", "comic style"]) == ("Van Gogh", "comic style")
-  with pytest.raises(UserError, match="did you mean cartoon"): styles.check(["cartoons"])
+  with pytest.raises(UserError, match="did you mean cartoon"):
+    styles.check(["cartoons"])
 
 
 @pytest.mark.parametrize("chosen, words", [

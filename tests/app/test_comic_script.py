@@ -63,19 +63,26 @@ def test_what_is_left_out_has_defaults():
 def test_a_mistake_is_told_with_its_place(change, words):
   d = document()
   change(d)
-  with pytest.raises(UserError, match=re.escape(words)): script.from_json(d, "comic.json")
+  with pytest.raises(UserError, match=re.escape(words)):
+    script.from_json(d, "comic.json")
 
 
-@pytest.mark.parametrize("junk", [None, 3, "x", [], [1], {"schema": 1, "panels": [None]}, {"schema": 1, "people": [3]}, {"schema": 1, "layout": []}])
+@pytest.mark.parametrize(
+  "junk",
+  [None, 3, "x", [], [1], {"schema": 1, "panels": [None]}, {"schema": 1, "people": [3]}, {"schema": 1, "layout": []}],
+)
 def test_junk_is_refused_and_never_a_traceback(junk):
-  with pytest.raises(UserError): script.from_json(junk)
+  with pytest.raises(UserError):
+    script.from_json(junk)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00"])
 def test_a_file_that_is_no_json_is_named(tmp_path, text):
   (tmp_path / "comic.json").write_text(text)
-  with pytest.raises(UserError, match=r"comic\.json is not JSON"): script.read(tmp_path)
-  with pytest.raises(UserError, match="does not exist"): script.read(tmp_path / "other")
+  with pytest.raises(UserError, match=r"comic\.json is not JSON"):
+    script.read(tmp_path)
+  with pytest.raises(UserError, match="does not exist"):
+    script.read(tmp_path / "other")
 
 
 def digest(s: Script, p: Panel, prompt="a picture", negative="n") -> str:
@@ -104,14 +111,18 @@ def test_only_candidates_that_are_not_there_are_missing():
 
 
 def test_a_new_version_keeps_the_old_ones_and_is_shown():
-  p = script.add(FULL.panels[0], [Version("panels/c.png", "i2", 0, identity=0.1), Version("panels/d.png", "i2", 1, identity=0.9)])
+  p = script.add(
+    FULL.panels[0], [Version("panels/c.png", "i2", 0, identity=0.1), Version("panels/d.png", "i2", 1, identity=0.9)]
+  )
   assert p.versions[:2] == FULL.panels[0].versions
   assert script.shown(p).file == "panels/d.png"  # the better candidate of the newest inputs
   assert script.shown(dataclasses.replace(p, chosen=0)).file == "panels/a.png"
 
 
 def test_a_blank_candidate_is_the_last_choice():
-  p = Panel("p", "s", versions=(Version("a", "i", 0, identity=0.9, reason="blank"), Version("b", "i", 1, identity=-0.5)))
+  p = Panel(
+    "p", "s", versions=(Version("a", "i", 0, identity=0.9, reason="blank"), Version("b", "i", 1, identity=-0.5))
+  )
   assert script.shown(p).file == "b"
 
 
@@ -128,4 +139,5 @@ def test_the_page_that_describes_the_document_is_true():
   s = script.from_json(example)
   assert len(s.panels) == 2 and s.panels[0].versions
   for kind in (Script, script.Model, Person, script.Layout, Panel, Bubble, Region, Version):
-    for f in dataclasses.fields(kind): assert f"`{f.name}`" in text, (kind, f.name)
+    for f in dataclasses.fields(kind):
+      assert f"`{f.name}`" in text, (kind, f.name)

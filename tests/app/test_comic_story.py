@@ -29,7 +29,8 @@ def test_the_contract_holds_for_what_the_rules_say(s):
   """No pronoun means a person, everybody is still there; only what nobody can resolve is told."""
   cut = story.cut(Rules(s.get("pronouns", {})), s["story"], s["names"], count)
   assert [p.split("'")[1] for p in cut.problems] == s.get("open", [])
-  for name in s["names"]: assert len(names.find(" ".join(cut.sentences), [name])) >= len(names.find(s["story"], [name]))
+  for name in s["names"]:
+    assert len(names.find(" ".join(cut.sentences), [name])) >= len(names.find(s["story"], [name]))
 
 
 @pytest.mark.parametrize("answer, words", [
@@ -42,13 +43,19 @@ def test_a_parser_that_breaks_the_contract_is_told(answer, words):
 
 
 def test_pronouns_in_speech_are_the_speakers_own():
-  cut = story.cut(story.Scripted(('Anna Field says "He is late."',)), "Anna Field says something.", ["Anna Field"], count)
+  cut = story.cut(
+    story.Scripted(('Anna Field says "He is late."',)), "Anna Field says something.", ["Anna Field"], count
+  )
   assert cut.problems == ()
 
 
-@pytest.mark.parametrize("text, words", [("  \n", "the story is empty"), ("x" * 20_001, "at most 20,000"), ("It rains. " * 201, "at most 200 panels")])
+@pytest.mark.parametrize(
+  "text, words",
+  [("  \n", "the story is empty"), ("x" * 20_001, "at most 20,000"), ("It rains. " * 201, "at most 200 panels")],
+)
 def test_a_story_that_is_none_is_refused(text, words):
-  with pytest.raises(UserError, match=words): story.cut(Rules(), text, [], count)
+  with pytest.raises(UserError, match=words):
+    story.cut(Rules(), text, [], count)
 
 
 def test_speech_becomes_bubbles_and_the_rest_a_caption():
@@ -79,14 +86,16 @@ class Model:
         answer = outer.answers.pop(0)
         if isinstance(answer, int):
           self.send_response(answer)
-          if answer == 302: self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+          if answer == 302:
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
           self.end_headers()
           return
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps({"choices": [{"message": {"content": answer}}]}).encode())
 
-      def log_message(self, *_): pass
+      def log_message(self, *_):
+        pass
 
     self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -147,10 +156,14 @@ def test_nobody_there_is_no_crash():
 
 def test_the_environment_chooses():
   assert isinstance(remote.chosen({}, env={}), Rules)
-  parser = remote.chosen({}, env={"IDEJAX_LLM_URL": "http://localhost:1/v1", "IDEJAX_LLM_MODEL": "m", "IDEJAX_LLM_KEY": "secret"})
+  parser = remote.chosen(
+    {}, env={"IDEJAX_LLM_URL": "http://localhost:1/v1", "IDEJAX_LLM_MODEL": "m", "IDEJAX_LLM_KEY": "secret"}
+  )
   assert isinstance(parser, remote.Remote) and parser.key == "secret" and "secret" not in repr(parser)
-  with pytest.raises(UserError, match="IDEJAX_LLM_MODEL is not"): remote.chosen({}, env={"IDEJAX_LLM_URL": "http://x/v1"})
-  with pytest.raises(UserError, match="must begin with http"): remote.chosen({}, env={"IDEJAX_LLM_URL": "file:///etc/passwd", "IDEJAX_LLM_MODEL": "m"})
+  with pytest.raises(UserError, match="IDEJAX_LLM_MODEL is not"):
+    remote.chosen({}, env={"IDEJAX_LLM_URL": "http://x/v1"})
+  with pytest.raises(UserError, match="must begin with http"):
+    remote.chosen({}, env={"IDEJAX_LLM_URL": "file:///etc/passwd", "IDEJAX_LLM_MODEL": "m"})
 
 
 def test_no_key_is_written_anywhere_in_the_source():

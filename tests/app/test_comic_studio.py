@@ -8,14 +8,14 @@ import json
 
 import numpy as np
 import pytest
-from drawn_people import MODEL, PORTRAITS, STORY, person, record
 from PIL import Image
+from support.drawn_people import MODEL, PORTRAITS, STORY, person, record
 
-from idejax import learned
 from idejax.app import learn, policy, script, story, watermark
 from idejax.app.concepts import Checker, Rules
 from idejax.app.store import Consent
 from idejax.errors import UserError
+from idejax.sampling import learned
 
 # The store.
 
@@ -30,13 +30,16 @@ def test_people_come_back_as_they_were(store):
 
 @pytest.mark.parametrize("by", ["", "  ", "\n"])
 def test_without_consent_nothing_is_stored_or_learned(store, by):
-  with pytest.raises(UserError, match="without consent nothing is learned"): store.add(person("Cy Oak"), record("Cy Oak", consent=Consent(by)), PORTRAITS["Anna Field"])
-  with pytest.raises(UserError, match="without consent nothing is learned"): learn.learn(None, None, [learn.Applicant("Cy Oak", "x")], Consent(by), store)
+  with pytest.raises(UserError, match="without consent nothing is learned"):
+    store.add(person("Cy Oak"), record("Cy Oak", consent=Consent(by)), PORTRAITS["Anna Field"])
+  with pytest.raises(UserError, match="without consent nothing is learned"):
+    learn.learn(None, None, [learn.Applicant("Cy Oak", "x")], Consent(by), store)
   assert not store.has("Cy Oak") and not list(store.root.glob("*cy*"))
 
 
 def test_overwriting_asks(store):
-  with pytest.raises(UserError, match="Anna Field is in the store already"): store.add(person("Anna Field", value=1), record("Anna Field"), PORTRAITS["Ben Stone"])
+  with pytest.raises(UserError, match="Anna Field is in the store already"):
+    store.add(person("Anna Field", value=1), record("Anna Field"), PORTRAITS["Ben Stone"])
   assert np.array_equal(store.portrait("Anna Field"), PORTRAITS["Anna Field"])
   before = store.digest("Anna Field")
   store.add(person("Anna Field", value=1), record("Anna Field"), PORTRAITS["Ben Stone"], overwrite=True)
@@ -44,13 +47,15 @@ def test_overwriting_asks(store):
 
 
 def test_a_store_of_another_model_is_refused_with_both_names(store):
-  with pytest.raises(UserError, match="learned on miniature .* drawn with other-model"): store.load("Anna Field", "other-model", "b" * 64)
+  with pytest.raises(UserError, match="learned on miniature .* drawn with other-model"):
+    store.load("Anna Field", "other-model", "b" * 64)
 
 
 @pytest.mark.parametrize("name", ["../../etc passwd", "/etc passwd", "..", "a/b c", "Anna Field\0", "Anna"])
 def test_no_name_leads_out_of_the_store(store, name):
   for use in (store.folder, store.record, store.delete, store.has):
-    with pytest.raises(UserError): use(name)
+    with pytest.raises(UserError):
+      use(name)
 
 
 def test_foreign_and_damaged_folders(store):
@@ -58,12 +63,14 @@ def test_foreign_and_damaged_folders(store):
   (store.root / "holiday" / "a.png").write_bytes(b"x")
   assert store.names() == ["Anna Field", "Ben Stone"]
   (store.folder("Anna Field") / "person.json").write_text("{")
-  with pytest.raises(UserError, match=r"person\.json is no person"): store.names()
+  with pytest.raises(UserError, match=r"person\.json is no person"):
+    store.names()
 
 
 def test_pickles_are_not_read(store):
   (store.folder("Anna Field") / "identity.safetensors").write_bytes(b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.")
-  with pytest.raises(UserError, match="no identity"): store.load("Anna Field", "miniature", MODEL)
+  with pytest.raises(UserError, match="no identity"):
+    store.load("Anna Field", "miniature", MODEL)
 
 
 # Learning: what is refused before a network sees anything.
@@ -76,7 +83,10 @@ def test_pickles_are_not_read(store):
 def test_hostile_uploads_are_refused(tmp_path, store, desk, content, words):
   path = tmp_path / "me.png"
   path.write_bytes(content)
-  with pytest.raises(UserError, match=words): learn.learn(desk.pipe, desk.pack, [learn.Applicant("Cy Oak", path)], Consent("me"), store, method="textual-inversion")
+  with pytest.raises(UserError, match=words):
+    learn.learn(
+      desk.pipe, desk.pack, [learn.Applicant("Cy Oak", path)], Consent("me"), store, method="textual-inversion"
+    )
   assert not store.has("Cy Oak")
 
 
@@ -85,19 +95,34 @@ def test_the_age_gate(tmp_path, store, desk):
   Image.fromarray(PORTRAITS["Anna Field"]).save(path)
   seen = []
   gate = learn.AgeGate(lambda pixels: seen.append(pixels.shape) or 12.4)
-  ask = lambda g: learn.learn(desk.pipe, desk.pack, [learn.Applicant("Cy Oak", path)], Consent("me"), store, method="textual-inversion", gate=g)
-  with pytest.raises(UserError, match=r"under 18 \(12 years by estimate\)"): ask(gate)
-  with pytest.raises(UserError, match="under 18"): ask(learn.AgeGate(lambda _: float("nan")))
+  ask = lambda g: learn.learn(
+    desk.pipe, desk.pack, [learn.Applicant("Cy Oak", path)], Consent("me"), store, method="textual-inversion", gate=g
+  )
+  with pytest.raises(UserError, match=r"under 18 \(12 years by estimate\)"):
+    ask(gate)
+  with pytest.raises(UserError, match="under 18"):
+    ask(learn.AgeGate(lambda _: float("nan")))
   assert seen == [(64, 64, 3)] and learn.AgeGate().check("x", PORTRAITS["Anna Field"]) == "not estimated"
   assert learn.AgeGate(lambda _: 30.0).check("x", PORTRAITS["Anna Field"]) == "30 years by estimate"
 
 
 def test_as_many_names_as_photos_and_each_once(store, desk):
-  ask = lambda *names: learn.learn(desk.pipe, desk.pack, [learn.Applicant(n, PORTRAITS["Anna Field"]) for n in names], Consent("me"), store, method="textual-inversion")
-  with pytest.raises(UserError, match="two people are called"): ask("Cy Oak", "Cy Oak")
-  with pytest.raises(UserError, match="in the store already"): ask("Anna Field")
-  with pytest.raises(UserError, match="has 1 word"): ask("Cy")
-  with pytest.raises(UserError, match="nobody to learn"): ask()
+  ask = lambda *names: learn.learn(
+    desk.pipe,
+    desk.pack,
+    [learn.Applicant(n, PORTRAITS["Anna Field"]) for n in names],
+    Consent("me"),
+    store,
+    method="textual-inversion",
+  )
+  with pytest.raises(UserError, match="two people are called"):
+    ask("Cy Oak", "Cy Oak")
+  with pytest.raises(UserError, match="in the store already"):
+    ask("Anna Field")
+  with pytest.raises(UserError, match="has 1 word"):
+    ask("Cy")
+  with pytest.raises(UserError, match="nobody to learn"):
+    ask()
 
 
 # Drawing.
@@ -105,7 +130,12 @@ def test_as_many_names_as_photos_and_each_once(store, desk):
 
 def test_a_story_becomes_a_comic(desk, tmp_path):
   s, cut = desk.write(STORY, title="Hello", style=["comic style"])
-  assert [p.sentence for p in s.panels] == ["Anna Field is in the city.", "Anna Field meets Ben Stone on the beach.", '"Hello!" Ben Stone says.', "It is night."]
+  assert [p.sentence for p in s.panels] == [
+    "Anna Field is in the city.",
+    "Anna Field meets Ben Stone on the beach.",
+    '"Hello!" Ben Stone says.',
+    "It is night.",
+  ]
   assert cut.problems == () and cut.notes == ("sentence 4 names nobody who was learned: a scene without them",)
   s = desk.draw(tmp_path / "c", s)
   assert script.read(tmp_path / "c") == s
@@ -114,7 +144,8 @@ def test_a_story_becomes_a_comic(desk, tmp_path):
   assert one.identity > 0.5 and two.identity > 0.5 and four.identity is None
   for v in (one, two, three, four):
     assert watermark.declared(tmp_path / "c" / v.file)
-    with Image.open(tmp_path / "c" / v.file) as image: assert watermark.present(np.asarray(image)) and min(image.size) >= 512
+    with Image.open(tmp_path / "c" / v.file) as image:
+      assert watermark.present(np.asarray(image)) and min(image.size) >= 512
   made = desk.export(tmp_path / "c", s)
   assert [p.name for p in made] == ["comic.png", "comic.pdf", "comic.cbz", "comic.html"]
 
@@ -129,7 +160,10 @@ def test_prompts_have_signal_words_and_places_that_hold(desk):
 def test_other_models_read_the_sentence_and_the_styles(desk):
   desk.model = "some/sd"
   s, _ = desk.write("Anna Field takes her hat. Ben Stone laughs.", style=["comic style", "4k"])
-  assert list(desk.prompts(s).values()) == [["a picture of <anna_field> takes the person's hat, comic style, 4k"], ["a picture of <ben_stone> laughs, comic style, 4k"]]
+  assert list(desk.prompts(s).values()) == [
+    ["a picture of <anna_field> takes the person's hat, comic style, 4k"],
+    ["a picture of <ben_stone> laughs, comic style, 4k"],
+  ]
   assert desk.negative(s) == policy.NEGATIVE
   half = (script.Region("Anna Field", (0.0, 0.0, 0.5, 1.0)), script.Region("Ben Stone", (0.5, 0.0, 1.0, 1.0)))
   s, _ = desk.write("Anna Field hugs Ben Stone.")
@@ -161,7 +195,9 @@ def test_an_edited_sentence_keeps_its_panel_and_its_neighbours(desk, tmp_path):
   s, _ = desk.write(STORY)
   s = desk.draw(tmp_path, s)
   texts = [p.sentence for p in s.panels]
-  edited = desk.with_sentences(s, [texts[0], "Anna Field meets Ben Stone in the snow.", "Anna Field smiles.", *texts[2:]])
+  edited = desk.with_sentences(
+    s, [texts[0], "Anna Field meets Ben Stone in the snow.", "Anna Field smiles.", *texts[2:]]
+  )
   assert [p.id for p in edited.panels][:2] == ["p1", "p2"] and edited.panels[3].versions == s.panels[2].versions
   assert len({p.id for p in edited.panels}) == 5 and edited.panels[1].versions == s.panels[1].versions
 
@@ -174,7 +210,9 @@ def test_a_person_learned_again_is_drawn_again(desk, store, tmp_path):
   store.folder("Anna Field").joinpath("identity.safetensors").unlink()
   learned.save(store.folder("Anna Field"), person("Anna Field", value=2))
   desk.draw(tmp_path, s)
-  assert {r.prompt.split("<")[1].split(">")[0] for r in desk.asked[before:]} == {"anna_field", "ben_stone"} and len(desk.asked) - before == 3
+  assert {r.prompt.split("<")[1].split(">")[0] for r in desk.asked[before:]} == {"anna_field", "ben_stone"} and len(
+    desk.asked
+  ) - before == 3
   assert store.record("Anna Field").comics == comics == (str(tmp_path.resolve()),)
 
 
@@ -182,7 +220,8 @@ def test_the_same_seed_gives_the_same_panels(desk, tmp_path):
   s, _ = desk.write(STORY)
   a, b = desk.draw(tmp_path / "a", s), desk.draw(tmp_path / "b", s)
   assert [p.versions for p in a.panels] == [p.versions for p in b.panels]
-  for p in a.panels: assert (tmp_path / "a" / p.versions[0].file).read_bytes() == (tmp_path / "b" / p.versions[0].file).read_bytes()
+  for p in a.panels:
+    assert (tmp_path / "a" / p.versions[0].file).read_bytes() == (tmp_path / "b" / p.versions[0].file).read_bytes()
 
 
 @pytest.mark.parametrize("where", ["sentence", "pose", "prompt", "alt", "negative", "title", "bubble", "style"])
@@ -190,14 +229,20 @@ def test_the_same_seed_gives_the_same_panels(desk, tmp_path):
 def test_denied_words_never_reach_the_sampler(desk, tmp_path, where, word):
   s, _ = desk.write(STORY)
   p = s.panels[0]
-  if where in ("negative", "title"): s = dataclasses.replace(s, **{where: word})
-  elif where == "style": s = s.with_panel(dataclasses.replace(p, style=(word,)))
-  elif where == "bubble": s = s.with_panel(dataclasses.replace(p, bubbles=(script.Bubble(word),)))
-  else: s = s.with_panel(dataclasses.replace(p, **{where: f"Anna Field {word}"}))
-  with pytest.raises(UserError, match="does not draw of anybody"): desk.draw(tmp_path, s)
+  if where in ("negative", "title"):
+    s = dataclasses.replace(s, **{where: word})
+  elif where == "style":
+    s = s.with_panel(dataclasses.replace(p, style=(word,)))
+  elif where == "bubble":
+    s = s.with_panel(dataclasses.replace(p, bubbles=(script.Bubble(word),)))
+  else:
+    s = s.with_panel(dataclasses.replace(p, **{where: f"Anna Field {word}"}))
+  with pytest.raises(UserError, match="does not draw of anybody"):
+    desk.draw(tmp_path, s)
   assert desk.asked == [] and not list(tmp_path.glob("panels/*"))
   assert desk.audit.lines()[-1]["event"] == "refused"
-  with pytest.raises(UserError, match="the story asks for"): desk.write(f"Anna Field is {word}.")
+  with pytest.raises(UserError, match="the story asks for"):
+    desk.write(f"Anna Field is {word}.")
 
 
 def test_a_flagged_picture_never_leaves(desk, tmp_path):
@@ -216,7 +261,8 @@ def test_a_flagged_picture_never_leaves(desk, tmp_path):
 def test_what_is_finished_stays_when_it_is_stopped(desk, tmp_path):
   s, _ = desk.write(STORY)
   count = iter(range(100))
-  with pytest.raises(learn.Stopped): desk.draw(tmp_path, s, stop=lambda: next(count) >= 2)
+  with pytest.raises(learn.Stopped):
+    desk.draw(tmp_path, s, stop=lambda: next(count) >= 2)
   kept = script.read(tmp_path)
   assert [len(p.versions) for p in kept.panels] == [1, 1, 0, 0]
   before = len(desk.asked)
@@ -251,7 +297,8 @@ def test_regions_put_people_where_they_were_drawn(desk, tmp_path):
 
 def _left_to_right(desk, file) -> list[str]:
   """Whose faces the second recogniser sees in a picture's halves."""
-  with Image.open(file) as image: pixels = np.asarray(image.convert("RGB"))
+  with Image.open(file) as image:
+    pixels = np.asarray(image.convert("RGB"))
   half = pixels.shape[1] // 2
   sides = [np.asarray(Image.fromarray(x).resize((80, 96))) for x in (pixels[:, :half], pixels[:, half:])]
   own = {n: desk.judges.embed([p])[0] for n, p in PORTRAITS.items()}

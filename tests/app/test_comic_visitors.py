@@ -6,8 +6,8 @@ import time
 
 import psutil
 import pytest
-from drawn_people import PORTRAITS, STORY
 from PIL import Image
+from support.drawn_people import PORTRAITS, STORY
 
 from idejax.app import actions, cards, learn, script, studio
 from idejax.app.store import Consent
@@ -69,7 +69,9 @@ def test_editing_a_bubble_draws_nothing_and_a_sentence_one_panel(desk, visitors)
   p = s.panels[0]
   actions.edit(desk, v, "p1", p.sentence, "", "speech | Anna Field | Hello! | 0.2,0.9")
   *_, last = actions.draw(desk, v, v.script)
-  assert len(desk.asked) == before and v.script().panels[0].bubbles == (script.Bubble("Hello!", "speech", "Anna Field", (0.2, 0.9)),)
+  assert len(desk.asked) == before and v.script().panels[0].bubbles == (
+    script.Bubble("Hello!", "speech", "Anna Field", (0.2, 0.9)),
+  )
   actions.edit(desk, v, "p1", "Anna Field is at home.", "", cards.bubble_lines(v.script().panels[0]))
   *_, last = actions.draw(desk, v, v.script)
   assert len(desk.asked) > before and len(v.script().panels[0].versions) == 2 and v.script().panels[0].id == "p1"
@@ -85,7 +87,8 @@ def test_re_rolling_draws_one_panel_and_a_version_can_be_chosen(desk, visitors):
   assert script.shown(v.script().panels[2]) == v.script().panels[2].versions[1]
   actions.choose(v, "p3", 0)
   assert script.shown(v.script().panels[2]) == v.script().panels[2].versions[0]
-  with pytest.raises(UserError, match="there are 2 versions"): actions.choose(v, "p3", 7)
+  with pytest.raises(UserError, match="there are 2 versions"):
+    actions.choose(v, "p3", 7)
 
 
 def test_a_mistake_is_a_sentence_and_the_next_thing_works(desk, visitors):
@@ -126,7 +129,12 @@ def test_uploads_are_gone_whatever_happens(desk, visitors, tmp_path, monkeypatch
   v = visitors.get(None)[1]
   seen = []
   monkeypatch.setattr(actions.learn, "learn", lambda *a, **k: seen.append(a[2]))
-  for agreed, names, words in ((False, "Cy Oak", "without consent"), (True, "Cy", "has 1 word"), (True, "Cy Oak, Di Elm", "each picture needs one name"), (True, "Cy Oak", "Learned: Cy Oak")):
+  for agreed, names, words in (
+    (False, "Cy Oak", "without consent"),
+    (True, "Cy", "has 1 word"),
+    (True, "Cy Oak, Di Elm", "each picture needs one name"),
+    (True, "Cy Oak", "Learned: Cy Oak"),
+  ):
     path = tmp_path / "me.png"
     Image.fromarray(PORTRAITS["Anna Field"]).save(path)
     *_, last = actions.learn_people(desk, v, [str(path)], names, "Cy", agreed, False)
@@ -137,23 +145,38 @@ def test_uploads_are_gone_whatever_happens(desk, visitors, tmp_path, monkeypatch
 def test_deleting_wants_a_tick(desk, visitors):
   v = visitors.get(None)[1]
   drawn(desk, v)
-  with pytest.raises(UserError, match="cannot be undone"): actions.forget(v, "Anna Field", False)
-  with pytest.raises(UserError, match="Choose whom"): actions.forget(v, "", True)
+  with pytest.raises(UserError, match="cannot be undone"):
+    actions.forget(v, "Anna Field", False)
+  with pytest.raises(UserError, match="Choose whom"):
+    actions.forget(v, "", True)
   assert "Anna Field is deleted" in actions.forget(v, "Anna Field", True)
   assert not (v.comic / "pages").exists() and not list(v.comic.glob("comic.p*"))
 
 
 def test_bubbles_as_lines_come_back():
-  p = script.Panel("p", "x", bubbles=(script.Bubble("One"), script.Bubble("Two, too", "speech", "Anna Field", (0.25, 0.5))))
+  p = script.Panel(
+    "p", "x", bubbles=(script.Bubble("One"), script.Bubble("Two, too", "speech", "Anna Field", (0.25, 0.5)))
+  )
   assert cards.read_bubbles(cards.bubble_lines(p)) == p.bubbles
-  for line, words in (("speech | Hi", "needs kind"), ("shout | | Hi", "must be caption"), ("speech | | Hi | 2,0", "x,y from 0 to 1"), ("speech | | Hi | a", "x,y from 0 to 1")):
-    with pytest.raises(UserError, match=words): cards.read_bubbles(line)
+  for line, words in (
+    ("speech | Hi", "needs kind"),
+    ("shout | | Hi", "must be caption"),
+    ("speech | | Hi | 2,0", "x,y from 0 to 1"),
+    ("speech | | Hi | a", "x,y from 0 to 1"),
+  ):
+    with pytest.raises(UserError, match=words):
+      cards.read_bubbles(line)
 
 
 def test_everything_on_the_page_is_escaped():
   s = script.Script(title="<script>", people=(script.Person("Anna Field"),))
   p = script.Panel("p", '"><script>alert(1)</script>', ("<i>",), versions=(script.Version('panels/"><b>.png', "i"),))
-  for text in (cards.picture("t", s, p, p.versions[0]), cards.picture("t", s, p, script.Version("a", "i", reason="<script>")), cards.sheets("t", ['"><script>'], "1"), cards.status("<script>")):
+  for text in (
+    cards.picture("t", s, p, p.versions[0]),
+    cards.picture("t", s, p, script.Version("a", "i", reason="<script>")),
+    cards.sheets("t", ['"><script>'], "1"),
+    cards.status("<script>"),
+  ):
     assert "<script>" not in text and '"><b>' not in text
 
 
@@ -181,7 +204,8 @@ def test_eight_visitors_at_once_take_turns_and_all_get_their_comic(desk, visitor
         time.sleep(0.01)
         yield x
     finally:
-      with lock: drawing[0] -= 1
+      with lock:
+        drawing[0] -= 1
 
   monkeypatch.setattr(studio.pl, "generate", counted)
   everybody = [visitors.get(None)[1] for _ in range(8)]
@@ -194,11 +218,14 @@ def test_eight_visitors_at_once_take_turns_and_all_get_their_comic(desk, visitor
     ends[i] = last.html
 
   threads = [threading.Thread(target=visit, args=x) for x in enumerate(everybody)]
-  for t in threads: t.start()
-  for t in threads: t.join()
+  for t in threads:
+    t.start()
+  for t in threads:
+    t.join()
   assert all("4 panels are drawn" in ends[i] for i in range(8)), ends
   assert most[0] == 1
-  for i, v in enumerate(everybody): assert v.script().title == f"Comic {i}" and (v.comic / "comic.pdf").exists()
+  for i, v in enumerate(everybody):
+    assert v.script().title == f"Comic {i}" and (v.comic / "comic.pdf").exists()
   assert psutil.Process().memory_info().rss - before < 600e6
 
 

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from idejax import hub, tokens
 from idejax.app import studio
 from idejax.app.store import Consent, Record
-from idejax.learned import Learned
 from idejax.methods import textual_inversion
-from idejax.miniature import people, scene, world
+from idejax.miniature.world import people, scene, world
+from idejax.model import tokens
+from idejax.sampling.learned import Learned
+from idejax.storage import hub
 
 MODEL = "a" * 64
 STORY = 'Anna Field is in the city. She meets Ben Stone on the beach. "Hello!" he says. It is night.'
@@ -27,11 +28,32 @@ PORTRAITS = {"Anna Field": render(435, "gray"), "Ben Stone": render(341, "gray")
 
 def person(name: str, model_digest=MODEL, value=0.0) -> Learned:
   rows = {"rows": (np.full((1, 1, 2, 8), value, np.float32),)}
-  return Learned(f"<{name.lower().replace(' ', '_')}>", "textual-inversion", textual_inversion.Config(vectors=2), rows, "miniature", model_digest)
+  return Learned(
+    f"<{name.lower().replace(' ', '_')}>",
+    "textual-inversion",
+    textual_inversion.Config(vectors=2),
+    rows,
+    "miniature",
+    model_digest,
+  )
 
 
 def record(name: str, **change) -> Record:
-  r = Record(name, f"{abs(hash(name)):064x}"[:64], Consent("Anna herself"), "textual-inversion", "miniature", MODEL, {}, 0, "miniature", "p", "free", "2026-01-01", "she" if "A" in name else "he")
+  r = Record(
+    name,
+    f"{abs(hash(name)):064x}"[:64],
+    Consent("Anna herself"),
+    "textual-inversion",
+    "miniature",
+    MODEL,
+    {},
+    0,
+    "miniature",
+    "p",
+    "free",
+    "2026-01-01",
+    "she" if "A" in name else "he",
+  )
   return dataclasses.replace(r, **change)
 
 
