@@ -82,11 +82,15 @@ def _ends(piece: str, mark: str, following: str) -> bool:
     return False
   # "Hello!" Anna says: the words around a quotation that is all there is so far belong to it.
   if piece.strip().startswith('"') and mark.endswith('"') and piece.count('"') == 2:
-    return not re.match(rf"(?:[A-Z]\w+ ){{1,2}}(?:{_SAY})\b|(?:He|She|They) (?:{_SAY})\b", following)
+    return not re.match(rf"(?:[A-Z]\w+ ){{1,2}}(?:{SAYING})\b|(?:He|She|They) (?:{SAYING})\b", following)
   return True
 
 
-_SAY = "says|said|asks|asked|answers|answered|replies|replied|shouts|shouted|whispers|whispered|thinks|thought|cries|cried|calls|called"
+# Verbs between a name and what somebody says or thinks.
+SAYING = (
+  "says|said|asks|asked|answers|answered|replies|replied|shouts|shouted|whispers|whispered|thinks|thought|cries|cried|calls|called|"
+  "yells|yelled|laughs|laughed|sighs|sighed|smiles|smiled|grins|grinned|adds|added"
+)
 
 
 def clauses(sentence: str, names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from idejax.app import names as nm
+from idejax.app.clauses import SAYING
 from idejax.app.script import MOST_PANELS, Bubble
 from idejax.errors import UserError
 
@@ -123,11 +124,9 @@ def bubbles(sentence: str, names: Sequence[str]) -> tuple[Bubble, ...]:
   said = tuple(Bubble(q.rstrip(","), kind, who[0] if who else "") for q in quotes if q)  # type: ignore[arg-type]
   rest = re.sub(r"\s+([.,!?])", r"\1", " ".join(unquoted(sentence).split())).strip(" ,.:")
   # "Anna Field says" is told by the tail of the bubble.
-  bare = re.fullmatch(rf"(?:{'|'.join(map(re.escape, who)) or '$^'})?\s*(?:{_SAYING})?,?", rest)
+  name = "|".join(map(re.escape, who)) or "$^"
+  bare = re.fullmatch(rf"(?:{name})?,?\s*(?:{SAYING})?,?|(?:{SAYING})\s+(?:{name})", rest)
   return said if bare else (Bubble(rest + "."), *said)
-
-
-_SAYING = "says|said|asks|asked|answers|answered|replies|replied|shouts|shouted|whispers|whispered|calls|called|thinks|thought|cries|cried"
 
 
 def drawn(sentence: str) -> str:

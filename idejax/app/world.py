@@ -11,7 +11,7 @@ from idejax.app import names as nm
 
 _PLACES = {
   "on the beach": "beach shore sea ocean sand coast waves swim swims surf surfs",
-  "in the snow": "snow snowy winter mountain mountains ski skis ice snowman",
+  "in the snow": "snow snows snowing snowy winter mountain mountains ski skis ice snowman",
   "in the forest": "forest tree trees wood woods park garden jungle",
   "in the city": "city street streets store shop market school town office station bus car shopping",
   "at night": "night moon stars dark midnight",
@@ -47,17 +47,24 @@ def prompts(
   place = ""
   out = []
   for sentence, who, style in zip(sentences, people, styles):
-    words = re.findall(r"[a-z]+", nm.pattern(who).sub(" ", sentence).casefold())
-    place = _hit(_PLACES, words) or place
-    worn = _hit(_WORN, words)
-    clothes = next((c for c in _CLOTHES if c in sentence.casefold()), "")
-    wearing = " and ".join(x for x in (worn, clothes and f"a {clothes}") if x)
+    words = _words(nm.pattern(who).sub(" ", sentence))
+    place = _hit(_PLACES, words[::-1]) or place  # "to the school in the forest" ends in the forest
     medium = "pop art of" if _POP & set(style) else "a sketch of" if _SKETCH & set(style) else "a photo of"
-    rest = [_hit(_MOODS, words), wearing and f"wearing {wearing}", place]
-    out.append(
-      [" ".join(x for x in (medium, subject, *rest) if x) for subject in ([nm.word(n) for n in who] or ["a person"])]
-    )
+    own = []
+    for name in who or [""]:
+      # Whoever comes before a deed does it: of "Anna Field smiles at Ben Stone" Anna smiles.
+      after = sentence.partition(name)[2] if name else sentence
+      said = _words(nm.pattern(who).sub(" ", after))
+      clothes = next((c for c in _CLOTHES if c in after.casefold()), "")
+      worn = " and ".join(x for x in (_hit(_WORN, said), clothes and f"a {clothes}") if x)
+      parts = (medium, nm.word(name) if name else "a person", _hit(_MOODS, said), worn and f"wearing {worn}", place)
+      own.append(" ".join(x for x in parts if x))
+    out.append(own)
   return out
+
+
+def _words(text: str) -> list[str]:
+  return re.findall(r"[a-z]+", text.casefold())
 
 
 def _hit(table: dict[str, str], words: Sequence[str]) -> str:
