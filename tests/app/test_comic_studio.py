@@ -316,3 +316,13 @@ def test_the_document_says_with_what_it_was_drawn(desk, tmp_path):
   d = json.loads((tmp_path / "comic.json").read_text())
   assert d["model"] == {"name": "miniature", "digest": MODEL}
   assert {p["name"]: len(p["digest"]) for p in d["people"]} == {"Anna Field": 32, "Ben Stone": 32}
+
+
+def test_prompts_are_read_as_the_model_reads_them(desk, tmp_path):
+  """Each text alone is harmless; what they become together is not."""
+  desk.model = "some/sd"
+  s, _ = desk.write("Anna Field is top.")
+  s = s.with_panel(dataclasses.replace(s.panels[0], pose="less and less"))
+  with pytest.raises(UserError, match=r"the prompt of panel 1 asks for nudity \('topless'\)"):
+    desk.draw(tmp_path, s)
+  assert desk.asked == []
