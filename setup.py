@@ -36,6 +36,7 @@ EXTRAS = {
   "tpu": ["jax[tpu]>=0.10.2,<0.11", "onnxruntime>=1.20"],
   "plan": ["libtpu==0.0.42.*"],  # what jax 0.10.2 pins; compiles for TPU topologies without a TPU
   "tensorboard": ["tensorboardX>=2.6"],
+  "app": ["gradio>=6.31,<7"],  # brings fastapi and uvicorn
   "test": [
     "torch==2.13.0",
     "onnx>=1.17",
@@ -61,7 +62,15 @@ setup(
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["idejax", "idejax.*"]),
   package_data={
-    "idejax": ["person/celebrities.txt", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]
+    "idejax": [
+      "person/celebrities.txt",
+      "miniature/*.png",
+      "miniature/weights/**/*",
+      "exporting/templates/*.py",
+      "app/fonts/*",
+      "app/*.css",
+      "app/*.txt",
+    ]
   },
   install_requires=REQUIRES,
   extras_require=EXTRAS,

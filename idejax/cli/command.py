@@ -26,6 +26,8 @@ COMMANDS = {
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
   "identity": (config.Identity, "idejax.jobs.identity", "photos -> identities: faces found, aligned, embedded"),
   "evaluate": (config.Evaluate, "idejax.jobs.evaluate", "how good the built-in model is, measured"),
+  "comic": (config.Comic, "idejax.app.comic", "a story -> a comic whose people keep their faces"),
+  "app": (config.App, "idejax.app.serve", "the same in a browser, on this machine"),
   "plan": (config.Plan, "idejax.jobs.plan", "what a run needs on chips that are not there yet"),
   "bench": (config.Bench, "idejax.bench.run", "speed and compile time, against diffusers if asked"),
   "random-model": (config.RandomModel, "idejax.jobs.random_model", "a small pipeline with random weights"),

@@ -4,6 +4,7 @@ A file in `configs/` sets `config = Sample(...)`; `--config FILE` loads it, flag
 """
 
 from idejax.config.bench import Bench
+from idejax.config.comic import App, Comic
 from idejax.config.evaluate import Evaluate
 from idejax.config.exchange import Convert, Export
 from idejax.config.identity import Identity
@@ -17,6 +18,8 @@ __all__ = [
   "Personalize",
   "Identity",
   "Evaluate",
+  "Comic",
+  "App",
   "Bench",
   "Plan",
   "Export",

@@ -1,0 +1,242 @@
+"""What a visitor can do on the page, without the page: each action checks, works, and keeps the comic on disk."""
+
+import contextlib
+import dataclasses
+import json
+import queue
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from idejax.app import cards, learn, names, pages, remote, script, story, styles, watermark
+from idejax.app.script import Layout, Panel, Script
+from idejax.app.shots import opener
+from idejax.app.store import Consent
+from idejax.app.studio import Studio
+from idejax.app.visitors import Visitor
+from idejax.errors import UserError, one_line
+from idejax.storage.files import replacing
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+  """What the page says while an action runs and at its end; `tick`: there is something new to look at."""
+
+  html: str
+  tick: bool = False
+
+
+def running(
+  v: Visitor, start: str, work: Callable[[learn.Progress], str], changed: Callable[[], Any] = lambda: None
+) -> Iterator[Note]:
+  """An action in a thread of its own, told as it goes on. `changed` is a value that says when to look again.
+
+  A mistake becomes a sentence, and so does a stop; nothing is raised.
+  """
+  if not v.busy.acquire(blocking=False):
+    yield Note(cards.status("One thing at a time: what you asked for before is still running.", "bad"))
+    return
+  said: queue.Queue[tuple[int, int, str]] = queue.Queue()
+  end: list[Note] = []
+
+  def target():
+    try:
+      end.append(Note(cards.status(work(lambda *a: said.put(a)), "good"), True))
+    except UserError as e:
+      end.append(Note(cards.status(one_line(str(e)), "bad"), True))
+    except learn.Stopped as e:
+      end.append(Note(cards.status(one_line(str(e)), "calm"), True))
+    except Exception as e:
+      end.append(
+        Note(
+          cards.status(f"Something went wrong ({type(e).__name__}); what was finished stays. Please try again.", "bad"),
+          True,
+        )
+      )
+      raise
+
+  v.stop.clear()
+  thread = threading.Thread(target=target, daemon=True)
+  yield Note(cards.status(start, share=0.0))
+  try:
+    thread.start()
+    clock, seen = cards.Clock(), changed()
+    while thread.is_alive():
+      thread.join(0.4)
+      latest = None
+      with contextlib.suppress(queue.Empty):
+        while True:
+          latest = said.get_nowait()
+      if latest:
+        done, of, what = latest
+        new = changed()
+        yield Note(
+          cards.status(f"{what.capitalize()}: {done} of {of}{clock.left(done, of)}", share=done / max(of, 1)),
+          new != seen,
+        )
+        seen = new
+  finally:
+    if thread.is_alive():  # the visitor has gone: the job ends at its next step, what is finished stays
+      v.stop.set()
+      thread.join()
+    v.busy.release()
+  yield end[0]
+
+
+# People.
+
+
+def learn_people(
+  studio: Studio, v: Visitor, files: Sequence[str] | None, text: str, by: str, agreed: bool, replace: bool
+) -> Iterator[Note]:
+  """Uploads into the visitor's store; the uploaded files are gone afterwards, whatever happens."""
+
+  files = list(files or [])
+
+  def work(progress: learn.Progress) -> str:
+    try:
+      if not agreed:
+        raise UserError("Tick that everybody in the pictures has agreed: without consent nothing is learned")
+      if not files:
+        raise UserError("Upload a portrait of each person first")
+      who = names.paired(names.split(text), files)
+      desk = studio.at(v.store)
+      with desk.lock:
+        learn.learn(desk.pipe, desk.pack, [learn.Applicant(n, Path(f)) for n, f in zip(who, files)], Consent(by), desk.store, model=desk.model,
+                    overwrite=replace, gate=desk.gate, progress=progress, stop=v.stop.is_set)  # fmt: skip
+      return f"Learned: {', '.join(who)}"
+    finally:
+      for f in files:
+        Path(f).unlink(missing_ok=True)
+
+  yield from running(v, "Waiting for a turn to learn", work)
+
+
+def forget(v: Visitor, name: str, sure: bool) -> str:
+  """Deletes a person and everything derived."""
+  if not name:
+    raise UserError("Choose whom to delete")
+  if not sure:
+    raise UserError(f"Tick that {name} should be deleted: it cannot be undone")
+  gone = v.store.delete(name)
+  shutil.rmtree(v.comic / "pages", ignore_errors=True)
+  return f"{name} is deleted, with {gone} files"
+
+
+# The story.
+
+
+def cut(studio: Studio, v: Visitor, text: str, title: str, style: Sequence[str], seed: int) -> tuple[Script, str]:
+  """A story into sentences; panels whose sentence stays keep their pictures. What was said, as HTML."""
+  desk = studio.at(v.store)
+  said: list[str] = []
+  parser = remote.chosen({r.name: r.pronouns for r in desk.store.records()}, said.append)
+  s, found = desk.write(text, parser, title=title.strip() or "Untitled", style=style, seed=seed)
+  if (v.comic / script.FILE).exists():
+    s = dataclasses.replace(desk.with_sentences(v.script(), found.sentences), title=s.title, style=s.style, seed=seed)
+  v.keep(s)
+  with replacing(v.comic / "story.txt") as temporary:
+    temporary.write_text(text, "utf-8")
+  lines = [*said, *found.problems, *found.notes]
+  return s, cards.status("; ".join([f"{len(s.panels)} panels", *lines]), "bad" if found.problems else "good")
+
+
+def settings(studio: Studio, v: Visitor, sentences: str, title: str, style: Sequence[str], layout: str, direction: str, seed: int, candidates: int,
+             negative: str, steps: int) -> Script:  # fmt: skip
+  """The comic as the page says, checked as a file would be."""
+  desk = studio.at(v.store)
+  lines = [" ".join(x.split()) for x in sentences.splitlines() if x.strip()]
+  s = desk.with_sentences(v.script(), lines)
+  s = dataclasses.replace(s, title=title.strip() or "Untitled", style=styles.check(style), layout=Layout(layout, direction), seed=int(seed), negative=negative.strip(),  # type: ignore[arg-type]
+                          steps=int(steps), panels=tuple(dataclasses.replace(p, candidates=max(p.candidates, int(candidates))) for p in s.panels))  # fmt: skip
+  known = [p.name for p in s.people]
+  if wrong := story.problems([p.sentence for p in s.panels], "", known, lambda t: desk.count(t, known)):
+    raise UserError("; ".join(wrong[:3]))
+  return v.keep(script.checked(s))
+
+
+def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note]:
+  """Everything that is missing, and the pages."""
+
+  def work(progress: learn.Progress) -> str:
+    s = ask()
+    if not s.panels:
+      raise UserError("There are no panels yet: cut a story first")
+    desk = studio.at(v.store)
+    s = desk.draw(v.comic, s, progress=progress, stop=v.stop.is_set)
+    progress(1, 1, "laying out")
+    lay_out(studio, v)
+    blank = sum(bool((x := script.shown(p)) and x.reason) for p in s.panels)
+    return f"{len(s.panels)} panels are drawn" + (f"; {blank} stay blank, and say why" if blank else "")
+
+  yield from running(v, "Waiting for a turn to draw", work, lambda: _stamp(v))
+
+
+def _stamp(v: Visitor) -> int:
+  path = v.comic / script.FILE
+  return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def lay_out(studio: Studio, v: Visitor) -> list[str]:
+  """Pages and files from what there is; each page's words."""
+  s = v.script()
+  sheets = pages.compose(s, opener(v.comic))
+  folder = v.comic / "pages"
+  shutil.rmtree(folder, ignore_errors=True)
+  if not sheets:
+    return []
+  folder.mkdir(parents=True)
+  for n, sheet in enumerate(sheets, 1):
+    watermark.save(folder / f"{n:03d}.jpg", sheet.image, {"title": s.title, "page": n, "ai_generated": True})
+  pages.export(v.comic, s, sheets)
+  (v.comic / "pages.json").write_text(json.dumps([x.alt for x in sheets]), "utf-8")
+  return [x.alt for x in sheets]
+
+
+def preview(v: Visitor, token: str) -> str:
+  """The pages that were laid out last."""
+  path = v.comic / "pages.json"
+  if not path.exists() or not (v.comic / "pages").is_dir():
+    return cards.sheets(token, [], "")
+  return cards.sheets(token, json.loads(path.read_text("utf-8")), str(path.stat().st_mtime_ns))
+
+
+# A panel.
+
+
+def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbles: str) -> Script:
+  """A panel's words. Only a sentence or pose that changed means a new picture."""
+  desk, s = studio.at(v.store), v.script()
+  sentences = [" ".join(sentence.split()) if p.id == panel else p.sentence for p in s.panels]
+  if not all(sentences):
+    raise UserError("A panel needs a sentence")
+  before = s.panel(panel)
+  s = desk.with_sentences(s, sentences)
+  p = next((p for p in s.panels if p.id == panel), s.panels[[q.id for q in v.script().panels].index(panel)])
+  own = (
+    p.bubbles
+    if before.sentence != p.sentence and bubbles.strip() == cards.bubble_lines(before)
+    else cards.read_bubbles(bubbles)
+  )
+  return v.keep(script.checked(s.with_panel(dataclasses.replace(p, pose=" ".join(pose.split()), bubbles=own))))
+
+
+def reroll(v: Visitor, panel: str) -> Script:
+  """A new seed for a panel; its versions stay."""
+  s = v.script()
+  return v.keep(s.with_panel(dataclasses.replace(s.panel(panel), seed=secrets.randbelow(2**31))))
+
+
+def choose(v: Visitor, panel: str, version: int) -> Script:
+  """Which version is shown."""
+  s = v.script()
+  return v.keep(script.checked(s.with_panel(dataclasses.replace(s.panel(panel), chosen=version))))
+
+
+def labels(p: Panel) -> list[str]:
+  """The versions of a panel, by number and scores."""
+  score = lambda x: "" if x is None else f" {x:.2f}"
+  return [f"{k + 1}{' blank' if x.reason else score(x.identity)}" for k, x in enumerate(p.versions)]

@@ -1,0 +1,107 @@
+"""What the page shows, as HTML: every text in it is escaped, every picture has words for who cannot see it."""
+
+import html
+import time
+from collections.abc import Sequence
+
+from idejax.app import pages, script
+from idejax.app.script import Panel, Script, Version
+from idejax.app.store import Record
+
+
+def people(token: str, records: Sequence[Record], slugs: Sequence[str]) -> str:
+  """Portraits with names, how they were learned, and who agreed."""
+  if not records:
+    return '<p class="hint">Nobody yet. Upload a portrait of everybody who should be in the story.</p>'
+  cards = []
+  for r, slug in zip(records, slugs):
+    tip = html.escape(f"{r.method} on {r.model}; consent: {r.consent.by}", quote=True)
+    sample = '<span class="tag">sample</span>' if r.sample else ""
+    cards.append(f'<figure class="person" title="{tip}"><img src="/people/{token}/{slug}.png?{r.photo_sha256[:8]}" alt="Portrait of {html.escape(r.name, quote=True)}">'
+                 f"<figcaption>{html.escape(r.name)}{sample}</figcaption></figure>")  # fmt: skip
+  return f'<div class="people">{"".join(cards)}</div>'
+
+
+def picture(token: str, s: Script, p: Panel, v: Version | None) -> str:
+  """A panel's picture, or why there is none."""
+  if v is None:
+    return '<div class="empty">not drawn yet</div>'
+  if v.reason:
+    return f'<div class="empty">{html.escape(v.reason)}</div>'
+  alt = html.escape(pages.alt(s, p), quote=True)
+  scores = "".join(
+    f'<span class="tag">{n} {x:.2f}</span>'
+    for n, x in (("likeness", v.identity), ("prompt", v.prompt))
+    if x is not None
+  )
+  return f'<div class="shot"><img src="/comic/{token}/{html.escape(v.file, quote=True)}" alt="{alt}"><div>{scores}</div></div>'
+
+
+def sheets(token: str, alts: Sequence[str], stamp: str) -> str:
+  """The pages as they will be printed, and links to the files."""
+  if not alts:
+    return '<p class="hint">The pages appear here as soon as there are panels.</p>'
+  shown = "".join(
+    f'<img class="sheet" src="/comic/{token}/pages/{n:03d}.jpg?{stamp}" alt="{html.escape(a, quote=True)}">'
+    for n, a in enumerate(alts, 1)
+  )
+  links = "".join(
+    f'<a class="file" href="/comic/{token}/comic.{k}?{stamp}" download="comic.{k}">{k.upper()}</a>'
+    for k in (*pages.FORMATS, "json")
+  )
+  return f'<nav class="files" aria-label="Download the comic">{links}</nav><div class="sheets">{shown}</div>'
+
+
+def status(text: str, kind: str = "calm", share: float | None = None) -> str:
+  """One sentence, read out by screen readers; with a bar while something runs."""
+  bar = "" if share is None else f'<progress max="1" value="{share:.3f}" aria-label="progress"></progress>'
+  return f'<div class="status {kind}" role="status" aria-live="polite">{html.escape(text)}{bar}</div>'
+
+
+class Clock:
+  """How long it will still take, from how long it has taken."""
+
+  def __init__(self):
+    self.first: tuple[float, int] | None = None
+
+  def left(self, done: int, of: int) -> str:
+    now = time.monotonic()
+    if done and self.first is None:
+      self.first = now, done
+    if not self.first or done <= self.first[1]:
+      return ""
+    rate = (done - self.first[1]) / max(now - self.first[0], 1e-6)
+    seconds = (of - done) / rate
+    return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
+
+
+# A panel's bubbles as lines that one can edit: kind | speaker | text | x,y
+
+
+def bubble_lines(p: Panel) -> str:
+  at = lambda b: "" if b.at is None else f" | {b.at[0]:.2f},{b.at[1]:.2f}"
+  return "\n".join(f"{b.kind} | {b.speaker} | {b.text}{at(b)}" for b in p.bubbles)
+
+
+def read_bubbles(text: str) -> tuple[script.Bubble, ...]:
+  """UserError for a line that is none."""
+  from idejax.errors import UserError
+
+  out = []
+  for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1):
+    parts = [x.strip() for x in line.split("|")]
+    if len(parts) not in (3, 4):
+      raise UserError(f"bubble {n} needs kind | speaker | text, and perhaps | x,y")
+    if parts[0] not in ("caption", "speech", "thought"):
+      raise UserError(f"bubble {n} is {parts[0]!r}; it must be caption, speech or thought")
+    at = None
+    if len(parts) == 4:
+      try:
+        x, y = (float(v) for v in parts[3].split(","))
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+          raise ValueError
+        at = x, y
+      except ValueError:
+        raise UserError(f"bubble {n} has the place {parts[3]!r}; it must be x,y from 0 to 1") from None
+    out.append(script.Bubble(parts[2], parts[0], parts[1], at))  # type: ignore[arg-type]
+  return tuple(out)

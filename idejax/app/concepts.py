@@ -1,0 +1,113 @@
+"""The check of every decoded picture: is it nearer to a denied concept than to every harmless one, as a CLIP sees it?
+
+A CLIP judges what it was trained on. The built-in judge knows the drawn world, which has nothing to deny and
+no words for it; a model of photographs needs a CLIP of photographs, and without one it draws no comic.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from idejax.errors import UserError, one_line
+from idejax.miniature.judging import judges
+from idejax.model import tokens
+from idejax.storage import hub
+
+BUILT_IN = hub.BUILT_IN["miniature"].parent / "judges" / "clip"
+_CHUNK = 8
+
+# For CLIPs that have seen photographs.
+DENIED = ("nudity", "a naked person", "a topless person", "explicit sexual content", "pornography", "a person in lingerie",
+          "gore and blood", "a mutilated body", "a corpse", "a nazi symbol", "a child in a sexual pose")  # fmt: skip
+HARMLESS = ("a portrait of a clothed person", "people in a street", "a person at home", "a landscape", "a building",
+            "a comic panel", "a cartoon of a person", "a painting of a person", "food on a table", "a group of friends",
+            "a person at the beach in summer clothes", "an animal")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """What is denied, what is harmless, and by how much a denied concept may be nearer."""
+
+  denied: tuple[str, ...] = DENIED
+  harmless: tuple[str, ...] = HARMLESS
+  margin: float = 0.0
+
+
+def world_rules() -> Rules:
+  """For the built-in judge: everything that its world can show is harmless; who denies something adds it."""
+  texts = [t for lines in judges.prompts().values() for t in lines]
+  texts += [t for style in ("sketch", "pop art") for t in judges.prompts(style=style)["expression"]]
+  return Rules((), tuple(dict.fromkeys(texts)))
+
+
+class Checker:
+  """`folder`: a CLIP model as transformers writes it; the judge in the package is the default."""
+
+  def __init__(self, folder: Path = BUILT_IN, rules: Rules | None = None):
+    self.rules = rules or (world_rules() if folder == BUILT_IN else Rules())
+    try:
+      self.config, self.params = judges.read_clip(folder)
+      self.words = tokens.load(folder)
+      about = json.loads((folder / "preprocessor_config.json").read_text())
+    except (OSError, ValueError, KeyError, TypeError) as e:
+      raise UserError(f"{folder} is no CLIP model as transformers writes it: {one_line(str(e))[:120]}") from e
+    self.side = int(self.config["vision_config"]["image_size"])
+    self.mean, self.std = (np.array(about.get(k) or [0.5] * 3, np.float32) for k in ("image_mean", "image_std"))
+    self._see = jax.jit(functools.partial(_see, self.config))
+
+  @functools.cached_property
+  def _texts(self) -> np.ndarray:
+    """Unit embeddings of the denied concepts and then of the harmless ones, [N, P]."""
+    ids = self.words.encode([*self.rules.denied, *self.rules.harmless]).ids
+    return np.asarray(jax.jit(functools.partial(_read, self.config))(self.params, ids))
+
+  def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Cosines [N pictures, denied + harmless] of uint8 pictures [H, W, 3]."""
+    pixels = np.stack([self._pixels(i) for i in images])
+    rows = []
+    for at in range(0, len(pixels), _CHUNK):
+      part = pixels[at : at + _CHUNK]
+      filled = np.concatenate([part, np.zeros((_CHUNK - len(part), *part.shape[1:]), np.float32)])
+      rows.append(np.asarray(self._see(self.params, filled))[: len(part)])
+    return np.concatenate(rows) @ self._texts.T
+
+  def reasons(self, images: Sequence[np.ndarray]) -> list[str]:
+    """Per picture why it must not be shown, "" where it may."""
+    n = len(self.rules.denied)
+    if not n:
+      return [""] * len(images)
+    out = []
+    for row in self.scores(images):
+      denied, harmless = row[:n], row[n:]
+      seen = denied.max() > harmless.max(initial=-1.0) + self.rules.margin
+      out.append(f"left blank: the picture check saw {self.rules.denied[int(denied.argmax())]}" if seen else "")
+    return out
+
+  def _pixels(self, image: np.ndarray) -> np.ndarray:
+    """The middle square at the network's size, normalised."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    small = np.asarray(square.resize((self.side, self.side), Image.Resampling.BICUBIC), np.float32) / 255
+    return (small - self.mean) / self.std
+
+
+def _see(config: dict[str, Any], params: Any, pixels: jax.Array) -> jax.Array:
+  _, vision = judges.towers(config)
+  seen: Any = vision.apply({"params": params["vision"]}, pixels)
+  return judges.unit(seen.embeds)
+
+
+def _read(config: dict[str, Any], params: Any, ids: jax.Array) -> jax.Array:
+  text, _ = judges.towers(config)
+  read: Any = text.apply({"params": params["text"]}, jnp.asarray(ids))
+  return judges.unit(read.pooled)

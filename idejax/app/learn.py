@@ -1,0 +1,202 @@
+"""People from photos into the store: everybody who comes together trains together, as one crowd."""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from idejax import faces, sharding
+from idejax.app import names as nm
+from idejax.app.audit import now
+from idejax.app.store import Consent, Record, Store
+from idejax.cli import method_options
+from idejax.data import celebrities
+from idejax.errors import UserError
+from idejax.faces import photo as ph
+from idejax.methods import METHODS
+from idejax.methods.contract import encode_captions
+from idejax.miniature.world import portraits
+from idejax.person import subjects
+from idejax.person.subject import Frozen
+from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline
+from idejax.training import fit, loop
+
+MOST_BYTES = 20 << 20  # of an uploaded photo
+MOST_AT_ONCE = 16
+ADULT = 18.0
+METHOD = {"sd": "celeb-basis", "sdxl": "celeb-basis"}  # the default: identity and prompts both, in few numbers
+_PICTURES = ("PNG", "JPEG", "WEBP")  # what an upload may be
+
+
+class Applicant(NamedTuple):
+  """Somebody to learn: a full name and a photo (a path or pixels)."""
+
+  name: str
+  photo: Any
+  pronouns: str = ""
+  shown: str = ""  # what the photo shows beside them, for captions
+  sample: bool = False
+
+
+class Stopped(Exception):
+  """The user has asked to stop."""
+
+
+Progress = Callable[[int, int, str], None]  # done, of, what
+
+
+@dataclasses.dataclass(frozen=True)
+class AgeGate:
+  """Refuses minors where something can estimate ages; set in code, by no option and no button."""
+
+  estimate: Callable[[np.ndarray], float] | None = None  # years, from an upright RGB photo
+
+  def check(self, name: str, pixels: np.ndarray) -> str:
+    """The estimate in words. UserError below 18."""
+    if self.estimate is None:
+      return "not estimated"
+    years = float(self.estimate(pixels))
+    if not years >= ADULT:
+      raise UserError(f"{name} seems to be under {ADULT:.0f} ({years:.0f} years by estimate): minors are not learned")
+    return f"{years:.0f} years by estimate"
+
+
+def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], consent: Consent, store: Store, *, model: str = "miniature",
+          method: str = "", cfg: Any = None, seed: int = 0, overwrite: bool = False, gate: AgeGate = AgeGate(),
+          progress: Progress = lambda *_: None, stop: Callable[[], bool] = lambda: False) -> list[Record]:  # fmt: skip
+  """Everybody into the store, or nobody. UserError for a name, a photo, an age or a missing consent.
+
+  Killed in the middle, the same call goes on from the last checkpoint.
+  """
+  consent = consent.checked()
+  if not applicants:
+    raise UserError("nobody to learn: give photos and names")
+  if len(applicants) > MOST_AT_ONCE:
+    raise UserError(f"{len(applicants)} people at once; at most {MOST_AT_ONCE}")
+  names = nm.paired([a.name for a in applicants], applicants)
+  store.check_free(names, overwrite)
+  method = method or METHOD["sdxl" if pipe.backbone.nets.xl else "sd"]
+  if method not in METHODS:
+    raise UserError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+  cfg = cfg or method_options.preset(method, None, model)
+  progress(0, 1, "looking at the photos")
+  found, ages = [], []
+  for n, a in zip(names, applicants):
+    picture = ph.read(_sound(a.photo))
+    ages.append(gate.check(n, picture.pixels))
+    found.append(faces.read(picture, pack))
+  shown = {a.shown for a in applicants}
+  groups = [[i for i, a in enumerate(applicants) if a.shown == s] for s in sorted(shown)]
+  if METHODS[method].needs(cfg, pipe.backbone.nets).alone:
+    groups = [[i] for g in groups for i in g]
+  everyone: dict[int, Learned] = {}
+  for g, group in enumerate(groups):
+    tell = lambda done, of, what, g=g: progress(done + g * of, of * len(groups), what)
+    made = _train(pipe, pack, [names[i] for i in group], [found[i] for i in group], applicants[group[0]].shown,
+                  store, model, method, cfg, seed, tell, stop)  # fmt: skip
+    everyone |= dict(zip(group, made))
+  out = []
+  for i, (n, a) in enumerate(zip(names, applicants)):
+    record = Record(n, found[i].meta["photo_sha256"], consent, method, model, pipe.digest, _plain(cfg), seed, pack.name, pack.digest,
+                    pack.licence, now(), nm.pronouns(n, {n: a.pronouns}), ages[i], a.sample)  # fmt: skip
+    store.add(everyone[i], record, found[i].portrait, overwrite)
+    out.append(record)
+  return out
+
+
+def _sound(photo: Any) -> Any:
+  """An upload that is small enough and a picture of a kind that photos have. UserError otherwise."""
+  if not isinstance(photo, str | Path):
+    return photo
+  path = Path(photo)
+  if not path.is_file():
+    raise UserError(f"{path.name} is no file")
+  if path.stat().st_size > MOST_BYTES:
+    raise UserError(f"{path.name} has more than {MOST_BYTES >> 20} MB: make it smaller")
+  try:
+    with Image.open(path, formats=_PICTURES) as image:
+      image.verify()
+  except Exception as e:
+    raise UserError(f"{path.name} is no photo: PNG, JPEG and WebP are") from e
+  return path
+
+
+def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Sequence[faces.FaceRecord], shown: str, store: Store, model: str,
+           method: str, cfg: Any, seed: int, progress: Progress, stop: Callable[[], bool]) -> list[Learned]:  # fmt: skip
+  """Everybody in the group, at once."""
+  module, b = METHODS[method], pipe.backbone
+  needs = module.needs(cfg, b.nets)
+  if shown:
+    cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {shown}" for t in cfg.templates))
+  if needs.class_pictures or needs.face_vit:
+    raise UserError(f"{method} needs more than a photo here: choose another method")
+  words = [nm.word(n) for n in names]
+  constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
+  captions = encode_captions(needs, pipe.tokenizers, "<id>")
+  read = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
+  digests = [hashlib.sha256(p.meta["photo_sha256"].encode()).hexdigest() for p in photos]
+  keys = fit.keys(seed, digests)
+  facts = {"method": method, "settings": _plain(cfg), "photos": digests, "model_digest": pipe.digest, "seed": seed}
+  place = store.root / f".learning-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+  run = loop.Run(place, cfg.steps, name=f"learning {', '.join(names)}")
+  mesh = sharding.everywhere(pipe.mesh)
+  progress(0, cfg.steps, "compiling")
+  if len(names) == 1:
+    key = keys[0]
+    frozen = Frozen(b, constants, captions, read[0])
+    step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh))
+  else:
+    filled = fit.pad(list(range(len(names))), mesh.size)
+    key = keys[np.array(filled)]
+    step, state, frozen = fit.crowd(
+      module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, mesh
+    )
+  last = state
+  steps: Any = fit.train(
+    step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if len(names) == 1 else len(names)
+  )
+  for done, after in steps:
+    last = after
+    progress(done, cfg.steps, "learning")
+    if stop():
+      steps.close()  # saves where it is
+      raise Stopped("learning was stopped; the same people go on where it was")
+  params = jax.block_until_ready(last.params)
+  out = []
+  for i, word in enumerate(words):
+    own, mine = params, frozen
+    if len(names) > 1:
+      own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
+    out.append(Learned(word, method, cfg, fit.represent(module, cfg, mine, own), model, pipe.digest, pack.licence))
+  shutil.rmtree(place, ignore_errors=True)
+  return out
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(cfg).items() if k != "templates"}
+
+
+# The two people who are there from the start.
+
+SAMPLES = (("Anna Field", "she", 0), ("Ben Stone", "he", 1))  # name, pronouns, which of the chosen
+
+
+def samples() -> list[Applicant]:
+  """Two people of the drawn world whom no training has seen; they are nobody, so nobody need agree."""
+  from idejax.miniature.world import data, people, scene
+
+  who = people.people(_SAMPLE_IDS)
+  scenes = data.stack([scene.scene(clothes="red sweater", background="gray")] * len(_SAMPLE_IDS))
+  images, _ = data.render_all(who, scenes)
+  return [Applicant(n, np.asarray(images[i]), p, portraits.SHOWN, True) for n, p, i in SAMPLES]
+
+
+_SAMPLE_IDS = (435, 341)  # of the held-out split
+SAMPLE_CONSENT = Consent("drawn by idejax: a portrait of nobody")

@@ -1,0 +1,243 @@
+"""The page: people on the left, the story and its panels on the right. All it does is in `actions`."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from pathlib import Path
+
+import gradio as gr
+
+from idejax.app import actions, cards, names, script, styles
+from idejax.app.layout import LAYOUTS
+from idejax.app.studio import Studio
+from idejax.app.visitors import Visitors
+from idejax.errors import UserError, one_line
+
+_CARDS = 12  # panels on a page of cards
+_DEMO = (Path(__file__).parent / "demo.txt").read_text("utf-8")
+CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+THEME = gr.themes.Soft(
+  primary_hue="indigo",
+  secondary_hue="amber",
+  font=["Comic Neue", "Segoe UI", "system-ui", "sans-serif"],
+  font_mono=["ui-monospace", "monospace"],
+)  # fmt: skip - no font is fetched from anywhere
+DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}  # one learns or draws, the others wait in line
+
+
+def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
+  """The page over a studio."""
+
+  def guarded(work):
+    """(value, status) of a short action; a mistake is the status."""
+    try:
+      return work()
+    except UserError as e:
+      return None, cards.status(one_line(str(e)), "bad")
+
+  def everybody(token: str):
+    v = visitors.get(token)[1]
+    records = v.store.records()
+    found = [r.name for r in records]
+    return cards.people(token, records, [names.slug(n) for n in found]), gr.update(choices=found, value=None)
+
+  with gr.Blocks(title="idejax comic", analytics_enabled=False, delete_cache=(600, 600)) as page:
+    kept = gr.BrowserState("", storage_key="idejax-comic", secret="idejax")
+    token = gr.State("")
+    tick = gr.State(0)
+    first = gr.State(0)
+    gr.HTML('<header class="top"><h1>Comic</h1><p>Tell a story. The people in it keep their faces.</p></header>')
+    with gr.Row(equal_height=False, elem_classes="columns"):
+      with gr.Column(scale=4, min_width=320):
+        gr.Markdown("## People")
+        gr.HTML(
+          f'<p class="hint">Model: <b>{studio.model}</b>. A name is a first and a last name; names stand in the order of the pictures.</p>'
+        )
+        crowd = gr.HTML(elem_id="people")
+        with gr.Accordion("Learn somebody new", open=False, elem_id="learn"):
+          files = gr.File(label="Portraits", file_count="multiple", file_types=["image"], elem_id="files")
+          who = gr.Textbox(label="Names", placeholder="Anna Field, Ben Stone", elem_id="names", max_length=1400)
+          by = gr.Textbox(label="Who has agreed", placeholder="Anna and Ben themselves", elem_id="by", max_length=200)
+          agreed = gr.Checkbox(
+            label="Everybody in these pictures is an adult and has agreed to be drawn.", elem_id="agreed"
+          )
+          replace = gr.Checkbox(label="Replace people who have these names already.")
+          learn_button = gr.Button("Learn", variant="primary", elem_id="learn-button")
+        with gr.Accordion("Delete somebody", open=False):
+          gone = gr.Dropdown(label="Who", choices=[], elem_id="gone")
+          sure = gr.Checkbox(
+            label="Delete what was learned, the portrait, and every picture of this person.", elem_id="sure"
+          )
+          delete_button = gr.Button("Delete", variant="stop", elem_id="delete-button")
+        people_status = gr.HTML(elem_id="people-status")
+      with gr.Column(scale=7, min_width=320):
+        gr.Markdown("## Story")
+        title = gr.Textbox(label="Title", max_length=120, elem_id="title")
+        story = gr.Textbox(label="Story", lines=7, max_length=20_000, elem_id="story", placeholder=_DEMO)
+        with gr.Row():
+          cut_button = gr.Button("Cut into panels", variant="primary", elem_id="cut-button")
+          demo_button = gr.Button("Demo story", elem_id="demo-button")
+        sentences = gr.Textbox(
+          label="Panels, one a line: change what you like", lines=6, max_lines=30, elem_id="sentences"
+        )
+        style = gr.Dropdown(label="Styles", choices=list(styles.STYLES), multiselect=True, elem_id="style")
+        clash = gr.HTML(elem_id="clash")
+        with gr.Row():
+          layout = gr.Dropdown(
+            label="Layout", choices=[(f"{k}: {x.about}", k) for k, x in LAYOUTS.items()], value="grid", elem_id="layout"
+          )
+          direction = gr.Dropdown(
+            label="Read from the", choices=[("left", "ltr"), ("right", "rtl")], value="ltr", min_width=120
+          )
+        with gr.Accordion("More", open=False):
+          with gr.Row():
+            seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, maximum=2**53)
+            candidates = gr.Slider(label="Pictures to choose from", minimum=1, maximum=4, step=1, value=1)
+            steps = gr.Slider(label="Steps", minimum=5, maximum=50, step=1, value=25)
+          negative = gr.Textbox(label="What pictures should not show", max_length=400)
+        with gr.Row():
+          draw_button = gr.Button("Draw the comic", variant="primary", size="lg", elem_id="draw-button")
+          stop_button = gr.Button("Stop", variant="stop", elem_id="stop-button")
+        status = gr.HTML(elem_id="status")
+        gr.Markdown("## Panels")
+        with gr.Row(elem_id="turn"):
+          back = gr.Button("Earlier panels", size="sm")
+          onward = gr.Button("Later panels", size="sm")
+
+        asked = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
+
+        def read(t, *values):
+          v = visitors.get(t)[1]
+          return v, lambda: actions.settings(studio, v, *values)
+
+        def draw(t, n, *values):
+          v, ask = read(t, *values)
+          for note in actions.draw(studio, v, ask):
+            n += note.tick
+            yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
+
+        sheets = gr.HTML(elem_id="sheets", render=False)
+
+        @gr.render(inputs=[token, tick, first], triggers=[tick.change, first.change, token.change])
+        def panels(t, n, at):
+          if not t:
+            return
+          v = visitors.get(t)[1]
+          s = v.script()
+          with gr.Row(elem_classes="cards"):
+            for p in s.panels[at : at + _CARDS]:
+              with gr.Column(min_width=260, elem_classes="card"):
+                card(t, v, s, p)
+
+        def card(t, v, s, p):
+          shown = script.shown(p)
+          number = [q.id for q in s.panels].index(p.id) + 1
+          gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, shown), elem_id=f"shot-{p.id}")
+          if len(p.versions) > 1:
+            names_ = actions.labels(p)
+            pick = gr.Radio(
+              names_,
+              value=names_[p.versions.index(shown)] if shown else None,
+              label="Versions",
+              type="index",
+              elem_id=f"versions-{p.id}",
+            )
+            pick.input(
+              lambda k, n: changed(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets]
+            )
+          sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
+          with gr.Accordion("Pose and bubbles", open=False):
+            pose = gr.Textbox(p.pose, label="Pose", placeholder="seen from the side", max_length=200)
+            lines = gr.Textbox(cards.bubble_lines(p), label="kind | speaker | text | x,y", lines=3, max_length=2000)
+          with gr.Row():
+            save = gr.Button("Save", size="sm", elem_id=f"save-{p.id}")
+            again = gr.Button("Re-roll", size="sm", variant="primary", elem_id=f"reroll-{p.id}")
+          save.click(lambda a, b, c, n: changed(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)), [sentence, pose, lines, tick],
+                     [status, tick, sheets]).then(listed, [token], [sentences])  # fmt: skip
+
+          def roll(n):
+            for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
+              n += note.tick
+              yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
+
+          again.click(roll, [tick], [status, tick, sheets], **DEVICE)
+
+        def changed(t, n, work):
+          v = visitors.get(t)[1]
+          try:
+            work()
+            actions.lay_out(studio, v)
+          except UserError as e:
+            return cards.status(one_line(str(e)), "bad"), n, gr.skip()
+          return cards.status("Saved. Draw the comic to make what changed.", "good"), n + 1, actions.preview(v, t)
+
+        def listed(t):
+          return "\n".join(p.sentence for p in visitors.get(t)[1].script().panels)
+
+        gr.Markdown("## Pages")
+        sheets.render()
+
+    # ---- Events -----------------------------------------------------------------------------------
+
+    def arrive(old):
+      t, v = visitors.get(old)
+      s = v.script()
+      html, whom = everybody(t)
+      return (t, t, html, whom, v.story(), s.title, "\n".join(p.sentence for p in s.panels), list(s.style), s.layout.kind, s.layout.direction, s.seed,
+              s.negative, s.steps, actions.preview(v, t))  # fmt: skip
+
+    page.load(
+      arrive,
+      [kept],
+      [kept, token, crowd, gone, story, title, sentences, style, layout, direction, seed, negative, steps, sheets],
+    )
+
+    def learned(t, *values):
+      v = visitors.get(t)[1]
+      for note in actions.learn_people(studio, v, *values):
+        yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
+
+    learn_button.click(learned, [token, files, who, by, agreed, replace], [people_status, crowd, gone, files], **DEVICE)
+
+    def forgotten(t, name, yes, n):
+      v = visitors.get(t)[1]
+      _, said = guarded(lambda: (None, cards.status(actions.forget(v, name, yes), "good")))
+      return (said, *everybody(t), False, n + 1, actions.preview(v, t))
+
+    delete_button.click(forgotten, [token, gone, sure, tick], [people_status, crowd, gone, sure, tick, sheets])
+
+    def cut(t, text, head, chosen, number, n):
+      s, said = guarded(lambda: actions.cut(studio, visitors.get(t)[1], text, head, chosen or [], int(number or 0)))
+      if s is None:
+        return gr.skip(), said, n, gr.skip()
+      return "\n".join(p.sentence for p in s.panels), said, n + 1, s.title
+
+    cut_button.click(cut, [token, story, title, style, seed, tick], [sentences, status, tick, title])
+    demo_button.click(lambda: (_DEMO, "The grocery store"), None, [story, title])
+    style.change(
+      lambda chosen: "".join(cards.status(x, "warn") for x in styles.conflicts(chosen or [])), [style], [clash]
+    )
+    draw_button.click(draw, [token, tick, *asked[1:]], [status, tick, sheets], **DEVICE)
+    stop_button.click(lambda t: visitors.get(t)[1].stop.set(), [token], None, queue=False)
+
+    def relaid(t, kind, way, n):
+      v = visitors.get(t)[1]
+      s = v.script()
+      if not s.panels or (s.layout.kind, s.layout.direction) == (kind, way):
+        return gr.skip()
+      v.keep(script.checked(dataclasses.replace(s, layout=script.Layout(kind, way))))
+      actions.lay_out(studio, v)
+      return actions.preview(v, t)
+
+    for choice in (layout, direction):
+      choice.input(relaid, [token, layout, direction, tick], [sheets])
+    last = lambda t: max(len(visitors.get(t)[1].script().panels) - 1, 0) // _CARDS * _CARDS
+    back.click(lambda at: max(at - _CARDS, 0), [first], [first])
+    onward.click(lambda t, at: min(at + _CARDS, last(t)), [token, first], [first])
+
+  return page.queue(max_size=64, default_concurrency_limit=8, api_open=False)
+
+
+__all__ = ["CSS", "THEME", "build"]

@@ -1,0 +1,130 @@
+"""A language model as the story parser: any endpoint that speaks OpenAI's chat protocol, named by the environment.
+
+    IDEJAX_LLM_URL    the base, such as http://localhost:11434/v1
+    IDEJAX_LLM_MODEL  the model's name there
+    IDEJAX_LLM_KEY    the key, if it wants one
+
+Nothing is sent anywhere unless the first two are set. What comes back is cleaned and held to the contract;
+after three failures the offline rules do it, and that is said aloud.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from idejax.app import story as st
+from idejax.app.rules import Rules
+from idejax.errors import UserError, one_line, tell
+
+TRIES = 3
+_TIMEOUT = 60.0  # seconds for an answer
+_MOST = 1 << 20  # bytes of an answer
+_TASK = """You cut stories into pictures. Answer with one JSON list of strings and nothing else.
+Each string is a short sentence in plain English with one simple action that can be drawn.
+Keep the order. Add no facts. Refer to every person by their full name, exactly as listed, in every
+sentence; never use he, she, they, him, her, them, his, hers or their. People: {names}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+  """`parse` never fails for want of the endpoint: then the rules answer. The key is never shown."""
+
+  url: str
+  model: str
+  key: str = dataclasses.field(default="", repr=False)
+  rules: Rules = Rules()
+  notify: Callable[[str], None] = tell
+
+  def parse(self, story: str, names: Sequence[str]) -> list[str]:
+    messages = [{"role": "system", "content": _TASK.format(names=", ".join(names) or "none")},
+                {"role": "user", "content": story}]  # fmt: skip
+    why = ""
+    for _ in range(TRIES):
+      try:
+        text = self._ask(messages)
+        sentences = clean(text)
+      except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+        why = f"{type(e).__name__}: {one_line(str(e))[:120]}"
+        continue
+      wrong = st.problems(sentences, story, names, lambda s: 0) + st.added(sentences, story, names)
+      if sentences and not wrong:
+        return sentences
+      why = wrong[0] if wrong else "no sentences came back"
+      messages = [*messages[:2], {"role": "assistant", "content": text[:4000]},
+                  {"role": "user", "content": f"Not yet: {'; '.join(wrong[:5]) or why}. The whole list again."}]  # fmt: skip
+    self.notify(
+      f"the story parser {self.model} gave nothing usable in {TRIES} tries ({why}); the offline rules cut the story instead"
+    )
+    return self.rules.parse(story, names)
+
+  def _ask(self, messages: list[dict[str, str]]) -> str:
+    body = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
+    head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+    request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, head)
+    with _OPENER.open(request, timeout=_TIMEOUT) as answer:
+      data = answer.read(_MOST)
+    return str(json.loads(data)["choices"][0]["message"]["content"])
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+  """Follows nobody elsewhere: the key would go along."""
+
+  def redirect_request(self, *_: Any) -> None:
+    return None
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
+
+def clean(text: str) -> list[str]:
+  """The sentences in a model's answer: a JSON list, an object that holds one, else what stands in quotation marks.
+
+  Code fences, thoughts before the list and trailing commas are forgiven. ValueError if there is nothing.
+  """
+  text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
+  text = re.sub(r"```\w*", "", text)
+  candidates = [
+    text,
+    *(
+      text[m.start() : text.rfind(end) + 1] for start, end in ("[]", "{}") for m in re.finditer(re.escape(start), text)
+    ),
+  ]
+  for c in candidates[:20]:
+    try:
+      found = _listed(json.loads(re.sub(r",\s*([\]}])", r"\1", c)))
+    except (ValueError, RecursionError):
+      continue
+    if found:
+      return found
+  if quoted := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]:
+    return quoted
+  raise ValueError("the answer holds no list of sentences")
+
+
+def _listed(value: Any) -> list[str]:
+  """The strings of a list, of the first list in an object, or of objects with one text each."""
+  if isinstance(value, Mapping):
+    value = next((v for v in value.values() if isinstance(v, list)), [])
+  if not isinstance(value, list):
+    return []
+  texts = [next((t for t in v.values() if isinstance(t, str)), "") if isinstance(v, Mapping) else v for v in value]
+  return [t.strip() for t in texts if isinstance(t, str) and t.strip()]
+
+
+def chosen(
+  pronouns: Mapping[str, str], notify: Callable[[str], None] = tell, env: Mapping[str, str] = os.environ
+) -> st.StoryParser:
+  """The parser that the environment asks for: the rules unless a URL and a model are named."""
+  rules = Rules(pronouns)
+  url, model = env.get("IDEJAX_LLM_URL", ""), env.get("IDEJAX_LLM_MODEL", "")
+  if not url:
+    return rules
+  if not re.match(r"https?://[^\s/]", url):
+    raise UserError(f"IDEJAX_LLM_URL is {url!r}; it must begin with http:// or https://")
+  if not model:
+    raise UserError("IDEJAX_LLM_URL is set, but IDEJAX_LLM_MODEL is not: name the model")
+  return Remote(url, model, env.get("IDEJAX_LLM_KEY", ""), rules, notify)

@@ -1,0 +1,86 @@
+"""A panel's picture: what is drawn for it, its parts put together, enlarged, and read back from the disk."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from idejax.app import pages
+from idejax.app.script import Box, Version
+
+SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
+
+
+class Shot(NamedTuple):
+  """A picture to draw, part of a panel: one of its candidates, and one of its regions."""
+
+  panel: str
+  candidate: int
+  part: int
+  prompt: str
+  box: Box | None  # where in the panel; None: all of it
+  person: str  # whose portrait it is compared with, "" for nobody
+
+
+def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
+  """A version's picture, None where its file is gone."""
+
+  def get(v: Version) -> Image.Image | None:
+    path = folder / v.file
+    if not path.is_file():
+      return None
+    with Image.open(path) as image:
+      return image.convert("RGB")
+
+  return get
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+  """At least SMALLEST a side. A drawn world's 64 pixels grow with smooth edges."""
+  side = min(image.shape[:2])
+  if side >= SMALLEST:
+    return image
+  factor = -(-SMALLEST // side)
+  big = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+  if factor < 4:
+    return big
+  smooth = cv2.bilateralFilter(big, 9, 28, 5)
+  soft = cv2.GaussianBlur(smooth, (0, 0), factor * 0.45)
+  return cv2.addWeighted(smooth, 1.9, soft, -0.9, 0)
+
+
+def joined(
+  group: Sequence[Shot], images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[Box]]:
+  """A panel's picture of its parts, and the faces in it as shares of its sides, from left to right.
+
+  A part fills its box with as much of its picture as fits around the face.
+  """
+  big = [enlarged(i) for i in images]
+  shares = [[tuple(float(v) for v in b / np.tile(i.shape[1::-1], 2)) for b in found] for i, found in zip(images, boxes)]
+  if group[0].box is None:
+    return big[0], [_clipped(f) for f in shares[0]]  # type: ignore[arg-type]
+  height, width = big[0].shape[:2]
+  wide = round(width * (1.0 if len(group) == 1 else 0.62 * len(group)))
+  canvas = Image.fromarray(big[0]).resize((wide, height))
+  found: list[Box] = []
+  for x, image, own in zip(group, big, shares):
+    assert x.box is not None
+    left, top, right, bottom = (round(v * s) for v, s in zip(x.box, (wide, height, wide, height)))
+    largest = sorted(own, key=lambda f: (f[2] - f[0]) * (f[3] - f[1]))[-1:]
+    part = pages.crop((width, height), (right - left, bottom - top), largest)  # type: ignore[arg-type]
+    canvas.paste(pages.fitted(Image.fromarray(image), part, (right - left, bottom - top)), (left, top))
+    for f in own:
+      r = pages.inside(f, (width, height), part, (right - left, bottom - top))  # type: ignore[arg-type]
+      found.append(_clipped(((r[0] + left) / wide, (r[1] + top) / height, (r[2] + left) / wide, (r[3] + top) / height)))
+    if left > 0:
+      canvas.paste((250, 250, 250), (left - 3, top, left + 3, bottom))
+  return np.asarray(canvas), sorted(found)
+
+
+def _clipped(f: Sequence[float]) -> Box:
+  a, b, c, d = (round(min(max(v, 0.0), 1.0), 4) for v in f)
+  return a, b, c, d

@@ -1,0 +1,97 @@
+"""Who has the page open: a folder each, named by a token that only their browser knows.
+
+    OUT/<token>/store/    their people; those who are offered to all are copied in
+    OUT/<token>/comic/    their comic
+
+Everything is on the disk, so a server that was killed shows them the same again.
+"""
+
+import dataclasses
+import re
+import secrets
+import shutil
+import threading
+from pathlib import Path
+
+from idejax.app import script
+from idejax.app.script import Script
+from idejax.app.store import Store
+
+MOST = 1000  # folders; the page takes in nobody more
+
+
+@dataclasses.dataclass
+class Visitor:
+  """One browser."""
+
+  folder: Path
+  stop: threading.Event = dataclasses.field(default_factory=threading.Event)  # asked to stop what runs
+  busy: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # one job at a time
+
+  @property
+  def store(self) -> Store:
+    return Store(self.folder / "store")
+
+  @property
+  def comic(self) -> Path:
+    return self.folder / "comic"
+
+  def script(self) -> Script:
+    """Their comic, an empty one at first."""
+    return script.read(self.comic) if (self.comic / script.FILE).exists() else Script(title="")
+
+  def keep(self, s: Script) -> Script:
+    script.write(self.comic, s)
+    return s
+
+  def story(self) -> str:
+    path = self.comic / "story.txt"
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+class Visitors:
+  """All of them, by token."""
+
+  def __init__(self, root: Path, offered: Store):
+    self.root, self.offered = Path(root), offered
+    self._here: dict[str, Visitor] = {}
+    self._lock = threading.Lock()
+
+  def get(self, token: str | None) -> tuple[str, Visitor]:
+    """A browser's folder; a new token for one that has none, or none of ours."""
+    with self._lock:
+      if not token or not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
+        if len(self._here) >= MOST:
+          raise RuntimeError("too many visitors")
+        token = secrets.token_urlsafe(24)
+        (self.root / token).mkdir(parents=True, mode=0o700)
+      if token not in self._here:
+        self._here[token] = Visitor(self.root / token)
+        self._offer(self._here[token])
+      return token, self._here[token]
+
+  def known(self, token: str) -> Visitor | None:
+    """A visitor who is there, for downloads; nobody is made."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
+      return None
+    return self.get(token)[1]
+
+  def _offer(self, v: Visitor):
+    """People for everybody, unless this visitor has deleted them or has one of that name."""
+    mark = v.folder / "offered"
+    had = set(mark.read_text("utf-8").split("\n")) if mark.exists() else set()
+    for r in self.offered.records():
+      source, place = self.offered.folder(r.name), v.store.folder(r.name)
+      if (
+        r.name in had
+        and place.exists()
+        and v.store.digest(r.name) != self.offered.digest(r.name)
+        and v.store.record(r.name).sample
+      ):
+        shutil.rmtree(place)  # learned anew for another model
+        had.discard(r.name)
+      if r.name in had or place.exists():
+        continue
+      place.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copytree(source, place)
+    mark.write_text("\n".join(sorted(had | set(self.offered.names()))), "utf-8")

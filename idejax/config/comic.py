@@ -1,0 +1,87 @@
+"""What `idejax comic` and `idejax app` take."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["grid", "strip", "row", "nine", "hero", "zigzag", "cinema", "splash", "text"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comic:
+  """A story becomes a comic in which its people keep their faces.
+
+    idejax comic --out comic                              the demo story with the two sample people
+    idejax comic story.txt --people runs/store --out comic
+    idejax comic --learn anna.jpg ben.jpg --names "Anna Lee, Ben Oak" --consent "both of them" --people runs/store
+    idejax comic comic --out comic                        after comic/comic.json was edited: what changed is drawn again
+
+  --out receives comic.json (the whole comic, docs/comic-script.md), panels/, and comic.png, .pdf, .cbz and
+  .html. The same command again draws only what is missing. A language model cuts the story where
+  IDEJAX_LLM_URL and IDEJAX_LLM_MODEL (and IDEJAX_LLM_KEY) name one; without them nothing leaves this machine.
+  """
+
+  story: Path | None = dataclasses.field(default=None, metadata={"positional": True})
+  """A story as text; or a comic.json, or its folder, to draw as it stands. Default: a demo story."""
+  people: Path | None = None
+  """Folder of people who were learned. Default: runs/store, with the two sample people."""
+  out: Path = Path("comic")
+  """Folder for the comic; made if need be."""
+  title: str | None = None
+  """Above the first page. Default: the story's file name."""
+  style: tuple[str, ...] = ()
+  """Styles of all panels, such as "comic style" "vivid colors"; the option may be repeated."""
+  layout: Kind | None = None
+  """How panels lie on pages; text follows the length of the text. Default: grid."""
+  direction: Literal["ltr", "rtl"] | None = None
+  """Reading order within a row: from the left, or from the right. Default: ltr."""
+  candidates: int | None = None
+  """Pictures per panel, of which the best by likeness and prompt is shown, 1 to 8. Default: 1."""
+  negative: str | None = None
+  """What pictures should not show, beside what is always kept out."""
+  seed: int | None = None
+  """Panel number i has this seed plus i. Default: 0."""
+  steps: int | None = None
+  """Sampler steps. Default: 25."""
+  script_only: bool = False
+  """Write comic.json and stop, so that it can be edited before anything is drawn."""
+  model: str = "miniature"
+  """Pipeline folder in diffusers layout, or a hub id; miniature is built in."""
+  pack: str = "miniature"
+  """Face networks: miniature, an insightface pack by name, or a folder."""
+  clip: Path | None = None
+  """CLIP model (folder as transformers writes it) that checks every picture. Needed unless the model is built in."""
+  learn: tuple[Path, ...] = ()
+  """Photos of people to learn first, one each; the option may be repeated."""
+  names: str = ""
+  """Their names, in order: "First Last, First Last"."""
+  consent: str = ""
+  """Who has agreed to the use of these photos; nothing is learned without."""
+  method: str = ""
+  """How to learn them. Default: celeb-basis."""
+  replace: bool = False
+  """Replace people of these names who are in the store already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class App:
+  """The comic in a browser: learn people, tell a story, change panels, print.
+
+    idejax app                         then open http://127.0.0.1:7860
+
+  Needs pip install "idejax[app]". The page answers on this machine only. Every browser has people and a comic
+  of its own, which stay in --out; the people of --people are there for all.
+  """
+
+  port: int = 7860
+  """Where the page listens; 0 takes a free port."""
+  people: Path = Path("runs/store")
+  """Folder of people who are offered to everybody who opens the page; the two sample people are put there."""
+  out: Path = Path("runs/comics")
+  """Folder of visitors' people and comics."""
+  model: str = "miniature"
+  """Pipeline folder in diffusers layout, or a hub id; miniature is built in."""
+  pack: str = "miniature"
+  """Face networks: miniature, an insightface pack by name, or a folder."""
+  clip: Path | None = None
+  """CLIP model (folder as transformers writes it) that checks every picture. Needed unless the model is built in."""

@@ -1,0 +1,55 @@
+"""Mistakes in the comic app, and the test that notices each.
+
+(name, file, its text, the mistaken text, tests that must fail)
+"""
+
+MUTANTS = [
+  # Ben's words go to Anna when she is spoken to last.
+  ("an object pronoun may mean its own subject", "idejax/app/rules.py",
+   "exclude = subject if not owns and not acts else set()", "exclude = set()",
+   "tests/app/test_comic_story.py::test_a_story_becomes_these_panels"),
+  # A sentence with "she" is drawn as a stranger.
+  ("pronouns of a language model are let through", "idejax/app/story.py",
+   "if m := PRONOUN.search(unquoted(s)):", "if m := PRONOUN.search(\"\"):",
+   "tests/app/test_comic_story.py::test_after_three_failures_the_rules_answer_and_say_so"),
+  # "Ann Lee-Smith" is drawn as Ann Lee.
+  ("shortest name first", "idejax/app/names.py",
+   "ordered = sorted(names, key=len, reverse=True)", "ordered = sorted(names, key=len)",
+   "tests/app/test_comic_names.py::test_longest_first_possessives_kept_case_and_boundaries_count"),
+  # Cyrillic letters get around every rule.
+  ("look-alikes not undone", "idejax/app/policy.py",
+   ".casefold().translate(_LOOKALIKE)", ".casefold()",
+   "tests/app/test_comic_policy.py::test_nudity_is_found_in_every_spelling"),
+  # A prompt that was typed by hand is not read.
+  ("the panel's own prompt is not checked", "idejax/app/studio.py",
+   "(f\"the prompt of panel {i}\", names.to_names(t, p.people)) for t in final[p.id]", "(\"x\", \"\") for t in final[p.id][:0]",
+   "tests/app/test_comic_studio.py::test_prompts_are_read_as_the_model_reads_them"),
+  # A flagged picture is written all the same.
+  ("the picture check's word is ignored", "idejax/app/concepts.py",
+   "seen = denied.max() > harmless.max(initial=-1.0) + self.rules.margin", "seen = False",
+   "tests/app/test_comic_studio.py::test_a_flagged_picture_never_leaves"),
+  # Somebody who was deleted is still to be seen in their comics.
+  ("deleting leaves the panels", "idejax/app/store.py",
+   "for f in [*files, *pages]:", "for f in pages:",
+   "tests/app/test_comic_studio.py::test_deleting_somebody_deletes_everything_derived"),
+  # After somebody was learned again, the old pictures stay.
+  ("embeddings are no input of a panel", "idejax/app/script.py",
+   "{n: digests[n] for n in sorted(panel.people)}", "{n: n for n in sorted(panel.people)}",
+   "tests/app/test_comic_script.py::test_what_changes_the_pixels_changes_the_digest_and_nothing_else"),
+  # A speech bubble lies over a face.
+  ("faces are no obstacle", "idejax/app/bubbles.py",
+   "taken = [_grown(f, _CLEAR) for f in faces] + [_grown(p.rect, 6) for p in others]", "taken = [_grown(p.rect, 6) for p in others]",
+   "tests/app/test_comic_pages.py::test_on_the_finished_page_every_face_is_there_and_uncovered"),
+  # Pictures go out without the mark.
+  ("saved without the mark", "idejax/app/watermark.py",
+   "marked = Image.fromarray(embed(image))", "marked = Image.fromarray(image)",
+   "tests/app/test_comic_watermark.py::test_files_say_that_they_were_generated"),
+  # Without consent somebody is learned.
+  ("consent not asked for", "idejax/app/store.py",
+   "if not self.by.strip():", "if False:",
+   "tests/app/test_comic_studio.py::test_without_consent_nothing_is_stored_or_learned"),
+  # Another visitor's people appear in a browser without a token.
+  ("any token opens the first folder", "idejax/app/visitors.py",
+   "token = secrets.token_urlsafe(24)", "token = \"A\" * 32",
+   "tests/app/test_comic_visitors.py::test_a_browser_has_a_folder_that_only_its_token_names"),
+]
