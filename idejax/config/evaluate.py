@@ -9,12 +9,12 @@ from typing import Literal
 class Evaluate:
   """Score people, methods and pictures from anywhere by the same judges and the papers' protocols.
 
-  idejax evaluate                                                the built-in model's own exam
-  idejax evaluate runs/anna runs/ben --protocol miniature-lite   people who were learned
-  idejax evaluate --methods id-ea,textual-inversion --protocol miniature --out table
-  idejax evaluate photos --methods id-ea --protocol p1-lite --model FOLDER --judges judges.json
-  idejax evaluate pictures.jsonl --judges judges.json            anybody's pictures
-  idejax evaluate --list-judges                                  who can judge, and where they come from
+    idejax evaluate                                                the built-in model's own exam
+    idejax evaluate runs/anna runs/ben --protocol miniature-lite   people who were learned
+    idejax evaluate --methods id-ea,textual-inversion --protocol miniature --out table
+    idejax evaluate photos --methods id-ea --protocol p1-lite --model FOLDER --judges judges.json
+    idejax evaluate pictures.jsonl --judges judges.json            anybody's pictures
+    idejax evaluate --list-judges                                  who can judge, and where they come from
 
   --out receives results.json, pictures.csv (a row a picture), table.md, table.html, curves and sheets;
   of runs also every picture and pictures.jsonl. The same command again continues where a killed one
@@ -32,6 +32,9 @@ class Evaluate:
   judges: str | None = None
   """judges.json with files of yours, or miniature: those in the package, which know the drawn world. Default
   for people of the built-in model: miniature."""
+  strangers: Path | None = None
+  """Folder of photos of different people, one of each, at least 46: measures each recogniser's threshold at
+  FAR 1e-3, for the figure Accepted, in place of judges.json's far_1e-3."""
   people: int | None = None
   """With --methods and no photos: drawn people. Default: the protocol's number."""
   strengths: tuple[float, ...] = ()

@@ -4,12 +4,14 @@ Judges are given by role. A role that nobody fills makes the metrics that need i
 them becomes a zero.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from idejax.errors import UserError
 from idejax.evaluation import likeness
 from idejax.faces import align
 from idejax.faces.pack import Faces
@@ -157,6 +159,21 @@ def largest(judges: Judges, images: Sequence[np.ndarray], role: str = "arcface")
 
 def _nobody() -> Faces:
   return Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
+
+
+def calibrate(judges: Judges, seen: Sequence[Seen], far: float = 1e-3) -> Judges:
+  """With every recogniser's threshold measured on photos of different people, one of each: what lets the
+  share `far` of their pairs through. UserError if they are too few to tell."""
+  out = {}
+  for name, recogniser in judges.recognisers.items():
+    rows = [s.faces[name][s.largest] for s in seen if s.largest is not None]
+    try:
+      threshold = likeness.threshold_at(list(impostors(rows)) if rows else [], far)
+    except ValueError as e:
+      raise UserError(f"--strangers shows {len(rows)} people with a face: {e}; 46 people are 1,035 pairs") from e
+    out[name] = copy.copy(recogniser)
+    out[name].threshold = threshold
+  return dataclasses.replace(judges, recognisers=out)
 
 
 def impostors(embeddings: Sequence[np.ndarray]) -> np.ndarray:

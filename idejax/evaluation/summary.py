@@ -34,11 +34,15 @@ def results(judges: Judges, rows: Sequence[Row], seen: Sequence[Seen], photos: M
       unavailable[name] = "the judges gave no figure" if metric.needs else "not recorded"
   return {
     "schema": SCHEMA,
-    "judges": {role: a._asdict() for role, a in judges.about().items()}, "stepped_down": stepped,
+    "judges": {role: a._asdict() | _threshold(judges, role) for role, a in judges.about().items()}, "stepped_down": stepped,
     "unavailable": unavailable, "methods": methods,
     "differences": differences(rows, scores), "pictures": len(rows),
     "scores": [_picture(r, s) for r, s in zip(rows, scores)],
   }  # fmt: skip
+
+
+def _threshold(judges: Judges, role: str) -> dict[str, float | None]:
+  return {"threshold": judges.recognisers[role].threshold} if role in judges.recognisers else {}
 
 
 def _stepped(s: Seen, judges: Judges) -> Seen:

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 
 from idejax import __version__, config, faces
+from idejax.data.people import pictures_in
 from idejax.errors import UserError, tell
 from idejax.evaluation import gallery, judges_file, looking, miniature, protocols, rows, runs, summary, tables, writing
-from idejax.evaluation.judges import Judges
+from idejax.evaluation.judges import Judges, calibrate
 from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
 from idejax.evaluation.runs import Trained
@@ -52,6 +53,8 @@ def main(c: config.Evaluate):
     wanted = [
       p for r in found for p in (r.file, r.reference, r.second, r.driver, r.base, *(o for _, o in r.others)) if p
     ]
+    if c.strangers:
+      judges = calibrate(judges, list(looking.see(judges, pictures_in(c.strangers), out / ".seen").values()))
     begun = time.monotonic()
     seen = looking.see(judges, wanted, out / ".seen")
     seconds = time.monotonic() - begun
@@ -70,10 +73,10 @@ def main(c: config.Evaluate):
 
 def check(c: config.Evaluate) -> Protocol | None:
   """The protocol, None for somebody's pictures; UserError for what cannot be meant."""
-  tables = [w for w in c.what if w.endswith((".jsonl", ".json"))]
-  if tables:
+  files = [w for w in c.what if w.endswith((".jsonl", ".json"))]
+  if files:
     if len(c.what) > 1 or c.protocol or c.methods:
-      raise UserError(f"{tables[0]} is a table of pictures: it stands alone, without --protocol and --methods")
+      raise UserError(f"{files[0]} is a table of pictures: it stands alone, without --protocol and --methods")
     if not c.judges:
       raise UserError("--judges is missing: judges.json, or miniature for pictures of the drawn world")
     return None
@@ -86,6 +89,8 @@ def check(c: config.Evaluate) -> Protocol | None:
   for name, count in (("people", c.people), ("batch", c.batch)):
     if count is not None and count < 1:
       raise UserError(f"--{name} is {count}; it must be at least 1")
+  if c.strangers and not c.strangers.is_dir():
+    raise UserError(f"--strangers {c.strangers} is no folder of photos")
   if c.judges and c.judges != "miniature" and not Path(c.judges).is_file():
     raise UserError(f"--judges {c.judges} does not exist")
   if c.methods and jax.process_count() > 1:

@@ -6,11 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from support import gallery
+from PIL import Image
+from support import drawn, gallery
 
 from idejax.errors import UserError
 from idejax.evaluation import looking, metrics, miniature, rows, scoring, summary, tables, writing
-from idejax.evaluation.judges import About, impostors, look
+from idejax.evaluation.judges import About, calibrate, impostors, look
+from idejax.evaluation.likeness import unit
+from idejax.evaluation.rows import Row
+from idejax.miniature.world import data, people, scene
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +125,6 @@ def test_another_recogniser_takes_its_place(judges, shown):
 
 
 def test_a_reference_without_a_face_is_named(judges, shown, tmp_path):
-  from PIL import Image
-
   made, seen, photos = shown
   Image.new("RGB", (64, 64), "grey").save(tmp_path / "blank.png")
   row = dataclasses.replace(made[0], reference=tmp_path / "blank.png")
@@ -179,7 +181,72 @@ def test_names_from_strangers_are_text_and_nothing_else(found, shown, tmp_path):
   assert "\\|x" in (tmp_path / "table.md").read_text()
 
 
-def test_similarities_of_strangers(judges, shown):
+def test_a_threshold_is_measured_on_strangers(judges, shown):
+  """Between those of the same and of different people; too few people cannot tell."""
   _, _, photos = shown
-  one = [s.faces["arcface"][0] for s in list(photos.values())[:4]]
-  assert impostors(one).shape == (6,)
+  one = next(iter(photos.values()))
+  rng = np.random.default_rng(0)
+  strangers = [one._replace(faces={"arcface": unit(rng.standard_normal((1, 16)))}) for _ in range(46)]
+  measured = calibrate(judges, strangers).recognisers["arcface"].threshold
+  pairs = impostors([s.faces["arcface"][0] for s in strangers])
+  assert len(pairs) == 1035 and (pairs > measured).sum() <= 1 and measured > np.percentile(pairs, 99)
+  assert judges.recognisers["arcface"].threshold == 0.6947  # the judges themselves stay as they were
+  with pytest.raises(UserError, match="shows 45 people.*990 pairs cannot tell"):
+    calibrate(judges, strangers[:45])
+
+
+@pytest.fixture(scope="module")
+def couple(judges, tmp_path_factory):
+  """Two people, alone and together in both orders; the second with a turned head; nobody."""
+  root = tmp_path_factory.mktemp("couple")
+  who = people.split("heldout")[:2]
+  scenes = [
+    scene.scene(background="gray"),
+    scene.scene(background="gray"),
+    scene.scene(background="gray", yaw=0.3, tilt=0.15),
+  ]
+  images, _ = drawn.draw(people.people(np.array([who[0], who[1], who[1]])), data.stack(scenes))
+  a, b, turned = images
+  shots = {
+    "a": a,
+    "b": b,
+    "turned": turned,
+    "ab": np.concatenate([a, b], 1),
+    "ba": np.concatenate([b, a], 1),
+    "nobody": np.full_like(a, 128),
+  }
+  for name, image in shots.items():
+    Image.fromarray(image).save(root / f"{name}.png")
+  return {name: root / f"{name}.png" for name in shots}
+
+
+def of(judges, made):
+  files = [p for r in made for p in (r.file, r.reference, r.driver, r.base, *(o for _, o in r.others)) if p]
+  seen = looking.see(judges, files)
+  return scoring.score(judges, made, [seen[r.file] for r in made], seen)
+
+
+def test_of_several_people_each_is_found_in_any_order(judges, couple):
+  row = Row(couple["ab"], "m", "a", "{} and ben", reference=couple["a"], others=(("ben", couple["b"]),), people=2)
+  both, turned_round, alone, twice = of(judges, [
+    row, dataclasses.replace(row, file=couple["ba"], seed=1), dataclasses.replace(row, file=couple["a"], seed=2),
+    dataclasses.replace(row, file=couple["b"], seed=3)])  # fmt: skip
+  assert both["assigned"] == turned_round["assigned"] == 1 and alone["assigned"] == 0.5 and twice["assigned"] == 0.5
+  assert (
+    both["identity"] > 0.9 and turned_round["identity"] > 0.9 > twice["identity"]
+  )  # the most similar face, not the first
+
+
+def test_pose_is_held_against_the_driver(judges, couple):
+  row = Row(couple["b"], "m", "b", "{}", reference=couple["b"], driver=couple["b"])
+  same, other, none = of(
+    judges, [row, dataclasses.replace(row, driver=couple["turned"]), dataclasses.replace(row, driver=couple["nobody"])]
+  )
+  assert same["pose_error"] == 0 and other["pose_error"] > 4 and none["pose_error"] is None
+  assert "expression_error" not in same  # this detector knows no landmarks
+
+
+def test_drift_is_against_the_base_models_picture(judges, couple):
+  row = Row(couple["a"], "m", None, "a photo of a person on a gray background", base=couple["a"])
+  same, lost = of(judges, [row, dataclasses.replace(row, file=couple["nobody"])])
+  assert same["drift"] == 0 > lost["drift"] and "identity" not in same
