@@ -29,6 +29,8 @@ class Evaluate:
   """Train these methods first, named as in idejax personalize --compare: id-ea,textual-inversion/paper."""
   model: str = "miniature"
   """Pipeline for the exam and for --methods: built in, a folder, or a hub id."""
+  pack: str = "miniature"
+  """Face networks with which --methods read photos: miniature, an insightface pack by name, or a folder."""
   judges: str | None = None
   """judges.json with files of yours, or miniature: those in the package, which know the drawn world. Default
   for people of the built-in model: miniature."""

@@ -67,12 +67,7 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
   trained_with: {method: sha256 of recognisers that it learned from}.
   """
   everyone = {t.name: t for people in methods.values() for t in people}
-  places = {n: job.out / "references" / f"{n}.png" for n in everyone}
-  others: dict[str, Path | None] = {}
-  if distributed.first():
-    for n, t in everyone.items():
-      runs.reference(t, places[n])
-      others[n] = runs.second(t, places[n].with_name(f"{n}-second.png"))
+  places, others = references(job.out, methods)
   rows: list[Row] = []
   for k, (name, people) in enumerate(methods.items()):
     for scale in (None, *(s for s in job.strengths if "scale" in people[0].who.identity)):
@@ -98,6 +93,19 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
   if distributed.first():
     _write(job.out, rows)
   return rows
+
+
+def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dict[str, Path], dict[str, Path | None]]:
+  """By person the photo that pictures are held against, and another one where there is one; the first
+  process writes them."""
+  everyone = {t.name: t for people in methods.values() for t in people}
+  places = {n: out / "references" / f"{n}.png" for n in everyone}
+  others: dict[str, Path | None] = {}
+  if distributed.first():
+    for n, t in everyone.items():
+      runs.reference(t, places[n])
+      others[n] = runs.second(t, places[n].with_name(f"{n}-second.png"))
+  return places, others
 
 
 def _ready(t: Trained, scale: float | None) -> Learned:

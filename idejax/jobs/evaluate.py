@@ -39,17 +39,23 @@ def main(c: config.Evaluate):
   protocol = check(c)
   out = c.out or Path("evaluation")
   with distributed.by_first(lambda: claim(out)):
-    # ---- Pictures: somebody's, or of people who were learned -------------------------------------
+    # ---- Judges first: what they lack must not be found out when everything is made --------------
     about: dict[str, Any] = {}
     if protocol is None:
-      found = rows.read(Path(c.what[0]))
+      found, judges = rows.read(Path(c.what[0])), open_judges(c, "pictures")
     else:
-      found, about = sampled(c, protocol, out)
+      # ---- People who were learned, and their pictures -------------------------------------------
+      if c.methods:
+        open_judges(c, c.model)
+      methods = runs.read([train(c, protocol, out / "runs")] if c.methods else [Path(w) for w in c.what], c.photos)
+      judges = open_judges(c, next(iter(methods.values()))[0].who.model)
+      if distributed.first():
+        check_references(judges, methods, out)
+      found, about = sampled(c, protocol, methods, out)
     if not distributed.first():
       return
 
-    # ---- Judges ----------------------------------------------------------------------------------
-    judges = open_judges(c, about)
+    # ---- What the judges see ---------------------------------------------------------------------
     wanted = [
       p for r in found for p in (r.file, r.reference, r.second, r.driver, r.base, *(o for _, o in r.others)) if p
     ]
@@ -106,12 +112,13 @@ def model_named(c: config.Evaluate) -> str | None:
   return one if one in hub.BUILT_IN or (Path(one) / "model_index.json").is_file() else None
 
 
-def open_judges(c: config.Evaluate, about: Mapping[str, Any]) -> Judges:
+def open_judges(c: config.Evaluate, model: str) -> Judges:
+  """The user's, or those in the package for a built-in model's pictures."""
   if c.judges and c.judges != "miniature":
     with waiting("reading the judges"):
       return judges_file.read(Path(c.judges))
-  if not c.judges and about.get("model") not in hub.BUILT_IN:
-    raise UserError(f"the judges in the package know the drawn world only, not {about.get('model')}: give --judges judges.json "
+  if not c.judges and model not in hub.BUILT_IN:
+    raise UserError(f"the judges in the package know the drawn world only, not {model}: give --judges judges.json "
                     "(idejax evaluate --list-judges)")  # fmt: skip
   return miniature.open_judges()
 
@@ -119,10 +126,21 @@ def open_judges(c: config.Evaluate, about: Mapping[str, Any]) -> Judges:
 # People who were learned.
 
 
-def sampled(c: config.Evaluate, protocol: Protocol, out: Path) -> tuple[list[Row], dict[str, Any]]:
+def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], out: Path):
+  """UserError if a detector finds no face in somebody's photo: no figure of a face could then be given."""
+  if judges.detector is None:
+    return
+  places, _ = gallery.references(out.resolve(), methods)
+  seen = looking.see(judges, list(places.values()))
+  if lost := [n for n, p in places.items() if seen[p].largest is None]:
+    raise UserError(f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
+                    "give --judges whose detector does, or leave them out")  # fmt: skip
+
+
+def sampled(
+  c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[Trained]], out: Path
+) -> tuple[list[Row], dict[str, Any]]:
   """The rows of a protocol's pictures, all made; what is to be said of them."""
-  folders = [train(c, protocol, out / "runs")] if c.methods else [Path(w) for w in c.what]
-  methods = runs.read(folders, c.photos)
   everyone = {t.name for people in methods.values() for t in people}
   if len(everyone) != protocol.people["count"]:
     tell(f"{protocol.name} is for {protocol.people['count']} people; here are {len(everyone)}")
@@ -142,12 +160,8 @@ def sampled(c: config.Evaluate, protocol: Protocol, out: Path) -> tuple[list[Row
                  "runs": {n: [str(t.folder) for t in people] for n, people in methods.items()}}  # fmt: skip
 
 
-_READS_FACES = (
-  "id-ea",
-  "celeb-basis",
-  "stable-identity",
-  "facesnap",
-)  # methods that learn from a recogniser's embedding
+# Methods that learn from a recogniser's embedding.
+_READS_FACES = ("id-ea", "celeb-basis", "stable-identity", "facesnap")
 
 
 def trainers(people: Sequence[Trained]) -> tuple[str, ...]:
@@ -171,7 +185,7 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
   photo = [c.what[0]] if c.what else ["--drawn", str(c.people or protocol.people["count"])]
   if not c.what and c.model not in hub.BUILT_IN:
     raise UserError("whom? Give a folder of photos: only the built-in world draws people")
-  command = [sys.executable, "-m", "idejax.cli", "personalize", *photo, "--compare", c.methods, "--model", c.model, "--out", str(folder),
+  command = [sys.executable, "-m", "idejax.cli", "personalize", *photo, "--compare", c.methods, "--model", c.model, "--pack", c.pack, "--out", str(folder),
              "--num", "1", "--prompts", "a photo of {}"]  # fmt: skip
   if c.dtype:
     command += ["--dtype", c.dtype]

@@ -1,11 +1,13 @@
 """`idejax evaluate` as users run it: people to table on the built-in model, again after a kill, and mistakes."""
 
 import csv
+import dataclasses
 import json
 import re
 import signal
 
 import pytest
+from PIL import Image
 from support import gallery, several, trained
 from support.command import assert_one_sentence, run, run_until
 
@@ -13,6 +15,7 @@ from idejax import config
 from idejax.cli import options
 from idejax.errors import UserError
 from idejax.jobs import evaluate as command
+from idejax.sampling import learned
 
 PROTOCOL = {"title": "Tiny", "people": {"count": 2}, "steps": 2, "seeds": 2,
             "prompts": [{"text": "a photo of {} on the beach", "category": "background"}, {"text": "a sketch of {}", "category": "style"}]}  # fmt: skip
@@ -73,7 +76,6 @@ def test_from_people_to_a_table(done):
 def test_the_same_seed_is_the_same_noise_for_everyone(done):
   """Two people who learned other rows: their pictures of one seed resemble each other more than two seeds'."""
   import numpy as np
-  from PIL import Image
 
   read = lambda name: np.asarray(Image.open(done / "pictures" / "0-textual-inversion" / name), np.float32)
   a, b, other = (read(f"drawn_{i}/00-{s}.png") for i, s in ((207, 0), (211, 0), (207, 1)))
@@ -190,6 +192,24 @@ def test_mistakes_are_one_sentence(root, args, said, monkeypatch):
   with pytest.raises(UserError, match=re.escape(said)) as e:
     command.main(options.parse(config.Evaluate, args, "idejax evaluate"))
   assert "\n" not in str(e.value) and not (root / "evaluation").exists()
+
+
+def test_judges_are_asked_before_anything_is_made(root, tmp_path, monkeypatch):
+  """A model of photographs without judges, and a photo in which the judges' detector finds nobody."""
+  monkeypatch.chdir(tmp_path)
+  go = lambda folder: command.main(
+    options.parse(config.Evaluate, [str(folder), "--protocol", str(root / "tiny.json")], "idejax evaluate")
+  )
+  blank = tmp_path / "blank.png"
+  Image.new("RGB", (64, 64), "grey").save(blank)
+  with pytest.raises(UserError, match="finds no face in the photo of blank"):
+    go(trained.run(tmp_path / "blank", blank))
+  other = trained.run(tmp_path / "other", root / "photos" / "drawn_207.png")
+  who = learned.load(other)
+  learned.save(other, dataclasses.replace(who, model="org/photographs"))
+  with pytest.raises(UserError, match="drawn world only, not org/photographs: give --judges"):
+    go(other)
+  assert not list(tmp_path.glob("evaluation/pictures"))
 
 
 def test_somebodys_table_with_a_picture_missing(tmp_path):
