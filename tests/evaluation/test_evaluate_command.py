@@ -41,6 +41,7 @@ def evaluate(root, out, *more, **kwargs):
     "--out",
     str(out),
     *more,
+    timeout=900,  # on a busy machine
     **kwargs,
   )
 
