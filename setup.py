@@ -70,6 +70,7 @@ setup(
       "app/fonts/*",
       "app/*.css",
       "app/*.txt",
+      "evaluation/*.json",
     ]
   },
   install_requires=REQUIRES,

@@ -175,7 +175,7 @@ def test_every_command_has_an_entry_point():
   [
     ("flax", ["idejax.nets"]),
     ("tyro", ["idejax.cli.command", "idejax.cli.options"]),
-    ("onnxruntime", ["idejax.faces", "idejax.miniature.judging"]),
+    ("onnxruntime", ["idejax.faces", "idejax.miniature.judging", "idejax.evaluation.networks"]),
     ("orbax", ["idejax.training.checkpoint", "idejax.exporting.orbax"]),
     ("msgpack", ["idejax.storage.flaxfiles"]),
   ],

@@ -25,7 +25,7 @@ COMMANDS = {
   "export": (config.Export, "idejax.jobs.export", "a person -> files that diffusers opens, with a certificate"),
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
   "identity": (config.Identity, "idejax.jobs.identity", "photos -> identities: faces found, aligned, embedded"),
-  "evaluate": (config.Evaluate, "idejax.jobs.evaluate", "how good the built-in model is, measured"),
+  "evaluate": (config.Evaluate, "idejax.jobs.evaluate", "people, methods, pictures by the same judges -> tables"),
   "comic": (config.Comic, "idejax.app.comic", "a story -> a comic whose people keep their faces"),
   "app": (config.App, "idejax.app.serve", "the same in a browser, on this machine"),
   "plan": (config.Plan, "idejax.jobs.plan", "what a run needs on chips that are not there yet"),
@@ -41,7 +41,7 @@ COMMANDS = {
 
 # Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
 _PARSERS = {"personalize": "idejax.cli.method_options", "plan": "idejax.jobs.plan"}
-_SHARED = ("personalize", "sample")  # commands that several processes can do together
+_SHARED = ("personalize", "sample", "evaluate")  # commands that several processes can do together
 
 
 def main(argv: Sequence[str] | None = None) -> int:

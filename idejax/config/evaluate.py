@@ -2,19 +2,56 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """Measure the built-in model on held-out people, by judges that its training never saw.
+  """Score people, methods and pictures from anywhere by the same judges and the papers' protocols.
 
-  idejax evaluate                     every figure that the README states, in about ten minutes
-  idejax evaluate miniature --quick   a look
+    idejax evaluate                                                the built-in model's own exam
+    idejax evaluate runs/anna runs/ben --protocol miniature-lite   people who were learned
+    idejax evaluate --methods id-ea,textual-inversion --protocol miniature --out table
+    idejax evaluate photos --methods id-ea --protocol p1-lite --model FOLDER --judges judges.json
+    idejax evaluate pictures.jsonl --judges judges.json            anybody's pictures
+    idejax evaluate --list-judges                                  who can judge, and where they come from
+
+  --out receives results.json, pictures.csv (a row a picture), table.md, table.html, curves and sheets;
+  of runs also every picture and pictures.jsonl. The same command again continues where a killed one
+  stopped. docs/evaluation.md says what every figure means.
   """
 
-  model: str = dataclasses.field(default="miniature", metadata={"positional": True})
-  """The pipeline, by name or folder; another folder of the same world, such as a new training's."""
+  what: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
+  """Run folders of idejax personalize; a pictures.jsonl; with --methods photos. Default: the built-in model."""
+  protocol: str | None = None
+  """p1 to p5, celeb-basis, miniature, each also as NAME-lite; or a FILE.json of your own."""
+  methods: str = ""
+  """Train these methods first, named as in idejax personalize --compare: id-ea,textual-inversion/paper."""
+  model: str = "miniature"
+  """Pipeline for the exam and for --methods: built in, a folder, or a hub id."""
+  pack: str = "miniature"
+  """Face networks with which --methods read photos: miniature, an insightface pack by name, or a folder."""
+  judges: str | None = None
+  """judges.json with files of yours, or miniature: those in the package, which know the drawn world. Default
+  for people of the built-in model: miniature."""
+  strangers: Path | None = None
+  """Folder of photos of different people, one of each, at least 46: measures each recogniser's threshold at
+  FAR 1e-3, for the figure Accepted, in place of judges.json's far_1e-3."""
+  people: int | None = None
+  """With --methods and no photos: drawn people. Default: the protocol's number."""
+  strengths: tuple[float, ...] = ()
+  """Sample at these strengths too, of methods that have one, for the curve of identity against prompt."""
+  floor: bool = False
+  """Score the same prompts of "a person" too: what a method that learned nothing would get."""
+  photos: tuple[Path, ...] = ()
+  """Folders in which the photos of runs lie now, if they were moved."""
+  batch: int | None = None
+  """Pictures at a time over all devices. Default: 4 a device."""
+  dtype: Literal["float32", "bfloat16"] | None = None
+  """Of weights and computation. Default: float32 on CPU, else bfloat16."""
+  list_judges: bool = False
+  """Say of each judge where it comes from, its licence, and what is unavailable without it."""
   quick: bool = False
-  """A few pictures of everything: figures are rough."""
+  """Of the exam: a few pictures of everything; figures are rough."""
   out: Path | None = None
-  """Write the figures as JSON."""
+  """Folder for the results; of the exam a JSON file. Default: evaluation; of the exam none."""

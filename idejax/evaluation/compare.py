@@ -10,10 +10,9 @@ import numpy as np
 from idejax.cli.method_options import Settings
 from idejax.data.people import Person
 from idejax.errors import tell
-from idejax.evaluation import report
+from idejax.evaluation import miniature, report
 from idejax.evaluation.report import Picture
-from idejax.miniature.judging import scoring
-from idejax.miniature.world import captions, data, portraits, scene
+from idejax.miniature.world import data, portraits, scene
 from idejax.miniature.world import people as world
 from idejax.runtime import distributed
 from idejax.sampling.pipeline import Pipeline
@@ -83,8 +82,7 @@ def ceiling(people: Sequence[Person], prompts: Sequence[str], seeds: Sequence[in
     free = scene.scenes(np.array([person]), len(rows), seed=10_000)  # pose and light of no training picture
     scenes = []
     for k, (p, _) in enumerate(rows):
-      asked: dict[str, Any] = {"background": "gray"} | scoring.asked(p)
-      asked["style"] = next((n for n, names in enumerate(captions.MEDIA) if p.startswith(tuple(names))), 0)
+      asked: dict[str, Any] = {"background": "gray"} | miniature.asked(p)
       scenes.append(scene.scene(**{n: getattr(free, n)[k] for n in scene.POSE} | asked))
     identity = world.people(np.full(len(rows), person))
     images, _ = data.render_all(identity, data.stack(scenes))

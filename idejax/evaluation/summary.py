@@ -1,40 +1,138 @@
-"""Means of scores with 95 % intervals over people."""
+"""Figures of pictures -> figures of methods: means with intervals, by category and person, differences."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-RESAMPLES = 1000
+from idejax.evaluation import distributions, likeness, metrics, scoring
+from idejax.evaluation.intervals import difference, interval
+from idejax.evaluation.judges import Judges, Seen
+from idejax.evaluation.rows import Row
+from idejax.evaluation.scoring import Scores
+
+POINTS = 21  # of the ID (P) curve
+SCHEMA = 1
 
 
-def summary(rows: Sequence[Mapping[str, Any]], people: Sequence[int]) -> dict[str, dict[str, float]]:
-  """Means with 95 % intervals over people. Pictures without a face are left out of `identity` and
-  count as 0 in `identity_zero`."""
-  zero = [0.0 if r["identity"] is None else r["identity"] for r in rows]
-  columns = {
-    "identity": [r["identity"] for r in rows],
-    "identity_zero": zero,
-    "asked": [r["asked"] for r in rows],
-    "prompt": [r["prompt"] for r in rows],
-    "face_found": [float(r["face"]) for r in rows],
+def results(judges: Judges, rows: Sequence[Row], seen: Sequence[Seen], photos: Mapping[Path, Seen]) -> dict[str, Any]:
+  """Everything that a table shows, as JSON: see docs/evaluation.md. `scores` holds a row per picture."""
+  judges, stepped = scoring.usable(judges, rows)
+  seen, photos = [_stepped(s, judges) for s in seen], {p: _stepped(s, judges) for p, s in photos.items()}
+  scores = scoring.score(judges, rows, seen, photos)
+  unavailable = scoring.why_not(judges, rows)
+  top = max([0.4, *(p for s in scores if (p := s.get("prompt")) is not None)])  # CLIPs differ in their scale
+  thresholds = tuple(float(t) for t in np.round(np.linspace(0, np.ceil(20 * top) / 20, POINTS), 4))
+  method = lambda name: _method(name, rows, scores, thresholds)
+  methods = {name: method(name) for name in dict.fromkeys(r.method for r in rows)}
+  if "inception" in judges.about():
+    for name, m in methods.items():
+      m["sets"] = _sets(_shown(name, rows, people=True), rows, seen, photos)
+  for name, metric in metrics.METRICS.items():
+    if name not in unavailable and not any(name in x["scores"] for x in methods.values()):
+      unavailable[name] = "the judges gave no figure" if metric.needs else "not recorded"
+  return {
+    "schema": SCHEMA,
+    "judges": {role: a._asdict() | _threshold(judges, role) for role, a in judges.about().items()}, "stepped_down": stepped,
+    "unavailable": unavailable, "methods": methods,
+    "differences": differences(rows, scores), "pictures": len(rows),
+    "scores": [_picture(r, s) for r, s in zip(rows, scores)],
+  }  # fmt: skip
+
+
+def _threshold(judges: Judges, role: str) -> dict[str, float | None]:
+  return {"threshold": judges.recognisers[role].threshold} if role in judges.recognisers else {}
+
+
+def _stepped(s: Seen, judges: Judges) -> Seen:
+  """With the embeddings of the recognisers that judge, under the roles that they now have."""
+  names = {id(x): n for n, x in judges.recognisers.items() if n != "arcface"}
+  first = judges.recognisers.get("arcface")
+  own = names.get(id(first), "arcface")
+  return s if own == "arcface" else s._replace(faces={**s.faces, "arcface": s.faces[own]})
+
+
+def _shown(name: str, rows: Sequence[Row], people: bool = False) -> list[int]:
+  """A method's pictures at the strength it was trained at (at others, if there are only others)."""
+  mine = [i for i, r in enumerate(rows) if r.method == name and (r.person is not None or not people)]
+  return [i for i in mine if rows[i].strength is None] or mine
+
+
+def _method(name: str, rows: Sequence[Row], scores: Sequence[Scores], thresholds: Sequence[float]) -> dict[str, Any]:
+  """A method as it was trained; its other strengths are in `strengths`."""
+  shown = _shown(name, rows)
+  out: dict[str, Any] = {
+    "people": len({rows[i].person for i in shown} - {None}),
+    "pictures": len(shown),
+    "scores": means(rows, scores, shown),
   }
-  return {name: interval(values, people) for name, values in columns.items()}
+  categories = dict.fromkeys(rows[i].category for i in shown if rows[i].category)
+  out["categories"] = {c: means(rows, scores, [i for i in shown if rows[i].category == c]) for c in categories}
+  people = dict.fromkeys(rows[i].person for i in shown if rows[i].person is not None)
+  out["each"] = {str(p): _plain_means(scores, [i for i in shown if rows[i].person == p]) for p in people}
+  mine = [i for i, r in enumerate(rows) if r.method == name]
+  strengths = sorted({s for i in mine if (s := rows[i].strength) is not None})
+  out["strengths"] = {f"{s:g}": means(rows, scores, [i for i in mine if rows[i].strength == s]) for s in strengths}
+  if gated := [i for i in shown if "identity_prompt" in scores[i]]:
+    own, text = ([scores[i][n] for i in gated] for n in ("identity", "prompt"))
+    out["identity_prompt_curve"] = {
+      "thresholds": thresholds,
+      "values": likeness.gated_curve(own, [t or 0.0 for t in text], thresholds),
+    }
+  return out
 
 
-def interval(values: Sequence[float | None], groups: Sequence[int], seed: int = 0) -> dict[str, float]:
-  """Mean of the groups' means, and the 95 % interval of a bootstrap over groups; None is left out."""
-  kept = [(g, v) for g, v in zip(groups, values) if v is not None]
-  by = {g: [v for h, v in kept if h == g] for g in dict.fromkeys(g for g, _ in kept)}
-  means = np.array([np.mean(v) for v in by.values()])
-  if not len(means):
-    return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-  rng = np.random.default_rng(seed)
-  draws = rng.choice(means, (RESAMPLES, len(means))).mean(1)
-  low, high = np.percentile(draws, [2.5, 97.5])
-  return {"mean": float(means.mean()), "low": float(low), "high": float(high), "n": len(means)}
+def means(rows: Sequence[Row], scores: Sequence[Scores], where: Sequence[int]) -> dict[str, dict[str, float]]:
+  """{metric: mean, interval, people, seeds, pictures} of some of the pictures."""
+  people, seeds = [rows[i].person for i in where], [rows[i].seed for i in where]
+  found = scoring.columns([scores[i] for i in where])
+  return {n: x for n, v in found.items() if (x := interval(v, people, seeds))["n"]}
 
 
-def show(x: Mapping[str, float]) -> str:
-  """An interval in words; one person has none."""
-  return f"{x['mean']:.3f}" if x["n"] < 2 else f"{x['mean']:.3f} ({x['low']:.3f} to {x['high']:.3f})"
+def _plain_means(scores: Sequence[Scores], where: Sequence[int]) -> dict[str, float]:
+  found = scoring.columns([scores[i] for i in where])
+  return {n: float(np.mean(kept)) for n, v in found.items() if (kept := [x for x in v if x is not None])}
+
+
+def _sets(
+  where: Sequence[int], rows: Sequence[Row], seen: Sequence[Seen], photos: Mapping[Path, Seen]
+) -> dict[str, Any]:
+  """FID and KID of a method's pictures against the references, each photo once, with both numbers."""
+  references = dict.fromkeys(r for i in where if (r := rows[i].reference) is not None)
+  made, real = (
+    [s.features for s in x if s.features is not None]
+    for x in ([seen[i] for i in where], [photos[r] for r in references])
+  )
+  if min(len(made), len(real)) < 2:
+    return {}
+  a, b = np.stack(made), np.stack(real)
+  n = {"pictures": len(a), "references": len(b)}
+  return {"fid": {"mean": distributions.fid(a, b)} | n, "kid": distributions.kid(a, b)._asdict() | n}
+
+
+def differences(rows: Sequence[Row], scores: Sequence[Scores]) -> list[dict[str, Any]]:
+  """Every two methods, metric by metric, on the same people, prompts and seeds."""
+  names = list(dict.fromkeys(r.method for r in rows))
+  values: dict[str, dict[str, dict[Any, float | None]]] = {n: {} for n in names}
+  for r, s in zip(rows, scores):
+    if r.strength is not None:
+      continue
+    for metric, v in s.items():
+      if metrics.METRICS[metric].better:
+        values[r.method].setdefault(metric, {})[r.person, r.prompt, r.driver, r.seed] = v
+  out = []
+  for i, a in enumerate(names):
+    for b in names[i + 1 :]:
+      for metric in metrics.METRICS:
+        if metric not in values[a] or metric not in values[b]:
+          continue
+        found = difference(values[a][metric], values[b][metric])
+        if found["n"]:
+          out.append({"a": a, "b": b, "metric": metric} | found)
+  return out
+
+
+def _picture(r: Row, s: Scores) -> dict[str, Any]:
+  return {"file": str(r.file), "method": r.method, "person": r.person, "text": r.prompt, "category": r.category,
+          "seed": r.seed, "strength": r.strength} | s  # fmt: skip

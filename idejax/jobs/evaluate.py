@@ -1,27 +1,217 @@
-"""`idejax evaluate`: the built-in model's figures, measured anew, with its goals beside them."""
+"""`idejax evaluate`: people, methods and pictures by the same judges; the built-in model's own exam."""
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 
-from idejax import __version__, config
-from idejax.errors import tell
+from idejax import __version__, config, faces
+from idejax.data.people import pictures_in
+from idejax.errors import UserError, tell
+from idejax.evaluation import gallery, judges_file, looking, miniature, protocols, rows, runs, summary, tables, writing
+from idejax.evaluation.judges import Judges, calibrate
+from idejax.evaluation.protocols import Protocol
+from idejax.evaluation.rows import Row
+from idejax.evaluation.runs import Trained
 from idejax.miniature.judging import exam
-from idejax.runtime import cores
+from idejax.runtime import cores, distributed
+from idejax.runtime.progress import waiting
 from idejax.sampling import pipeline
-from idejax.storage import hub
+from idejax.storage import hub, tensorfiles
 from idejax.storage.files import write_json
+from idejax.storage.folders import claim
 
 
 def main(c: config.Evaluate):
-  cores.use(c.model)
-  pipe = pipeline.load(hub.resolve(c.model), notify=tell)
+  # ---- What is asked, checked before anything is loaded ----------------------------------------
+  if c.list_judges:
+    return print(
+      judges_file.listing(judges_file.read(Path(c.judges)) if c.judges and c.judges != "miniature" else None)
+    )
+  if not c.methods and not c.protocol and (not c.what or model_named(c)):
+    return examine(c)
+  protocol = check(c)
+  out = c.out or Path("evaluation")
+  with distributed.by_first(lambda: claim(out)):
+    # ---- Judges first: what they lack must not be found out when everything is made --------------
+    about: dict[str, Any] = {}
+    if protocol is None:
+      found, judges = rows.read(Path(c.what[0])), open_judges(c, "pictures")
+    else:
+      # ---- People who were learned, and their pictures -------------------------------------------
+      if c.methods:
+        open_judges(c, c.model)
+      methods = runs.read([train(c, protocol, out / "runs")] if c.methods else [Path(w) for w in c.what], c.photos)
+      judges = open_judges(c, next(iter(methods.values()))[0].who.model)
+      if distributed.first():
+        check_references(judges, methods, out)
+      found, about = sampled(c, protocol, methods, out)
+    if not distributed.first():
+      return
+
+    # ---- What the judges see ---------------------------------------------------------------------
+    wanted = [
+      p for r in found for p in (r.file, r.reference, r.second, r.driver, r.base, *(o for _, o in r.others)) if p
+    ]
+    if c.strangers:
+      judges = calibrate(judges, list(looking.see(judges, pictures_in(c.strangers), out / ".seen").values()))
+    begun = time.monotonic()
+    seen = looking.see(judges, wanted, out / ".seen")
+    seconds = time.monotonic() - begun
+
+    # ---- Figures ---------------------------------------------------------------------------------
+    results = summary.results(judges, found, [seen[r.file] for r in found], seen)
+    for name, costs in about.pop("costs", {}).items():
+      results["methods"][name]["costs"] = costs
+    results |= {"protocol": dataclasses.asdict(protocol) if protocol else None, "seconds_of_judging": round(seconds, 2),
+                "provenance": about | provenance(found)}  # fmt: skip
+    title = f"{protocol.title} ({protocol.name})" if protocol else f"Pictures of {c.what[0]}"
+    writing.write(results, found, out, title)
+    print(tables.words(results))
+  tell(f"done: {out / 'table.html'}")
+
+
+def check(c: config.Evaluate) -> Protocol | None:
+  """The protocol, None for somebody's pictures; UserError for what cannot be meant."""
+  files = [w for w in c.what if w.endswith((".jsonl", ".json"))]
+  if files:
+    if len(c.what) > 1 or c.protocol or c.methods:
+      raise UserError(f"{files[0]} is a table of pictures: it stands alone, without --protocol and --methods")
+    if not c.judges:
+      raise UserError("--judges is missing: judges.json, or miniature for pictures of the drawn world")
+    return None
+  if not c.protocol:
+    raise UserError(f"--protocol is missing; it is one of {', '.join(protocols.names())}, or a FILE.json")
+  if not c.methods and not c.what:
+    raise UserError("whom? Give run folders of idejax personalize, or --methods to train")
+  if c.methods and len(c.what) > 1:
+    raise UserError("--methods trains on one photo or one folder of photos")
+  for name, count in (("people", c.people), ("batch", c.batch)):
+    if count is not None and count < 1:
+      raise UserError(f"--{name} is {count}; it must be at least 1")
+  if c.strangers and not c.strangers.is_dir():
+    raise UserError(f"--strangers {c.strangers} is no folder of photos")
+  if c.judges and c.judges != "miniature" and not Path(c.judges).is_file():
+    raise UserError(f"--judges {c.judges} does not exist")
+  if c.methods and jax.process_count() > 1:
+    raise UserError(
+      "--methods trains in one process; on several hosts: idejax personalize there, then idejax evaluate RUN..."
+    )
+  return protocols.load(c.protocol)
+
+
+def model_named(c: config.Evaluate) -> str | None:
+  """The model of `idejax evaluate MODEL`."""
+  one = c.what[0] if len(c.what) == 1 else ""
+  return one if one in hub.BUILT_IN or (Path(one) / "model_index.json").is_file() else None
+
+
+def open_judges(c: config.Evaluate, model: str) -> Judges:
+  """The user's, or those in the package for a built-in model's pictures."""
+  if c.judges and c.judges != "miniature":
+    with waiting("reading the judges"):
+      return judges_file.read(Path(c.judges))
+  if not c.judges and model not in hub.BUILT_IN:
+    raise UserError(f"the judges in the package know the drawn world only, not {model}: give --judges judges.json "
+                    "(idejax evaluate --list-judges)")  # fmt: skip
+  return miniature.open_judges()
+
+
+# People who were learned.
+
+
+def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], out: Path):
+  """UserError if a detector finds no face in somebody's photo: no figure of a face could then be given."""
+  if judges.detector is None:
+    return
+  places, _ = gallery.references(out.resolve(), methods)
+  seen = looking.see(judges, list(places.values()))
+  if lost := [n for n, p in places.items() if seen[p].largest is None]:
+    raise UserError(f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
+                    "give --judges whose detector does, or leave them out")  # fmt: skip
+
+
+def sampled(
+  c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[Trained]], out: Path
+) -> tuple[list[Row], dict[str, Any]]:
+  """The rows of a protocol's pictures, all made; what is to be said of them."""
+  everyone = {t.name for people in methods.values() for t in people}
+  if len(everyone) != protocol.people["count"]:
+    tell(f"{protocol.name} is for {protocol.people['count']} people; here are {len(everyone)}")
+  if protocol.drivers:
+    tell(f"{protocol.name}'s {protocol.drivers} driving photos are left out: these methods follow prompts only")
+  first = next(iter(methods.values()))[0].who
+  cores.use(first.model)
+  dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  with waiting("reading the model"):
+    pipe = pipeline.load(hub.resolve(first.model), dtype=dtype, notify=tell)
+  if pipe.digest != first.digest:
+    raise UserError(f"the runs were made on {first.model} as it was ({first.digest[:12]}), not on what is there now")
+  job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch)
+  found = gallery.make(job, methods, {n: trainers(people) for n, people in methods.items()})
+  costs = {n: _mean_costs(people) for n, people in methods.items()}
+  return found, {"model": first.model, "model_digest": pipe.digest, "dtype": dtype, "costs": costs,
+                 "runs": {n: [str(t.folder) for t in people] for n, people in methods.items()}}  # fmt: skip
+
+
+# Methods that learn from a recogniser's embedding.
+_READS_FACES = ("id-ea", "celeb-basis", "stable-identity", "facesnap")
+
+
+def trainers(people: Sequence[Trained]) -> tuple[str, ...]:
+  """sha256 of the recognisers that a method learned from."""
+  if people[0].who.method not in _READS_FACES:
+    return ()
+  found = set()
+  for name in {t.pack for t in people if t.pack}:
+    pack = faces.open_pack(name, notify=lambda _: None)
+    found.add(tensorfiles.digest(pack.app.models["recognition"].model_file))
+  return tuple(sorted(found))
+
+
+def _mean_costs(people: Sequence[Trained]) -> dict[str, float]:
+  names = dict.fromkeys(n for t in people for n in t.costs)
+  return {n: sum(v) / len(v) for n in names if (v := [t.costs[n] for t in people if n in t.costs])}
+
+
+def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
+  """`idejax personalize --compare` as a process of its own, which leaves no memory taken; resumable."""
+  photo = [c.what[0]] if c.what else ["--drawn", str(c.people or protocol.people["count"])]
+  if not c.what and c.model not in hub.BUILT_IN:
+    raise UserError("whom? Give a folder of photos: only the built-in world draws people")
+  command = [sys.executable, "-m", "idejax.cli", "personalize", *photo, "--compare", c.methods, "--model", c.model, "--pack", c.pack, "--out", str(folder),
+             "--num", "1", "--prompts", "a photo of {}"]  # fmt: skip
+  if c.dtype:
+    command += ["--dtype", c.dtype]
+  done = subprocess.run(command, stdout=subprocess.DEVNULL)
+  if done.returncode:
+    raise UserError(f"training ended with exit code {done.returncode}; its own words stand above")
+  return folder
+
+
+def provenance(found: Sequence[Row]) -> dict[str, Any]:
+  return {"idejax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "pictures": len(found),
+          "command": shlex.join(["idejax", *sys.argv[1:]])}  # fmt: skip
+
+
+# The built-in model's own exam.
+
+
+def examine(c: config.Evaluate):
+  if jax.process_count() > 1:
+    raise UserError("the exam of the built-in model runs in one process")
+  model = model_named(c) or c.model
+  cores.use(model)
+  pipe = pipeline.load(hub.resolve(model), notify=tell)
   found = exam.run(pipe, c.quick)
   print("\n".join(exam.lines(found)))
   if c.out:
-    about = {
-      "model": c.model,
-      "digest": pipe.digest,
-      "device": jax.devices()[0].device_kind,
-      "idejax": __version__,
-      "jax": jax.__version__,
-    }
+    about = {"model": model, "digest": pipe.digest, "device": jax.devices()[0].device_kind,
+             "idejax": __version__, "jax": jax.__version__}  # fmt: skip
     write_json(c.out, found | about)

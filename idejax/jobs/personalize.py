@@ -25,7 +25,7 @@ from idejax.methods import METHODS
 from idejax.methods.contract import Needs, encode_captions
 from idejax.miniature.world import portraits
 from idejax.model.conditioning import Prompts
-from idejax.person import face_vit, subjects
+from idejax.person import caption_lint, face_vit, subjects
 from idejax.person.subject import Frozen
 from idejax.runtime import cores, distributed
 from idejax.runtime.progress import waiting
@@ -42,6 +42,8 @@ def main(s: Settings):
   # ---- What is asked, checked before anything is loaded ----------------------------------------
   c = s.run
   check(s)
+  if c.photo and (warning := caption_lint.advice(c.describe)) and distributed.first():
+    tell(warning)
   cores.use(c.model)
   out = c.out or Path("runs") / (Path(c.photo).stem if c.photo else "portrait")
   with distributed.by_first(lambda: claim(out)):
@@ -104,6 +106,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
     "people": len(people),
     "seconds": watch.seconds,
     "peak_memory_mb": memory(),
+    "trained_parameters": watch.trained,
     "steps": watch.steps or s.cfg.steps,
     "batch": s.cfg.batch,
     "device": jax.devices()[0].device_kind,
@@ -207,6 +210,7 @@ def train(
     last = after
   params = jax.block_until_ready(last.params)
   watch.done("train")
+  watch.trained = sum(x.size for x in jax.tree.leaves(params)) // (1 if one else len(filled))
   flat = False
   if c.plateau:
     trends = np.atleast_2d(sharding.gather(last.trend))[: len(people)]
@@ -332,9 +336,10 @@ _FREE = (
 
 
 class Watch:
-  """Seconds by phase; of people who stopped by themselves, steps by person."""
+  """Seconds by phase; numbers trained for a person; of people who stopped by themselves, steps by person."""
 
   def __init__(self):
+    self.trained = 0
     self.seconds: dict[str, float] = {}
     self.steps: dict[str, int] = {}
     self._at = time.monotonic()

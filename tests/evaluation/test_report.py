@@ -30,8 +30,8 @@ def test_pictures_are_compared_with_their_own_persons_photo(people, tmp_path):
   own, other = ([r["identity"] for r in rows[a : a + 2]] for a in (0, 2))
   assert own == pytest.approx([1, 1], abs=1e-5) and max(other) < 0.4
   assert found["scores"]["identity"]["mean"] == pytest.approx(sum(own + other) / 4)
-  assert found["scores"]["identity"]["n"] == 2 and found["scores"]["face_found"]["mean"] == 1
-  assert "second recogniser" in found["judges"]["identity"]
+  assert found["scores"]["identity"]["n"] == 2 and found["scores"]["detect"]["mean"] == 1
+  assert "second recogniser" in found["judges"]["arcface"]
 
 
 def test_a_model_of_photographs_is_not_scored_by_the_drawn_worlds_judges(people, tmp_path):

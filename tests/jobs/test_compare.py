@@ -10,9 +10,9 @@ from test_personalize import options, root  # noqa: F401
 from idejax.cli import method_options
 from idejax.data.people import Person
 from idejax.errors import UserError
-from idejax.evaluation import compare, report
+from idejax.evaluation import compare, miniature, report
+from idejax.evaluation.judges import largest
 from idejax.jobs import personalize
-from idejax.miniature.judging import scoring
 from idejax.miniature.world import portraits
 
 
@@ -65,12 +65,12 @@ def test_the_ceiling_shows_what_was_asked_and_whom():
   who = [Person(f"drawn_{i}", f"<drawn_{i}>", (), alone=False) for i in ids]
   made = compare.ceiling(who, report.PROMPTS, range(2))
   assert len(made) == 4 * len(report.PROMPTS) * 2
-  judges = scoring.Judges()
-  said = judges.attributes([m.image for m in made])
-  right = [said[n][k] == c for k, m in enumerate(made) for n, c in scoring.asked(m.prompt).items()]
+  judges = miniature.open_judges()
+  said = judges.attributes.attributes([m.image for m in made])
+  right = [said[n][k] == c for k, m in enumerate(made) for n, c in miniature.asked(m.prompt).items()]
   assert np.mean(right) > 0.95
   photos = [m for m in made if not m.prompt.startswith("a sketch") and "sunglasses" not in m.prompt]
-  found = judges.embed([m.image for m in photos])
+  found = largest(judges, [m.image for m in photos])
   score = lambda same: np.mean(
     [
       a @ b

@@ -104,9 +104,9 @@ def test_a_mistake_that_all_make_is_said_once(root):
 
 
 def test_other_commands_refuse_to_be_several(root):
-  ended = several.launch((2, 1), "command", "evaluate")
+  ended = several.launch((2, 1), "command", "bench")
   assert [r.code for r in ended] == [2, 2]
-  assert "idejax evaluate runs in one process" in ended[0].err
+  assert "idejax bench runs in one process" in ended[0].err
 
 
 # The real commands. They compile a UNet's gradient in every process: minutes.

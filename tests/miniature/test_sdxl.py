@@ -287,7 +287,7 @@ def test_stable_identity_learns_faces_through_both_text_encoders(tmp_path):
   )
   assert done.code == 0, done.err
   scores = json.loads((tmp_path / "run" / "report.json").read_text())["scores"]
-  assert scores["identity"]["mean"] > 0.25 and scores["face_found"]["mean"] > 0.9
+  assert scores["identity"]["mean"] > 0.25 and scores["detect"]["mean"] > 0.9
   folder = next(p.parent for p in (tmp_path / "run").rglob("identity.safetensors"))
   who = tensorfiles.read(folder, "identity")
   assert {k: x.shape[-2:] for k, x in who.items()} == {"rows/0": (2, 128), "rows/1": (2, 64)}  # two words for each

@@ -128,7 +128,7 @@ MUTANTS = [
   # A picture without a face gives its place, and every later score, to the next person.
   ("scores shifted by a picture without a face", "idejax/miniature/judging/scoring.py",
    "for i, e in zip(where, face_metrics", "for i, e in enumerate(face_metrics",
-   "tests/evaluation/test_metrics.py::test_a_picture_without_a_face_shifts_nobodys_score"),
+   "tests/evaluation/test_metrics.py::test_a_picture_without_a_face_shifts_nobodys_embedding"),
   # A crowd's report draws the first person for everybody.
   ("first person's word in all prompts of a report", "idejax/evaluation/report.py",
    'p.replace("{}", people[i].word) for', 'p.replace("{}", people[0].word) for',

@@ -2,7 +2,7 @@
 
 MUTANTS = [
   # Everybody is compared with the first person.
-  ("scores against person 0", "idejax/evaluation/report.py", "judges.embed([reference(people[i])])", "judges.embed([reference(people[0])])",
+  ("scores against person 0", "idejax/evaluation/report.py", "see([reference(people[i]) for i in who])", "see([reference(people[0]) for i in who])",
    "tests/evaluation/test_report.py"),
   # --strength is read and dropped.
   ("strength ignored", "idejax/jobs/sample.py", "people = [p.with_strength(c.strength) for p in people]", "people = list(people)",

@@ -1,0 +1,202 @@
+"""A protocol's pictures of trained people: sampled into a folder, a file each, resumable, on any number of hosts.
+
+The noise of a picture is its seed's and nothing else's: every method, person and prompt starts from the
+same latents.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from idejax import __version__
+from idejax.errors import UserError, tell
+from idejax.evaluation import runs
+from idejax.evaluation.protocols import Protocol
+from idejax.evaluation.rows import Row
+from idejax.evaluation.runs import Trained
+from idejax.runtime import distributed
+from idejax.sampling import learned
+from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline, Request, Settings, default_guidance, generate
+from idejax.storage import pictures, tensorfiles
+from idejax.storage.files import replacing, write_json
+
+FLOOR = "a person (floor)"  # the same prompts of nobody in particular
+TABLE, SECONDS = "pictures.jsonl", "seconds.json"
+
+
+class Shot(NamedTuple):
+  """One picture to make."""
+
+  file: Path
+  request: Request
+  record: dict[str, Any]  # what it is, with prompt, seed and settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What all pictures of a gallery share."""
+
+  pipe: Pipeline
+  protocol: Protocol
+  out: Path
+  strengths: tuple[float, ...] = ()  # beside the trained one, of methods that have one
+  floor: bool = False
+  batch: int | None = None
+
+  @property
+  def settings(self) -> Settings:
+    p = self.protocol
+    return Settings(p.steps, p.sampler, p.size, p.size, self.batch)
+
+  @property
+  def guidance(self) -> float:
+    return default_guidance(self.pipe) if self.protocol.guidance is None else self.protocol.guidance
+
+  def cells(self) -> Iterator[tuple[int, int]]:
+    """(prompt, seed) of a person's pictures."""
+    return ((i, s) for i in range(len(self.protocol.prompts)) for s in self.protocol.seeds)
+
+
+def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mapping[str, tuple[str, ...]]) -> list[Row]:
+  """Every picture that is not there yet; the rows of all. UserError for a picture that another command made.
+
+  trained_with: {method: sha256 of recognisers that it learned from}.
+  """
+  everyone = {t.name: t for people in methods.values() for t in people}
+  places, others = references(job.out, methods)
+  rows: list[Row] = []
+  for k, (name, people) in enumerate(methods.items()):
+    for scale in (None, *(s for s in job.strengths if "scale" in people[0].who.identity)):
+      folder = job.out / "pictures" / (f"{k}-{_plain(name)}" + ("" if scale is None else f"-{scale:g}"))
+      who = {t.name: _ready(t, scale) for t in people}
+      cells = [(t, i, s) for t in people for i, s in job.cells()]
+      shots = [_shot(job, folder / t.name / f"{i:02d}-{s}.png", who[t.name].word, i, s,
+                     {"method": name, "person": t.name, "strength": scale, "identity_sha256": tensorfiles.digest(learned.file(t.folder))})
+               for t, i, s in cells]  # fmt: skip
+      each = _sample(job, job.pipe.with_people(*who.values()), shots, f"{name} {scale or ''}".strip())
+      rows += [_row(job, shot.file, i, s, method=name, person=t.name, reference=places[t.name], second=others.get(t.name), strength=scale,
+                    train_seconds=t.train_seconds, sample_seconds=each, trained_with=trained_with.get(name, ()))
+               for shot, (t, i, s) in zip(shots, cells)]  # fmt: skip
+  if job.floor:
+    cells_ = list(job.cells())
+    shots = [
+      _shot(job, job.out / "pictures" / "floor" / f"{i:02d}-{s}.png", "a person", i, s, {"method": FLOOR})
+      for i, s in cells_
+    ]
+    each = _sample(job, job.pipe, shots, FLOOR)
+    rows += [_row(job, shot.file, i, s, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
+             for n in everyone for shot, (i, s) in zip(shots, cells_)]  # fmt: skip
+  if distributed.first():
+    _write(job.out, rows)
+  return rows
+
+
+def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dict[str, Path], dict[str, Path | None]]:
+  """By person the photo that pictures are held against, and another one where there is one; the first
+  process writes them."""
+  everyone = {t.name: t for people in methods.values() for t in people}
+  places = {n: out / "references" / f"{n}.png" for n in everyone}
+  others: dict[str, Path | None] = {}
+  if distributed.first():
+    for n, t in everyone.items():
+      runs.reference(t, places[n])
+      others[n] = runs.second(t, places[n].with_name(f"{n}-second.png"))
+  return places, others
+
+
+def _ready(t: Trained, scale: float | None) -> Learned:
+  """Under a word of its own: runs of one person each all say <id>."""
+  who = t.who if scale is None else t.who.with_strength(scale)
+  return dataclasses.replace(who, word=f"<{t.name}>")
+
+
+def _shot(job: Job, file: Path, word: str, prompt: int, seed: int, more: dict[str, Any]) -> Shot:
+  text = job.protocol.prompts[prompt].text.replace("{}", word)
+  settings = {k: v for k, v in dataclasses.asdict(job.settings).items() if k != "batch"}
+  record = {
+    "prompt": text,
+    "seed": seed,
+    "guidance": job.guidance,
+    "model_digest": job.pipe.digest,
+    "idejax_version": __version__,
+  }
+  return Shot(file, Request(text, None, seed, 0, job.guidance), record | settings | more)
+
+
+def _row(job: Job, file: Path, prompt: int, seed: int, **more: Any) -> Row:
+  a = job.protocol.prompts[prompt]
+  return Row(file=file, prompt=a.text, category=a.category, seed=seed, people=a.people, **more)
+
+
+def _sample(job: Job, pipe: Pipeline, shots: Sequence[Shot], what: str) -> float | None:
+  """Make what is missing; seconds a picture, once compiled, as they were when most were made."""
+  done = [_finished(s) for s in shots]
+  todo = [i for i, there in enumerate(done) if not there]
+  distributed.meet(f"looked at {what}")  # all processes have seen the same before one writes
+  if todo:
+    tell(f"{what}: {len(todo)} of {len(shots)} pictures to make")
+    made, begun = 0, 0.0
+    for k, part in enumerate(generate(pipe, [s.request for s in shots], job.settings, positions=todo, progress=True)):
+      for i, image in zip(part.positions, part.images):
+        shots[i].file.parent.mkdir(parents=True, exist_ok=True)
+        pictures.write_png(shots[i].file, image, shots[i].record)
+      if k:
+        made += len(part.positions)
+      else:
+        begun = time.monotonic()
+    if made and distributed.first():
+      _note(job.out, what, made, (time.monotonic() - begun) / made)
+  distributed.meet(f"made {what}")
+  return _noted(job.out).get(what, {}).get("seconds")
+
+
+def _finished(shot: Shot) -> bool:
+  """Whether it is there and whole; UserError if it is another command's."""
+  if not shot.file.exists():
+    return False
+  found, intact = pictures.read_record(shot.file)
+  if found is None:
+    raise UserError(f"{shot.file} is there and was not made by idejax; move it or choose another --out")
+  wanted = json.loads(json.dumps(shot.record))
+  for key in wanted:
+    if key != "idejax_version" and found.get(key) != wanted[key]:
+      raise UserError(
+        f"{shot.file} was made with another {key} ({found.get(key)!r}, now {wanted[key]!r}); choose another --out"
+      )
+  return intact
+
+
+def _noted(out: Path) -> dict[str, Any]:
+  try:
+    return json.loads((out / SECONDS).read_text())
+  except (OSError, ValueError):
+    return {}  # times only
+
+
+def _note(out: Path, what: str, made: int, seconds: float):
+  known = _noted(out)
+  if known.get(what, {}).get("pictures", 0) < made:
+    write_json(out / SECONDS, known | {what: {"pictures": made, "seconds": round(seconds, 4)}})
+
+
+def _write(out: Path, rows: Sequence[Row]):
+  """pictures.jsonl, from which everything can be scored again without a model."""
+  relative = lambda x: x.relative_to(out).as_posix() if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
+  default = {f.name: f.default for f in dataclasses.fields(Row)}
+  lines = [
+    json.dumps(
+      {n: relative(v) for n in default if (v := getattr(r, n)) != default[n] or n == "person"}, ensure_ascii=False
+    )
+    for r in rows
+  ]
+  with replacing(out / TABLE) as temporary:
+    temporary.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _plain(name: str) -> str:
+  """A method's name as a folder's."""
+  return "".join(x if x.isalnum() or x in "-_." else "-" for x in name)[:60].rstrip("-.") or "method"

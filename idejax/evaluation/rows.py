@@ -1,0 +1,159 @@
+"""pictures.jsonl: pictures from anywhere, a line each, and what they were to show.
+
+    {"file": "ours/0001.png", "method": "ours", "person": "anna", "reference": "anna.jpg",
+     "prompt": "a photo of {} on the beach", "category": "background", "seed": 0}
+
+`file`, `method`, `person` and `prompt` are needed (`person` null: a prompt without anyone, then `base`
+is the base model's picture of the same noise). The file comes from strangers: paths lead to pictures
+inside its folder and nowhere else, and every line is checked before a picture is read.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from idejax.errors import UserError
+
+MOST = 1_000_000
+_LONGEST = 1 << 16  # characters of a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One picture and what it was to show; paths are absolute."""
+
+  file: Path
+  method: str
+  person: str | None
+  prompt: str  # with {} for the person
+  category: str = ""
+  seed: int = 0
+  reference: Path | None = None
+  second: Path | None = None  # another photo of the person, for copied
+  driver: Path | None = None  # whose pose and expression were asked for
+  base: Path | None = None  # the base model's picture of the same prompt and noise, for drift
+  others: tuple[tuple[str, Path], ...] = ()  # further people who were asked for, with a photo each
+  people: int = 1  # how many the prompt asks for
+  strength: float | None = None  # of the identity; None: as it was trained
+  train_seconds: float | None = None
+  sample_seconds: float | None = None
+  trained_with: tuple[str, ...] = ()  # sha256 of recognisers that the method was trained with
+
+  @property
+  def key(self) -> tuple[Any, ...]:
+    """What no two rows may share."""
+    return self.method, self.person, self.prompt, self.driver, self.strength, self.seed
+
+
+_PATHS = ("file", "reference", "second", "driver", "base")
+_TEXTS = ("method", "person", "prompt", "category")
+_NUMBERS = ("strength", "train_seconds", "sample_seconds")
+_WHOLE = ("seed", "people")
+FIELDS = tuple(f.name for f in dataclasses.fields(Row)) + ("word",)
+
+
+def read(path: Path) -> list[Row]:
+  """Every row, checked; UserError names the line, and the first picture that is missing."""
+  try:
+    text = path.read_text("utf-8-sig")
+  except FileNotFoundError:
+    raise UserError(f"{path} does not exist") from None
+  except (OSError, UnicodeDecodeError) as e:
+    raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
+  lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+  if not lines:
+    raise UserError(f"{path} holds no row")
+  if len(lines) > MOST:
+    raise UserError(f"{path} has {len(lines)} rows; at most {MOST} are read")
+  root = path.parent.resolve()
+  out, seen = [], dict[tuple[Any, ...], int]()
+  for n, line in lines:
+    row = _row(line, f"{path}:{n}", root)
+    if (first := seen.setdefault(row.key, n)) != n:
+      raise UserError(f"{path}:{n} repeats line {first}: the same method, person, prompt and seed")
+    out.append(row)
+  check_files(out)
+  return out
+
+
+def check_files(rows: Sequence[Row]):
+  """UserError that names the first picture that is not there, and how many more."""
+  wanted = dict.fromkeys(p for r in rows for p in (*(getattr(r, n) for n in _PATHS), *(o for _, o in r.others)) if p)
+  missing = [p for p in wanted if not p.is_file()]
+  if missing:
+    more = f", and {len(missing) - 1} more are missing" if missing[1:] else ""
+    raise UserError(f"{missing[0]} does not exist{more}")
+
+
+def _row(line: str, where: str, root: Path) -> Row:
+  try:
+    if len(line) > _LONGEST:
+      raise ValueError(f"{len(line)} characters")
+    given = json.loads(line)
+  except (ValueError, RecursionError) as e:
+    raise UserError(f"{where} is not JSON: {str(e)[:120]}") from e
+  if not isinstance(given, dict):
+    raise UserError(f"{where} is no JSON object")
+  if odd := set(given) - set(FIELDS):
+    raise UserError(f"{where}: unknown field {min(odd)!r}; known: {', '.join(FIELDS)}")
+  values: dict[str, Any] = {k: v for k, v in given.items() if k != "word" and v is not None}
+  for name in ("file", "method", "prompt"):
+    if name not in values:
+      raise UserError(f"{where}: the field {name} is missing")
+  if "person" not in given:
+    raise UserError(f"{where}: the field person is missing (null: the prompt names nobody)")
+  for name in _TEXTS:
+    if name in values and not (isinstance(values[name], str) and (values[name].strip() or name == "category")):
+      raise UserError(f"{where}: {name} is {values[name]!r}; it must be text")
+  for name in _PATHS:
+    if name in values:
+      values[name] = inside(root, values[name], f"{where}: {name}")
+  for name in _NUMBERS + _WHOLE:
+    if name in values:
+      values[name] = _number(values[name], name in _WHOLE, f"{where}: {name}")
+  if values.get("people", 1) < 1:
+    raise UserError(f"{where}: people is {values['people']}; it must be at least 1")
+  if "others" in values:
+    values["others"] = _others(values["others"], root, where)
+  if "trained_with" in values:
+    if not (isinstance(values["trained_with"], list) and all(isinstance(x, str) for x in values["trained_with"])):
+      raise UserError(f"{where}: trained_with is to be a list of sha256")
+    values["trained_with"] = tuple(values["trained_with"])
+  person = values.setdefault("person", None)
+  word = given.get("word", "{}")
+  if not isinstance(word, str) or not word.strip():
+    raise UserError(f"{where}: word is {word!r}; it must be text")
+  values["prompt"] = values["prompt"].replace(word, "{}")
+  if person is not None and "{}" not in values["prompt"]:
+    raise UserError(f"{where}: the prompt has no {word} for the person")
+  if person is None and "{}" in values["prompt"]:
+    raise UserError(f"{where}: the prompt has a person, the row has none")
+  if person is not None and "reference" not in values:
+    raise UserError(f"{where}: the field reference is missing: a photo of {person}")
+  return Row(**values)
+
+
+def inside(root: Path, text: Any, where: str) -> Path:
+  """A path of the file's, as an absolute one in its folder. UserError if it leads out, by links too."""
+  if not isinstance(text, str) or not text or "\0" in text:
+    raise UserError(f"{where} is {text!r}; it must be a path")
+  path = (root / text).resolve()
+  if Path(text).is_absolute() or not path.is_relative_to(root):
+    raise UserError(f"{where} is {text!r}, which leads out of {root}; paths are relative to the file's folder")
+  return path
+
+
+def _number(x: Any, whole: bool, where: str) -> float | int:
+  right = isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and (not whole or x == int(x))
+  if not right:
+    raise UserError(f"{where} is {x!r}; it must be a {'whole ' if whole else ''}number")
+  return int(x) if whole else float(x)
+
+
+def _others(x: Any, root: Path, where: str) -> tuple[tuple[str, Path], ...]:
+  if not isinstance(x, dict):
+    raise UserError(f"{where}: others is to be an object of names and photos")
+  return tuple((str(name), inside(root, photo, f"{where}: others")) for name, photo in x.items())

@@ -1,0 +1,201 @@
+"""Run folders of `idejax personalize` as what a protocol samples: people by method, their photos, what training cost."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from idejax.data import people as data_people
+from idejax.errors import UserError
+from idejax.evaluation.networks import read_json
+from idejax.faces import photo
+from idejax.miniature.world import data, people, portraits, scene
+from idejax.sampling import learned
+from idejax.sampling.learned import Learned
+from idejax.storage.files import replacing
+
+
+class Trained(NamedTuple):
+  """One person of one run."""
+
+  folder: Path  # of identity.safetensors
+  who: Learned
+  name: str  # of files, the same for the same photos
+  photo: Path
+  box: np.ndarray | None  # of the face that was taken, [4]; None: it is the only one
+  photos: str  # sha256 over the photos' digests: whose they are
+  train_seconds: float | None
+  costs: dict[str, float]
+  pack: str
+
+
+def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list[Trained]]:
+  """{method: its people}. Runs of one method that were trained with other settings are methods of their
+  own, named by what differs. UserError names what is missing.
+
+  photos: further folders in which to look for the photos that runs were made from.
+  """
+  found = [t for f in folders for run in _runs(f) for t in _people(run, photos)]
+  if not found:
+    raise UserError("no run folder is named")
+  if odd := {t.who.model for t in found if t.who.digest != found[0].who.digest}:
+    raise UserError(
+      f"these runs were made on different models ({found[0].who.model}, {min(odd)}): evaluate them one model at a time"
+    )
+  found = _named(found)
+  out: dict[str, list[Trained]] = {}
+  for t, name in zip(found, _methods([t.who for t in found])):
+    mine = out.setdefault(name, [])
+    if twin := next((m for m in mine if m.name == t.name), None):
+      raise UserError(f"{twin.folder} and {t.folder} are the same person by the same method")
+    mine.append(t)
+  return out
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+  """The runs in a folder: itself, or those of a comparison."""
+  if not folder.is_dir():
+    raise UserError(f"{folder} is no run folder of idejax personalize")
+  if not (folder / "compare.json").exists():
+    yield folder
+    return
+  inside = [p for p in sorted(folder.iterdir()) if (p / "config.json").is_file()]
+  if not inside:
+    raise UserError(f"{folder} is a comparison without runs")
+  yield from inside
+
+
+def _people(run: Path, photos: Sequence[Path]) -> Iterator[Trained]:
+  files = [run] if (run / learned.FILE).is_file() else [p.parent for p in sorted(run.glob(f"*/{learned.FILE}"))]
+  if not files:
+    raise UserError(f"{run} holds no {learned.FILE}: give folders that idejax personalize wrote, once it has finished")
+  config = read_json(run / "config.json") if (run / "config.json").exists() else {}
+  report = read_json(run / "report.json") if (run / "report.json").exists() else {}
+  for folder in files:
+    who, origin = learned.load(folder), read_json(folder / "provenance.json")
+    meta = origin.get("photos") or [{}]
+    where = _photo(run, config, meta[0], photos, folder)
+    trained = (report.get("seconds") or {}).get("train")
+    seconds = None if trained is None else float(trained) / max(1, int(report.get("people", 1)))
+    costs = {
+      k: float(report[n])
+      for k, n in (("memory_mb", "peak_memory_mb"), ("trained_parameters", "trained_parameters"))
+      if n in report
+    }
+    costs["added_parameters"] = float(sum(np.size(x) for x in _leaves(who.identity)))
+    digests = " ".join(str(m.get("photo_sha256")) for m in meta)
+    boxes, face = meta[0].get("boxes"), int(meta[0].get("face", 1))
+    box = np.asarray(boxes[face - 1], np.float32) if boxes and len(boxes) > 1 and 0 < face <= len(boxes) else None
+    name = data_people.stem(Path(str(meta[0].get("photo") or folder.name)).stem) if folder == run else folder.name
+    yield Trained(
+      folder,
+      who,
+      name,
+      where,
+      box,
+      hashlib.sha256(digests.encode()).hexdigest(),
+      seconds,
+      costs,
+      str(origin.get("pack", "")),
+    )
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+  children = node.values() if isinstance(node, Mapping) else node if isinstance(node, tuple | list) else None
+  if children is None:
+    yield node
+  else:
+    for child in children:
+      yield from _leaves(child)
+
+
+def _photo(run: Path, config: Mapping[str, Any], meta: Mapping[str, Any], more: Sequence[Path], folder: Path) -> Path:
+  """The file that a person was learned from, by its digest: at its old place, or in one of `more`."""
+  digest, name = meta.get("photo_sha256"), str(meta.get("photo", ""))
+  places = [Path(config["photo"])] if config.get("photo") else [run, run / "photos", run.parent / "photos"]
+  for place in (*more, *places):
+    candidates = [place] if place.is_file() else sorted(place.rglob(name)) if place.is_dir() and name else []
+    for c in candidates:
+      if c.is_file() and photo.digest(c) == digest:
+        return c
+  raise UserError(
+    f"{folder}: its photo {name or '(unnamed)'} is not where it was; --photos FOLDER says where it lies now"
+  )
+
+
+def _named(found: list[Trained]) -> list[Trained]:
+  """One name for the same photos, another for others."""
+  names: dict[str, str] = {}
+  for t in found:
+    if t.photos in names:
+      continue
+    name, n = t.name, 2
+    while name in names.values():
+      name, n = f"{t.name}-{n}", n + 1
+    names[t.photos] = name
+  return [t._replace(name=names[t.photos]) for t in found]
+
+
+def _methods(people: Sequence[Learned]) -> list[str]:
+  """A name each: the method, and where runs of it differ, the settings in which they do."""
+  settings = [json.dumps([p.method, dataclasses.asdict(p.cfg)], sort_keys=True, default=str) for p in people]
+  distinct = {s: p for s, p in zip(settings, people)}
+  varied: dict[str, set[str]] = {}
+  for p in distinct.values():
+    for q in distinct.values():
+      if p.method != q.method:
+        continue
+      a, b = dataclasses.asdict(p.cfg), dataclasses.asdict(q.cfg)
+      varied.setdefault(p.method, set()).update(k for k in a if a[k] != b[k])
+  names: dict[str, str] = {}
+  for p, s in zip(people, settings):
+    cfg = dataclasses.asdict(p.cfg)
+    parts = [f"{k}={_short(cfg[k])}" for k in cfg if k in varied[p.method]]
+    names[s] = "/".join([p.method, *parts])
+  return [names[s] for s in settings]
+
+
+def _short(x: Any) -> str:
+  text = str(x)
+  return text if len(text) <= 24 else hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+_AROUND = 1.8  # side of a reference's square, in sides of the face's box
+
+
+def reference(t: Trained, path: Path) -> Path:
+  """The photo as a PNG; of several people the square around the face that was taken, in which it is the
+  largest."""
+  if path.exists():
+    return path
+  picture = photo.read(t.photo).pixels
+  if t.box is not None:
+    x0, y0, x1, y1 = t.box
+    half = _AROUND * max(x1 - x0, y1 - y0) / 2
+    low = np.maximum(np.round([(y0 + y1) / 2 - half, (x0 + x1) / 2 - half]).astype(int), 0)
+    high = np.round([(y0 + y1) / 2 + half, (x0 + x1) / 2 + half]).astype(int)
+    picture = picture[low[0] : high[0], low[1] : high[1]]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with replacing(path) as temporary:
+    Image.fromarray(picture).save(temporary, "PNG")
+  return path
+
+
+def second(t: Trained, path: Path) -> Path | None:
+  """Another photo of the same person, which no training saw: of drawn people the world renders one."""
+  person = portraits.portrayed(t.name)
+  if person is None:
+    return None
+  if path.exists():
+    return path
+  image = data.render_all(
+    people.people([person]), data.stack([scene.scene(background="home", clothes="blue shirt", yaw=0.15)])
+  )[0][0]
+  with replacing(path) as temporary:
+    Image.fromarray(np.asarray(image)).save(temporary, "PNG")
+  return path
