@@ -4,19 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optax
 
 from idejax import pipeline, sharding, tensorfiles, tokens, tree
 from idejax import step as st
 from idejax.backbone import Nets
 from idejax.config import TrainMiniature
 from idejax.diffusion import NoiseSchedule
-from idejax.errors import tell
+from idejax.errors import UserError, tell
 from idejax.files import write_json
 from idejax.miniature import (
   captions,
   denoiser,
   export,
+  growth,
+  optimiser,
   people,
   pictures,
   recipe,
@@ -49,13 +50,12 @@ def train(c: TrainMiniature, r: recipe.Recipe):
     unet.UNetConfig.from_json(recipe.unet(r)), ready.config, tuple(configs.values()),
     NoiseSchedule.from_json(recipe.scheduler(r)), zero_empty_negative=r.xl)  # fmt: skip
   steps, batch = c.steps or r.steps, r.batch
-  tx = optax.adam(training.flat(r.lr, steps, r.decay), b2=0.99)
+  tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
   loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face))
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
-  start = export.read_net(c.start, "unet")[1] if c.start else None
-  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
+  state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
   tell(f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
        f"{len(tokenizer.bpe)} tokens, latent scale {ready.scale:.3f}")  # fmt: skip
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, frozen)
@@ -65,8 +65,8 @@ def train(c: TrainMiniature, r: recipe.Recipe):
     return {"mean": ready.moments.mean[at], "logvar": ready.moments.logvar[at], "ids": ids[at],
             "index": np.arange(batch, dtype=np.int32)}  # fmt: skip
 
-  facts = training.facts(c, r, "widths heads groups text_width text_layers batch lr empty "
-                         "ema clip face", words=known, captions=captions.VERSION,
+  facts = training.facts(c, r, "widths heads groups layers fine text_width text_layers batch lr muon "
+                         "snr least empty ema clip face", words=known, captions=captions.VERSION,
                          unet=c.start and tensorfiles.digest(c.start / "unet"), **ready.facts)  # fmt: skip
   if r.xl: facts |= training.facts(c, r, "depths text2_width text2_layers projection time_width")
   run = training.run(c, training.home(c, "diffusion"), "diffusion", steps)
@@ -83,6 +83,15 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts, every=r.look, look=look)
   v = look(int(state.step), state)
   write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
+
+
+def _start(c: TrainMiniature, cfg: unet.UNetConfig) -> Any:
+  """The UNet of --start, grown where this recipe's is larger; None without."""
+  if not c.start: return None
+  old_cfg, old = export.read_net(c.start, "unet")
+  if old_cfg == cfg: return old
+  try: return growth.grow(old_cfg, old, cfg, c.seed)
+  except ValueError as e: raise UserError(f"{c.start / 'unet'}: {e}; leave out --start to begin anew") from None
 
 
 def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Config], params: Any):
