@@ -43,6 +43,15 @@ class Judges:
       for i, e in zip(where, face_metrics.embed(self.folder / "recogniser.onnx", cut)): out[i] = e
     return out
 
+  def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """CLIP's unit embedding of each picture, float32 [N, P]."""
+    blank, out = self.words.encode([""]).ids, []
+    for at in range(0, len(images), CHUNK):
+      rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
+      seen, _ = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), blank)
+      out.append(np.asarray(seen)[: min(CHUNK, len(images) - at)])
+    return np.concatenate(out)
+
   def prompt(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
     """CLIP's cosine between picture and text, float32 [N]."""
     ids = self.words.encode(list(texts)).ids

@@ -35,7 +35,7 @@ def init(nets: Nets, seed: int, start: Any = None) -> Any:
   return {"unet": tree.map_with_path(scaled, random_params(unet.shapes(nets.unet), seed))}
 
 
-def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
+def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.0) -> np.ndarray:
   """Weights of the loss by place, float32 [side, side, 1] of mean 1: `1 + most` times as much where
   brows, eyes, nose and mouth most often are as in the corners.
 
@@ -44,7 +44,9 @@ def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
   """
   ids = people.split("train")[:count]
   look = lambda person, seen: landmarks.geometry(jnp, person, seen, side).landmarks[17:]  # without the face's outline
-  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scene.scenes(ids, 1, 0))).reshape(-1, 2)
+  scenes = scene.scenes(ids, 1, 0)
+  scenes = scenes._replace(scale=scenes.scale * np.float32(closer))
+  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scenes)).reshape(-1, 2)
   edges = np.arange(side + 1) - 0.5
   often, *_ = np.histogram2d(marks[:, 1], marks[:, 0], (edges, edges))
   weight = 1 + most * often / often.max()

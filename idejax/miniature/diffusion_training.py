@@ -1,5 +1,6 @@
 """The stage `diffusion`: trains the miniature's UNet on the VAE's latents and the text encoders' contexts."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from idejax.miniature import (
   denoiser,
   export,
   growth,
+  looks,
   optimiser,
   people,
   pictures,
@@ -52,7 +54,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   steps, batch = c.steps or r.steps, r.batch
   tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
-  loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face))
+  loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer))
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
   state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
@@ -74,10 +76,11 @@ def train(c: TrainMiniature, r: recipe.Recipe):
 
   def look(done, state):
     v = validate(state.ema, frozen, ready.held.mean, ready.held.logvar, held_ids)
-    training.append(run.folder / "validation.jsonl", {"step": done, "v": v})
-    tell(f"diffusion {done}: held-out v-loss {v:.4f}")
     _write_pipeline(folder, r, texts, state.ema | frozen)
     _draw(run.folder / f"pictures-{done:06d}.png", folder, c.tiny)
+    scores = _scores(run.folder / f"scored-{done:06d}.png", folder, r)
+    training.append(run.folder / "validation.jsonl", {"step": done, "v": v} | scores)
+    tell(f"diffusion {done}: held-out v-loss {v:.4f}" + "".join(f", {n} {x:g}" for n, x in scores.items()))
     return v
 
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts, every=r.look, look=look)
@@ -98,6 +101,18 @@ def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Conf
   for name, config in {"unet": recipe.unet(r), **texts}.items():
     export.write_net(folder, name, config, params[name])
   export.write_index(folder, recipe.scheduler(r), xl=r.xl)
+
+
+def _scores(path: Path, folder: Path, r: recipe.Recipe) -> dict[str, float]:
+  """What judges say of a few pictures, and their sheet, twelve a row."""
+  if not (count := r.scored): return {}
+  judge = _looks(count, r.closer)
+  images = judge.pictures(folder)
+  training.grid(path, [images[i : i + 12] for i in range(0, count - count % 12, 12)])
+  return judge.score(images)
+
+
+_looks = functools.cache(looks.Looks)
 
 
 def _draw(path: Path, folder: Path, tiny: bool):

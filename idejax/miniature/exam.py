@@ -9,7 +9,7 @@ import numpy as np
 from idejax import backbone, pipeline
 from idejax.errors import tell
 from idejax.metrics import Judges
-from idejax.miniature import autoencoder, captions, data, people
+from idejax.miniature import autoencoder, captions, data, drawn_faces, people
 from idejax.miniature.judges import CLASSES, labels
 from idejax.pipeline import Pipeline
 from idejax.subjects import encode
@@ -22,8 +22,7 @@ def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, floa
   """PSNR of decoded latents, and the pack recogniser's cosine of original and reconstruction."""
   ids = people.split("heldout")[:count]
   images = data.batch(ids, 2, seed=77).images
-  mean, _ = encode(pipe.backbone, np.asarray(autoencoder.pixels(images)))
-  made = decode(pipe, mean)
+  made = reconstruct(pipe, images)
   error = np.square((made.astype(np.float32) - images) / 255).mean((1, 2, 3))
   similar = []
   for a, b in zip(images, made):
@@ -33,6 +32,11 @@ def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, floa
     e = judges.pack.embed(crop)
     similar.append(float(e[0] @ e[1]))
   return {"psnr_db": float((-10 * np.log10(error)).mean()), "similarity": float(np.mean(similar)), "pictures": len(made)}
+
+
+def reconstruct(pipe: Pipeline, images: np.ndarray) -> np.ndarray:
+  mean, _ = encode(pipe.backbone, np.asarray(autoencoder.pixels(images)))
+  return decode(pipe, mean)
 
 
 def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
@@ -47,13 +51,17 @@ def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
 
 def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   """Share of pictures in which the classifier sees what the prompt asked for, by attribute; and the
-  classifier's own accuracy on real renders of people whom nobody was trained on."""
+  classifier's own accuracy on real renders of people whom nobody was trained on. Of expressions, "after": the
+  share where the mood follows the noun, as in half of their prompts ("a woman smiling")."""
   asked: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
   for name in ("background", "accessory", "expression"):
     classes = CLASSES[name]
     plain = {} if name == "background" else {"background": "gray"}
     asked += [(name, c, captions.prompt(subject, **{name: c}, **plain)) for c in classes
               for subject in ("a woman", "a man")]  # fmt: skip
+  behind = {captions.prompt(subject, after=True, expression=c, background="gray"): c
+            for c in CLASSES["expression"] for subject in ("a woman", "a man")}  # fmt: skip
+  asked += [("expression", c, text) for text, c in behind.items()]
   for colour in people.HAIR_COLOURS:
     asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
   rows = [a for a in asked for _ in range(each)]
@@ -62,7 +70,10 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   said = judges.attributes(list(images))
   right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in ATTRIBUTES}
   own = real_accuracy(judges)
-  return {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
+  out: dict[str, Any] = {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
+  moods = [(text in behind, ok) for (n, _, text), ok in zip((a for a in rows if a[0] == "expression"), right["expression"])]
+  out["expression"]["after"] = float(np.mean([ok for after, ok in moods if after]))
+  return out
 
 
 def real_accuracy(judges: Judges) -> dict[str, float]:
@@ -117,6 +128,7 @@ GOALS = (
   ("reconstruction", "psnr_db", 26.0), ("reconstruction", "similarity", 0.85),
   ("obedience", "background", 0.85), ("obedience", "accessory", 0.85), ("obedience", "hair", 0.85),
   ("obedience", "expression", 0.65), ("names", "difference", 0.35), ("names", "top1", 0.5),
+  ("faces", "level", 0.95), ("faces", "sharpness", 0.9),
 )  # fmt: skip
 
 
@@ -129,6 +141,9 @@ def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
   out["obedience"] = obedience(pipe, judges, 1 if quick else 4)
   tell("celebrities by name")
   out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
+  tell("faces")
+  out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, lambda x: reconstruct(pipe, x), steps=STEPS,
+                                   sampler="dpmpp_2m", batch=32, progress=True)  # fmt: skip
   tell("speed")
   return out | {"speed": speed(pipe)}
 
@@ -141,7 +156,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     value, beside = (x["right"], f" (classifier on real pictures {x['judge']:.3f})") if isinstance(x, dict) else (x, "")
     mark = "reached" if value >= goal else "MISSED"
     out.append(f"{part:15} {name:12} {value:7.3f}   goal {goal:g}: {mark}{beside}")
-  n, s = found["names"], found["speed"]
+  n, s, f = found["names"], found["speed"], found["faces"]
   out.append(f"names: own {n['own']:.3f}, others {n['others']:.3f}, face found {n['face_found']:.3f}, {n['pictures']} pictures")
+  out.append(f"faces: level {f['level']:.3f} (real pictures {f['level_real']:.3f}), sharpness {f['sharpness']:.2f} of real "
+             f"reconstructions', Frechet distance {f['frechet']:.4f}, {f['times_real']:.1f} times that of real pictures, {f['pictures']} pictures")  # fmt: skip
+  out.append(f"expression behind the noun {found['obedience']['expression']['after']:.3f}")
   return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]
 

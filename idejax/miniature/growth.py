@@ -3,7 +3,9 @@
 The finest level may become wider by a whole factor: each channel is there so many times, and what reads
 the copies shares its weights among them (Net2Net, arXiv 1511.05641), unevenly, so that they part. It may
 get attention, whose output starts at zero. GroupNorm sees the same statistics but where that level is
-concatenated with a coarser one: there groups shift, which the first hundred steps of training make good.
+concatenated with a coarser one: there groups shift. And where the finest level becomes as wide as the next,
+what that one's first block adds to is no longer projected. Both are for training to make good: the shipped
+UNet's v-loss of 0.245 was 0.324 after it grew.
 """
 
 import re

@@ -11,7 +11,7 @@ import numpy as np
 from idejax.miniature.shapes import lookup, mix
 
 CENTRE = -0.03  # of the head in the picture
-ZOOM = 1.5  # at scale 1 a face is half as wide as the picture: nine cells of the latents
+ZOOM = 1.17  # scale 1 fills the picture like a passport photo
 PIVOT = 0.42  # the head tilts about the top of the neck
 
 class Mood(NamedTuple):

@@ -17,6 +17,7 @@ class Recipe:
   """Sizes first, then training. `TINY` is the same for a minute or two of CPU."""
 
   counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
+  closer: float = 1.0  # than the world has it people are seen: of the latents' cells more are a face's
   held: int = 2  # pictures of each person of the development split, for validation
   people: int = 200  # of that split
   vae_widths: tuple[int, ...] = (16, 32, 64)
@@ -53,21 +54,22 @@ class Recipe:
   clip: float = 1.0
   face: float = 8.0  # how much more the UNet's loss counts where faces' features are
   look: int = 500  # steps between validations
+  scored: int = 96  # pictures that judges compare with real ones at each
 
   @property
   def xl(self) -> bool:
     return self.text2_width > 0
 
 
-FULL = Recipe()
+FULL = Recipe(closer=1.5 / 1.17)
 FULL_SDXL = dataclasses.replace(
-  FULL, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64, projection=64,
+  FULL, closer=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64, projection=64,
   time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
   snr=0.0, least=0.0, look=1000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
   widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), layers=(1, 1), text_width=32, text_layers=1,
-  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, ema=0.95)  # fmt: skip
+  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, scored=0, ema=0.95)  # fmt: skip
 TINY_SDXL = dataclasses.replace(
   TINY, depths=(1, 2), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4)  # fmt: skip
 RECIPES = {("sd", False): FULL, ("sd", True): TINY, ("sdxl", False): FULL_SDXL, ("sdxl", True): TINY_SDXL}
