@@ -16,6 +16,7 @@ from idejax.miniature import (
   denoiser,
   distances,
   growth,
+  looks,
   optimiser,
   people,
   recipe,
@@ -161,3 +162,11 @@ def test_pictures_from_closer_show_larger_faces_and_the_same_captions():
   width = lambda b: b.geometry.box[:, 2] - b.geometry.box[:, 0]
   np.testing.assert_allclose(width(near) / width(far), 1.28, rtol=0.01)
   assert near.captions == far.captions
+
+
+def test_a_look_finds_real_pictures_near_and_obedient_and_noise_far(rng):
+  judge = looks.Looks(40)
+  own = judge.images[:: len(judge.images) // 40][:40]
+  real, noise = (judge.score(x) for x in (own, rng.integers(0, 256, own.shape, np.uint8)))
+  assert abs(real["clip"]) < 100 and real["faces"] == 1 and real["background"] > 0.9 and real["accessory"] > 0.9
+  assert noise["clip"] > 10 * abs(real["clip"]) and noise["background"] < 0.5

@@ -60,7 +60,7 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     asked += [(name, c, captions.prompt(subject, **{name: c}, **plain)) for c in classes
               for subject in ("a woman", "a man")]  # fmt: skip
   behind = {captions.prompt(subject, after=True, expression=c, background="gray"): c
-            for c in CLASSES["expression"] for subject in ("a woman", "a man")}  # fmt: skip
+            for c in CLASSES["expression"][1:] for subject in ("a woman", "a man")}  # fmt: skip
   asked += [("expression", c, text) for text, c in behind.items()]
   for colour in people.HAIR_COLOURS:
     asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]

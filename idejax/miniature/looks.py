@@ -14,18 +14,17 @@ from idejax.metrics import Judges, asked
 from idejax.miniature import data, distances, people
 
 GUIDANCE, STEPS = 2.0, 12
-REAL = 1500  # pictures at most to compare with, photos as the captions' are
 
 
 class Looks:
-  """Judges, captions and the features of real pictures, made once a run."""
+  """Judges, captions of every so manieth of some photos, and the features of all of them, made once a run."""
 
   def __init__(self, count: int, closer: float = 1.0):
     real = data.batch(people.split("development"), max(2, min(10, count // 20)), seed=5, closer=closer)
     photo = np.flatnonzero(real.factors["style"] == 0)
     self.judges = Judges()
     self.captions = [real.captions[i] for i in photo[:: max(1, len(photo) // count)][:count]]
-    self.images = real.images[photo[:REAL]]
+    self.images = real.images[photo]
     self.real = self._features(self.images)
 
   def pictures(self, folder: Path) -> np.ndarray:
