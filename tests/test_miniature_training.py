@@ -138,8 +138,9 @@ def test_the_denoiser_starts_at_the_loss_of_saying_nothing_and_empties_captions(
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(clip.TextEncoder, "__call__", spy)
-    value, _ = denoiser.make_loss(nets, np.zeros(40, np.int32), TINY)(params, frozen, data, keys)
-  np.testing.assert_allclose(value, 1, rtol=0.05)
+    value, metrics = denoiser.make_loss(nets, np.zeros(40, np.int32), TINY)(params, frozen, data, keys)
+  np.testing.assert_allclose(metrics["v"], 1, rtol=0.05)
+  np.testing.assert_allclose(value, 1, rtol=0.15)  # its weights by time vary with the few t that were drawn
   empty = np.asarray(seen[0] == 0).all(1).mean()
   assert 0.04 < empty < 0.17
 

@@ -54,7 +54,8 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   steps, batch = c.steps or r.steps, r.batch
   tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
-  loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer))
+  where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer)
+  loss = denoiser.make_loss(nets, empty, r, where)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
   state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)

@@ -46,8 +46,8 @@ class Recipe:
   batch: int = 64
   lr: float = 1.6e-3
   muon: bool = True  # for matrices and convolutions, Adam for the rest; Adam for all otherwise
-  snr: float = 5.0  # a timestep counts as min(its signal to noise, this), measured by x0 (arXiv 2303.09556); 0: all v alike
-  least: float = 0.1  # of those weights: words alone decide where noise is strongest
+  snr: float = 5.0  # errors of x0 count as min(signal to noise, this) (arXiv 2303.09556); 0: errors of v as 1
+  least: float = 0.1  # of these weights, of v: words alone decide where noise is strongest
   decay: float = 0.2  # share of the steps, the last, over which the rate falls to 1 %
   empty: float = 0.1  # share of captions dropped, for classifier-free guidance
   ema: float = 0.999
@@ -63,15 +63,16 @@ class Recipe:
 
 FULL = Recipe(closer=1.5 / 1.17)
 FULL_SDXL = dataclasses.replace(
-  FULL, closer=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64, projection=64,
-  time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
+  FULL, closer=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64,
+  projection=64, time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
   snr=0.0, least=0.0, look=1000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
   widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), layers=(1, 1), text_width=32, text_layers=1,
   vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, scored=0, ema=0.95)  # fmt: skip
 TINY_SDXL = dataclasses.replace(
-  TINY, depths=(1, 2), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4)  # fmt: skip
+  TINY, depths=(1, 2), fine=(False, False), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4,
+  muon=False, snr=0.0, least=0.0)  # fmt: skip
 RECIPES = {("sd", False): FULL, ("sd", True): TINY, ("sdxl", False): FULL_SDXL, ("sdxl", True): TINY_SDXL}
 
 
