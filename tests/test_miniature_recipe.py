@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from fakes import fill, relative_error
+from fakes import fill, nchw, nhwc, relative_error
 from optax.contrib import MuonDimensionNumbers
 
-from idejax import faces
+from idejax import faces, weights
 from idejax.miniature import (
   data,
   denoiser,
@@ -109,6 +109,23 @@ def test_a_grown_unet_computes_what_the_old_one_did(rng):
   assert np.corrcoef(grown.ravel(), out.ravel())[0, 1] > 0.7
   kernel = np.asarray(new["down_blocks.0.resnets.0"]["conv1"]["kernel"])
   assert np.abs(kernel[..., 0::2, :] - kernel[..., 1::2, :]).max() > 0.01  # what reads two copies tells them apart
+
+
+def test_stock_diffusers_computes_the_same_with_attention_at_the_finest_level_on_the_way_up(rng):
+  import torch
+  from diffusers import UNet2DConditionModel
+
+  r = dataclasses.replace(recipe.TINY, layers=(2, 1))
+  cfg = unet.UNetConfig.from_json(recipe.unet(r))
+  assert cfg.down_depths == (0, 1) and cfg.up_depths == (1, 1) and cfg.layers == (2, 1)
+  params = fill(unet.shapes(cfg), 3, 0.1)
+  stock = UNet2DConditionModel.from_config(recipe.unet(r)).eval()
+  stock.load_state_dict({k: torch.from_numpy(np.array(x)) for k, x in weights.to_torch(params).items()})
+  x, t = rng.standard_normal((2, 8, 8, 4)).astype(np.float32), np.array([5, 700])
+  context = rng.standard_normal((2, 7, 32)).astype(np.float32)
+  with torch.no_grad(): theirs = stock(nchw(x), torch.from_numpy(t), torch.from_numpy(context)).sample
+  ours = jax.jit(lambda p: unet.UNet(cfg).apply({"params": p}, x, t, context))(params)
+  assert relative_error(ours, nhwc(theirs)) < 1e-4
 
 
 def test_a_unet_does_not_grow_into_another_kind():

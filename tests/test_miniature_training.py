@@ -28,6 +28,7 @@ from idejax.miniature import (
   tokenizer,
   training,
   vae_training,
+  words_training,
 )
 from idejax.miniature import words as text_encoder
 from idejax.nets import clip, unet, vae
@@ -246,6 +247,16 @@ def test_a_finished_pipelines_vae_is_taken_as_it_is(tmp_path, rng, monkeypatch):
     assert (out / "pipeline" / "vae" / file).read_bytes() == (start / "vae" / file).read_bytes()
   assert ready.scale == pytest.approx(1 / 0.7) and ready.moments.mean.shape[0] == 4
   with pytest.raises(UserError, match="is not of this recipe's size"): vae_training.train(c, recipe.FULL)
+
+
+def test_a_finished_pipelines_text_encoder_is_taken_as_it_is_with_no_steps(tmp_path):
+  start, config = tmp_path / "start", recipe.text(recipe.TINY, 20)
+  export.write_net(start, "text_encoder", config, random_params(clip.shapes(clip.TextConfig.from_json(config)), 0))
+  c = TrainMiniature(out=tmp_path / "out", tiny=True, start=start, steps=0)
+  words_training.train(c, recipe.TINY)
+  known, digest = words_training.load(c, recipe.TINY, {"text_encoder": clip.TextConfig.from_json(config)})
+  jax.tree.map(np.testing.assert_array_equal, known["text_encoder"], export.read_net(start, "text_encoder")[1])
+  assert digest == json.loads((c.out / "words" / "result.json").read_text())["sha256"]
 
 
 def test_a_start_that_is_no_pipeline_is_refused(tmp_path):
