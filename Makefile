@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow mutants lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/idejax personalize --out out/demo
@@ -15,6 +15,10 @@ test: $(VENV)/.tested
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 --dist load --durations 30 -m slow
+
+# Mistakes put into a copy of the code one at a time: does a test notice?
+mutants: $(VENV)/.tested
+	$(BIN)/python tests/mutants/run.py
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

@@ -60,7 +60,9 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["idejax", "idejax.*"]),
-  package_data={"idejax": ["celebrities.txt", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]},
+  package_data={
+    "idejax": ["person/celebrities.txt", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]
+  },
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   entry_points={"console_scripts": ["idejax = idejax.cli:main"]},

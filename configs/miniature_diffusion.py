@@ -1,6 +1,6 @@
 """The miniature's UNet, after its VAE and its text encoder: about two hours on one core.
 
-    idejax train-miniature --config configs/miniature_diffusion.py
+idejax train-miniature --config configs/miniature_diffusion.py
 """
 
 from idejax.config import TrainMiniature

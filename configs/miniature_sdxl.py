@@ -1,6 +1,6 @@
 """The SDXL-shaped miniature's UNet, after `--family sdxl --stage words` and the VAE of the other one.
 
-    idejax train-miniature --config configs/miniature_sdxl.py
+idejax train-miniature --config configs/miniature_sdxl.py
 """
 
 from idejax.config import TrainMiniature

@@ -1,6 +1,6 @@
 """The whole recipe at a size for CI: losses fall, pictures stay blurs. Two minutes on two cores.
 
-    idejax train-miniature --config configs/miniature_tiny.py
+idejax train-miniature --config configs/miniature_tiny.py
 """
 
 from pathlib import Path

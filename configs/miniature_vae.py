@@ -1,6 +1,6 @@
 """The miniature's VAE, alone: about an hour on one core.
 
-    idejax train-miniature --config configs/miniature_vae.py
+idejax train-miniature --config configs/miniature_vae.py
 """
 
 from idejax.config import TrainMiniature

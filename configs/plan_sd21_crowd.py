@@ -1,6 +1,6 @@
 """ID-EA on SD 2.1: a crowd of eight people a chip, a row each, as a pod would train it.
 
-    idejax plan --config configs/plan_sd21_crowd.py --people 8 --table
+idejax plan --config configs/plan_sd21_crowd.py --people 8 --table
 """
 
 from idejax.config import Personalize

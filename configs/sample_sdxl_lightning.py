@@ -10,5 +10,4 @@ from pathlib import Path
 
 from idejax.config import Sample
 
-config = Sample(
-  out=Path("runs/sample_sdxl_lightning"), sampler="euler", spacing="trailing", steps=4, guidance=0.0)
+config = Sample(out=Path("runs/sample_sdxl_lightning"), sampler="euler", spacing="trailing", steps=4, guidance=0.0)

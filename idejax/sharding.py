@@ -34,7 +34,8 @@ def everywhere(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
 
 def share(mesh: jax.sharding.Mesh, rows: int) -> slice:
   """Which of a batch's rows, spread over the job's devices, are those of this process's `mesh`."""
-  if jax.process_count() == 1: return slice(0, rows)
+  if jax.process_count() == 1:
+    return slice(0, rows)
   each, me = rows // jax.device_count(), jax.process_index()
   before = sum(d.process_index < me for d in jax.devices())
   return slice(before * each, (before + mesh.size) * each)
@@ -65,7 +66,8 @@ def by_shape(tree: Any, mesh: jax.sharding.Mesh, threshold: int | None = None) -
   def rule(x):
     shape = np.shape(x)
     axes = [a for a, n in enumerate(shape) if n % parts == 0 and n >= parts]
-    if parts == 1 or not axes or math.prod(shape) < least: return replicated(mesh)
+    if parts == 1 or not axes or math.prod(shape) < least:
+      return replicated(mesh)
     axis = max(axes, key=lambda a: shape[a])
     return NamedSharding(mesh, P(*(None,) * axis, "fsdp"))
 
@@ -77,14 +79,17 @@ def put(tree: Any, places: Any) -> Any:
 
   places: shardings, as a prefix of the tree. Nothing is sent: each process takes its part of its own.
   """
-  if jax.process_count() == 1: return jax.device_put(tree, places)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, places)
   return jax.tree.map(lambda place, part: jax.tree.map(lambda x: _put(x, place), part), places, tree)
 
 
 def _put(x: Any, place: Sharding) -> jax.Array:
   if isinstance(x, jax.Array):
-    if x.sharding == place: return x
-    if not x.is_fully_addressable: return jax.device_put(x, place)
+    if x.sharding == place:
+      return x
+    if not x.is_fully_addressable:
+      return jax.device_put(x, place)
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
       return jax.jit(jax.random.wrap_key_data, out_shardings=place)(_put(jax.random.key_data(x), place))
     # A model that lies on this process's devices already is not copied.
@@ -111,7 +116,8 @@ def _replicate(place: NamedSharding):
 
 def summed(x: np.ndarray) -> np.ndarray:
   """The sum of all processes' arrays, which are as large as each other."""
-  if jax.process_count() == 1: return x
+  if jax.process_count() == 1:
+    return x
   from jax.experimental import multihost_utils
 
   some = 1 << 6  # rows at a time: the arrays of all processes lie on each

@@ -22,7 +22,8 @@ def flatten(tree) -> dict[str, Any]:
   out: dict[str, Any] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     name = path_of(path)
-    if name in out: raise ValueError(f"two leaves have the path {name}")
+    if name in out:
+      raise ValueError(f"two leaves have the path {name}")
     out[name] = leaf
   return out
 
@@ -40,7 +41,8 @@ def map_with_path(f: Callable[..., Any], tree, *rest):
 def choose(path: str, rules: Sequence[tuple[str, Any]]) -> Any:
   """The value of the first rule whose regex is found in the path. Raises ValueError if none is."""
   for pattern, value in rules:
-    if re.search(pattern, path): return value
+    if re.search(pattern, path):
+      return value
   raise ValueError(f"no rule for the parameter {path}; the rules are {[p for p, _ in rules]}")
 
 
@@ -62,7 +64,8 @@ def split(tree: Mapping[str, Any], patterns: Iterable[str]) -> tuple[dict, dict]
       path = f"{prefix}{key}"
       if isinstance(child, Mapping):
         for out, part in zip((inside, outside), walk(child, path + ".")):
-          if part: out[key] = part
+          if part:
+            out[key] = part
       else:
         hits = [p for p in found if p.search(path)]
         found.update(dict.fromkeys(hits, True))
@@ -79,10 +82,12 @@ def merge(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict:
   """The inverse of `split`: nested dicts, united. Raises ValueError where both have a leaf."""
   out = dict(a)
   for key, child in b.items():
-    if key not in out: out[key] = child
+    if key not in out:
+      out[key] = child
     elif isinstance(child, Mapping) and isinstance(out[key], Mapping):
       out[key] = merge(out[key], child)
-    else: raise ValueError(f"both trees hold {key!r}")
+    else:
+      raise ValueError(f"both trees hold {key!r}")
   return out
 
 
@@ -93,11 +98,14 @@ def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
   """
   out = dict(tree)
   for key, new in changes.items():
-    if key not in tree: raise ValueError(f"no parameter {key!r} to override")
-    if isinstance(new, Mapping): out[key] = override(tree[key], new)
+    if key not in tree:
+      raise ValueError(f"no parameter {key!r} to override")
+    if isinstance(new, Mapping):
+      out[key] = override(tree[key], new)
     elif jnp.shape(new) != jnp.shape(tree[key]):
       raise ValueError(f"{key!r} has shape {jnp.shape(tree[key])}, not {jnp.shape(new)}")
-    else: out[key] = new
+    else:
+      out[key] = new
   return out
 
 

@@ -28,12 +28,13 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def random_folder(tmp_path_factory):
   """A function from a family's name to a small pipeline folder with random weights. Read only."""
-  from idejax import families
+  from idejax.model import families
 
   root = tmp_path_factory.mktemp("random")
 
   def get(family):
-    if not (root / family).exists(): families.write_random(root / family, family)
+    if not (root / family).exists():
+      families.write_random(root / family, family)
     return root / family
 
   return get

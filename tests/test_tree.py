@@ -12,10 +12,14 @@ PARAMS = {"unet": {"mid.0": {"kernel": 1, "bias": 2}, "out": {"kernel": 3}}, "te
 
 
 def test_paths_join_with_dots_through_dicts_and_named_tuples():
-  from idejax.step import State
+  from idejax.training.step import State
 
   assert tree.flatten(PARAMS) == {
-    "unet.mid.0.kernel": 1, "unet.mid.0.bias": 2, "unet.out.kernel": 3, "text.embedding": 4}  # fmt: skip
+    "unet.mid.0.kernel": 1,
+    "unet.mid.0.bias": 2,
+    "unet.out.kernel": 3,
+    "text.embedding": 4,
+  }
   assert list(tree.flatten(State(0, {"a": 1}, (5,), 2))) == ["step", "params.a", "opt.0", "skipped"]
   with pytest.raises(ValueError, match="two leaves have the path a.b"):
     tree.flatten({"a.b": 1, "a": {"b": 2}})
@@ -27,8 +31,10 @@ def test_unflatten_inverts_flatten():
 
 def test_the_first_matching_rule_wins_and_every_leaf_needs_one():
   labels = tree.label(PARAMS, [("bias", "b"), (r"^unet\.", "u"), ("", "rest")])
-  assert labels == {"unet": {"mid.0": {"kernel": "u", "bias": "b"}, "out": {"kernel": "u"}},
-                    "text": {"embedding": "rest"}}  # fmt: skip
+  assert labels == {
+    "unet": {"mid.0": {"kernel": "u", "bias": "b"}, "out": {"kernel": "u"}},
+    "text": {"embedding": "rest"},
+  }
   with pytest.raises(ValueError, match="no rule for the parameter text.embedding"):
     tree.label(PARAMS, [("^unet", 1)])
 
@@ -63,6 +69,10 @@ def test_override():
   assert out["a"]["b"] is new and out["a"]["c"] is params["a"]["c"] and out["d"] is params["d"]
   assert params["a"]["b"] is not new  # the tree itself stays
   assert tree.override(params, {}) == params
-  for changes, said in (({"x": new}, "no parameter 'x'"), ({"a": {"x": new}}, "no parameter 'x'"),
-                        ({"a": {"b": np.ones(3)}}, r"'b' has shape (2,), not (3,)")):  # fmt: skip
-    with pytest.raises(ValueError, match=re.escape(said)): tree.override(params, changes)
+  for changes, said in (
+    ({"x": new}, "no parameter 'x'"),
+    ({"a": {"x": new}}, "no parameter 'x'"),
+    ({"a": {"b": np.ones(3)}}, r"'b' has shape (2,), not (3,)"),
+  ):
+    with pytest.raises(ValueError, match=re.escape(said)):
+      tree.override(params, changes)

@@ -5,88 +5,124 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from idejax import hub
-from idejax.backbone import read_json
-from idejax.learned import Learned
+from idejax.methods.contract import Export
+from idejax.model.backbone import read_json
+from idejax.sampling.learned import Learned
+from idejax.storage import hub
 
 HOW = {
-  "textual-inversion": '''```python
+  "textual-inversion": """```python
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("{base}")
 pipe.load_textual_inversion("{folder}", token="{word}")
-```''',
-  "load": '''```python
+```""",
+  "load": """```python
 import sys
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("{base}")
 sys.path.insert(0, "{folder}")   # load.py lies there, 50 lines that you can read
 from load import load
 load(pipe, "{folder}")
-```''',
-  "pipeline": '''```python
+```""",
+  "pipeline": """```python
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained("{folder}")
-```''',
-  "code": '''```python
+```""",
+  "code": """```python
 from diffusers import DiffusionPipeline
 # pipeline.py in this folder is run: read it first, it is short
 pipe = DiffusionPipeline.from_pretrained("{folder}", trust_remote_code=True)
-```''',
-}  # fmt: skip
+```""",
+}
 BUILT_IN = """{base} is where idejax keeps its built-in model:
-`python -c "from idejax import hub; print(hub.resolve('{model}'))"`"""
+`python -c "from idejax.storage import hub; print(hub.resolve('{model}'))"`"""
 POOLED = """SDXL's pooled vector: idejax takes it at the end of the text. Old configs (eos_token_id 2) make
 transformers take it at the largest token id, which a new word has. {how}"""
 
 
-def write(folder: Path, run: Path, person: Learned, kind: str, facts: Mapping[str, Any]):
+def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts: Mapping[str, Any]):
   """README.md in `folder`. `facts` is what certificate.json holds."""
   provenance, report = _json(run / "provenance.json"), _json(run / "report.json")
-  xl, name = len(person.identity["rows"]) == 2, folder.name
-  which = "code" if facts["code"] else "pipeline" if kind == "pipeline" else "textual-inversion" if kind == "textual-inversion" and not xl else "load"
+  xl, name = len(e.rows) == 2, folder.name
+  which = (
+    "code"
+    if facts["code"]
+    else "pipeline"
+    if kind == "pipeline"
+    else "textual-inversion"
+    if kind == "textual-inversion" and not xl
+    else "load"
+  )
   built_in = person.model in hub.BUILT_IN
   fill = dict(base=f"FOLDER_OF_{person.model.upper()}" if built_in else person.model, folder=name, word=person.word)
-  lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image",
-           f"tags: [idejax, {person.method}, {kind}{', lossy' if facts['lossy'] else ''}]", "---", "",
-           f"# {person.word}, learned by {person.method}", ""]  # fmt: skip
-  if facts["lossy"]: lines += [f"**Lossy.** This form leaves out: {facts['lossy']}. `--format pipeline` leaves nothing out.", ""]
-  lines += ["## Open it", "", HOW[which].format(**fill),
-            *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
-            "", f'Then, for instance: `pipe("a photo of {person.word} on the beach").images[0]`', ""]  # fmt: skip
+  lines = [
+    "---",
+    "library_name: diffusers",
+    "pipeline_tag: text-to-image",
+    f"tags: [idejax, {person.method}, {kind}{', lossy' if facts['lossy'] else ''}]",
+    "---",
+    "",
+    f"# {person.word}, learned by {person.method}",
+    "",
+  ]
+  if facts["lossy"]:
+    lines += [f"**Lossy.** This form leaves out: {facts['lossy']}. `--format pipeline` leaves nothing out.", ""]
+  lines += [
+    "## Open it",
+    "",
+    HOW[which].format(**fill),
+    *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
+    "",
+    f'Then, for instance: `pipe("a photo of {person.word} on the beach").images[0]`',
+    "",
+  ]
   if kind == "textual-inversion" and person.rows > 1:
     lines += [f"The word is {person.rows} vectors. diffusers puts all of them where the prompt says {person.word}.", ""]
-  if person.method == "dreambooth":
-    lines += [f"The person is what the model now calls `{person.cfg.word}`"
-              + (f"; `{person.word}` says the same." if kind == "pipeline" else ": say that in prompts."), ""]  # fmt: skip
-  if kind == "pipeline" and any(k in person.identity for k in ("kv", "unet", "lora")):
+  if e.called:
+    lines += [
+      f"The person is what the model now calls `{e.called}`"
+      + (f"; `{person.word}` says the same." if kind == "pipeline" else ": say that in prompts."),
+      "",
+    ]
+  if kind == "pipeline" and e.unet:
     lines += ["The UNet of this folder is the person's for every prompt, with or without the word.", ""]
   if xl:
     how = "load.py sets it right." if which == "load" else "The configs of this folder name the true end token."
     lines += [POOLED.format(how=how), ""]
-  lines += ["## Facts", "", f"- base model: {person.model} (sha256 over its components: `{person.digest}`)",
-            f"- method: {person.method}, {json.dumps(_plain(person.cfg))}",
-            f"- consent of the person shown: {provenance.get('consent', 'not recorded')}",
-            f"- face recogniser: {provenance.get('pack', 'not recorded')}; licence: "
-            f"{provenance.get('pack_licence') or person.licence or 'not recorded'}",
-            "- pictures made with this are synthetic; say so where you show them", ""]  # fmt: skip
+  lines += [
+    "## Facts",
+    "",
+    f"- base model: {person.model} (sha256 over its components: `{person.digest}`)",
+    f"- method: {person.method}, {json.dumps(_plain(person.cfg))}",
+    f"- consent of the person shown: {provenance.get('consent', 'not recorded')}",
+    f"- face recogniser: {provenance.get('pack', 'not recorded')}; licence: "
+    f"{provenance.get('pack_licence') or person.licence or 'not recorded'}",
+    "- pictures made with this are synthetic; say so where you show them",
+    "",
+  ]
   lines += _scores(report)
   lines += ["## Checked", "", _checked(facts), ""]
-  if (folder / "sheet.png").exists(): lines += ["![sheet](sheet.png)", ""]
+  if (folder / "sheet.png").exists():
+    lines += ["![sheet](sheet.png)", ""]
   (folder / "README.md").write_text("\n".join(lines), "utf-8")
 
 
 def _checked(facts: Mapping[str, Any]) -> str:
-  if not facts["verified"]: return "Not verified: exported with --no-verify."
+  if not facts["verified"]:
+    return "Not verified: exported with --no-verify."
   worst = max(x["relative"] for x in facts["final_latents"].values())
   lowest = min(x["psnr_db"] for x in facts["pictures"].values())
   v = facts["versions"]
-  return (f"Loaded by diffusers {v['diffusers']} in a process without idejax: final latents within {worst:.1e} "
-          f"(relative) of idejax's, pictures {lowest:.0f} dB or more. Details are in certificate.json.")  # fmt: skip
+  return (
+    f"Loaded by diffusers {v['diffusers']} in a process without idejax: final latents within {worst:.1e} "
+    f"(relative) of idejax's, pictures {lowest:.0f} dB or more. Details are in certificate.json."
+  )
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
   scores = report.get("scores")
-  if not isinstance(scores, Mapping): return []
+  if not isinstance(scores, Mapping):
+    return []
   rows = [f"| {k} | {json.dumps(v)} |" for k, v in scores.items()]
   return ["## Measured by idejax", "", "| figure | value |", "| --- | --- |", *rows, ""]
 

@@ -22,18 +22,23 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from idejax import __version__, backbone, pipeline, prompting, tensorfiles
-from idejax.backbone import Conditioning
+from idejax import __version__
 from idejax.errors import UserError
-from idejax.learned import Learned
-from idejax.pipeline import Pipeline, Request, Settings
+from idejax.model import backbone, conditioning
+from idejax.model.backbone import Conditioning
+from idejax.sampling import pipeline
+from idejax.sampling import texts as prompting
+from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline, Request, Settings
+from idejax.storage import tensorfiles
 
 LARGEST = 1e-3  # relative difference of contexts, noise predictions and final latents, float32
 SMALLEST = 40.0  # dB, PSNR of the pictures
 EQUAL = 100.0  # dB, said of pictures that are equal
 PROMPTS = ("a photo of {}", "a photo of {} on the beach")
-INSTALL = ("pip install torch --index-url https://download.pytorch.org/whl/cpu && "
-           "pip install diffusers transformers safetensors")  # fmt: skip
+INSTALL = (
+  "pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install diffusers transformers safetensors"
+)
 
 
 class Check(NamedTuple):
@@ -81,12 +86,19 @@ def run_stock(checks: Sequence[Check]) -> list[tuple[dict[str, np.ndarray], dict
   script = resources.files("idejax.exporting").joinpath("templates", "stock.py")
   with tempfile.TemporaryDirectory(prefix="idejax-certificate-") as tmp, resources.as_file(script) as path:
     names = [str(Path(tmp, f"job{i}")) for i in range(len(checks))]
-    for c, name in zip(checks, names): Path(name + ".json").write_text(json.dumps(_job(c, name)))
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(tmp, "modules")), "PYTHONDONTWRITEBYTECODE": "1"}
+    for c, name in zip(checks, names):
+      Path(name + ".json").write_text(json.dumps(_job(c, name)))
+    env = {
+      **os.environ,
+      "HF_HUB_OFFLINE": "1",
+      "HF_MODULES_CACHE": str(Path(tmp, "modules")),
+      "PYTHONDONTWRITEBYTECODE": "1",
+    }
     env.pop("PYTHONPATH", None)
     command = [sys.executable, str(path), *(n + ".json" for n in names)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp, env=env)
-    if done.returncode: raise _failed(done.stderr)
+    if done.returncode:
+      raise _failed(done.stderr)
     return [(load_file(n + ".out"), json.loads(Path(n + ".about").read_text())) for n in names]
 
 
@@ -95,16 +107,29 @@ def _job(c: Check, name: str) -> dict[str, Any]:
   calls = sorted({round(x * (c.steps[0] - 1)) for x in (0, 0.25, 0.5, 0.75, 1)})
   np.save(name + ".npy", np.ascontiguousarray(c.noise.transpose(0, 3, 1, 2)))
   return dict(
-    folder=str(c.folder.resolve()), base=str(c.pipe.folder.resolve()), standalone=c.standalone, code=c.code,
-    prompts=c.prompts, guidance=c.guidance, steps=list(c.steps), calls=calls, height=height, width=width,
-    latents=name + ".npy", out=name + ".out", about=name + ".about")  # fmt: skip
+    folder=str(c.folder.resolve()),
+    base=str(c.pipe.folder.resolve()),
+    standalone=c.standalone,
+    code=c.code,
+    prompts=c.prompts,
+    guidance=c.guidance,
+    steps=list(c.steps),
+    calls=calls,
+    height=height,
+    width=width,
+    latents=name + ".npy",
+    out=name + ".out",
+    about=name + ".about",
+  )
 
 
 def _failed(stderr: str) -> UserError:
   said = [x for x in stderr.strip().splitlines() if x.strip()] or ["no message"]
   if "ModuleNotFoundError" in said[-1]:
-    return UserError(f"the certificate needs PyTorch and diffusers ({said[-1].split(': ', 1)[-1]}): {INSTALL}; "
-                     "or export with --no-verify")  # fmt: skip
+    return UserError(
+      f"the certificate needs PyTorch and diffusers ({said[-1].split(': ', 1)[-1]}): {INSTALL}; "
+      "or export with --no-verify"
+    )
   return UserError(f"stock diffusers cannot use the export: {said[-1][:400]}")
 
 
@@ -112,9 +137,15 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
   """What certificate.json says, from what `run_stock` brought back."""
   named, (height, width) = c.pipe.with_people(c.person), c.size
   out: dict[str, Any] = {
-    "prompts": c.prompts, "guidance": c.guidance, "sampler": "ddim", "dtype": "float32", "size": [height, width],
-    "noise": "idejax.pipeline.noise(0, i)", "versions": versions() | about["versions"],
-    "thresholds": {"relative": LARGEST, "psnr_db": SMALLEST}}  # fmt: skip
+    "prompts": c.prompts,
+    "guidance": c.guidance,
+    "sampler": "ddim",
+    "dtype": "float32",
+    "size": [height, width],
+    "noise": "idejax.sampling.pipeline.noise(0, i)",
+    "versions": versions() | about["versions"],
+    "thresholds": {"relative": LARGEST, "psnr_db": SMALLEST},
+  }
   out |= compare_calls(named, c.prompts, theirs, about["timesteps"], (height, width))
   out["final_latents"], out["pictures"] = {}, {}
   requests = [Request(p, guidance=c.guidance) for p in c.prompts]
@@ -126,8 +157,9 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
   return out
 
 
-def compare_calls(pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.ndarray], timesteps: list[float],
-                  size: tuple[int, int]) -> dict[str, Any]:  # fmt: skip
+def compare_calls(
+  pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.ndarray], timesteps: list[float], size: tuple[int, int]
+) -> dict[str, Any]:
   """Contexts and noise predictions; diffusers' rows are all without text, then all with."""
   empty = None if pipe.backbone.nets.zero_empty_negative else ""
   guided = len(theirs["call0.sample"]) == 2 * len(prompts)
@@ -142,7 +174,8 @@ def compare_calls(pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.nd
     s = int(backbone.stage(jnp.float32(t), stages, train_steps))
     given = theirs[f"call{i}.context"]
     ours = np.asarray(cond.k[s])
-    if given.shape[1] == 2 * ours.shape[1]: ours = np.concatenate([ours, np.asarray(cond.v[s])], axis=1)
+    if given.shape[1] == 2 * ours.shape[1]:
+      ours = np.concatenate([ours, np.asarray(cond.v[s])], axis=1)
     contexts.append(difference(ours, given))
     if cond.pooled is not None:
       p = np.asarray(cond.pooled)
@@ -151,7 +184,8 @@ def compare_calls(pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.nd
     made = np.asarray(under(_predict, b, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
     predictions.append({"timestep": t} | difference(made, theirs[f"call{i}.output"]))
   out: dict[str, Any] = {"contexts": _worst(contexts)}
-  if pooled: out["pooled"] = _worst(pooled)
+  if pooled:
+    out["pooled"] = _worst(pooled)
   return out | {"noise_predictions": predictions}
 
 
@@ -164,9 +198,9 @@ def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], u
   """The UNet's conditioning of texts, a row each."""
   made = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, rows, pipe.notify, under).encode(rows)
   k, v = (jnp.asarray(np.moveaxis(x, 1, 0)) for x in (made.k, made.v))
-  if made.pooled is None: return Conditioning(k, v)
-  height, width = size
-  ids = jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.float32), (len(rows), 1))
+  if made.pooled is None:
+    return Conditioning(k, v)
+  ids = jnp.asarray(conditioning.time_ids(len(rows), size))
   return Conditioning(k, v, jnp.asarray(np.moveaxis(made.pooled, 1, 0)), ids)
 
 
@@ -199,18 +233,22 @@ def verdict(found: Mapping[str, Any]) -> list[str]:
   checks += [(f"noise prediction at timestep {p['timestep']:g}", p) for p in found["noise_predictions"]]
   checks += [(f"final latents after {n} steps", x) for n, x in found["final_latents"].items()]
   for what, x in checks:
-    if not x["relative"] <= LARGEST: bad.append(f"{what} differ by {x['relative']:.2g} (relative; {LARGEST:g} is allowed)")
+    if not x["relative"] <= LARGEST:
+      bad.append(f"{what} differ by {x['relative']:.2g} (relative; {LARGEST:g} is allowed)")
   for n, x in found["pictures"].items():
-    if not x["psnr_db"] >= SMALLEST: bad.append(f"pictures after {n} steps: {x['psnr_db']:.1f} dB ({SMALLEST:g} are wanted)")
+    if not x["psnr_db"] >= SMALLEST:
+      bad.append(f"pictures after {n} steps: {x['psnr_db']:.1f} dB ({SMALLEST:g} are wanted)")
   return bad
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
   """Maximum and mean absolute, and relative difference. Infinite where a number is not finite."""
-  if ours.shape != theirs.shape: raise UserError(f"idejax has an array of {ours.shape}, diffusers one of {theirs.shape}")
+  if ours.shape != theirs.shape:
+    raise UserError(f"idejax has an array of {ours.shape}, diffusers one of {theirs.shape}")
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   off = np.abs(a - b)
-  if not np.isfinite(off).all(): return {"max": math.inf, "mean": math.inf, "relative": math.inf}
+  if not np.isfinite(off).all():
+    return {"max": math.inf, "mean": math.inf, "relative": math.inf}
   norm = float(np.linalg.norm(b))
   relative = float(np.linalg.norm(a - b)) / norm if norm else float(off.max() > 0)
   return {"max": float(off.max()), "mean": float(off.mean()), "relative": relative}

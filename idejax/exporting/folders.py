@@ -9,10 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from idejax import tensorfiles, weights
-from idejax.backbone import read_json
 from idejax.errors import UserError
-from idejax.files import write_json
+from idejax.model.backbone import read_json
+from idejax.storage import tensorfiles, weights
+from idejax.storage.files import write_json
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -29,21 +29,28 @@ def _is_float(dtype) -> bool:
 class Changed(Mapping):
   """A lazy view of tensors: some replaced, floats cast. UserError where a number does not fit the dtype."""
 
-  def __init__(self, tensors: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray], dtype: np.dtype | None,
-               where: str):  # fmt: skip
-    if odd := set(changes) - set(tensors): raise UserError(f"{where}: has no tensor {sorted(odd)[0]} to replace")
+  def __init__(
+    self, tensors: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray], dtype: np.dtype | None, where: str
+  ):
+    if odd := set(changes) - set(tensors):
+      raise UserError(f"{where}: has no tensor {sorted(odd)[0]} to replace")
     self.tensors, self.changes, self.dtype, self.where = tensors, changes, dtype, where
 
   def __getitem__(self, key: str) -> np.ndarray:
     x = self.changes[key] if key in self.changes else self.tensors[key]
-    if self.dtype is None or x.dtype == self.dtype or not _is_float(x.dtype): return x
-    with np.errstate(over="ignore"): y = x.astype(self.dtype)
+    if self.dtype is None or x.dtype == self.dtype or not _is_float(x.dtype):
+      return x
+    with np.errstate(over="ignore"):
+      y = x.astype(self.dtype)
     if self.dtype == np.float16 and not np.isfinite(y).all() and np.isfinite(x).all():
       raise UserError(f"{self.where}: {key} has numbers beyond float16's 65504; choose bfloat16 or float32")
     return y
 
-  def __iter__(self) -> Iterator[str]: return iter(self.tensors)
-  def __len__(self) -> int: return len(self.tensors)
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.tensors)
+
+  def __len__(self) -> int:
+    return len(self.tensors)
 
 
 def stem_of(folder: Path) -> str | None:
@@ -55,29 +62,47 @@ def stem_of(folder: Path) -> str | None:
   return None
 
 
-def component(source: Path, target: Path, *, dtype: str | None = None, changes: Mapping[str, np.ndarray] | None = None,
-              rename: Rename | None = None, config: Mapping[str, Any] | None = None,
-              max_shard_size: str | None = None, variant: str | None = None,
-              allow_pickle: bool = False) -> str:  # fmt: skip
+def component(
+  source: Path,
+  target: Path,
+  *,
+  dtype: str | None = None,
+  changes: Mapping[str, np.ndarray] | None = None,
+  rename: Rename | None = None,
+  config: Mapping[str, Any] | None = None,
+  max_shard_size: str | None = None,
+  variant: str | None = None,
+  allow_pickle: bool = False,
+) -> str:
   """Write one component anew under PyTorch's names; what was done, in words.
 
   changes: tensors in place of those of the same key. config: fields to replace in config.json.
   """
-  if source.is_symlink() and not source.exists(): raise UserError(f"{source}: a link that leads nowhere")
+  if source.is_symlink() and not source.exists():
+    raise UserError(f"{source}: a link that leads nowhere")
   stem = stem_of(source)
   _copy_plain(source, target, config or {})
-  if stem is None: return "copied"
+  if stem is None:
+    return "copied"
   tensors: Mapping[str, np.ndarray] = tensorfiles.read(source, stem, variant=variant, allow_pickle=allow_pickle)
   if any(k.startswith(("text_model.", "encoder.layers.0.self_attn", "vision_model.")) for k in tensors):
     if not any(k.startswith("vision_model.vision_model.") for k in tensors):  # the safety checker's own names
       tensors = weights.rename_clip(tensors)
-  if rename: tensors = rename(tensors)
+  if rename:
+    tensors = rename(tensors)
   _write_tensors(target / f"{stem}.safetensors", tensors, changes or {}, dtype, max_shard_size, str(source))
   return f"{len(tensors)} tensors" + (f" as {dtype}" if dtype else "")
 
 
-def write(like: Path, target: Path, tensors: Mapping[str, np.ndarray], stem: str, *, dtype: str | None = None,
-          max_shard_size: str | None = None):  # fmt: skip
+def write(
+  like: Path,
+  target: Path,
+  tensors: Mapping[str, np.ndarray],
+  stem: str,
+  *,
+  dtype: str | None = None,
+  max_shard_size: str | None = None,
+):
   """A component of these tensors, with the config of `like`, whose own weights need not be there."""
   _copy_plain(like, target, {})
   _write_tensors(target / f"{stem}.safetensors", tensors, {}, dtype, max_shard_size, str(target.name))
@@ -86,9 +111,11 @@ def write(like: Path, target: Path, tensors: Mapping[str, np.ndarray], stem: str
 def _copy_plain(source: Path, target: Path, config: Mapping[str, Any]):
   target.mkdir(parents=True, exist_ok=True)
   for p in sorted(source.iterdir()):
-    if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"): shutil.copyfile(p, target / p.name)
+    if p.is_file() and p.suffix in _PLAIN and not p.name.endswith(".index.json"):
+      shutil.copyfile(p, target / p.name)
   for name, changes in (("config.json", config), ("scheduler_config.json", {})):
-    if (source / name).exists(): write_json(target / name, read_json(source / name) | dict(changes))
+    if (source / name).exists():
+      write_json(target / name, read_json(source / name) | dict(changes))
 
 
 def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_size: str | None, where: str):
@@ -96,15 +123,29 @@ def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_si
   tensorfiles.write(path, view, max_shard_size=max_shard_size)
 
 
-def pipeline(source: Path, target: Path, *, dtype: str | None = None, max_shard_size: str | None = None,
-             variant: str | None = None, allow_pickle: bool = False) -> dict[str, str]:  # fmt: skip
+def pipeline(
+  source: Path,
+  target: Path,
+  *,
+  dtype: str | None = None,
+  max_shard_size: str | None = None,
+  variant: str | None = None,
+  allow_pickle: bool = False,
+) -> dict[str, str]:
   """A whole pipeline folder, every component that is there: {component: what was done}."""
   index, done = index_of(source), {}
   for name in components(index):
-    if not (source / name).is_dir(): index[name] = [None, None]
+    if not (source / name).is_dir():
+      index[name] = [None, None]
     else:
-      done[name] = component(source / name, target / name, dtype=dtype, max_shard_size=max_shard_size,
-                             variant=variant, allow_pickle=allow_pickle)  # fmt: skip
+      done[name] = component(
+        source / name,
+        target / name,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        variant=variant,
+        allow_pickle=allow_pickle,
+      )
   finish(index, source, target)
   return done
 
@@ -126,5 +167,6 @@ def components(index: Mapping[str, Any]) -> list[str]:
 def finish(index: Mapping[str, Any], source: Path, target: Path):
   """model_index.json, last: a folder without it is no pipeline."""
   for name in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
-    if (source / name).is_file(): shutil.copyfile(source / name, target / name)
+    if (source / name).is_file():
+      shutil.copyfile(source / name, target / name)
   write_json(target / "model_index.json", dict(index))

@@ -1,6 +1,6 @@
 """Checkpoints of idejax's own runs as pipeline folders, and pipeline folders as such checkpoints; to the bit.
 
-A checkpoint holds {dotted path: array} (see idejax.checkpoint). What a run trained of a pipeline lies under
+A checkpoint holds {dotted path: array} (see idejax.training.checkpoint). What a run trained of a pipeline lies under
 `params.unet`, `params.text_encoder`, ...; where it kept an average, `ema` holds the same paths and is
 what the run would export. The autoencoder's run has its net under `params` itself.
 """
@@ -13,10 +13,12 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from idejax import checkpoint, tensorfiles, tree, weights
-from idejax.backbone import read_json
+from idejax import tree
 from idejax.errors import UserError
 from idejax.exporting import folders, single_file
+from idejax.model.backbone import read_json
+from idejax.storage import tensorfiles, weights
+from idejax.training import checkpoint
 
 _VAE = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 
@@ -24,7 +26,11 @@ _VAE = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 def step_of(source: Path) -> int | None:
   """The newest step of a run folder, or of its checkpoints/; None if it is neither."""
   folder = _checkpoints(source)
-  steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and ocp.is_orbax_checkpoint(p)] if folder.is_dir() else []
+  steps = (
+    [int(p.name) for p in folder.iterdir() if p.name.isdigit() and ocp.is_orbax_checkpoint(p)]
+    if folder.is_dir()
+    else []
+  )
   return max(steps, default=None)
 
 
@@ -36,7 +42,8 @@ def _checkpoints(source: Path) -> Path:
 def base_of(source: Path) -> str | None:
   """The pipeline that a run was trained on, as its config.json or its checkpoint names it."""
   config = _checkpoints(source).parent / "config.json"
-  if config.is_file() and isinstance(name := read_json(config).get("model"), str): return name
+  if config.is_file() and isinstance(name := read_json(config).get("model"), str):
+    return name
   step = step_of(source)
   return _facts(_checkpoints(source) / str(step)).get("model") if step is not None else None
 
@@ -59,8 +66,10 @@ def load(path: Path) -> dict[str, np.ndarray]:
   stored = _metadata(path).metadata["state"]
   prefix = "ema." if any(k.startswith("ema.") for k in stored) else "params."
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) if k.startswith(prefix) else ocp.PLACEHOLDER
-            for k, v in stored.items()}  # fmt: skip
+  wanted = {
+    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) if k.startswith(prefix) else ocp.PLACEHOLDER
+    for k, v in stored.items()
+  }
   try:
     found = ocp.load_checkpointables(path, {"state": wanted})["state"]
   except Exception as e:
@@ -73,12 +82,16 @@ def components(leaves: Mapping[str, np.ndarray], where: Path) -> dict[str, dict[
   out: dict[str, dict[str, np.ndarray]] = {}
   for path, x in leaves.items():
     part, _, rest = path.partition(".")
-    if part in _VAE: part, rest = "vae", path
+    if part in _VAE:
+      part, rest = "vae", path
     if part not in ("unet", "vae", "text_encoder", "text_encoder_2"):
-      raise UserError(f"{where} trains {path}, which is no network of a pipeline; a person's run is exported: idejax export RUN --to DIR")
+      raise UserError(
+        f"{where} trains {path}, which is no network of a pipeline; a person's run is exported: idejax export RUN --to DIR"
+      )
     module, _, leaf = rest.rpartition(".")
     out.setdefault(part, {}).update(weights.to_torch({module: {leaf: x}}))
-  if not out: raise UserError(f"{where} holds no parameters")
+  if not out:
+    raise UserError(f"{where} holds no parameters")
   return out
 
 
@@ -87,15 +100,20 @@ def read(source: Path, base: Path, target: Path, dtype: str | None = None, max_s
   step = step_of(source)
   path = _checkpoints(source) / str(step)
   found, index, done = components(load(path), path), folders.index_of(base), []
-  if odd := set(found) - set(folders.components(index)): raise UserError(f"{path} has a {sorted(odd)[0]}, but {base} has none: wrong --model?")
+  if odd := set(found) - set(folders.components(index)):
+    raise UserError(f"{path} has a {sorted(odd)[0]}, but {base} has none: wrong --model?")
   for part in folders.components(index):
     if part not in found:
-      if (base / part).is_dir(): folders.component(base / part, target / part, max_shard_size=max_shard_size)
-      else: index[part] = [None, None]
+      if (base / part).is_dir():
+        folders.component(base / part, target / part, max_shard_size=max_shard_size)
+      else:
+        index[part] = [None, None]
       continue
     config = read_json(base / part / "config.json")
     fit(found[part], single_file.shapes(part, config), f"{path}: its {part}", base)
-    folders.write(base / part, target / part, found[part], single_file.stem(part), dtype=dtype, max_shard_size=max_shard_size)
+    folders.write(
+      base / part, target / part, found[part], single_file.stem(part), dtype=dtype, max_shard_size=max_shard_size
+    )
     done.append(f"{part}: {len(found[part])} tensors" + (f" as {dtype}" if dtype else ""))
   folders.finish(index, base, target)
   return f"step {step}, the rest from {base}; " + "; ".join(done)
@@ -106,20 +124,30 @@ def fit(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
   for k in [*wanted, *tensors]:
     there, here = (tensors[k].shape if k in tensors else None), wanted.get(k)
     if there != here:
-      raise UserError(f"{what} does not fit {base}: {k} is {list(there) if there else 'absent'} there and "
-                      f"{list(here) if here else 'absent'} in {base.name}; give --model with the run's own model")  # fmt: skip
+      raise UserError(
+        f"{what} does not fit {base}: {k} is {list(there) if there else 'absent'} there and "
+        f"{list(here) if here else 'absent'} in {base.name}; give --model with the run's own model"
+      )
 
 
-def write(source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False) -> str:
+def write(
+  source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False
+) -> str:
   """A pipeline's networks as step 0 of a run: target/checkpoints; what was done, in words."""
   index, params = folders.index_of(source), dict[str, Any]()
   for part, config in single_file.configs(source, index).items():
-    tensors: Mapping[str, np.ndarray] = tensorfiles.read(source / part, single_file.stem(part), variant=variant, allow_pickle=allow_pickle)
+    tensors: Mapping[str, np.ndarray] = tensorfiles.read(
+      source / part, single_file.stem(part), variant=variant, allow_pickle=allow_pickle
+    )
     tensors = single_file.modern(part, tensors)
     kinds = {tensors[k].dtype for k in tensors}
-    kind = folders.DTYPES[dtype] if dtype else kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)  # bits stay, or widen
+    kind = (
+      folders.DTYPES[dtype] if dtype else kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+    )  # bits stay, or widen
     view = folders.Changed(tensors, {}, kind, str(source / part))
-    params[part] = weights.from_torch(weights.with_dtype(single_file.net(part, config), kind), view, name=str(source / part))
+    params[part] = weights.from_torch(
+      weights.with_dtype(single_file.net(part, config), kind), view, name=str(source / part)
+    )
   with checkpoint.Checkpoints(target / "checkpoints") as checkpoints:
     checkpoints.save(0, {"params": params}, {"model": str(source.resolve())})
   (target / "checkpoints" / "lock").unlink(missing_ok=True)

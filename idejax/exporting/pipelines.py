@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from idejax import tensorfiles, tokens
 from idejax.errors import UserError
 from idejax.exporting import folders, torch_files
-from idejax.files import write_json
-from idejax.learned import Learned
-from idejax.pipeline import Pipeline
+from idejax.methods.contract import Export
+from idejax.model import tokens
+from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline
+from idejax.storage.files import write_json
 
 _EMBEDDING = "text_model.embeddings.token_embedding.weight"
 
@@ -29,26 +30,30 @@ def template(name: str) -> str:
   return re.sub(r"  # (?:type: ignore|noqa|fmt).*", "", text)  # remarks to our own tools
 
 
-def needs_code(person: Learned) -> bool:
-  return torch_files.staged(person) or torch_files.adapted(person)
+def needs_code(e: Export) -> bool:
+  return torch_files.staged(e) or e.adapter is not None
 
 
-def write(folder: Path, pipe: Pipeline, person: Learned):
+def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
   """Base and person as one pipeline. Changed components are float32, the others as they were."""
   base, index = pipe.folder, folders.index_of(pipe.folder)
-  per_encoder = torch_files.words(person, by_stage=torch_files.staged(person))
+  per_encoder = torch_files.words(person.word, e, by_stage=torch_files.staged(e))
   encoders = dict(zip(("text_encoder", "text_encoder_2"), per_encoder))
-  changes = torch_files.changed_unet(person, pipe.backbone)
+  changes = torch_files.changed_unet(e)
   for name in folders.components(index):
     source, target = base / name, folder / name
-    if not source.is_dir(): index[name] = [None, None]  # such as a safety checker that was never fetched
+    if not source.is_dir():
+      index[name] = [None, None]  # such as a safety checker that was never fetched
     elif name in encoders:
       tokenizer = "tokenizer" + name.removeprefix("text_encoder")
       ids = add_words(base / tokenizer, folder / tokenizer, [w for w, _ in encoders[name]])
       write_text_encoder(source, target, ids, encoders[name], tokens.load(base / tokenizer).eos)
-    elif name == "unet" and changes: folders.component(source, target, dtype="float32", changes=changes)
-    elif not name.startswith("tokenizer"): _copy(source, target)
-  if needs_code(person): write_code(folder, person, index, "text_encoder_2" in index)
+    elif name == "unet" and changes:
+      folders.component(source, target, dtype="float32", changes=changes)
+    elif not name.startswith("tokenizer"):
+      _copy(source, target)
+  if needs_code(e):
+    write_code(folder, person, e, index, "text_encoder_2" in index)
   folders.finish(index, base, folder)
 
 
@@ -56,21 +61,25 @@ def _copy(source: Path, target: Path):
   if (stem := folders.stem_of(source)) is None or (source / f"{stem}.safetensors").exists():
     target.mkdir(parents=True, exist_ok=True)
     for p in source.iterdir():
-      if p.suffix in (".json", ".txt") or stem and p.name == f"{stem}.safetensors": shutil.copyfile(p, target / p.name)
-  else: folders.component(source, target)
+      if p.suffix in (".json", ".txt") or stem and p.name == f"{stem}.safetensors":
+        shutil.copyfile(p, target / p.name)
+  else:
+    folders.component(source, target)
 
 
 def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
   """A tokenizer with new words, in the files of both transformers 4 and 5; the words' ids."""
   bpe = tokens.load(source).bpe
   for word in words:
-    if word in bpe.get_vocab(): raise UserError(f"{source}: the model knows the word {word} already; choose another --name")
+    if word in bpe.get_vocab():
+      raise UserError(f"{source}: the model knows the word {word} already; choose another --name")
   bpe.add_tokens(words)
   ids = [int(bpe.convert_tokens_to_ids(w)) for w in words]
   target.mkdir(parents=True, exist_ok=True)
   bpe.save_pretrained(str(target))
   for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
-    if (source / name).exists(): shutil.copyfile(source / name, target / name)
+    if (source / name).exists():
+      shutil.copyfile(source / name, target / name)
   if not (target / "vocab.json").exists():  # transformers 4 reads these two
     model = json.loads((target / "tokenizer.json").read_text("utf-8"))["model"]
     write_json(target / "vocab.json", model["vocab"])
@@ -90,11 +99,13 @@ def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: i
   Old configs say eos_token_id 2, for which transformers pools at the largest id: with new words,
   whose ids are larger than the end token's, at the word.
   """
+
   def grow(tensors):
     old = np.asarray(tensors[_EMBEDDING], np.float32)
     table = np.zeros((max(len(old), max(ids) + 1), old.shape[1]), np.float32)
     table[: len(old)] = old
-    for i, (_, row) in zip(ids, words): table[i] = row
+    for i, (_, row) in zip(ids, words):
+      table[i] = row
     sizes.append(len(table))
     return {**tensors, _EMBEDDING: table}
 
@@ -105,21 +116,22 @@ def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: i
   write_json(target / "config.json", {k: v for k, v in about.items() if k not in ("torch_dtype", "dtype")})
 
 
-def write_code(folder: Path, person: Learned, index: dict[str, Any], xl: bool):
-  """pipeline.py, and ID-EA's adapter; `index` learns of both."""
+def write_code(folder: Path, person: Learned, e: Export, index: dict[str, Any], xl: bool):
+  """pipeline.py, and the adapter's files; `index` learns of both."""
   index["_class_name"] = ["pipeline", "PersonPipeline"]
   index["word"] = person.word
-  if torch_files.staged(person):
-    if torch_files.adapted(person): raise UserError(f"{person.word} has an adapter and stages: no such pipeline is known")
-    index["stages"] = person.identity["rows"][0].shape[0]
+  if torch_files.staged(e):
+    if e.adapter:
+      raise UserError(f"{person.word} has an adapter and stages: no such pipeline is known")
+    index["stages"] = e.rows[0].shape[0]
     text = template("staged.py")
   else:
-    config, tensors = torch_files.adapter(person)
-    write_json(folder / "id_adapter" / "config.json", config)
-    tensorfiles.write(folder / "id_adapter" / "diffusion_pytorch_model.safetensors", tensors)
-    (folder / "id_adapter" / "modeling_id_adapter.py").write_text(template("id_adapter.py"), "utf-8")
-    index["id_adapter"] = ["modeling_id_adapter", "IDAdapter"]
-    text = template("id_ea.py")
+    assert e.adapter is not None  # needs_code said so
+    module = f"modeling_{e.adapter.name}"
+    torch_files.write_adapter(folder / e.adapter.name, e.adapter)
+    (folder / e.adapter.name / f"{module}.py").write_text(template(f"{e.adapter.name}.py"), "utf-8")
+    index[e.adapter.name] = [module, e.adapter.class_name]
+    text = template(f"{e.adapter.pipeline}.py")
   (folder / "pipeline.py").write_text(for_family(text, xl), "utf-8")
 
 

@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from idejax import tensorfiles, weights
-from idejax.backbone import read_json
 from idejax.errors import UserError
 from idejax.exporting import folders
+from idejax.model.backbone import read_json
 from idejax.nets import clip, unet, vae
+from idejax.storage import tensorfiles, weights
 
 Config = Mapping[str, Any]
 PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 _EXCUSED = re.compile(  # by design in files and not in folders: buffers, and what the UNet never hears of
-  r"position_ids$|logit_scale$|^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)|^first_stage_model\.loss\.")  # fmt: skip
+  r"position_ids$|logit_scale$|^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)|^first_stage_model\.loss\."
+)
 
 
 class Place(NamedTuple):
@@ -43,48 +44,78 @@ Rules = list[tuple[str, Any]]  # (regex, what stands in its place)
 
 
 def _rename(key: str, rules: Rules) -> str:
-  for pattern, new in rules: key = re.sub(pattern, new, key)
+  for pattern, new in rules:
+    key = re.sub(pattern, new, key)
   return key
 
 
-_RESNET: Rules = [(r"\.norm1\.", ".in_layers.0."), (r"\.conv1\.", ".in_layers.2."), (r"\.time_emb_proj\.", ".emb_layers.1."),
-           (r"\.norm2\.", ".out_layers.0."), (r"\.conv2\.", ".out_layers.3."), (r"\.conv_shortcut\.", ".skip_connection.")]  # fmt: skip
-_UNET: Rules = [(r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
-         (r"^add_embedding\.linear_(\d)", lambda m: f"label_emb.0.{2 * int(m[1]) - 2}"),
-         (r"^conv_in\.", "input_blocks.0.0."), (r"^conv_norm_out\.", "out.0."), (r"^conv_out\.", "out.2."),
-         (r"^mid_block\.attentions\.0", "middle_block.1"),
-         (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}")]  # fmt: skip
-_VAE: Rules = [(r"\.mid_block\.resnets\.(\d)", lambda m: f".mid.block_{int(m[1]) + 1}"), (r"\.conv_norm_out\.", ".norm_out."),
-        (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."), (r"\.group_norm\.", ".norm."), (r"\.to_([qkv])\.", r".\1."),
-        (r"\.to_out\.0\.", ".proj_out."), (r"\.conv_shortcut\.", ".nin_shortcut.")]  # fmt: skip
-_OPENCLIP: Rules = [(r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
-             (r"^text_model\.embeddings\.position_embedding\.weight$", "positional_embedding"),
-             (r"^text_model\.final_layer_norm\.", "ln_final."), (r"^text_projection\.weight$", "text_projection"),
-             (r"^text_model\.encoder\.layers\.", "transformer.resblocks."), (r"\.layer_norm(\d)\.", r".ln_\1."),
-             (r"\.mlp\.fc1\.", ".mlp.c_fc."), (r"\.mlp\.fc2\.", ".mlp.c_proj."), (r"\.self_attn\.", ".attn."),
-             (r"\.[qkv]_proj\.(weight|bias)$", r".in_proj_\1")]  # fmt: skip
+_RESNET: Rules = [
+  (r"\.norm1\.", ".in_layers.0."),
+  (r"\.conv1\.", ".in_layers.2."),
+  (r"\.time_emb_proj\.", ".emb_layers.1."),
+  (r"\.norm2\.", ".out_layers.0."),
+  (r"\.conv2\.", ".out_layers.3."),
+  (r"\.conv_shortcut\.", ".skip_connection."),
+]
+_UNET: Rules = [
+  (r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
+  (r"^add_embedding\.linear_(\d)", lambda m: f"label_emb.0.{2 * int(m[1]) - 2}"),
+  (r"^conv_in\.", "input_blocks.0.0."),
+  (r"^conv_norm_out\.", "out.0."),
+  (r"^conv_out\.", "out.2."),
+  (r"^mid_block\.attentions\.0", "middle_block.1"),
+  (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+]
+_VAE: Rules = [
+  (r"\.mid_block\.resnets\.(\d)", lambda m: f".mid.block_{int(m[1]) + 1}"),
+  (r"\.conv_norm_out\.", ".norm_out."),
+  (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
+  (r"\.group_norm\.", ".norm."),
+  (r"\.to_([qkv])\.", r".\1."),
+  (r"\.to_out\.0\.", ".proj_out."),
+  (r"\.conv_shortcut\.", ".nin_shortcut."),
+]
+_OPENCLIP: Rules = [
+  (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+  (r"^text_model\.embeddings\.position_embedding\.weight$", "positional_embedding"),
+  (r"^text_model\.final_layer_norm\.", "ln_final."),
+  (r"^text_projection\.weight$", "text_projection"),
+  (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+  (r"\.layer_norm(\d)\.", r".ln_\1."),
+  (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+  (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+  (r"\.self_attn\.", ".attn."),
+  (r"\.[qkv]_proj\.(weight|bias)$", r".in_proj_\1"),
+]
 
 
 def _of_unet(key: str, config: Config) -> str:
   n = config.get("layers_per_block", 2)
-  if not isinstance(n, int): raise UserError(f"a UNet with layers_per_block {n} has no single-file form")
+  if not isinstance(n, int):
+    raise UserError(f"a UNet with layers_per_block {n} has no single-file form")
   if m := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
     way, block, what, i, rest = m[1], int(m[2]), m[3], int(m[4]), m[5]
     at = block * (n + 1) + (way == "down")
     attends = "CrossAttn" in config[f"{way}_block_types"][block]
-    if what == "downsamplers": return f"input_blocks.{at + n}.0.op.{rest.removeprefix('conv.')}"
-    if what == "upsamplers": return f"output_blocks.{at + n}.{1 + attends}.{rest}"
+    if what == "downsamplers":
+      return f"input_blocks.{at + n}.0.op.{rest.removeprefix('conv.')}"
+    if what == "upsamplers":
+      return f"output_blocks.{at + n}.{1 + attends}.{rest}"
     side = {"down": "input", "up": "output"}[way]
-    if what == "attentions": return f"{side}_blocks.{at + i}.1.{rest}"
+    if what == "attentions":
+      return f"{side}_blocks.{at + i}.1.{rest}"
     return _rename(f"{side}_blocks.{at + i}.0.{rest}", _RESNET)
   return _rename(key, [*_UNET, *(_RESNET if key.startswith("mid_block.resnets") else [])])
 
 
 def _of_vae(key: str, config: Config) -> str:
   last = len(config["block_out_channels"]) - 1
-  rules: Rules = [(r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."), (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
-           (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f".up.{last - int(m[1])}.upsample."),
-           (r"\.up_blocks\.(\d+)\.resnets\.", lambda m: f".up.{last - int(m[1])}.block.")]  # fmt: skip
+  rules: Rules = [
+    (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
+    (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
+    (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f".up.{last - int(m[1])}.upsample."),
+    (r"\.up_blocks\.(\d+)\.resnets\.", lambda m: f".up.{last - int(m[1])}.block."),
+  ]
   return _rename(key, [*rules, *_VAE])
 
 
@@ -95,9 +126,11 @@ def places(part: str, keys: Iterable[str], config: Config, *, xl: bool, open_cli
     flat = re.compile(r"mid_block\.attentions\.0\.to_(q|k|v|out\.0)\.weight$") if part == "vae" else re.compile(r"(?!)")
     return [Place(PREFIX[part] + name(k, config), (k,), "1x1" if flat.search(k) else "same") for k in keys]
   embedder = f"conditioner.embedders.{int(part.endswith('_2'))}" if xl else "cond_stage_model"
-  if not open_clip: return [Place(f"{embedder}.transformer.{k}", (k,)) for k in keys]
+  if not open_clip:
+    return [Place(f"{embedder}.transformer.{k}", (k,)) for k in keys]
   grouped: dict[str, list[str]] = {}
-  for k in keys: grouped.setdefault(f"{embedder}.model.{_rename(k, _OPENCLIP)}", []).append(k)
+  for k in keys:
+    grouped.setdefault(f"{embedder}.model.{_rename(k, _OPENCLIP)}", []).append(k)
   form = lambda name: "fused" if ".in_proj_" in name else "transposed" if name.endswith(".text_projection") else "same"
   order = lambda k: [x in k for x in (".v_proj.", ".k_proj.", ".q_proj.")]  # q, k, v
   return [Place(name, tuple(sorted(ks, key=order)), form(name)) for name, ks in grouped.items()]
@@ -112,26 +145,38 @@ class Original(Mapping):
   def __init__(self, parts: Mapping[str, tuple[Mapping[str, np.ndarray], list[Place]]]):
     self._made: dict[str, Callable[[], np.ndarray]] = {}
     for tensors, found in parts.values():
-      for p in found: self._made[p.name] = functools.partial(_joined, tensors, p)
+      for p in found:
+        self._made[p.name] = functools.partial(_joined, tensors, p)
 
-  def __getitem__(self, key: str) -> np.ndarray: return self._made[key]()
-  def __iter__(self) -> Iterator[str]: return iter(self._made)
-  def __len__(self) -> int: return len(self._made)
+  def __getitem__(self, key: str) -> np.ndarray:
+    return self._made[key]()
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._made)
+
+  def __len__(self) -> int:
+    return len(self._made)
 
 
 def _joined(tensors: Mapping[str, np.ndarray], p: Place) -> np.ndarray:
   parts = [tensors[k] for k in p.keys]
-  if p.form == "fused": return np.concatenate(parts)
-  if p.form == "1x1": return parts[0].reshape(*parts[0].shape[:2], 1, 1)
+  if p.form == "fused":
+    return np.concatenate(parts)
+  if p.form == "1x1":
+    return parts[0].reshape(*parts[0].shape[:2], 1, 1)
   return parts[0].T if p.form == "transposed" else parts[0]
 
 
-def write(source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False) -> str:
+def write(
+  source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False
+) -> str:
   """A pipeline folder as one safetensors file; what was done, in words."""
   index, parts = folders.index_of(source), {}
   xl = "text_encoder_2" in folders.components(index)
   for part, config in configs(source, index).items():
-    tensors: Mapping[str, np.ndarray] = tensorfiles.read(source / part, stem(part), variant=variant, allow_pickle=allow_pickle)
+    tensors: Mapping[str, np.ndarray] = tensorfiles.read(
+      source / part, stem(part), variant=variant, allow_pickle=allow_pickle
+    )
     tensors = modern(part, tensors)
     # What tells the two original text encoders apart; only OpenCLIP's has the plain one.
     open_clip = part == "text_encoder_2" or part == "text_encoder" and not xl and config.get("hidden_act") == "gelu"
@@ -144,7 +189,8 @@ def write(source: Path, target: Path, *, dtype: str | None = None, variant: str 
 
 def modern(part: str, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   """Under today's keys, whenever they were written."""
-  if part == "unet": return tensors
+  if part == "unet":
+    return tensors
   return weights.rename_vae(tensors) if part == "vae" else weights.rename_clip(tensors)
 
 
@@ -158,7 +204,9 @@ def configs(folder: Path, index: Config) -> dict[str, dict[str, Any]]:
   named = folders.components(index)
   if odd := [p for p in ("unet", "vae", "text_encoder") if p not in named]:
     raise UserError(f"{folder}/model_index.json has no {odd[0]}: it is no Stable Diffusion pipeline")
-  return {p: read_json(folder / p / "config.json") for p in ("unet", "vae", "text_encoder", "text_encoder_2") if p in named}
+  return {
+    p: read_json(folder / p / "config.json") for p in ("unet", "vae", "text_encoder", "text_encoder_2") if p in named
+  }
 
 
 # In.
@@ -167,10 +215,14 @@ def configs(folder: Path, index: Config) -> dict[str, dict[str, Any]]:
 def family(source: Path) -> str:
   """sdxl, or sd for both 1.x and 2.x. UserError for a file that is no Stable Diffusion checkpoint."""
   keys = set(tensorfiles.read(source.parent, source.stem))
-  if any(k.startswith("conditioner.embedders.1.") for k in keys): return "sdxl"
-  if any(k.startswith(("cond_stage_model.", PREFIX["unet"])) for k in keys): return "sd"
-  raise UserError(f"{source} is no Stable Diffusion checkpoint (its first tensor is {min(keys, default='none')}); "
-                  "for a person's file say --kind identity")  # fmt: skip
+  if any(k.startswith("conditioner.embedders.1.") for k in keys):
+    return "sdxl"
+  if any(k.startswith(("cond_stage_model.", PREFIX["unet"])) for k in keys):
+    return "sd"
+  raise UserError(
+    f"{source} is no Stable Diffusion checkpoint (its first tensor is {min(keys, default='none')}); "
+    "for a person's file say --kind identity"
+  )
 
 
 def dtype_of(source: Path) -> str:
@@ -183,23 +235,40 @@ class Parted(Mapping):
   """One component's tensors, out of the file's."""
 
   def __init__(self, tensors: Mapping[str, np.ndarray], found: list[Place], names: Mapping[str, str]):
-    self._made = {k: functools.partial(_part, tensors, names[p.name], p, i) for p in found for i, k in enumerate(p.keys)}
+    self._made = {
+      k: functools.partial(_part, tensors, names[p.name], p, i) for p in found for i, k in enumerate(p.keys)
+    }
 
-  def __getitem__(self, key: str) -> np.ndarray: return self._made[key]()
-  def __iter__(self) -> Iterator[str]: return iter(self._made)
-  def __len__(self) -> int: return len(self._made)
+  def __getitem__(self, key: str) -> np.ndarray:
+    return self._made[key]()
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._made)
+
+  def __len__(self) -> int:
+    return len(self._made)
 
 
 def _part(tensors: Mapping[str, np.ndarray], name: str, p: Place, i: int) -> np.ndarray:
   x = tensors[name]
-  if p.form == "1x1" and x.ndim == 4 and x.shape[2:] == (1, 1): return x[:, :, 0, 0]
-  if p.form == "transposed": return x.T
-  if p.form == "fused" and len(x) % len(p.keys) == 0: return np.split(x, len(p.keys))[i]
+  if p.form == "1x1" and x.ndim == 4 and x.shape[2:] == (1, 1):
+    return x[:, :, 0, 0]
+  if p.form == "transposed":
+    return x.T
+  if p.form == "fused" and len(x) % len(p.keys) == 0:
+    return np.split(x, len(p.keys))[i]
   return x
 
 
-def read(source: Path, like: Path, target: Path, *, dtype: str | None = None, max_shard_size: str | None = None,
-         allow_pickle: bool = False) -> str:  # fmt: skip
+def read(
+  source: Path,
+  like: Path,
+  target: Path,
+  *,
+  dtype: str | None = None,
+  max_shard_size: str | None = None,
+  allow_pickle: bool = False,
+) -> str:
   """A single file as a pipeline folder that is otherwise as `like`; what was done, in words. No PyTorch but for pickles.
 
   Strict: every tensor that the configs of `like` want is there in the right shape, and none is left over.
@@ -215,17 +284,24 @@ def read(source: Path, like: Path, target: Path, *, dtype: str | None = None, ma
     found = places(part, wanted, config, xl="text_encoder_2" in nets, open_clip=open_clip)
     names = {p.name: _there(p.name, tensors) for p in found}
     if lost := [n for n, there in names.items() if there not in tensors]:
-      raise UserError(f"{source} has no {lost[0]} ({len(lost)} of {len(found)} tensors of {like.name}'s {part} are missing): "
-                      "it is of another family than --model")  # fmt: skip
+      raise UserError(
+        f"{source} has no {lost[0]} ({len(lost)} of {len(found)} tensors of {like.name}'s {part} are missing): "
+        "it is of another family than --model"
+      )
     used |= set(names.values())
     done.append(_write_part(part, Parted(tensors, found, names), wanted, source, like, target, dtype, max_shard_size))
   ours = tuple({*PREFIX.values(), "cond_stage_model.", "conditioner."})
   if odd := [k for k in tensors if k.startswith(ours) and k not in used and not _EXCUSED.search(k)]:
-    raise UserError(f"{source} has {odd[0]} ({len(odd)} such tensors), which {like} has no place for: it is of another family than --model")
+    raise UserError(
+      f"{source} has {odd[0]} ({len(odd)} such tensors), which {like} has no place for: it is of another family than --model"
+    )
   for name in folders.components(index):
-    if name in nets: continue
-    if (like / name).is_dir(): folders.component(like / name, target / name)
-    else: index[name] = [None, None]
+    if name in nets:
+      continue
+    if (like / name).is_dir():
+      folders.component(like / name, target / name)
+    else:
+      index[name] = [None, None]
   folders.finish(index, like, target)
   return "; ".join(done)
 
@@ -233,7 +309,9 @@ def read(source: Path, like: Path, target: Path, *, dtype: str | None = None, ma
 def _write_part(part, tensors, wanted, source, like, target, dtype, max_shard_size) -> str:
   for key, shape in wanted.items():
     if tensors[key].shape != shape:
-      raise UserError(f"{source}: {part}'s {key} is {list(tensors[key].shape)} there and {list(shape)} in {like}: made for another model")
+      raise UserError(
+        f"{source}: {part}'s {key} is {list(tensors[key].shape)} there and {list(shape)} in {like}: made for another model"
+      )
   folders.write(like / part, target / part, tensors, stem(part), dtype=dtype, max_shard_size=max_shard_size)
   return f"{part}: {len(tensors)} tensors" + (f" as {dtype}" if dtype else "")
 
@@ -254,7 +332,8 @@ def net(part: str, config: Config) -> Any:
 
 
 def _open_prefix(part: str, nets: Config) -> str:
-  if "text_encoder_2" not in nets: return "cond_stage_model.model."
+  if "text_encoder_2" not in nets:
+    return "cond_stage_model.model."
   return f"conditioner.embedders.{int(part.endswith('_2'))}.model."
 
 

@@ -1,8 +1,8 @@
-"""Photo -> Identity, on the host: numpy and ONNX Runtime, no jax."""
+"""Photo -> FaceRecord, on the host: numpy and ONNX Runtime, no jax."""
 
 from idejax.faces.batch import many, read
-from idejax.faces.identity import Identity, load, load_all, save
 from idejax.faces.mask import Known
 from idejax.faces.pack import Pack, open_pack
+from idejax.faces.record import FaceRecord, load, load_all, save
 
-__all__ = ["Identity", "Known", "Pack", "load", "load_all", "many", "open_pack", "read", "save"]
+__all__ = ["FaceRecord", "Known", "Pack", "load", "load_all", "many", "open_pack", "read", "save"]

@@ -36,12 +36,14 @@ _RULES = {
 def read(folder: Path) -> dict[str, Any]:
   """The fields of FOLDER/pack.json, {} if there is none; others than these are let through."""
   path = folder / "pack.json"
-  if not path.exists(): return {}
+  if not path.exists():
+    return {}
   try:
     about = json.loads(path.read_text("utf-8"))
   except (OSError, ValueError, RecursionError) as e:
     raise UserError(f"{path} is not JSON: {one_line(str(e))[:120]}") from e
-  if not isinstance(about, dict): raise UserError(f"{path} holds no JSON object")
+  if not isinstance(about, dict):
+    raise UserError(f"{path} holds no JSON object")
   for key, (fits, what) in _RULES.items():
     if key in about and not fits(about[key]):
       raise UserError(f"{path}: {key} is {about[key]!r}; it must be {what}")

@@ -8,14 +8,19 @@ import cv2
 import numpy as np
 
 # ArcFace's template in its 112 x 112 crop, and where FFHQ's alignment puts the same points at 512.
-ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
-                    [41.5493, 92.3655], [70.7299, 92.2041]])  # fmt: skip
-FFHQ = np.array([[192.98138, 239.94708], [318.90277, 240.19360], [256.63416, 314.01935],
-                 [201.26117, 371.41043], [313.08905, 371.15118]])  # fmt: skip
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+FFHQ = np.array(
+  [
+    [192.98138, 239.94708],
+    [318.90277, 240.19360],
+    [256.63416, 314.01935],
+    [201.26117, 371.41043],
+    [313.08905, 371.15118],
+  ]
+)
 CROP, PORTRAIT = 112, 512
 # Celeb Basis' released warp of a 512 px FFHQ crop, in coordinates from -1 to 1: out -> in.
-RELEASED = np.array([[1.07695457, -0.03625215, -1.56352194 / 512],
-                     [0.03625215, 1.07695457, -5.32134629 / 512]])  # fmt: skip
+RELEASED = np.array([[1.07695457, -0.03625215, -1.56352194 / 512], [0.03625215, 1.07695457, -5.32134629 / 512]])
 
 
 def similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
@@ -51,8 +56,10 @@ def invert(matrix: np.ndarray) -> np.ndarray:
 
 def template(size: int) -> np.ndarray:
   """ArcFace's five points in a crop of `size`, a multiple of 112 or, with a margin, of 128."""
-  if size % 112 == 0: return ARCFACE * (size / 112)
-  if size % 128 == 0: return (ARCFACE + [8, 0]) * (size / 128)
+  if size % 112 == 0:
+    return ARCFACE * (size / 112)
+  if size % 128 == 0:
+    return (ARCFACE + [8, 0]) * (size / 128)
   raise ValueError(f"crops have a multiple of 112 or 128 pixels, not {size}")
 
 
@@ -107,6 +114,7 @@ def yaw(points: np.ndarray) -> float:
   p = np.asarray(points, np.float64) @ [1, 1j]
   eyes, mouth, across = (p[0] + p[1]) / 2, (p[3] + p[4]) / 2, p[1] - p[0]
   down = mouth - eyes
-  if abs(across) < 1e-6 or abs(down) < 1e-6: return 0.0
+  if abs(across) < 1e-6 or abs(down) < 1e-6:
+    return 0.0
   right = -((p[2] - eyes) * np.conj(down / abs(down))).imag
   return float(np.degrees(np.arctan2(right, 0.6 * abs(across))))

@@ -1,4 +1,4 @@
-"""Photos -> identities: one with a cache, or thousands in batches."""
+"""Photos -> records: one with a cache, or thousands in batches."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +12,9 @@ import numpy as np
 from idejax import __version__
 from idejax.errors import UserError, tell
 from idejax.faces import align, cache, landmarks, mask, photo
-from idejax.faces.identity import Identity
 from idejax.faces.mask import Known, Parser
 from idejax.faces.pack import Faces, Pack, open_pack
+from idejax.faces.record import FaceRecord
 
 
 class _Looked(NamedTuple):
@@ -25,15 +25,27 @@ class _Looked(NamedTuple):
 
 
 @overload
-def read(photos: list[Any], pack: str | Pack = ..., face: int | None = ...,
-         parsing: Path | Parser | None = ..., known: Known | None = ..., cached: bool = ...,
-         notify: Callable[[str], None] = ...) -> list[Identity]: ...  # fmt: skip
+def read(
+  photos: list[Any],
+  pack: str | Pack = ...,
+  face: int | None = ...,
+  parsing: Path | Parser | None = ...,
+  known: Known | None = ...,
+  cached: bool = ...,
+  notify: Callable[[str], None] = ...,
+) -> list[FaceRecord]: ...
 @overload
-def read(photos: Any, pack: str | Pack = ..., face: int | None = ...,
-         parsing: Path | Parser | None = ..., known: Known | None = ..., cached: bool = ...,
-         notify: Callable[[str], None] = ...) -> Identity: ...  # fmt: skip
+def read(
+  photos: Any,
+  pack: str | Pack = ...,
+  face: int | None = ...,
+  parsing: Path | Parser | None = ...,
+  known: Known | None = ...,
+  cached: bool = ...,
+  notify: Callable[[str], None] = ...,
+) -> FaceRecord: ...
 def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=True, notify=tell):
-  """The identity in a photo (anything `photo.read` takes), or in each of a list of photos.
+  """The record in a photo (anything `photo.read` takes), or in each of a list of photos.
 
   `face` counts from 1, left to right; else the largest is taken, with a warning if there are
   several. `parsing` is a face-parsing ONNX; `known` what a drawn world tells. UserError if there is
@@ -52,19 +64,28 @@ def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=T
     cache.put(file, seen)
   count = len(seen.scores)
   if count > 1 and face is None:
-    notify(f"warning: {picture.name} has {count} faces; taking the largest, number "
-           f"{int(seen.chosen) + 1} from the left (--face N picks another)")  # fmt: skip
-  return _identity(picture, seen, pack, parser, face, known)
+    notify(
+      f"warning: {picture.name} has {count} faces; taking the largest, number "
+      f"{int(seen.chosen) + 1} from the left (--face N picks another)"
+    )
+  return _record(picture, seen, pack, parser, face, known)
 
 
-def many(photos: Iterable[Path], pack: Pack, parser: Parser | None = None, face: int | None = None,
-         then: Callable[[Path, Identity], Any] = lambda _, identity: identity,
-         threads: int | None = None, batch: int = 32) -> Iterator[tuple[Path, Any]]:  # fmt: skip
-  """(photo, what `then` made of its identity, or the UserError) for each photo, in order.
+def many(
+  photos: Iterable[Path],
+  pack: Pack,
+  parser: Parser | None = None,
+  face: int | None = None,
+  then: Callable[[Path, FaceRecord], Any] = lambda _, record: record,
+  threads: int | None = None,
+  batch: int = 32,
+) -> Iterator[tuple[Path, Any]]:
+  """(photo, what `then` made of its record, or the UserError) for each photo, in order.
 
   Decoding, detection and `then` run in threads while others are under way; the recogniser runs on
   batches. Nothing is cached. Open the pack with `threads=1`: the threads here share the cores.
   """
+
   def look(path):
     try:
       return _look(photo.read(path), pack, face)
@@ -72,27 +93,30 @@ def many(photos: Iterable[Path], pack: Pack, parser: Parser | None = None, face:
       return e
 
   def finish(path, looked, vector):
-    if isinstance(looked, UserError): return looked
+    if isinstance(looked, UserError):
+      return looked
     try:
       seen = _see(looked, vector, pack, parser)
-      return then(path, _identity(looked.photo, seen, pack, parser, face))
+      return then(path, _record(looked.photo, seen, pack, parser, face))
     except UserError as e:
       return e
 
   pack.app  # noqa: B018 - once, before threads want it
-  if parser: parser.session  # noqa: B018
+  if parser:
+    parser.session  # noqa: B018
   pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
   try:
     done: list[tuple[Path, Future]] = []
     for chunk in _chunks(photos, batch):
       looking = [pool.submit(look, path) for path in chunk]
-      for path, future in done: yield path, future.result()
+      for path, future in done:
+        yield path, future.result()
       looked = [future.result() for future in looking]
       found = [n for n, x in enumerate(looked) if isinstance(x, _Looked)]
       vectors = dict(zip(found, pack.embed([looked[n].crop for n in found]) if found else ()))
-      done = [(path, pool.submit(finish, path, x, vectors.get(n)))
-              for n, (path, x) in enumerate(zip(chunk, looked))]  # fmt: skip
-    for path, future in done: yield path, future.result()
+      done = [(path, pool.submit(finish, path, x, vectors.get(n))) for n, (path, x) in enumerate(zip(chunk, looked))]
+    for path, future in done:
+      yield path, future.result()
   finally:
     pool.shutdown(cancel_futures=True)
 
@@ -108,16 +132,19 @@ def _chunks(photos: Iterable[Path], most: int, pixels: int = 2**26) -> Iterator[
       chunk, held = [], 0
     chunk.append(path)
     held += width * height
-  if chunk: yield chunk
+  if chunk:
+    yield chunk
 
 
 def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Looked:
   faces = pack.detect(picture.pixels)
   count = len(faces.scores)
-  if not count: raise UserError(f"{picture.name}: {pack.no_face(picture.pixels)}")
+  if not count:
+    raise UserError(f"{picture.name}: {pack.no_face(picture.pixels)}")
   if face is not None and not 1 <= face <= count:
-    raise UserError(f"{picture.name}: --face {face}, but it has {count} face{'s' * (count > 1)} "
-                    "(counted from the left, from 1)")  # fmt: skip
+    raise UserError(
+      f"{picture.name}: --face {face}, but it has {count} face{'s' * (count > 1)} (counted from the left, from 1)"
+    )
   sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
   chosen = int(np.argmax(sides.prod(1))) if face is None else face - 1
   try:
@@ -134,8 +161,14 @@ def _see(looked: _Looked, vector: np.ndarray, pack: Pack, parser: Parser | None)
   return cache.Seen(*faces, np.array(n), vector, marks, labels)
 
 
-def _identity(picture: photo.Photo, seen: cache.Seen, pack: Pack, parser: Parser | None,
-              asked: int | None, known: Known | None = None) -> Identity:  # fmt: skip
+def _record(
+  picture: photo.Photo,
+  seen: cache.Seen,
+  pack: Pack,
+  parser: Parser | None,
+  asked: int | None,
+  known: Known | None = None,
+) -> FaceRecord:
   n = int(seen.chosen)
   box, points, pixels = seen.boxes[n], seen.points[n], picture.pixels
   world = known and known.landmarks
@@ -143,21 +176,44 @@ def _identity(picture: photo.Photo, seen: cache.Seen, pack: Pack, parser: Parser
   found = mask.masks(pixels.shape[:2], points, marks, seen.labels, known)
   crop = align.crop(pixels, points)
   missing = []
-  if marks is None: missing.append("72 landmarks (the pack has no 106-point network)")
+  if marks is None:
+    missing.append("72 landmarks (the pack has no 106-point network)")
   if found.hair_source == "none":
     missing.append("hair mask (give a face-parsing network: --parsing FILE.onnx)")
   meta = dict(
-    photo=Path(picture.name).name, photo_sha256=picture.digest,
-    faces=len(seen.scores), face=n + 1, face_asked=asked, score=float(seen.scores[n]),
+    photo=Path(picture.name).name,
+    photo_sha256=picture.digest,
+    faces=len(seen.scores),
+    face=n + 1,
+    face_asked=asked,
+    score=float(seen.scores[n]),
     boxes=[[round(float(x), 2) for x in b] for b in seen.boxes],
-    pack=pack.name, pack_sha256=pack.digest, licence=pack.licence, licence_url=pack.licence_url,
+    pack=pack.name,
+    pack_sha256=pack.digest,
+    licence=pack.licence,
+    licence_url=pack.licence_url,
     parsing_sha256=parser.digest if parser else None,
-    face_source=found.face_source, hair_source=found.hair_source,
+    face_source=found.face_source,
+    hair_source=found.hair_source,
     landmarks_source="none" if marks is None else "106 points" if world is None else "world",
-    missing=missing, idejax_version=__version__)  # fmt: skip
-  if marks is not None: marks = np.asarray(marks, np.float32)
-  return Identity(seen.embedding, box, points, crop, align.portrait(pixels, points), pixels,
-                  found.face, found.hair, marks, quality(crop, box, points), meta)  # fmt: skip
+    missing=missing,
+    idejax_version=__version__,
+  )
+  if marks is not None:
+    marks = np.asarray(marks, np.float32)
+  return FaceRecord(
+    seen.embedding,
+    box,
+    points,
+    crop,
+    align.portrait(pixels, points),
+    pixels,
+    found.face,
+    found.hair,
+    marks,
+    quality(crop, box, points),
+    meta,
+  )
 
 
 def quality(crop: np.ndarray, box: np.ndarray, points: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from idejax.faces import npz
-from idejax.files import cache
+from idejax.storage.files import cache
 
 _VERSION = 1
 
@@ -37,14 +37,19 @@ def path(photo: str, pack: str, parsing: str | None, face: int | None) -> Path |
 
 def get(file: Path | None) -> Seen | None:
   """None if it is not there, or damaged."""
-  if file is None or not file.exists(): return None
+  if file is None or not file.exists():
+    return None
   try:
     arrays = npz.read(file)
     seen = Seen(*(arrays.get(name) for name in Seen._fields))  # type: ignore[arg-type]
-    ok = (seen.boxes.shape == (len(seen.scores), 4) and seen.points.shape == (len(seen.scores), 5, 2)
-          and 0 <= int(seen.chosen) < len(seen.scores) and seen.embedding.shape == (512,)
-          and (seen.marks is None or seen.marks.shape == (106, 2))
-          and (seen.labels is None or seen.labels.shape == (512, 512)))  # fmt: skip
+    ok = (
+      seen.boxes.shape == (len(seen.scores), 4)
+      and seen.points.shape == (len(seen.scores), 5, 2)
+      and 0 <= int(seen.chosen) < len(seen.scores)
+      and seen.embedding.shape == (512,)
+      and (seen.marks is None or seen.marks.shape == (106, 2))
+      and (seen.labels is None or seen.labels.shape == (512, 512))
+    )
     return seen if ok else None
   except (OSError, ValueError, TypeError, AttributeError):
     return None
@@ -52,7 +57,8 @@ def get(file: Path | None) -> Seen | None:
 
 def put(file: Path | None, seen: Seen):
   """Kept if it can be: a full or read-only disk costs the next run time, this one nothing."""
-  if file is None: return
+  if file is None:
+    return
   with contextlib.suppress(OSError):
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # faces are nobody else's business
     npz.write(file, {k: v for k, v in seen._asdict().items() if v is not None})

@@ -22,8 +22,7 @@ _MOUTH = (52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68, 55, 56, 63, 61, 60, 64
 
 def _map() -> np.ndarray:
   out = np.zeros(72, np.int64)
-  out[:52] = (*_CONTOUR[:9], *_CONTOUR[:8:-1], *_LEFT_BROW, *_RIGHT_BROW, *_BRIDGE, *_BASE,
-              *_LEFT_EYE, *_RIGHT_EYE)  # fmt: skip
+  out[:52] = (*_CONTOUR[:9], *_CONTOUR[:8:-1], *_LEFT_BROW, *_RIGHT_BROW, *_BRIDGE, *_BASE, *_LEFT_EYE, *_RIGHT_EYE)
   out[list(_MOUTH)] = (*_OUTER_UPPER, *_OUTER_LOWER, *_INNER_UPPER, *_INNER_LOWER)
   return out
 
@@ -33,6 +32,8 @@ FROM_106 = _map()  # int64 [72]: landmark i is insightface's FROM_106[i]
 
 def from_106(marks: np.ndarray | None) -> np.ndarray | None:
   """float32 [106, 2] -> [72, 2]; None stays None. ValueError for another shape."""
-  if marks is None: return None
-  if marks.shape != (106, 2): raise ValueError(f"expected 106 landmarks, got {marks.shape}")
+  if marks is None:
+    return None
+  if marks.shape != (106, 2):
+    raise ValueError(f"expected 106 landmarks, got {marks.shape}")
   return np.asarray(marks, np.float32)[FROM_106]

@@ -49,7 +49,8 @@ class Parser:
 
   @functools.cached_property
   def digest(self) -> str:
-    with open(self.path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+    with open(self.path, "rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
 
   @functools.cached_property
   def session(self) -> tuple[Any, int]:
@@ -58,9 +59,11 @@ class Parser:
     image, scores = net.inputs[0], net.outputs[0]
     reads = len(net.inputs) == 1 and len(image) == 4 and image[1] in (3, None) and image[2] == image[3]
     if not reads or len(scores) != 4 or scores[1] not in (CLASSES, None):
-      raise UserError(f"--parsing {self.path}: a face-parsing network reads [1, 3, 512, 512] and gives "
-                      f"[1, {CLASSES}, 512, 512], this reads {onnx_files.show(image)} and gives "
-                      f"{onnx_files.show(scores)}")  # fmt: skip
+      raise UserError(
+        f"--parsing {self.path}: a face-parsing network reads [1, 3, 512, 512] and gives "
+        f"[1, {CLASSES}, 512, 512], this reads {onnx_files.show(image)} and gives "
+        f"{onnx_files.show(scores)}"
+      )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -90,8 +93,13 @@ class Parser:
     return cv2.resize(labels, (align.PORTRAIT, align.PORTRAIT), interpolation=cv2.INTER_NEAREST)
 
 
-def masks(shape: tuple[int, int], points: np.ndarray, landmarks: np.ndarray | None = None,
-          labels: np.ndarray | None = None, known: Known | None = None) -> Masks:  # fmt: skip
+def masks(
+  shape: tuple[int, int],
+  points: np.ndarray,
+  landmarks: np.ndarray | None = None,
+  labels: np.ndarray | None = None,
+  known: Known | None = None,
+) -> Masks:
   """Of a photo [H, W], by the best source there is: the world, a parser's `labels` of the portrait,
   the hull of the landmarks, an ellipse about the five points. Hair only by the first two.
   """
@@ -102,11 +110,16 @@ def masks(shape: tuple[int, int], points: np.ndarray, landmarks: np.ndarray | No
       raise ValueError(f"a known mask is {given.shape}, the photo {shape}")
   from_face = from_hair = "world"
   if labels is not None:
-    if face is None: face, from_face = _unwarp(np.isin(labels, _FACE), points, shape), "parsing"
-    if hair is None: hair, from_hair = _unwarp(np.isin(labels, _HAIR), points, shape), "parsing"
-  if face is None and landmarks is not None: face, from_face = _hull(landmarks, shape), "landmarks"
-  if face is None: face, from_face = _ellipse(points, shape), "points"
-  if hair is None: hair, from_hair = np.zeros(shape, bool), "none"
+    if face is None:
+      face, from_face = _unwarp(np.isin(labels, _FACE), points, shape), "parsing"
+    if hair is None:
+      hair, from_hair = _unwarp(np.isin(labels, _HAIR), points, shape), "parsing"
+  if face is None and landmarks is not None:
+    face, from_face = _hull(landmarks, shape), "landmarks"
+  if face is None:
+    face, from_face = _ellipse(points, shape), "points"
+  if hair is None:
+    hair, from_hair = np.zeros(shape, bool), "none"
   return Masks(face.astype(bool), hair.astype(bool), from_face, from_hair)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from idejax.files import whole
+from idejax.storage.files import replacing
 
 MOST_BYTES = 2**32  # of what a file unpacks to
 
@@ -27,7 +27,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]):
 
 def write_bytes(path: Path, data: bytes | memoryview):
   """Under a temporary name, renamed when whole."""
-  with whole(path) as temporary: temporary.write_bytes(data)
+  with replacing(path) as temporary:
+    temporary.write_bytes(data)
 
 
 def read(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -39,13 +40,26 @@ def read(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarra
       out = {}
       for name in archive.namelist():
         key = name.removesuffix(".npy")
-        if only is not None and key not in only: continue
+        if only is not None and key not in only:
+          continue
         with archive.open(name) as member:
           out[key] = np.lib.format.read_array(io.BytesIO(member.read()), allow_pickle=False)
       return out
-  except (zipfile.BadZipFile, EOFError, SyntaxError, KeyError, TypeError, RuntimeError, NotImplementedError,
-          OverflowError, MemoryError, zipfile.LargeZipFile, ImportError) as e:  # fmt: skip
+  except (
+    zipfile.BadZipFile,
+    EOFError,
+    SyntaxError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    zipfile.LargeZipFile,
+    ImportError,
+  ) as e:
     raise ValueError(str(e) or type(e).__name__) from e
   except Exception as e:
-    if type(e).__module__ == "zlib": raise ValueError(str(e)) from e
+    if type(e).__module__ == "zlib":
+      raise ValueError(str(e)) from e
     raise

@@ -33,11 +33,13 @@ def header(path: Path) -> Net:
   except (DecodeError, ValueError, OSError, RecursionError) as e:
     raise UserError(f"{path} is no ONNX file: {one_line(str(e))[:120]}") from e
   graph = model.graph
-  if not graph.node: raise UserError(f"{path} is no ONNX file: it holds no network")
+  if not graph.node:
+    raise UserError(f"{path} is no ONNX file: it holds no network")
   constants = {t.name for t in graph.initializer}
   inputs = tuple(_shape(v) for v in graph.input if v.name not in constants)
   outputs = tuple(_shape(v) for v in graph.output)
-  if not inputs or not outputs: raise UserError(f"{path} has no {'outputs' if inputs else 'inputs'}")
+  if not inputs or not outputs:
+    raise UserError(f"{path} has no {'outputs' if inputs else 'inputs'}")
   return Net(path, "other", inputs, outputs)
 
 
@@ -49,23 +51,33 @@ def _shape(value: Any) -> tuple[int | None, ...]:
 def _task(path: Path, inputs, outputs) -> str:
   image = inputs[0]
   if len(image) != 4:
-    if len(outputs) < 5: return "other"
+    if len(outputs) < 5:
+      return "other"
     raise UserError(f"{path}: a face detector reads [1, 3, height, width], this reads {show(image)}")
   side = image[2] if image[2] == image[3] else None
   if len(outputs) >= 5:
     if len(outputs) in (6, 10):
-      raise UserError(f"{path}: this detector gives boxes without the five key points that alignment "
-                      "needs; use a pack whose detector has them (SCRFD with kps)")  # fmt: skip
+      raise UserError(
+        f"{path}: this detector gives boxes without the five key points that alignment "
+        "needs; use a pack whose detector has them (SCRFD with kps)"
+      )
     if len(outputs) not in _POINTS or image[1] not in (3, None):
-      raise UserError(f"{path}: an SCRFD detector reads [1, 3, height, width] and has 9 or 15 outputs, "
-                      f"this reads {show(image)} and has {len(outputs)}")  # fmt: skip
+      raise UserError(
+        f"{path}: an SCRFD detector reads [1, 3, height, width] and has 9 or 15 outputs, "
+        f"this reads {show(image)} and has {len(outputs)}"
+      )
     return "detection"
-  if side == 192: return "landmark_2d_106" if outputs[0][-1] == 212 else "other"
-  if side == 96: return "attribute"
-  if len(inputs) > 1 or side is None or side < 112 or side % 16: return "other"
+  if side == 192:
+    return "landmark_2d_106" if outputs[0][-1] == 212 else "other"
+  if side == 96:
+    return "attribute"
+  if len(inputs) > 1 or side is None or side < 112 or side % 16:
+    return "other"
   if image[1] not in (3, None) or len(outputs) != 1 or outputs[0][-1] not in (512, None):
-    raise UserError(f"{path}: a recogniser reads [1, 3, 112, 112] and gives 512 numbers, this reads "
-                    f"{show(image)} and gives {' and '.join(map(show, outputs))}")  # fmt: skip
+    raise UserError(
+      f"{path}: a recogniser reads [1, 3, 112, 112] and gives 512 numbers, this reads "
+      f"{show(image)} and gives {' and '.join(map(show, outputs))}"
+    )
   if side % 112 and side % 128:
     raise UserError(f"{path}: a recogniser reads crops of a multiple of 112 or 128 pixels, not {side}")
   return "recognition"
@@ -79,7 +91,8 @@ def chosen(folder: Path) -> dict[str, Net]:
   """task -> net, the first by file name, as insightface chooses. UserError if the detector or the
   recogniser is missing, and for files that no pack should hold."""
   files = sorted(folder.glob("*.onnx"))
-  if not files: raise UserError(f"{folder} holds no .onnx file: it is no face pack")
+  if not files:
+    raise UserError(f"{folder} holds no .onnx file: it is no face pack")
   nets: dict[str, Net] = {}
   found = []
   for path in files:
@@ -89,8 +102,7 @@ def chosen(folder: Path) -> dict[str, Net]:
   for task, name, what in (
     ("detection", "detector", "9 or 15 outputs, as SCRFD has"),
     ("recognition", "recogniser", "input [1, 3, 112, 112], output [1, 512], as ArcFace has"),
-  ):  # fmt: skip
+  ):
     if task not in nets:
-      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); "
-                      f"found: {'; '.join(found)}")  # fmt: skip
+      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); found: {'; '.join(found)}")
   return nets

@@ -50,7 +50,8 @@ class Pack:
     """sha256 over the names and bytes of the ONNX files, and what pack.json says of detection."""
     total = hashlib.sha256(repr((self.det_size, self.det_threshold)).encode())
     for path in sorted(self.folder.rglob("*.onnx")):
-      with open(path, "rb") as file: total.update(hashlib.file_digest(file, "sha256").digest())
+      with open(path, "rb") as file:
+        total.update(hashlib.file_digest(file, "sha256").digest())
       total.update(path.name.encode())
     return total.hexdigest()
 
@@ -60,7 +61,8 @@ class Pack:
     import onnxruntime
 
     # insightface's newer layout has a manifest, which insightface checks itself.
-    if not (self.folder / "manifest.json").exists(): onnx_files.chosen(self.folder)
+    if not (self.folder / "manifest.json").exists():
+      onnx_files.chosen(self.folder)
     _warn_of_two_runtimes()
     from insightface.app import FaceAnalysis
 
@@ -71,12 +73,12 @@ class Pack:
     cuda = "CUDAExecutionProvider" in available
     providers = ["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
     try:
-      app = FaceAnalysis(str(self.folder), allowed_modules=list(_TASKS), providers=providers,
-                         sess_options=options)  # fmt: skip
+      app = FaceAnalysis(str(self.folder), allowed_modules=list(_TASKS), providers=providers, sess_options=options)
       app.prepare(0 if cuda else -1, det_thresh=self.det_threshold, det_size=self.det_size)
     except Exception as e:
       raise UserError(f"{self.folder}: insightface cannot open this pack: {one_line(str(e))[:300]}") from e
-    if "recognition" not in app.models: raise UserError(f"{self.folder} holds no face recogniser")
+    if "recognition" not in app.models:
+      raise UserError(f"{self.folder} holds no face recogniser")
     return app
 
   @property
@@ -88,13 +90,15 @@ class Pack:
     height, width = pixels.shape[:2]
     none = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
     # So narrow that it would vanish at the detector's size.
-    if min(width, height) * max(self.det_size) < 2 * max(width, height): return none
+    if min(width, height) * max(self.det_size) < 2 * max(width, height):
+      return none
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     try:
       boxes, points = self.app.det_model.detect(bgr, det_thresh=threshold)
     except Exception as e:  # ONNX Runtime's errors share no base class
       raise UserError(f"{self.folder}: the detector fails: {one_line(str(e))[:300]}") from e
-    if not len(boxes) or points is None: return none
+    if not len(boxes) or points is None:
+      return none
     ok = np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
     ok &= (boxes[:, 2:4] > boxes[:, :2]).all(1)
     order = [i for i in np.argsort(boxes[:, 0], kind="stable") if ok[i]]
@@ -113,7 +117,8 @@ class Pack:
     norm = np.linalg.norm(out, axis=1, keepdims=True)
     if out.shape[1] != 512 or not np.isfinite(norm).all() or (norm == 0).any():
       what = "numbers that are not finite or all zero"
-      if out.shape[1] != 512: what = f"{out.shape[1]} numbers, not 512"
+      if out.shape[1] != 512:
+        what = f"{out.shape[1]} numbers, not 512"
       raise UserError(f"{self.folder}: the recogniser gives {what}")
     return out / norm
 
@@ -127,7 +132,8 @@ class Pack:
 
   def landmarks106(self, pixels: np.ndarray, box: np.ndarray) -> np.ndarray | None:
     """insightface's 106 landmarks float32 [106, 2], or None if the pack has no such network."""
-    if not self.has_landmarks: return None
+    if not self.has_landmarks:
+      return None
     from insightface.app.common import Face
 
     bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -141,8 +147,10 @@ class Pack:
       best = f"the best candidate scores {near.scores.max():.2f}, below {self.det_threshold:g}"
     hint = "a larger, sharper or more frontal face may help"
     if self.bundled:
-      hint = ("it knows the drawn portraits of the bundled world only: for photographs give an "
-              "insightface pack, --pack NAME_OR_FOLDER")  # fmt: skip
+      hint = (
+        "it knows the drawn portraits of the bundled world only: for photographs give an "
+        "insightface pack, --pack NAME_OR_FOLDER"
+      )
     return f"the detector of the pack {self.name!r} found no face ({best}); {hint}"
 
 
@@ -164,23 +172,31 @@ _shown: set[tuple[Path, str]] = set()
 
 def _folder(name: str) -> Path:
   if name == "miniature":
-    if any(MINIATURE.glob("*.onnx")): return MINIATURE
-    raise UserError(f"the face pack miniature is not installed: {MINIATURE} holds no .onnx file; "
-                    "reinstall idejax, or give --pack NAME_OR_FOLDER")  # fmt: skip
+    if any(MINIATURE.glob("*.onnx")):
+      return MINIATURE
+    raise UserError(
+      f"the face pack miniature is not installed: {MINIATURE} holds no .onnx file; "
+      "reinstall idejax, or give --pack NAME_OR_FOLDER"
+    )
   path = Path(name).expanduser()
   home = Path("~/.insightface/models").expanduser() / name
   # A word is a pack's name, even if a folder of that name lies about here.
-  if Path(name).name == name and home.is_dir(): path = home
-  if path.is_file(): raise UserError(f"--pack {name} is a file; give the folder that it lies in")
+  if Path(name).name == name and home.is_dir():
+    path = home
+  if path.is_file():
+    raise UserError(f"--pack {name} is a file; give the folder that it lies in")
   if not path.is_dir():
     if Path(name).name != name:
       raise UserError(f"--pack {name} does not exist; give a folder of .onnx files")
-    raise UserError(f"the face pack {name!r} is not on this machine: download {name}.zip from "
-                    f"{_RELEASES} (its models are for non-commercial research only) and unpack its "
-                    f".onnx files into {home}, or give a folder")  # fmt: skip
+    raise UserError(
+      f"the face pack {name!r} is not on this machine: download {name}.zip from "
+      f"{_RELEASES} (its models are for non-commercial research only) and unpack its "
+      f".onnx files into {home}, or give a folder"
+    )
   if not any(path.glob("*.onnx")):
     inner = next((p.parent for p in sorted(path.glob("*/*.onnx"))), None)
-    if (path / "manifest.json").exists(): return path.resolve()
+    if (path / "manifest.json").exists():
+      return path.resolve()
     meant = f"; did you mean {inner}?" if inner else ""
     raise UserError(f"{path} holds no .onnx file: it is no face pack{meant}")
   return path.resolve()
@@ -191,5 +207,7 @@ def _warn_of_two_runtimes():
   """Both wheels install the same folder; which one's files survived is chance."""
   names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
   if {"onnxruntime", "onnxruntime-gpu"} <= names:
-    tell("warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-         "pip uninstall both, then install the one you want")  # fmt: skip
+    tell(
+      "warning: onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+      "pip uninstall both, then install the one you want"
+    )

@@ -20,7 +20,8 @@ _MOST_BYTES = 2**29
 FORMATS = "PNG JPEG WEBP TIFF BMP DIB GIF JPEG2000 AVIF PPM TGA ICO PSD PCX QOI".split()
 SUFFIXES = frozenset(
   ".png .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm"
-  " .tga .ico .psd .pcx .qoi".split())  # fmt: skip
+  " .tga .ico .psd .pcx .qoi".split()
+)
 
 
 class Photo(NamedTuple):
@@ -35,7 +36,8 @@ def read(source: Any) -> Photo:
   """From a path, bytes, a PIL image or an array: uint8, uint16, bool, or floats in [0, 1], of shape
   [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA, put on white). UserError names what is wrong.
   """
-  if isinstance(source, Photo): return source
+  if isinstance(source, Photo):
+    return source
   if isinstance(source, str | os.PathLike):
     data = _bytes(Path(source))
     return Photo(_decode(data, str(source)), hashlib.sha256(data).hexdigest(), str(source))
@@ -53,22 +55,28 @@ def digest(path: Path) -> str:
 
 def header_size(path: Path) -> tuple[int, int]:
   """(width, height) from the header alone; (0, 0) if it cannot be read: `read` will say why."""
-  if not path.is_file(): return 0, 0
+  if not path.is_file():
+    return 0, 0
   try:
-    with open(path, "rb") as file: return _open(file, str(path)).size
+    with open(path, "rb") as file:
+      return _open(file, str(path)).size
   except (OSError, UserError):
     return 0, 0
 
 
 def _bytes(path: Path) -> bytes:
-  if path.is_dir(): raise UserError(f"{path} is a folder, not a picture")
-  if not path.exists(): raise UserError(f"{path} does not exist")
-  if not path.is_file(): raise UserError(f"{path} is no regular file")
+  if path.is_dir():
+    raise UserError(f"{path} is a folder, not a picture")
+  if not path.exists():
+    raise UserError(f"{path} does not exist")
+  if not path.is_file():
+    raise UserError(f"{path} is no regular file")
   try:
     size = path.stat().st_size
     if size > _MOST_BYTES:
       raise UserError(f"{path} has {size:,} bytes; a picture has at most {_MOST_BYTES:,}")
-    if not size: raise UserError(f"{path} is empty")
+    if not size:
+      raise UserError(f"{path} is empty")
     return path.read_bytes()
   except OSError as e:
     raise UserError(f"{path} cannot be read: {e.strerror}") from e
@@ -85,11 +93,13 @@ def _open(file: Any, name: str) -> Image.Image:
   prefix = file.read(16)
   for kind in FORMATS:
     factory, accept = Image.OPEN.get(kind, (None, None))
-    if factory is None: continue
+    if factory is None:
+      continue
     try:
       # A text is the reason why this build cannot; a TGA has no signature, so its name must tell.
       known = accept(prefix) if accept else name.lower().endswith(".tga")
-      if not known or isinstance(known, str): continue
+      if not known or isinstance(known, str):
+        continue
       file.seek(0)
       return factory(file, "")
     except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
@@ -102,8 +112,7 @@ def _open(file: Any, name: str) -> Image.Image:
 def _check(width: int, height: int, name: str):
   size = f"{name} is {width:,} x {height:,} pixels"
   if width * height > MOST_PIXELS or max(width, height) > LONGEST:
-    raise UserError(f"{size}; at most {MOST_PIXELS // 10**6} million and {LONGEST:,} a side are read: "
-                    "make it smaller")  # fmt: skip
+    raise UserError(f"{size}; at most {MOST_PIXELS // 10**6} million and {LONGEST:,} a side are read: make it smaller")
   if min(width, height) < SHORTEST:
     raise UserError(f"{size}; a photo of a face has at least {SHORTEST} a side")
 
@@ -130,7 +139,8 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _flat(image: Image.Image) -> np.ndarray:
-  if image.mode.startswith(("I", "F")): return _grey(np.asarray(image))
+  if image.mode.startswith(("I", "F")):
+    return _grey(np.asarray(image))
   if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
@@ -142,18 +152,23 @@ def _grey(x: np.ndarray) -> np.ndarray:
   """16-bit, 32-bit or float greys; what stays below 256 (floats: up to 1) is 8 bits (0 to 1)."""
   y: np.ndarray = np.nan_to_num(x.astype(np.float32), posinf=0, neginf=0)
   top = y.max()
-  if x.dtype.kind == "f" and top <= 1: y = y * 255
-  elif top > 255: y = y / 257 if top <= 65535 else y * (255 / top)
+  if x.dtype.kind == "f" and top <= 1:
+    y = y * 255
+  elif top > 255:
+    y = y / 257 if top <= 65535 else y * (255 / top)
   return np.repeat(np.clip(y + 0.5, 0, 255).astype(np.uint8)[..., None], 3, -1)
 
 
 def _array(x: np.ndarray) -> np.ndarray:
-  if x.ndim == 2: x = x[..., None]
+  if x.ndim == 2:
+    x = x[..., None]
   if x.ndim != 3 or x.shape[-1] not in (1, 3, 4):
     raise UserError(f"a picture is [height, width] or [height, width, 1, 3 or 4], not {list(x.shape)}")
   _check(x.shape[1], x.shape[0], "the picture")
-  if x.dtype == bool: x = x.astype(np.uint8) * 255
-  elif x.dtype == np.uint16: x = ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
+  if x.dtype == bool:
+    x = x.astype(np.uint8) * 255
+  elif x.dtype == np.uint16:
+    x = ((x.astype(np.uint32) + 128) // 257).astype(np.uint8)
   elif x.dtype.kind == "f":
     if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
       raise UserError("a picture of floats holds values from 0 to 1; this one has others")

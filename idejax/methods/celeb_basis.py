@@ -14,13 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from idejax import anchors, conditioning, diffusion, subject, templates
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict
-from idejax.conditioning import Prompts
 from idejax.errors import UserError
-from idejax.subject import Frozen
-from idejax.tokens import Tokenizer
+from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.model import anchors, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
+from idejax.nets import blocks
+from idejax.person import subject, templates
+from idejax.person.augment import Augment
+from idejax.person.subject import Frozen
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +66,24 @@ PRESETS = {
 }
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  return [t.format(cfg.phrase.format(word)) for t in cfg.templates]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  return Needs(
+    captions=tuple(t.format(cfg.phrase) for t in cfg.templates),
+    tokens=cfg.vectors,
+    constants=constants,
+    augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
+  )
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"basis": [2, 1 + K, d] per text encoder}: for each word the mean, then K orthonormal axes."""
   made = []
-  for tokenizer, table in zip(words, anchors.tables(b)):
+  for tokenizer, table in zip(tokenizers, anchors.tables(b)):
     ids = anchors.name_ids(tokenizer, names)
     # Sorted: the axes, and their signs, do not depend on the order of the names.
     columns = [np.sort([i[e] for i in ids if len(i) > e]).astype(np.int64) for e in (0, 1)]
-    if cfg.dedup: columns = [np.unique(c) for c in columns]
+    if cfg.dedup:
+      columns = [np.unique(c) for c in columns]
     made.append(jnp.asarray(basis(np.asarray(table), columns, cfg.components), jnp.float32))
   return {"basis": tuple(made)}
 
@@ -83,7 +94,8 @@ def basis(table: np.ndarray, columns: Sequence[np.ndarray], components: int) -> 
   The axes are right singular vectors, not scaled by how much the names spread along them.
   """
   fewest = min(len(c) for c in columns)
-  if fewest < 2: raise UserError("fewer than two of the celebrity names have a first and a last name: no basis")
+  if fewest < 2:
+    raise UserError("fewer than two of the celebrity names have a first and a last name: no basis")
   count = min(components, fewest - 1, table.shape[1])
   out = []
   for column in columns:
@@ -96,9 +108,9 @@ def basis(table: np.ndarray, columns: Sequence[np.ndarray], components: int) -> 
 
 def predicted(layers: Sequence[Mapping[str, Any]], faces: jax.Array) -> tuple[jax.Array, ...]:
   """Unit coefficients [..., 2, K] per text encoder of the recogniser's embeddings [..., 512]."""
+
   def one(layer):
-    y = faces.astype(jnp.float32) @ layer["kernel"]
-    y = jax.nn.leaky_relu(y + jnp.broadcast_to(layer["bias"], y.shape), 0.2)
+    y = jax.nn.leaky_relu(blocks.dense(layer, faces.astype(jnp.float32)), 0.2)
     return _unit(y.reshape(*y.shape[:-1], 2, -1))
 
   return tuple(one(layer) for layer in layers)
@@ -110,6 +122,7 @@ def _unit(x):
 
 def compose(coefficients: Sequence[jax.Array], frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
   """The two words [..., 2, d] per text encoder: mean + sum_k x_k B_k."""
+
   def one(x, basis):
     mean, axes = basis[:, 0].astype(jnp.float32), basis[:, 1:].astype(jnp.float32)
     offset = cfg.radius * jnp.einsum("...ek,ekd->...ed", x, axes)
@@ -122,26 +135,30 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"layer": per text encoder, "average": coefficients [2, K] per text encoder}."""
   made, face = frozen.constants["basis"], frozen.subject.face
   width = lambda b: 2 * (b.shape[1] - 1)
-  layers = tuple({"kernel": jax.random.normal(k, (face.shape[-1], width(b))), "bias": jnp.zeros(width(b))}
-                 for k, b in zip(jax.random.split(key, len(made)), made))  # fmt: skip
-  if cfg.keep == "last": return {"layer": layers}
+  layers = tuple(
+    {"kernel": jax.random.normal(k, (face.shape[-1], width(b))), "bias": jnp.zeros(width(b))}
+    for k, b in zip(jax.random.split(key, len(made)), made)
+  )
+  if cfg.keep == "last":
+    return {"layer": layers}
   return {"layer": layers, "average": predicted(layers, jnp.asarray(face))}  # upstream: from noise
 
 
 def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The two words, and the coefficients that they are made of."""
-  if cfg.keep == "last": kept = predicted(params["layer"], jnp.asarray(frozen.subject.face))
-  else: kept = tuple(_unit(x) if cfg.renormalise else x for x in params["average"])
+  if cfg.keep == "last":
+    kept = predicted(params["layer"], jnp.asarray(frozen.subject.face))
+  else:
+    kept = tuple(_unit(x) if cfg.renormalise else x for x in params["average"])
   return {"rows": tuple(r[None, None] for r in compose(kept, frozen, cfg)), "coefficients": kept}
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
-  return {}
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  return Export(rows=identity["rows"])
 
 
 def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
@@ -169,15 +186,3 @@ def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
 def rates(cfg: Config):
   adam = lambda decay: optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay)
   return ((r"^average", optax.sgd(1 - cfg.momentum)), (r"bias$", adam(0.0)), (r".*", adam(cfg.weight_decay)))
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment()
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return None
-
-
-def alone(cfg: Config) -> str:
-  return ""

@@ -14,15 +14,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from idejax import anchors, conditioning, diffusion, draws, subject, tree
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict, with_unet
-from idejax.conditioning import Prompts
+from idejax import draws, tree
 from idejax.errors import UserError
-from idejax.subject import Example, Frozen, Subject
-from idejax.tokens import Tokenizer
+from idejax.methods.contract import ClassPictures, Export, Identity, Needs, Scope
+from idejax.model import anchors, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict, with_unet
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
+from idejax.person import subject
+from idejax.person.augment import Augment
+from idejax.person.subject import Example, Frozen, Subject
 
 LORA = (r"\.attn[12]\.(to_[qkv]|to_out\.0)\.kernel$",)
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +73,42 @@ PRESETS = {
 }
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  """The class prompt comes last."""
-  return [*(t.format(word) for t in cfg.templates), cfg.class_prompt]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  """The class prompt is the last caption."""
+  return Needs(
+    captions=(*cfg.templates, cfg.class_prompt),
+    tokens=cfg.vectors,
+    words=(cfg.word,),
+    constants=constants,
+    augment=Augment(flip=cfg.variants),
+    override=override,
+    class_pictures=ClassPictures(cfg.class_prompt, cfg.class_pictures) if cfg.prior else None,
+    unet_gradients=LORA if _low_rank(cfg, nets) else ("",),
+    alone="" if _low_rank(cfg, nets) else "it trains the whole UNet, a copy for each",
+  )
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def _low_rank(cfg: Config, nets: Nets) -> bool:
+  return cfg.trains == "lora" or cfg.trains == "auto" and nets.xl
+
+
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"rows": the name's embeddings [1, 1, P, d] per encoder, "text": Conditioning of the captions}."""
-  parts = [anchors.word_rows(b, words, w) for w in cfg.word.split()]
-  if not parts: raise UserError("word is empty; DreamBooth needs a rare word and a class noun, such as sks person")
+  parts = [anchors.word_rows(b, tokenizers, w) for w in cfg.word.split()]
+  if not parts:
+    raise UserError("word is empty; DreamBooth needs a rare word and a class noun, such as sks person")
   rows = tuple(jnp.concatenate(r)[None, None] for r in zip(*parts))
-  prompts = conditioning.tokenise(words, captions(cfg, "<id>"), {"<id>": cfg.vectors})
+  texts = [c.replace("{}", "<id>") for c in (*cfg.templates, cfg.class_prompt)]
+  prompts = conditioning.tokenise(tokenizers, texts, {"<id>": cfg.vectors})
   return {"rows": rows, "text": conditioning.contexts(b, prompts, rows)}
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"unet": all its parameters} or {"lora": {path: {"lora_A" [I, r], "lora_B" [r, O]}}}, float32."""
   b = frozen.backbone
-  if cfg.prior: _class_pictures(frozen.subject)
-  if cfg.trains == "unet" or cfg.trains == "auto" and not b.nets.xl:
+  if cfg.prior:
+    _class_pictures(frozen.subject)
+  if not _low_rank(cfg, b.nets):
     return {"unet": jax.tree.map(lambda w: jnp.array(w, jnp.float32), b.params["unet"])}
   kernels, structure = jax.tree.flatten(_attention(b))
 
@@ -117,15 +139,15 @@ def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": frozen.constants["rows"], **params, "scale": jnp.ones(())}
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
   """The changed UNet, all of it or its attention's kernels; of several identities the mean change."""
   part = [i["scale"] / len(identities) for i in identities]
-  if "lora" in identities[0]: return merge(_attention(b), [i["lora"] for i in identities], part, cfg)
+  if "lora" in identities[0]:
+    return merge(_attention(b), [i["lora"] for i in identities], part, cfg)
   # Not base + change: with one identity at scale 1 these are its weights to the bit.
   mix = lambda base, *tuned: (1 - sum(part)) * base + sum(p * w for p, w in zip(part, tuned))
   return jax.tree.map(mix, b.params["unet"], *(i["unet"] for i in identities))
@@ -133,12 +155,21 @@ def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) 
 
 def merge(kernels: Mapping[str, Any], loras: Sequence[Any], part: Sequence[Any], cfg: Config) -> dict[str, Any]:
   """Kernels + alpha / rank sum_i part_i A_i B_i, float32."""
+
   def one(w, *factors):
-    change = sum(p * f["lora_A"].astype(jnp.float32) @ f["lora_B"].astype(jnp.float32)
-                 for p, f in zip(part, factors))  # fmt: skip
+    change = sum(p * f["lora_A"].astype(jnp.float32) @ f["lora_B"].astype(jnp.float32) for p, f in zip(part, factors))
     return w.astype(jnp.float32) + cfg.alpha / cfg.rank * change
 
   return jax.tree.map(one, kernels, *loras)
+
+
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  low_rank = None
+  if "lora" in identity:
+    pair, gain = lambda x: isinstance(x, Mapping) and "lora_A" in x, cfg.alpha / cfg.rank * identity["scale"]
+    side = lambda name, by: jax.tree.map(lambda f: f[name] * by, identity["lora"], is_leaf=pair)
+    low_rank = side("lora_A", 1.0), side("lora_B", gain)
+  return Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=low_rank, called=cfg.word)
 
 
 def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
@@ -149,7 +180,8 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   caption = draws.integers(k_caption, len(cfg.templates))
   pick = lambda x, index: jnp.asarray(x)[index]
   own = subject.noised(b, variant, caption, pick(s.mean, variant), pick(s.logvar, variant), (k_latent, k_t, k_noise))
-  if not cfg.prior: return objective(params, frozen, own, None, cfg)
+  if not cfg.prior:
+    return objective(params, frozen, own, None, cfg)
   mean, logvar = _class_pictures(s)
   k_picture, *k_rest = draws.split(k_class, 4)
   picture = draws.integers(k_picture, mean.shape[0])
@@ -169,7 +201,8 @@ def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | Non
   row = lambda x: None if x is None else x[both.caption]
   cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
   error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
-  if of_class is None: return error.mean(), {"diffusion": error.mean()}
+  if of_class is None:
+    return error.mean(), {"diffusion": error.mean()}
   person, others = error.reshape(-1, 2).mean(0)
   return person + cfg.prior * others, {"diffusion": person, "class": others}
 
@@ -180,15 +213,3 @@ def rates(cfg: Config):
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)
 
   return ((r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment(flip=cfg.variants)
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return (cfg.class_prompt, cfg.class_pictures) if cfg.prior else None
-
-
-def alone(cfg: Config) -> str:
-  return "" if cfg.trains == "lora" else "it trains the whole UNet, a copy for each"

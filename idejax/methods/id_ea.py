@@ -20,17 +20,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict
-from idejax.conditioning import Prompts
+from idejax import tree
 from idejax.errors import UserError
+from idejax.methods.contract import Adapter, Export, Identity, Needs, Scope
+from idejax.model import anchors, backbone, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
 from idejax.nets import blocks
-from idejax.subject import Frozen
-from idejax.tokens import Tokenizer
+from idejax.person import subject, templates
+from idejax.person.subject import Frozen
 
 ZETA = 2e-5  # added to the diagonal of the Mahalanobis regulariser's covariance
 _KV = r"\.attn2\.to_[kv]\.kernel$"
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +115,37 @@ PRESETS = {
   # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
   # script loads the words alone.
   "released": Config(
-    repeat=True, enhancer="released", kv="none", sampling="rows", steps=320, lr_modules=1.2e-2,
-    train_enhancer=False, rows_decay=1e-2, reg="mahalanobis_released", reg_weight=8e-4),
+    repeat=True,
+    enhancer="released",
+    kv="none",
+    sampling="rows",
+    steps=320,
+    lr_modules=1.2e-2,
+    train_enhancer=False,
+    rows_decay=1e-2,
+    reg="mahalanobis_released",
+    reg_weight=8e-4,
+  ),
   "miniature": Config(
-    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3,
-    strength=0.8),
-}  # fmt: skip
+    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3, strength=0.8
+  ),
+}
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  return [t.format(cfg.phrase.format(word)) for t in cfg.templates]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  return Needs(
+    captions=tuple(t.format(cfg.phrase) for t in cfg.templates),
+    tokens=cfg.vectors,
+    constants=constants,
+    override=override,
+    unet_gradients=() if cfg.kv == "none" else (_KV,),
+  )
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [2, d] per text encoder, "anchor": [2, D] of the context's width}."""
-  start = anchors.cross(b, words, names, by=cfg.anchor)
-  anchor = start if cfg.anchor_space == "output" else anchors.mean(b, words, names, by=cfg.anchor)
+  start = anchors.cross(b, tokenizers, names, by=cfg.anchor)
+  anchor = start if cfg.anchor_space == "output" else anchors.mean(b, tokenizers, names, by=cfg.anchor)
   return {"start": start, "anchor": jnp.concatenate(anchor, axis=-1)}
 
 
@@ -136,7 +155,8 @@ def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"rows"[, "face", "enhancer", "adapter", "kv"]}."""
   b, width = frozen.backbone, frozen.backbone.nets.unet.context_dim
-  if width % cfg.heads: raise UserError(f"{cfg.heads} heads do not divide this model's text width, {width}")
+  if width % cfg.heads:
+    raise UserError(f"{cfg.heads} heads do not divide this model's text width, {width}")
   if cfg.enhancer_residual and cfg.enhancer == "released":
     raise UserError("the released enhancer's output is twice as wide as the face tokens: no enhancer_residual")
   k_face, k_enhancer, k_adapter, k_kv = jax.random.split(key, 4)
@@ -144,33 +164,43 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   if cfg.adapts or cfg.naive_concat:
     count = 1 if cfg.repeat else cfg.face_tokens
     params["face"] = blocks.dense_init(k_face, frozen.subject.face.shape[-1], count * width)
-  if cfg.enhances: params["enhancer"] = _init_enhancer(k_enhancer, width, cfg)
-  if cfg.adapts: params["adapter"] = _init_adapter(k_adapter, width, cfg)
+  if cfg.enhances:
+    params["enhancer"] = _init_enhancer(k_enhancer, width, cfg)
+  if cfg.adapts:
+    params["adapter"] = _init_adapter(k_adapter, width, cfg)
   kind = cfg.kv if cfg.kv != "auto" else "lora" if b.nets.xl else "full"
-  if kind != "none": params["kv"] = _init_kv(k_kv, b, kind, cfg)
+  if kind != "none":
+    params["kv"] = _init_kv(k_kv, b, kind, cfg)
   return params
 
 
 def _init_enhancer(key, width: int, cfg: Config):
   layers = {"to_q": blocks.xavier, "to_k": blocks.xavier, "to_v": blocks.xavier, "to_out": blocks.lecun}
-  if cfg.enhancer == "released": layers |= dict.fromkeys(("before_q", "before_kv", "after"), blocks.lecun)
+  if cfg.enhancer == "released":
+    layers |= dict.fromkeys(("before_q", "before_kv", "after"), blocks.lecun)
   keys = jax.random.split(key, len(layers))
-  return {name: blocks.dense_init(k, width, 2 * width if name == "after" else width, kernel)
-          for k, (name, kernel) in zip(keys, layers.items())}  # fmt: skip
+  return {
+    name: blocks.dense_init(k, width, 2 * width if name == "after" else width, kernel)
+    for k, (name, kernel) in zip(keys, layers.items())
+  }
 
 
 def _init_adapter(key, width: int, cfg: Config):
   k_project, k_in, k_out = jax.random.split(key, 3)
   wide = 2 * width if cfg.enhances and cfg.enhancer == "released" else width
-  return {"project": blocks.dense_init(k_project, wide, width),
-          "in_proj": blocks.dense_init(k_in, width, 3 * width, blocks.xavier),
-          "out_proj": blocks.dense_init(k_out, width, width), "gamma": jnp.zeros(())}  # fmt: skip
+  return {
+    "project": blocks.dense_init(k_project, wide, width),
+    "in_proj": blocks.dense_init(k_in, width, 3 * width, blocks.xavier),
+    "out_proj": blocks.dense_init(k_out, width, width),
+    "gamma": jnp.zeros(()),
+  }
 
 
 def _init_kv(key, b: Backbone, kind: str, cfg: Config):
   """Changes of the kernels [(depth,) D, C] of the UNet, zero at first: whole, or {"A", "B"} of low rank."""
   kernels = tree.split(b.params["unet"], [_KV])[0]
-  if kind == "full": return jax.tree.map(lambda w: jnp.zeros(w.shape), kernels)
+  if kind == "full":
+    return jax.tree.map(lambda w: jnp.zeros(w.shape), kernels)
   keys = iter(jax.random.split(key, len(jax.tree.leaves(kernels))))
 
   def low(w):
@@ -195,9 +225,11 @@ def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Conf
   """E_r [M, D] ([M, 2 D] as released): the face tokens [M, D] attend to the anchor [2, D]."""
   anchor = anchor.astype(faces.dtype)
   x, y = faces[None], anchor[None]
-  if "before_q" in p: x, y = blocks.dense(p["before_q"], x), blocks.dense(p["before_kv"], y)
+  if "before_q" in p:
+    x, y = blocks.dense(p["before_q"], x), blocks.dense(p["before_kv"], y)
   made = blocks.multihead(p, x, y, cfg.heads)[0]
-  if "after" in p: made = blocks.dense(p["after"], made)
+  if "after" in p:
+    made = blocks.dense(p["after"], made)
   return made + faces if cfg.enhancer_residual else made
 
 
@@ -216,7 +248,8 @@ def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
   if "face" in params:
     out["face"] = face_rows(params["face"], frozen.subject.face, cfg)
-    if cfg.enhances: out["face"] = enhance(params["enhancer"], out["face"], frozen.constants["anchor"], cfg)
+    if cfg.enhances:
+      out["face"] = enhance(params["enhancer"], out["face"], frozen.constants["anchor"], cfg)
   out |= {k: params[k] for k in ("adapter", "kv") if k in params}
   return out | {"scale": jnp.ones(())} if "adapter" in out or "kv" in out else out
 
@@ -224,12 +257,12 @@ def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """`learned` at the strength for pictures, or the two words alone."""
   out = learned(params, frozen, cfg)
-  if cfg.sampling == "rows": return {"rows": out["rows"]}
+  if cfg.sampling == "rows":
+    return {"rows": out["rows"]}
   return out | {"scale": jnp.float32(cfg.strength)} if "scale" in out else out
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   cond = conditioning.contexts(b, prompts, conditioning.join(identities), **how)
   plain = made = cond.k[0]
   first, last = 0, plain.shape[1]
@@ -247,10 +280,11 @@ def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Pro
   return dataclasses.replace(cond, k=made[None], v=made[None])
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
+def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
   """K' and V': the base model's plus the mean of the identities' changes."""
   changes = [_changes(i) for i in identities if "kv" in i]
-  if not changes: return {}
+  if not changes:
+    return {}
   mean = jax.tree.map(lambda *c: sum(c) / len(identities), *changes)
   base = tree.split(b.params["unet"], [_KV])[0]
   return jax.tree.map(lambda w, c: (w.astype(c.dtype) + c).astype(w.dtype), base, mean)
@@ -260,6 +294,40 @@ def _changes(identity):
   whole = lambda c: c["A"] @ c["B"] if isinstance(c, Mapping) else c
   low = lambda c: isinstance(c, Mapping) and "A" in c
   return jax.tree.map(lambda c: identity["scale"] * whole(c), identity["kv"], is_leaf=low)
+
+
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  """Words, keys and values, and the adapter or the face tokens that take the padding's place."""
+  out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=_factors(identity))
+  if "face" not in identity:
+    return out
+  face = jnp.asarray(identity["face"], jnp.float32)
+  width = sum(r.shape[-1] for r in identity["rows"])
+  strength = cfg.beta * float(identity["scale"]) if "scale" in identity else 1.0
+  config = {
+    "width": width,
+    "face_tokens": face.shape[0],
+    "face_width": face.shape[1],
+    "heads": cfg.heads,
+    "strength": strength,
+    "replaces": "adapter" not in identity,
+  }
+  layers = dict(identity.get("adapter", {}))
+  arrays = {"face": face} | ({"gamma": jnp.reshape(layers.pop("gamma"), 1)} if layers else {})
+  rest = {k: v for k, v in identity.items() if k not in ("adapter", "face")}
+  adapter = Adapter("id_adapter", "IDAdapter", "id_ea", config, layers, arrays)
+  return dataclasses.replace(out, adapter=adapter, without_adapter=rest)
+
+
+def _factors(identity: Identity) -> tuple[Any, Any] | None:
+  """A and B of keys and values, the strength in B; None where they are whole."""
+  if "kv" not in identity:
+    return None
+  low = lambda c: isinstance(c, Mapping) and "A" in c
+  if not all(map(low, jax.tree.leaves(identity["kv"], is_leaf=low))):
+    return None
+  side = lambda name, scale: jax.tree.map(lambda c: c[name] * scale, identity["kv"], is_leaf=low)
+  return side("A", 1.0), side("B", identity["scale"])
 
 
 # Training.
@@ -272,13 +340,15 @@ def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
   lies across u counts 1 / ZETA, along u 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C drops the
   former (`mahalanobis_released`).
   """
-  if kind == "l2": return anchors.distance(rows, start)
+  if kind == "l2":
+    return anchors.distance(rows, start)
   u, delta = (start[0] - start[1]) / 2**0.5, rows - start
   size = jnp.sqrt(jnp.square(u).sum())
   unit = u / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
   along = delta @ unit
   square = jnp.square(along) / (ZETA + size**2)
-  if kind == "mahalanobis": square += jnp.square(delta - along[:, None] * unit[None]).sum(-1) / ZETA
+  if kind == "mahalanobis":
+    square += jnp.square(delta - along[:, None] * unit[None]).sum(-1) / ZETA
   return jnp.sqrt(jnp.maximum(square, 1e-8))
 
 
@@ -292,7 +362,8 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   kind = "l2" if cfg.reg == "none" else cfg.reg
   far = jnp.concatenate([distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]).mean()
   metrics = {"diffusion": error, "moved": far}
-  if cfg.adapts: metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])
+  if cfg.adapts:
+    metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])
   return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * far, metrics
 
 
@@ -305,17 +376,6 @@ def rates(cfg: Config):
     (r"(gamma|bias)$", adam(cfg.lr_modules, 0.0)),
     (r"", adam(cfg.lr_modules, cfg.weight_decay)),
   ]
-  if not cfg.train_enhancer: rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))
+  if not cfg.train_enhancer:
+    rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))
   return tuple(rules)
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment()
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return None
-
-
-def alone(cfg: Config) -> str:
-  return ""

@@ -20,18 +20,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict
-from idejax.conditioning import Prompts
+from idejax import tree
 from idejax.errors import UserError
+from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.model import anchors, backbone, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
 from idejax.nets import blocks
 from idejax.nets.attention import weights
-from idejax.subject import Frozen
-from idejax.tokens import Tokenizer
+from idejax.person import subject, templates
+from idejax.person.augment import Augment
+from idejax.person.subject import Frozen
 
 HEADS, INNER = 8, 512  # of the block's self-attention
 PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +96,29 @@ PRESETS = {
   "ti+per_stage": Config(weight=0.0),
   "prospect": Config(stages=10, tie_kv=True, weight=0.0, init="prospect", lr=1e-4, steps=600),
   "miniature": Config(
-    augmented=False, parameterisation="direct", templates=templates.PHOTO, target=8, steps=150, batch=8, lr=1e-2),
-}  # fmt: skip
+    augmented=False, parameterisation="direct", templates=templates.PHOTO, target=8, steps=150, batch=8, lr=1e-2
+  ),
+}
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  return [t.format(word) for t in cfg.templates]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  return Needs(
+    captions=cfg.templates,
+    tokens=cfg.vectors,
+    words=(cfg.word, *(t.format(cfg.word) for t in cfg.templates)),
+    constants=constants,
+    augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
+  )
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"word": [1, d] per text encoder[, "keys": W_k c_r of each caption T, {path: [(depth,) T, L, C]}]}."""
   for name in ("stages", "every", "target"):
-    if getattr(cfg, name) < 1: raise UserError(f"{name} is {getattr(cfg, name)}; it must be at least 1")
-  out: dict[str, Any] = {"word": anchors.word_rows(b, words, cfg.word)}
+    if getattr(cfg, name) < 1:
+      raise UserError(f"{name} is {getattr(cfg, name)}; it must be at least 1")
+  out: dict[str, Any] = {"word": anchors.word_rows(b, tokenizers, cfg.word)}
   if cfg.weight:
-    reference = conditioning.tokenise(words, captions(cfg, cfg.word), {})
+    reference = conditioning.tokenise(tokenizers, [t.format(cfg.word) for t in cfg.templates], {})
     keys = backbone.project(b, conditioning.contexts(b, reference, None))
     out["keys"] = {path: k.squeeze(-4) for path, (k, _) in keys.items()}  # one stage
   return out
@@ -118,7 +131,8 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"module": a block per text encoder}, or {"table": [S, W, d] per text encoder}."""
   keys = jax.random.split(key, len(frozen.constants["word"]))
   module = tuple(_init_block(k, w.shape[-1], cfg) for k, w in zip(keys, frozen.constants["word"]))
-  if cfg.parameterisation == "module": return {"module": module}
+  if cfg.parameterisation == "module":
+    return {"module": module}
   return {"table": table({"module": module}, frozen, cfg)}
 
 
@@ -128,7 +142,8 @@ def _init_block(key, width: int, cfg: Config):
 
   def dense(i, o, bias=True):
     p = blocks.dense_init(next(keys), i, o, blocks.torch_default, bias)
-    if bias: p["bias"] = jax.random.uniform(next(keys), (o,), minval=-(i**-0.5), maxval=i**-0.5)
+    if bias:
+      p["bias"] = jax.random.uniform(next(keys), (o,), minval=-(i**-0.5), maxval=i**-0.5)
     return p
 
   def attention():
@@ -136,7 +151,8 @@ def _init_block(key, width: int, cfg: Config):
 
   norms = {f"norm{i}": blocks.norm_init(width) for i in (1, 2, 3)}
   out = dense(4 * width, cfg.stages * (1 if cfg.tie_kv else 2) * width)
-  if cfg.init == "anchor": out = jax.tree.map(jnp.zeros_like, out)
+  if cfg.init == "anchor":
+    out = jax.tree.map(jnp.zeros_like, out)
   return norms | {"attn1": attention(), "attn2": attention(), "ff": {"proj": dense(width, 8 * width), "out": out}}
 
 
@@ -155,7 +171,8 @@ def block(p: Mapping[str, Any], word: jax.Array) -> jax.Array:
 
 def table(params: Any, frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
   """The words [S, W, d] for each text encoder; W is 2, keys and values, or 1."""
-  if "table" in params: return params["table"]
+  if "table" in params:
+    return params["table"]
   wide = 1 if cfg.tie_kv else 2
 
   def make(p, word):
@@ -170,13 +187,12 @@ def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[:, :, None] for r in table(params, frozen, cfg))}
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
-  return {}
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  return Export(rows=identity["rows"])
 
 
 # The attention loss.
@@ -188,8 +204,9 @@ def resize(maps: jax.Array, side: int) -> jax.Array:
   return jax.image.resize(maps, shape, "bilinear", antialias=False)
 
 
-def attention_loss(captured: Mapping[str, Any], keys: Mapping[str, jax.Array], columns: jax.Array,
-                   shape: tuple[int, int], cfg: Config) -> jax.Array:  # fmt: skip
+def attention_loss(
+  captured: Mapping[str, Any], keys: Mapping[str, jax.Array], columns: jax.Array, shape: tuple[int, int], cfg: Config
+) -> jax.Array:
   """|| mean over layers of (A_r - A_t) ||^2 of each row, [B].
 
   Args:
@@ -209,42 +226,50 @@ def attention_loss(captured: Mapping[str, Any], keys: Mapping[str, jax.Array], c
   side = lambda q: round((h * w / q.shape[-3]) ** 0.5)  # latents per query along a side
   if cfg.layers == "native":
     layers = {p: (q, k) for p, (q, k) in layers.items() if -(-h // side(q)) == cfg.target == -(-w // side(q))}
-    if not layers: raise UserError(f"layers native: no cross-attention of this model is {cfg.target} x {cfg.target}")
+    if not layers:
+      raise UserError(f"layers native: no cross-attention of this model is {cfg.target} x {cfg.target}")
 
   @functools.partial(jax.checkpoint, static_argnums=0)  # maps are large and cheap: made again for the gradient
   def difference(per, q, k, reference):
     q, k, reference = (x.astype(jnp.float32) for x in (q, k, reference))
     reference = reference.reshape(*reference.shape[:2], *k.shape[-2:])
     wanted = weights(q, reference)
-    if cfg.stop_reference: wanted = jax.lax.stop_gradient(wanted)
+    if cfg.stop_reference:
+      wanted = jax.lax.stop_gradient(wanted)
     maps = wanted - weights(q, k)  # [B, N, h w, L]
-    if not one_by_one: maps = maps.mean(1, keepdims=True)
+    if not one_by_one:
+      maps = maps.mean(1, keepdims=True)
     maps = maps.reshape(*maps.shape[:2], -(-h // per), -(-w // per), maps.shape[-1])
     return resize(maps, cfg.target)
 
   total, count = jnp.zeros(()), 0
   for path, (q, k) in layers.items():
-    if q.ndim == 4: total, count = total + difference(side(q), q, k, keys[path]), count + 1
+    if q.ndim == 4:
+      total, count = total + difference(side(q), q, k, keys[path]), count + 1
     else:
       step = cfg.every if len(q) > cfg.every else 1
       stack = tuple(x[::step] for x in (q, k, keys[path]))
       one = functools.partial(difference, side(q))
 
-      def add(sum, x, one=one): return sum + one(*x), None
+      def add(sum, x, one=one):
+        return sum + one(*x), None
 
       start = jnp.zeros(jax.eval_shape(one, *(x[0] for x in stack)).shape)
       total += jax.lax.scan(add, start, stack)[0]
       count += len(stack[0])
   square = jnp.square(total / count) * columns[:, None, None, None, :]
-  if cfg.reduction == "mean": return square.mean((1, 2, 3, 4))
+  if cfg.reduction == "mean":
+    return square.mean((1, 2, 3, 4))
   return square.sum((1, 2, 3, 4)) * (PER_SAMPLE / square.shape[1])
 
 
 def columns(prompts: Prompts, option: int) -> jax.Array:
   """The tokens whose maps are compared, [B, L]: 1 the word, 2 up to the end of the text, 3 all."""
   at = jnp.arange(prompts.ids[0].shape[1])[None]
-  if option == 1: return (at == jnp.asarray(prompts.where[0])[:, :1]).astype(jnp.float32)
-  if option == 2: return (at <= jnp.asarray(prompts.eos[0])[:, None]).astype(jnp.float32)
+  if option == 1:
+    return (at == jnp.asarray(prompts.where[0])[:, :1]).astype(jnp.float32)
+  if option == 2:
+    return (at <= jnp.asarray(prompts.eos[0])[:, None]).astype(jnp.float32)
   return jnp.ones(prompts.ids[0].shape)
 
 
@@ -274,15 +299,3 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
 def rates(cfg: Config):
   adam = optax.adam(cfg.lr, b1=0.9, b2=0.999, eps=1e-8)
   return ((r"", optax.chain(optax.clip_by_global_norm(cfg.clip), adam) if cfg.clip else adam),)
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment()
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return None
-
-
-def alone(cfg: Config) -> str:
-  return ""

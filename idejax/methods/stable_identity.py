@@ -14,16 +14,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from idejax import anchors, backbone, conditioning, diffusion, subject, templates, tree
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict
-from idejax.conditioning import Prompts
+from idejax import tree
 from idejax.errors import UserError
-from idejax.subject import Example, Frozen, Subject
-from idejax.tokens import Tokenizer
+from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.model import anchors, backbone, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
+from idejax.nets import blocks
+from idejax.person import subject, templates
+from idejax.person.augment import Augment
+from idejax.person.subject import Example, Frozen, Subject
 
 _MULTIPLIER = 0.1  # of every kernel and bias of the MLP, as a slower learning rate
-_EPS = 1e-5
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +74,28 @@ PRESETS = {
 }
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  return [t.format(word) for t in cfg.templates]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  return Needs(
+    captions=cfg.templates,
+    tokens=cfg.vectors,
+    constants=constants,
+    augment=Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment(),
+    face_vit=cfg.source == "vit",
+  )
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"statistics": (mean, deviation) [2, d] per text encoder} of the two-token names."""
-  return {"statistics": anchors.statistics(b, words, names)}
+  return {"statistics": anchors.statistics(b, tokenizers, names)}
 
 
 def features(s: Subject, cfg: Config) -> tuple[jax.Array, jax.Array]:
   """The MLP's input for the photo [F] and for each variant [V, F]. UserError without a face ViT's."""
   if cfg.source == "vit":
     if s.features is None:
-      raise UserError("source vit: these photos were read without a face ViT; give one with --vit FOLDER, or choose --source recogniser")
+      raise UserError(
+        "source vit: these photos were read without a face ViT; give one with --vit FOLDER, or choose --source recogniser"
+      )
     photo, variants = s.features[0], s.features
   else:
     # A unit vector, made as large as a ViT's normalised output: else the first LayerNorm sees its eps.
@@ -93,15 +106,16 @@ def features(s: Subject, cfg: Config) -> tuple[jax.Array, jax.Array]:
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"mlp": per text encoder {"layers.i", "norms.i", "norm"}}."""
-  if cfg.depth < 2: raise UserError(f"depth is {cfg.depth}; the MLP has at least 2 layers")
+  if cfg.depth < 2:
+    raise UserError(f"depth is {cfg.depth}; the MLP has at least 2 layers")
   width, normal = features(frozen.subject, cfg)[0].shape[-1], jax.nn.initializers.normal(0.02)
 
   def make(key, out):
-    norm = lambda: {"scale": jnp.ones(out), "bias": jnp.zeros(out)}
-    params = {"norm": norm()}
+    params = {"norm": blocks.norm_init(out)}
     for i, k in enumerate(jax.random.split(key, cfg.depth)):
       params[f"layers.{i}"] = {"kernel": normal(k, (out if i else width, out)), "bias": jnp.zeros(out)}
-      if i: params[f"norms.{i}"] = norm()
+      if i:
+        params[f"norms.{i}"] = blocks.norm_init(out)
     return params
 
   text = frozen.backbone.nets.text
@@ -110,20 +124,11 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
   """Features [..., F] -> [..., 2, d]: unit variance and mean 0 over both tokens together at first."""
-
-  def norm(name, x):
-    p = params[name]
-    x -= x.mean(-1, keepdims=True)
-    x *= jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + _EPS)
-    return x * jnp.broadcast_to(p["scale"], x.shape) + jnp.broadcast_to(p["bias"], x.shape)
-
-  def dense(i, x):
-    p = params[f"layers.{i}"]
-    y = x @ p["kernel"]
-    return _MULTIPLIER * (y + jnp.broadcast_to(p["bias"], y.shape))
-
+  norm = lambda name, x: blocks.layer_norm(params[name], x)
+  dense = lambda i, x: _MULTIPLIER * blocks.dense(params[f"layers.{i}"], x)
   x = jax.nn.leaky_relu(dense(0, x), 0.2)
-  for i in range(1, depth - 1): x += jax.nn.leaky_relu(dense(i, norm(f"norms.{i}", x)), 0.2)
+  for i in range(1, depth - 1):
+    x += jax.nn.leaky_relu(dense(i, norm(f"norms.{i}", x)), 0.2)
   x = norm("norm", dense(depth - 1, norm(f"norms.{depth - 1}", x)))
   return x.reshape(*x.shape[:-1], 2, -1)
 
@@ -144,20 +149,19 @@ def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[None, None] for r in rows(params, frozen, features(frozen.subject, cfg)[0], cfg))}
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
-  return {}
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  return Export(rows=identity["rows"])
 
 
 def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.Array, cfg: Config):
   """(error [B], whether a row's is that of the noise [B]) of the UNet's output; masks [B, h, w].
 
-    t > alpha T:  mse(M_f eps_hat, M_f eps) + hair mse(M_h eps_hat, M_h eps)
-    else:         the same of the clean latents as the VAE gives them, unscaled
+  t > alpha T:  mse(M_f eps_hat, M_f eps) + hair mse(M_h eps_hat, M_h eps)
+  else:         the same of the clean latents as the VAE gives them, unscaled
   """
   schedule = b.nets.schedule
   noisy = e.t > cfg.alpha * schedule.num_train_timesteps
@@ -170,7 +174,8 @@ def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.A
 
   def masked(mask):
     error = diffusion.mse(wrong, jnp.zeros_like(wrong), mask[..., None])
-    if cfg.mask_norm == "all": return error
+    if cfg.mask_norm == "all":
+      return error
     return error / jnp.maximum(mask.mean((1, 2)), 1 / mask[0].size)
 
   return masked(face) + cfg.hair * masked(hair), noisy
@@ -178,7 +183,8 @@ def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.A
 
 def combine(error: jax.Array, noisy: jax.Array, cfg: Config) -> jax.Array:
   """The errors of a batch [B] as one number. They are the same for a batch of one, the paper's."""
-  if cfg.mixed == "rows": return error.mean()
+  if cfg.mixed == "rows":
+    return error.mean()
   average = lambda chosen: (error * chosen).sum() / jnp.maximum(chosen.sum(), 1)
   return average(noisy) + average(~noisy)
 
@@ -200,15 +206,3 @@ def rates(cfg: Config):
   kernels = lambda params: tree.map_with_path(lambda path, _: path.endswith("kernel"), params)
   adam = optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=kernels)
   return ((r".*", optax.chain(optax.clip_by_global_norm(cfg.clip), adam)),)
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment()
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return None
-
-
-def alone(cfg: Config) -> str:
-  return ""

@@ -5,19 +5,22 @@ celebrity's name: the scale at which learned embeddings end up.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from idejax import anchors, conditioning, diffusion, subject, templates
-from idejax.augment import Augment
-from idejax.backbone import Backbone, Conditioning, predict
-from idejax.conditioning import Prompts
-from idejax.subject import Frozen
-from idejax.tokens import Tokenizer
+from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.model import anchors, conditioning, diffusion
+from idejax.model.backbone import Backbone, Conditioning, Nets, predict
+from idejax.model.conditioning import Prompts
+from idejax.model.tokens import Tokenizer
+from idejax.person import subject, templates
+from idejax.person.subject import Frozen
+
+scope: Scope = "person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +53,24 @@ PRESETS = {
 }
 
 
-def captions(cfg: Config, word: str) -> list[str]:
-  return [t.format(word) for t in cfg.templates]
+def needs(cfg: Config, nets: Nets) -> Needs:
+  return Needs(captions=cfg.templates, tokens=cfg.vectors, words=(cfg.word,), constants=constants)
 
 
-def constants(b: Backbone, words: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
+def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [P, d] per text encoder}."""
-  if cfg.start == "cross": return {"start": anchors.cross(b, words, names)}
+  if cfg.start == "cross":
+    return {"start": anchors.cross(b, tokenizers, names)}
   if cfg.start == "word":
-    rows = anchors.word_rows(b, words, cfg.word)
+    rows = anchors.word_rows(b, tokenizers, cfg.word)
     return {"start": tuple(jnp.tile(r, (cfg.vectors, 1)) for r in rows)}
   return {"start": tuple(jnp.zeros((cfg.vectors, t.hidden_size)) for t in b.nets.text)}
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   rows = frozen.constants["start"]
-  if cfg.start != "normal": return {"rows": tuple(jnp.array(r, jnp.float32) for r in rows)}
+  if cfg.start != "normal":
+    return {"rows": tuple(jnp.array(r, jnp.float32) for r in rows)}
   keys = jax.random.split(key, len(rows))
   return {"rows": tuple(0.02 * jax.random.normal(k, r.shape) for k, r in zip(keys, rows))}
 
@@ -74,13 +79,12 @@ def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[None, None] for r in params["rows"])}
 
 
-def condition(identities: Sequence[Mapping[str, Any]], b: Backbone, prompts: Prompts, cfg: Config,
-              **how) -> Conditioning:  # fmt: skip
+def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
-def override(identities: Sequence[Mapping[str, Any]], b: Backbone, cfg: Config) -> dict[str, Any]:
-  return {}
+def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
+  return Export(rows=identity["rows"])
 
 
 def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
@@ -89,22 +93,9 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   identity = represent(params, frozen, cfg)
   cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, remat=True)
   error = diffusion.mse(predict(frozen.backbone, e.noisy, e.t, cond), e.target).mean()
-  moved = jnp.concatenate([
-    anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])  # fmt: skip
+  moved = jnp.concatenate([anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])
   return error + cfg.reg * moved.mean(), {"diffusion": error, "moved": moved.mean()}
 
 
 def rates(cfg: Config):
   return ((r"^rows", optax.adamw(cfg.lr, b1=0.9, b2=0.999, weight_decay=cfg.weight_decay)),)
-
-
-def augment(cfg: Config) -> Augment:
-  return Augment()
-
-
-def prior(cfg: Config) -> tuple[str, int] | None:
-  return None
-
-
-def alone(cfg: Config) -> str:
-  return ""

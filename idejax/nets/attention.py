@@ -27,8 +27,7 @@ LONG = 512 * 512  # queries x keys from which an implementation without the scor
 BLOCK = 128  # the Pallas kernels' block: lengths must be multiples of it
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False,
-              impl: str | None = None) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False, impl: str | None = None) -> jax.Array:
   """softmax(q k^T / sqrt(D)) v per head: q [B, L, N, D], k and v [B, S, N, D] -> [B, L, N, D].
 
   Computed in the dtype of q and k, softmax in float32, result in the dtype of v.
@@ -36,18 +35,24 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False,
   """
   if impl not in (None, *_IMPLEMENTATIONS):
     raise ValueError(f"attention {impl!r}; known: {', '.join(_IMPLEMENTATIONS)}")
-  if naming(): return jnp.zeros(q.shape, v.dtype)
-  if causal: return _plain(q, k, v, causal=True)
+  if naming():
+    return jnp.zeros(q.shape, v.dtype)
+  if causal:
+    return _plain(q, k, v, causal=True)
   return _IMPLEMENTATIONS[impl or choose(platform(), q, k)](q, k, v)
 
 
 def choose(target: str, q, k) -> str:
   """The implementation for a platform and static shapes [B, L, N, D], [B, S, N, D]."""
   (_, l, _, d), s = q.shape, k.shape[1]
-  if l * s < LONG: return "plain"
-  if target == "cpu": return "chunk"
-  if target in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128: return "cudnn"
-  if target == "tpu" and l % BLOCK == 0 and s % BLOCK == 0: return "flash"
+  if l * s < LONG:
+    return "plain"
+  if target == "cpu":
+    return "chunk"
+  if target in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128:
+    return "cudnn"
+  if target == "tpu" and l % BLOCK == 0 and s % BLOCK == 0:
+    return "flash"
   return "plain"
 
 
@@ -100,15 +105,16 @@ def _on_each_device(kernel):
   The batch is split over all axes of the mesh, or every device computes all of it where the
   number of rows does not divide. Axes that the caller has already mapped over are left alone.
   """
+
   @functools.wraps(kernel)
   def run(q, k, v):
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(a for a, t in zip(mesh.axis_names, mesh.axis_types) if t != AxisType.Manual)
-    if not axes: return kernel(q, k, v)
+    if not axes:
+      return kernel(q, k, v)
     rows = P(axes) if q.shape[0] % math.prod(mesh.shape[a] for a in axes) == 0 else P()
     # A Pallas call does not say over which axes its result varies, hence no check of it.
-    mapped = jax.shard_map(kernel, in_specs=(rows,) * 3, out_specs=rows, axis_names=set(axes),
-                           check_vma=False)  # fmt: skip
+    mapped = jax.shard_map(kernel, in_specs=(rows,) * 3, out_specs=rows, axis_names=set(axes), check_vma=False)
     return mapped(q, k, v)
 
   return run
@@ -121,9 +127,18 @@ def _flash(q, k, v):
   size = lambda length: next(b for b in (512, 256, 128) if length % b == 0)
   bq, bk = size(q.shape[1]), size(k.shape[1])
   blocks = fa.BlockSizes(
-    block_q=bq, block_k_major=bk, block_k=bk, block_b=1,
-    block_q_major_dkv=bq, block_k_major_dkv=bk, block_k_dkv=bk, block_q_dkv=bq,
-    block_k_major_dq=bk, block_k_dq=bk, block_q_dq=bq)  # fmt: skip
+    block_q=bq,
+    block_k_major=bk,
+    block_k=bk,
+    block_b=1,
+    block_q_major_dkv=bq,
+    block_k_major_dkv=bk,
+    block_k_dkv=bk,
+    block_q_dkv=bq,
+    block_k_major_dq=bk,
+    block_k_dq=bk,
+    block_q_dq=bq,
+  )
   d, dtype = q.shape[-1], v.dtype
   # The kernel wants heads above 128 wide in whole lanes; SD 1.x has some of 160.
   pad = ((0, 0),) * 3 + ((0, -d % 128 if d > 128 else 0),)

@@ -61,8 +61,9 @@ class TextEncoder(nn.Module):
   remat: bool = False  # recompute each layer in the backward pass
 
   @nn.compact
-  def __call__(self, ids: jax.Array, rows: jax.Array | None = None, where: jax.Array | None = None,
-               eos: jax.Array | None = None) -> TextOutput:  # fmt: skip
+  def __call__(
+    self, ids: jax.Array, rows: jax.Array | None = None, where: jax.Array | None = None, eos: jax.Array | None = None
+  ) -> TextOutput:
     """Token ids [B, L] int32, causal, no padding mask -> TextOutput.
 
     `rows` [B, P, D] replace the input embeddings at the positions `where` [B, P], before the
@@ -80,8 +81,9 @@ class TextEncoder(nn.Module):
     """
     c, length = self.cfg, ids.shape[1]
     if length > c.max_position_embeddings:
-      raise ValueError(f"prompt of {length} tokens, but the text encoder's context length is "
-                       f"{c.max_position_embeddings}.")
+      raise ValueError(
+        f"prompt of {length} tokens, but the text encoder's context length is {c.max_position_embeddings}."
+      )
     if (rows is None) != (where is None):
       raise ValueError("rows and where must be given together.")
     embed = lambda n, name: Embed(n, c.hidden_size, self.dtype, name=f"text_model.embeddings.{name}")
@@ -164,8 +166,7 @@ def encoder(tower: str, cfg: Any, causal: bool, dtype: Dtype, remat: bool):
   """The scanned run of layers: x -> (output, the last layer's input)."""
   # Under scan, XLA cannot merge the recomputation with the forward pass: prevent_cse only costs.
   body = nn.remat(Layer, prevent_cse=False) if remat else Layer
-  scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
-                 length=cfg.num_hidden_layers)  # fmt: skip
+  scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_hidden_layers)
   layers = scan(cfg, causal, dtype, name=f"{tower}.encoder.layers.*")
   return lambda x: layers((x, x), None)[0]
 
@@ -182,9 +183,11 @@ def tower_from_json(cls, json: Mapping[str, Any], tower: str):
     values["projection_dim"] = json.get("projection_dim", 512)
   cfg = cls(**values)
   if cfg.hidden_act not in _ACTIVATIONS:
-    raise ValueError(f"CLIP {tower} config: hidden_act is {cfg.hidden_act!r}, supported are "
-                     f"{' and '.join(_ACTIVATIONS)}.")
+    raise ValueError(
+      f"CLIP {tower} config: hidden_act is {cfg.hidden_act!r}, supported are {' and '.join(_ACTIVATIONS)}."
+    )
   if cfg.hidden_size % cfg.num_attention_heads:
-    raise ValueError(f"CLIP {tower} config: hidden_size {cfg.hidden_size} cannot be divided into "
-                     f"{cfg.num_attention_heads} heads.")
+    raise ValueError(
+      f"CLIP {tower} config: hidden_size {cfg.hidden_size} cannot be divided into {cfg.num_attention_heads} heads."
+    )
   return cfg

@@ -57,8 +57,9 @@ class Embeddings(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     c = self.cfg
-    patches = Conv(c.hidden_size, c.patch_size, c.patch_size, 0, use_bias=False, dtype=self.dtype,
-                   name="patch_embedding")(x)  # fmt: skip
+    patches = Conv(
+      c.hidden_size, c.patch_size, c.patch_size, 0, use_bias=False, dtype=self.dtype, name="patch_embedding"
+    )(x)
     first = param(self, "class_embedding", nn.initializers.normal(0.02), (c.hidden_size,))
     first = jnp.broadcast_to(first.astype(patches.dtype), (x.shape[0], 1, c.hidden_size))
     tokens = jnp.concatenate([first, patches.reshape(x.shape[0], -1, c.hidden_size)], axis=1)
@@ -80,8 +81,9 @@ class VisionEncoder(nn.Module):
     """
     c, dtype = self.cfg, self.dtype or x.dtype
     if x.shape[1:3] != (c.image_size, c.image_size):
-      raise ValueError(f"image of {x.shape[1]} x {x.shape[2]} pixels, but the vision tower takes "
-                       f"{c.image_size} x {c.image_size}.")
+      raise ValueError(
+        f"image of {x.shape[1]} x {x.shape[2]} pixels, but the vision tower takes {c.image_size} x {c.image_size}."
+      )
     norm = lambda name: LayerNorm(c.layer_norm_eps, dtype, name=f"vision_model.{name}")
     h = norm("pre_layrnorm")(Embeddings(c, dtype, name="vision_model.embeddings")(x))
     last, penultimate = encoder("vision_model", c, False, dtype, self.remat)(h)

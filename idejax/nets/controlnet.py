@@ -10,15 +10,7 @@ import jax.numpy as jnp
 
 from idejax.nets.layers import Conv
 from idejax.nets.naming import parameter_shapes
-from idejax.nets.unet import (
-  Context,
-  Residuals,
-  UNetConfig,
-  down_path,
-  embed_time,
-  example_inputs,
-  mid_block,
-)
+from idejax.nets.unet import Context, Residuals, UNetConfig, down_path, embed_time, example_inputs, mid_block
 
 ZEROS = nn.initializers.zeros  # an untrained ControlNet leaves the UNet as it is
 

@@ -48,7 +48,8 @@ class Unit(nn.Module):
       y = y * gain[row] + (bias - mean * gain)[row]
     else:
       y = y + bias[row]
-    if self.act == "relu": return jax.nn.relu(y)
+    if self.act == "relu":
+      return jax.nn.relu(y)
     if self.act == "prelu":
       slope = param(self, "slope", nn.initializers.constant(0.25), (self.features,))
       return jnp.where(y >= 0, y, y * slope[row])
@@ -58,10 +59,12 @@ class Unit(nn.Module):
 class Layers:
   """What a description may do, in JAX: NHWC arrays."""
 
-  def __init__(self, folded: bool = False): self.folded = folded
+  def __init__(self, folded: bool = False):
+    self.folded = folded
 
-  def conv(self, name: str, x, features: int, size: int = 3, stride: int = 1, *,
-           act: str | None = "relu", norm: bool = True):  # fmt: skip
+  def conv(
+    self, name: str, x, features: int, size: int = 3, stride: int = 1, *, act: str | None = "relu", norm: bool = True
+  ):
     """A square window with padding size // 2."""
     return Unit(features, size, stride, act, norm, self.folded, name=name)(x)
 
@@ -69,7 +72,8 @@ class Layers:
     """Of rows [B, I]."""
     return Unit(features, 0, 1, act, norm, self.folded, name=name)(x)
 
-  def add(self, x, y): return x + y
+  def add(self, x, y):
+    return x + y
 
   def shrink(self, x, n: int):
     """Mean of n x n pixels; sides are multiples of n."""
@@ -92,7 +96,8 @@ class Layers:
     """A head's channels to one row a prediction: [B, H, W, A width] -> [B, H W A, width]."""
     return x.reshape(x.shape[0], -1, width)
 
-  def sigmoid(self, x): return jax.nn.sigmoid(x)
+  def sigmoid(self, x):
+    return jax.nn.sigmoid(x)
 
 
 Body = Callable[[Any, Any], Any]  # (f: Layers, x) -> an array, or a tuple of arrays
@@ -119,9 +124,12 @@ def init(body: Body, side: int, seed: int) -> Any:
   """float32 numpy weights; kernels scaled so that ReLUs keep the variance."""
 
   def draw(i: int, leaf: str, s) -> np.ndarray:
-    if leaf == "scale": return np.ones(s.shape, np.float32)
-    if leaf == "slope": return np.full(s.shape, 0.25, np.float32)
-    if leaf == "bias": return np.zeros(s.shape, np.float32)
+    if leaf == "scale":
+      return np.ones(s.shape, np.float32)
+    if leaf == "slope":
+      return np.full(s.shape, 0.25, np.float32)
+    if leaf == "bias":
+      return np.zeros(s.shape, np.float32)
     std = np.sqrt(2 / np.prod(s.shape[:-1]))
     return np.random.default_rng((seed, i)).standard_normal(s.shape, np.float32) * np.float32(std)
 

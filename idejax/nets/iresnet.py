@@ -49,8 +49,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     bn = lambda name: BatchNorm(_EPS, self.dtype, name=name)
-    conv = lambda name, size, stride: Conv(
-      self.dim, size, stride, use_bias=False, dtype=self.dtype, name=name)  # fmt: skip
+    conv = lambda name, size, stride: Conv(self.dim, size, stride, use_bias=False, dtype=self.dtype, name=name)
     h = bn("bn2")(conv("conv1", 3, 1)(bn("bn1")(x)))
     h = bn("bn3")(conv("conv2", 3, self.stride)(PReLU(name="prelu")(h)))
     if self.stride != 1:
@@ -134,8 +133,7 @@ class _Graph:
         inputs = tuple(name for name in node.input if name and name not in consts)
         held = tuple(consts[name] for name in node.input if name in consts)
         for name in inputs:
-          self.readers.setdefault(name, []).append(
-            _Node(node.op_type, inputs, node.output[0], attrs, held))
+          self.readers.setdefault(name, []).append(_Node(node.op_type, inputs, node.output[0], attrs, held))
     free = [i.name for i in graph.input if i.name not in consts]
     outputs = [o.name for o in graph.output]
     if (len(free), len(outputs)) != (1, 1):
@@ -148,7 +146,8 @@ class _Graph:
     return found[0] if len(found) == 1 else None
 
   def take(self, tensor: str, *ops: str) -> _Node:
-    if node := self.next(tensor, *ops): return node
+    if node := self.next(tensor, *ops):
+      return node
     found = ", ".join(n.op for n in self.readers.get(tensor, ())) or "the end"
     raise _Unexpected(f"expected {' or '.join(ops)} after {tensor!r}, found {found}")
 
@@ -163,7 +162,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
     if node is None:  # folded: sqrt(var + eps) is 1
       leaves = (np.ones(width), np.zeros(width) + bias, np.zeros(width), np.ones(width) - _EPS)
     else:
-      if len(node.consts) != 4: raise _Unexpected("a BatchNormalization without statistics")
+      if len(node.consts) != 4:
+        raise _Unexpected("a BatchNormalization without statistics")
       scale, shift, mean, var = (np.asarray(x, np.float64) for x in node.consts)
       # A bias before a BatchNorm moves its mean; a foreign eps moves its variance.
       leaves = scale, shift, mean - bias, var + node.attrs.get("epsilon", _EPS) - _EPS
@@ -171,8 +171,9 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def conv(tensor: str, name: str, norm_name: str, size: int) -> tuple[str, int, int]:
     """Reads a convolution and its norm, if unfolded: (tensor after it, width, stride)."""
-    node = next((n for n in graph.readers.get(tensor, ())
-                 if n.op == "Conv" and n.attrs.get("kernel_shape") == [size, size]), None)  # fmt: skip
+    node = next(
+      (n for n in graph.readers.get(tensor, ()) if n.op == "Conv" and n.attrs.get("kernel_shape") == [size, size]), None
+    )
     if node is None or not node.consts or node.attrs.get("group", 1) != 1:
       raise _Unexpected(f"expected a plain {size} x {size} convolution after {tensor!r}")
     if node.attrs.get("pads", [0] * 4) != [size // 2] * 4:
@@ -186,7 +187,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def prelu(tensor: str, name: str) -> str:
     node = graph.take(tensor, "PRelu")
-    if not node.consts: raise _Unexpected(f"{name} has no constant slopes")
+    if not node.consts:
+      raise _Unexpected(f"{name} has no constant slopes")
     put(name, scale=node.consts[0].reshape(-1))
     return node.output
 
@@ -199,7 +201,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
     down = graph.next(x, "Conv")
     if down:
       depths, widths = [*depths, 0], [*widths, 0]
-    if not depths: raise _Unexpected("its first block does not halve the image")
+    if not depths:
+      raise _Unexpected("its first block does not halve the image")
     name = f"layer{len(depths)}.{depths[-1]}"
     norm(f"{name}.bn1", branch)
     h, _, _ = conv(branch.output, f"{name}.conv1", f"{name}.bn2", 3)
@@ -208,24 +211,30 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
     skip = x
     if down:
       skip, _, _ = conv(x, f"{name}.downsample.0", f"{name}.downsample.1", 1)
-    if stride != (2 if down else 1): raise _Unexpected(f"{name} has stride {stride}")
+    if stride != (2 if down else 1):
+      raise _Unexpected(f"{name} has stride {stride}")
     add = graph.take(h, "Add")
-    if set(add.inputs) != {h, skip}: raise _Unexpected(f"{name} has no skip connection")
+    if set(add.inputs) != {h, skip}:
+      raise _Unexpected(f"{name} has no skip connection")
     x, depths[-1], widths[-1] = add.output, depths[-1] + 1, width
-  if not depths: raise _Unexpected("it has no residual blocks")
-  if stem != widths[0]: raise _Unexpected(f"its stem has {stem} channels, layer1 has {widths[0]}")
+  if not depths:
+    raise _Unexpected("it has no residual blocks")
+  if stem != widths[0]:
+    raise _Unexpected(f"its stem has {stem} channels, layer1 has {widths[0]}")
 
   node = graph.take(x, "BatchNormalization")
   norm("bn2", node)
   node = graph.take(node.output, "Flatten", "Reshape")
   node = graph.take(node.output, "Gemm")
-  if len(node.consts) != 2: raise _Unexpected("fc has no constant kernel and bias")
+  if len(node.consts) != 2:
+    raise _Unexpected("fc has no constant kernel and bias")
   kernel, bias = node.consts
   kernel = kernel.T if node.attrs.get("transB", 0) else kernel
   put("fc", kernel=kernel, bias=bias)
   after = graph.next(node.output, "BatchNormalization")
   norm("features", after, kernel.shape[1])
-  if (after or node).output != graph.output: raise _Unexpected("it goes on after its features")
+  if (after or node).output != graph.output:
+    raise _Unexpected("it goes on after its features")
   side = math.isqrt(kernel.shape[0] // widths[-1])
   if side * side * widths[-1] != kernel.shape[0]:
     raise _Unexpected(f"fc reads {kernel.shape[0]} values of {widths[-1]} channels")

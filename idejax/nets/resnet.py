@@ -48,8 +48,7 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     bn = lambda name: BatchNorm(dtype=self.dtype, name=name)
-    conv = lambda name, dim, size, stride=1: Conv(
-      dim, size, stride, use_bias=False, dtype=self.dtype, name=name)  # fmt: skip
+    conv = lambda name, dim, size, stride=1: Conv(dim, size, stride, use_bias=False, dtype=self.dtype, name=name)
     h = nn.relu(bn("bn1")(conv("conv1", self.dim, 1)(x)))
     h = nn.relu(bn("bn2")(conv("conv2", self.dim, 3, self.stride)(h)))
     h = bn("bn3")(conv("conv3", 4 * self.dim, 1)(h))

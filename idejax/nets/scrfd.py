@@ -46,8 +46,7 @@ def _features(f, x):
 def _head(f, h, name):
   h = f.conv(f"{name}.0", h, NECK)
   h = f.conv(f"{name}.1", h, NECK)
-  out = lambda what, width: f.anchors(
-    f.conv(f"{name}.{what}", h, ANCHORS * width, 1, act=None, norm=False), width)  # fmt: skip
+  out = lambda what, width: f.anchors(f.conv(f"{name}.{what}", h, ANCHORS * width, 1, act=None, norm=False), width)
   return out("score", 1), out("box", 4), out("points", 10)
 
 
@@ -61,4 +60,5 @@ def centres(height: int, width: int) -> np.ndarray:
   return np.concatenate(parts).astype(np.float32)
 
 
-def shapes(side: int = 128, folded: bool = False): return convnet.shapes(body, side, folded)
+def shapes(side: int = 128, folded: bool = False):
+  return convnet.shapes(body, side, folded)

@@ -1,7 +1,7 @@
 """UNet2DCondition of Stable Diffusion 1.x, 2.x and XL. Submodule names are diffusers' keys.
 
 Runs of more than one transformer block are scanned; their parameters are stacked on axis 0 and
-their path says `transformer_blocks.*` (idejax.weights splits and stacks them on disk).
+their path says `transformer_blocks.*` (idejax.storage.weights splits and stacks them on disk).
 """
 
 import dataclasses
@@ -66,7 +66,8 @@ class UNetConfig:
     depths = per_level("transformer_layers_per_block")
     down = _attends(get("down_block_types"), "CrossAttnDownBlock2D", "DownBlock2D")
     up_types = get("up_block_types", None) or [
-      t.replace("Down", "Up") for t in reversed(get("down_block_types"))]  # a ControlNet has none
+      t.replace("Down", "Up") for t in reversed(get("down_block_types"))
+    ]  # a ControlNet has none
     up = _attends(up_types, "CrossAttnUpBlock2D", "UpBlock2D")
     added = None
     if get("addition_embed_type") == "text_time":
@@ -97,29 +98,66 @@ class UNetConfig:
 
 
 _DEFAULTS = dict(
-  block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, in_channels=4, out_channels=4,
+  block_out_channels=(320, 640, 1280, 1280),
+  layers_per_block=2,
+  in_channels=4,
+  out_channels=4,
   down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-  transformer_layers_per_block=1, attention_head_dim=8, cross_attention_dim=1280,
-  norm_num_groups=32, norm_eps=1e-5, flip_sin_to_cos=True, freq_shift=0,
-  act_fn="silu", resnet_time_scale_shift="default", conv_in_kernel=3, conv_out_kernel=3,
-  downsample_padding=1, mid_block_scale_factor=1, mid_block_type="UNetMidBlock2DCrossAttn",
-  center_input_sample=False, only_cross_attention=False, dual_cross_attention=False,
-  resnet_skip_time_act=False, resnet_out_scale_factor=1.0, time_embedding_type="positional",
-  attention_type="default", global_pool_conditions=False,
-  controlnet_conditioning_channel_order="rgb")  # fmt: skip
+  transformer_layers_per_block=1,
+  attention_head_dim=8,
+  cross_attention_dim=1280,
+  norm_num_groups=32,
+  norm_eps=1e-5,
+  flip_sin_to_cos=True,
+  freq_shift=0,
+  act_fn="silu",
+  resnet_time_scale_shift="default",
+  conv_in_kernel=3,
+  conv_out_kernel=3,
+  downsample_padding=1,
+  mid_block_scale_factor=1,
+  mid_block_type="UNetMidBlock2DCrossAttn",
+  center_input_sample=False,
+  only_cross_attention=False,
+  dual_cross_attention=False,
+  resnet_skip_time_act=False,
+  resnet_out_scale_factor=1.0,
+  time_embedding_type="positional",
+  attention_type="default",
+  global_pool_conditions=False,
+  controlnet_conditioning_channel_order="rgb",
+)
 
 _SUPPORTED = dict(
-  act_fn=("silu", "swish"), resnet_time_scale_shift=("default",), conv_in_kernel=(3,),
-  conv_out_kernel=(3,), downsample_padding=(1,), mid_block_scale_factor=(1,),
-  mid_block_type=("UNetMidBlock2DCrossAttn",), center_input_sample=(False,),
-  only_cross_attention=(False,), dual_cross_attention=(False,), resnet_skip_time_act=(False,),
-  resnet_out_scale_factor=(1.0,), time_embedding_type=("positional",),
-  attention_type=("default",), class_embed_type=(None,), encoder_hid_dim=(None,),
-  encoder_hid_dim_type=(None,), addition_embed_type=(None, "text_time"),
-  time_cond_proj_dim=(None,), timestep_post_act=(None,), time_embedding_act_fn=(None,),
-  time_embedding_dim=(None,), num_class_embeds=(None,), cross_attention_norm=(None,),
-  class_embeddings_concat=(None, False), reverse_transformer_layers_per_block=(None,),
-  global_pool_conditions=(False,), controlnet_conditioning_channel_order=("rgb",))  # fmt: skip
+  act_fn=("silu", "swish"),
+  resnet_time_scale_shift=("default",),
+  conv_in_kernel=(3,),
+  conv_out_kernel=(3,),
+  downsample_padding=(1,),
+  mid_block_scale_factor=(1,),
+  mid_block_type=("UNetMidBlock2DCrossAttn",),
+  center_input_sample=(False,),
+  only_cross_attention=(False,),
+  dual_cross_attention=(False,),
+  resnet_skip_time_act=(False,),
+  resnet_out_scale_factor=(1.0,),
+  time_embedding_type=("positional",),
+  attention_type=("default",),
+  class_embed_type=(None,),
+  encoder_hid_dim=(None,),
+  encoder_hid_dim_type=(None,),
+  addition_embed_type=(None, "text_time"),
+  time_cond_proj_dim=(None,),
+  timestep_post_act=(None,),
+  time_embedding_act_fn=(None,),
+  time_embedding_dim=(None,),
+  num_class_embeds=(None,),
+  cross_attention_norm=(None,),
+  class_embeddings_concat=(None, False),
+  reverse_transformer_layers_per_block=(None,),
+  global_pool_conditions=(False,),
+  controlnet_conditioning_channel_order=("rgb",),
+)
 
 
 def _attends(types, with_attention: str, without: str) -> list[bool]:
@@ -148,7 +186,8 @@ class ResBlock(nn.Module):
     h += Dense(self.dim, name="time_emb_proj")(nn.silu(temb))[:, None, None]
     h = nn.silu(GroupNorm(c.groups, c.eps, name="norm2")(h))
     h = Conv(self.dim, name="conv2")(h)
-    if x.shape[-1] != self.dim: x = Conv(self.dim, 1, name="conv_shortcut")(x)
+    if x.shape[-1] != self.dim:
+      x = Conv(self.dim, 1, name="conv_shortcut")(x)
     return x + h
 
 
@@ -167,7 +206,8 @@ class Attention(nn.Module):
     q = split(project("to_q", x))
     k, v = kv if projected else (project("to_k", kv[0]), project("to_v", kv[1]))
     k, v = split(k.astype(x.dtype)), split(v.astype(x.dtype))
-    if self.cfg.upcast_attention: q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    if self.cfg.upcast_attention:
+      q, k = q.astype(jnp.float32), k.astype(jnp.float32)
     if self.cross:  # dead code unless the caller asks for the collection "attention"
       self.sow("attention", "qk", (q, k), init_fn=tuple, reduce_fn=lambda _, new: new)
     y = attention(q, k, v, impl=self.cfg.attention)
@@ -211,15 +251,21 @@ class Transformer(nn.Module):
     path = ".".join((*self.path, name, "attn2"))
     projected = isinstance(context, Mapping)
     per_block = {"context": context[path]} if projected else {}
-    if extra and path in extra: per_block["extra"] = extra[path]
+    if extra and path in extra:
+      per_block["extra"] = extra[path]
     pair = None if projected else context if isinstance(context, tuple) else (context, context)
 
     block = TransformerBlock
-    if self.cfg.remat: block = nn.remat(block, prevent_cse=not scanned)
+    if self.cfg.remat:
+      block = nn.remat(block, prevent_cse=not scanned)
     if scanned:
       block = nn.scan(
-        block, variable_axes={"params": 0, "attention": 0}, split_rngs={"params": True},
-        in_axes=(nn.broadcast, 0), length=self.depth)  # fmt: skip
+        block,
+        variable_axes={"params": 0, "attention": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, 0),
+        length=self.depth,
+      )
     y, _ = block(self.heads, self.cfg, projected, name=name)(y, pair, per_block)
     return x + proj("proj_out")(y.reshape(b, h, w, dim))
 
@@ -228,8 +274,15 @@ class UNet(nn.Module):
   cfg: UNetConfig
 
   @nn.compact
-  def __call__(self, x, t, context: Context, added=None, residuals: Residuals | None = None,
-               extra: Mapping[str, tuple[jax.Array, jax.Array]] | None = None):
+  def __call__(
+    self,
+    x,
+    t,
+    context: Context,
+    added=None,
+    residuals: Residuals | None = None,
+    extra: Mapping[str, tuple[jax.Array, jax.Array]] | None = None,
+  ):
     """The noise (or v, or x0) that the model sees in x.
 
     Args:
@@ -259,8 +312,10 @@ class UNet(nn.Module):
       for j in range(c.layers[i] + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = resnet(c)(c.widths[i], c, name=f"up_blocks.{n}.resnets.{j}")(h, temb)
-        if depth: h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
-      if i: h = Conv(c.widths[i], grown=skips[-1].shape[1:3], name=f"up_blocks.{n}.upsamplers.0.conv")(h)
+        if depth:
+          h = Transformer(c.heads[i], depth, c, name=f"up_blocks.{n}.attentions.{j}")(h, context, extra)
+      if i:
+        h = Conv(c.widths[i], grown=skips[-1].shape[1:3], name=f"up_blocks.{n}.upsamplers.0.conv")(h)
     h = nn.silu(GroupNorm(c.groups, c.eps, name="conv_norm_out")(h))
     return Conv(c.channels[1], name="conv_out")(h).astype(jnp.float32)
 
@@ -285,12 +340,14 @@ def embed_time(c: UNetConfig, t, added):
 def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None):
   """conv_in and the down blocks: (h, skips). A ControlNet adds `control` after conv_in."""
   h = Conv(c.widths[0], name="conv_in")(x.astype(c.dtype))
-  if control is not None: h += control
+  if control is not None:
+    h += control
   skips = [h]
   for i, (dim, depth) in enumerate(zip(c.widths, c.down_depths)):
     for j in range(c.layers[i]):
       h = resnet(c)(dim, c, name=f"down_blocks.{i}.resnets.{j}")(h, temb)
-      if depth: h = Transformer(c.heads[i], depth, c, name=f"down_blocks.{i}.attentions.{j}")(h, context, extra)
+      if depth:
+        h = Transformer(c.heads[i], depth, c, name=f"down_blocks.{i}.attentions.{j}")(h, context, extra)
       skips.append(h)
     if i + 1 < len(c.widths):
       h = Conv(dim, stride=2, name=f"down_blocks.{i}.downsamplers.0.conv")(h)
@@ -315,35 +372,3 @@ def example_inputs(c: UNetConfig, batch: int = 1, length: int = 8) -> tuple:
 def shapes(c: UNetConfig):
   """Parameter shapes, float32, with no memory spent."""
   return parameter_shapes(UNet(c), *example_inputs(c))
-
-
-def attention_paths(params) -> dict[str, tuple[int, int]]:
-  """{path of each cross-attention: (context width, attention width)}, read off the parameters."""
-  flat = jax.tree_util.tree_leaves_with_path(params)
-  keys = {".".join(k.key for k in path): leaf.shape[-2:] for path, leaf in flat}
-  tail = ".to_k.kernel"
-  return {k.removesuffix(tail): v for k, v in keys.items() if k.endswith(".attn2" + tail)}
-
-
-def project_context(params, k, v, dtype=None) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Keys and values of every cross-attention for a context that stays fixed while sampling.
-
-  k, v [..., L, D] -> {path: ([..., L, C], [..., L, C])}; [depth, ..., L, C] where blocks are
-  scanned. The result is a `Context`.
-  """
-  out: dict[str, tuple[jax.Array, jax.Array]] = {}
-
-  def project(kernel, y):
-    dt = dtype or y.dtype
-    form = "...ld,dc->...lc" if kernel.ndim == 2 else "...ld,ndc->n...lc"
-    return jnp.einsum(form, y.astype(dt), kernel.astype(dt))
-
-  def walk(node, path):
-    if "to_k" in node and path and path[-1].endswith("attn2"):
-      out[".".join(path)] = project(node["to_k"]["kernel"], k), project(node["to_v"]["kernel"], v)
-      return
-    for name, child in node.items():
-      if isinstance(child, Mapping): walk(child, (*path, name))
-
-  walk(params, ())
-  return out

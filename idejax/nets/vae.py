@@ -49,20 +49,23 @@ class VAEConfig:
     values: dict[str, Any] = {k: tidy(v) for k, v in json.items() if k in fields}
     size = values.get("sample_size", cls.sample_size)
     if isinstance(size, tuple):
-      if len(set(size)) != 1: raise ValueError(f"VAE config: sample_size {size} is not square.")
+      if len(set(size)) != 1:
+        raise ValueError(f"VAE config: sample_size {size} is not square.")
       values["sample_size"] = size[0]
     cfg = cls(**values)
     if (act := json.get("act_fn", "silu")) not in ("silu", "swish"):
       raise ValueError(f"VAE config: act_fn is {act!r}, only 'silu' is supported.")
-    for key, want in (("down_block_types", "DownEncoderBlock2D"),
-                      ("up_block_types", "UpDecoderBlock2D")):  # fmt: skip
+    for key, want in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
       types = tuple(json.get(key, (want,)))
       if types != (want,) * len(cfg.block_out_channels):
-        raise ValueError(f"VAE config: {key} is {types}, supported is one {want!r} for each of "
-                         f"the {len(cfg.block_out_channels)} block_out_channels.")
+        raise ValueError(
+          f"VAE config: {key} is {types}, supported is one {want!r} for each of "
+          f"the {len(cfg.block_out_channels)} block_out_channels."
+        )
     if bad := [c for c in cfg.block_out_channels if c % cfg.norm_num_groups]:
-      raise ValueError(f"VAE config: block_out_channels {bad} cannot be divided into "
-                       f"norm_num_groups {cfg.norm_num_groups}.")
+      raise ValueError(
+        f"VAE config: block_out_channels {bad} cannot be divided into norm_num_groups {cfg.norm_num_groups}."
+      )
     return cfg
 
   @property
@@ -74,14 +77,6 @@ class VAEConfig:
   def latent_tile(self) -> int:
     """diffusers' tile_latent_min_size: the side of a tile in `tiled_decode`."""
     return self.sample_size // self.factor
-
-
-def compute_dtype(cfg: VAEConfig, dtype: Dtype) -> Dtype:
-  """float16 overflows in the SDXL VAE: `force_upcast` lifts it to float32.
-
-  bfloat16 has float32's range and stays as it is, as in diffusers' pipelines.
-  """
-  return jnp.float32 if cfg.force_upcast and jnp.dtype(dtype) == jnp.float16 else dtype
 
 
 class ResBlock(nn.Module):
@@ -141,7 +136,7 @@ class Encoder(nn.Module):
     scaled (`scaling_factor` and company).
     """
     c = self.cfg
-    dtype = compute_dtype(c, self.dtype or x.dtype)
+    dtype = self.dtype or x.dtype
     conv = lambda name, dim, **kw: Conv(dim, dtype=dtype, name=name, **kw)
     h = conv("encoder.conv_in", c.block_out_channels[0])(x)
     for i, dim in enumerate(c.block_out_channels):
@@ -168,7 +163,7 @@ class Decoder(nn.Module):
   def __call__(self, z: jax.Array) -> jax.Array:
     """Unscaled latents [B, h, w, C] -> images [B, h*factor, w*factor, 3], about [-1, 1]."""
     c = self.cfg
-    dtype = compute_dtype(c, self.dtype or z.dtype)
+    dtype = self.dtype or z.dtype
     conv = lambda name, dim, **kw: Conv(dim, dtype=dtype, name=name, **kw)
     if c.use_post_quant_conv:
       z = conv("post_quant_conv", c.latent_channels, size=1)(z)
@@ -191,8 +186,7 @@ def shapes(cfg: VAEConfig):
   return {**parameter_shapes(Encoder(cfg), x), **parameter_shapes(Decoder(cfg), z)}
 
 
-def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: int,
-                 overlap: float = 0.25) -> jax.Array:
+def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: int, overlap: float = 0.25) -> jax.Array:
   """`decode(z)` in overlapping square tiles with linear blending: memory of one tile's decode.
 
   z [B, h, w, C] -> [B, h*f, w*f, 3], equal to diffusers' AutoencoderKL.tiled_decode with
@@ -205,11 +199,13 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
   each compiled once.
   """
   h, w = z.shape[1:3]
-  if h <= tile and w <= tile: return decode(z)
+  if h <= tile and w <= tile:
+    return decode(z)
   extent = round(tile * overlap)
   if not 0 <= extent < tile or abs(extent - tile * overlap) > 1e-6:
-    raise ValueError(f"tiled_decode: tile {tile} times overlap {overlap} must be a whole number "
-                     f"of latent cells from 0 to {tile - 1}.")
+    raise ValueError(
+      f"tiled_decode: tile {tile} times overlap {overlap} must be a whole number of latent cells from 0 to {tile - 1}."
+    )
   ys, xs = range(0, h, tile - extent), range(0, w, tile - extent)
 
   groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -228,8 +224,10 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
     row = []
     for j, x in enumerate(xs):
       pixels = decoded[y, x]
-      if i: pixels = _blend(decoded[ys[i - 1], x], pixels, extent * f, axis=1)
-      if j: pixels = _blend(decoded[y, xs[j - 1]], pixels, extent * f, axis=2)
+      if i:
+        pixels = _blend(decoded[ys[i - 1], x], pixels, extent * f, axis=1)
+      if j:
+        pixels = _blend(decoded[y, xs[j - 1]], pixels, extent * f, axis=2)
       decoded[y, x] = pixels
       keep = (tile - extent) * f
       row.append(pixels[:, :keep, :keep])
@@ -240,7 +238,8 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
 def _blend(a: jax.Array, b: jax.Array, extent: int, axis: int) -> jax.Array:
   """`b` whose first `extent` lines along `axis` fade in from the last ones of `a`."""
   n = min(a.shape[axis], b.shape[axis], extent)
-  if n == 0: return b
+  if n == 0:
+    return b
   line = [1] * b.ndim
   line[axis] = n
   fade = (jnp.arange(n, dtype=b.dtype) / n).reshape(line)

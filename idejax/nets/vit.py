@@ -33,12 +33,15 @@ class ViTConfig:
   @classmethod
   def from_json(cls, json: Mapping[str, Any]) -> "ViTConfig":
     """From transformers' config.json of ViTModel or ViTForImageClassification. Raises ValueError."""
-    if (kind := json.get("model_type")) != "vit": raise ValueError(f"model_type is {kind!r}, not 'vit'")
-    if (act := json.get("hidden_act", "gelu")) != "gelu": raise ValueError(f"hidden_act is {act!r}, not 'gelu'")
+    if (kind := json.get("model_type")) != "vit":
+      raise ValueError(f"model_type is {kind!r}, not 'vit'")
+    if (act := json.get("hidden_act", "gelu")) != "gelu":
+      raise ValueError(f"hidden_act is {act!r}, not 'gelu'")
     cfg = cls(**{k: v for k, v in json.items() if k in {f.name for f in dataclasses.fields(cls)}})
     if cfg.hidden_size % cfg.num_attention_heads:
       raise ValueError(f"hidden_size {cfg.hidden_size} cannot be divided into {cfg.num_attention_heads} heads")
-    if cfg.num_channels != 3: raise ValueError(f"num_channels is {cfg.num_channels}, not 3")
+    if cfg.num_channels != 3:
+      raise ValueError(f"num_channels is {cfg.num_channels}, not 3")
     return cfg
 
 
@@ -55,7 +58,9 @@ class Layer(nn.Module):
     dense = lambda size, name, bias=True: Dense(size, bias, self.dtype, name=name)
     split = lambda y: y.reshape(*y.shape[:2], c.num_attention_heads, -1)
     h = norm("layernorm_before")(x)
-    q, k, v = (split(dense(c.hidden_size, f"attention.attention.{n}", c.qkv_bias)(h)) for n in ("query", "key", "value"))
+    q, k, v = (
+      split(dense(c.hidden_size, f"attention.attention.{n}", c.qkv_bias)(h)) for n in ("query", "key", "value")
+    )
     x += dense(c.hidden_size, "attention.output.dense")(attention(q, k, v).reshape(x.shape))
     h = dense(c.intermediate_size, "intermediate.dense")(norm("layernorm_after")(x))
     return x + dense(c.hidden_size, "output.dense")(jax.nn.gelu(h, approximate=False)), None
@@ -71,12 +76,17 @@ class ViT(nn.Module):
     norm; the first is the class token. Raises ValueError for another size."""
     c, dtype = self.cfg, self.dtype or x.dtype
     if x.shape[1:3] != (c.image_size, c.image_size):
-      raise ValueError(f"image of {x.shape[1]} x {x.shape[2]} pixels, but the ViT takes {c.image_size} x {c.image_size}")
-    patches = Conv(c.hidden_size, c.patch_size, c.patch_size, 0, dtype=dtype,
-                   name="embeddings.patch_embeddings.projection")(x)  # fmt: skip
+      raise ValueError(
+        f"image of {x.shape[1]} x {x.shape[2]} pixels, but the ViT takes {c.image_size} x {c.image_size}"
+      )
+    patches = Conv(
+      c.hidden_size, c.patch_size, c.patch_size, 0, dtype=dtype, name="embeddings.patch_embeddings.projection"
+    )(x)
     patches = patches.reshape(x.shape[0], -1, c.hidden_size)
     first = param(self, "embeddings.cls_token", nn.initializers.normal(0.02), (1, 1, c.hidden_size))
-    place = param(self, "embeddings.position_embeddings", nn.initializers.normal(0.02), (1, 1 + patches.shape[1], c.hidden_size))
+    place = param(
+      self, "embeddings.position_embeddings", nn.initializers.normal(0.02), (1, 1 + patches.shape[1], c.hidden_size)
+    )
     first = jnp.broadcast_to(first.astype(dtype), (x.shape[0], 1, c.hidden_size))
     tokens = jnp.concatenate([first, patches], axis=1)
     tokens += jnp.broadcast_to(place.astype(dtype), tokens.shape)

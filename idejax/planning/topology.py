@@ -32,7 +32,7 @@ CHIPS = {
   "v6e": Chip(918 * _TERA, 32 * _GB, 1.64e12, 448e9),
   "tpu7x": Chip(2307 * _TERA, 192 * _GB, 7.38e12, 1200e9, 2),
   "cpu": Chip(0.05 * _TERA, 4 * _GB, 10e9, 10e9),  # a core, roughly: for trying the command
-}  # fmt: skip
+}
 # v5e-16 and the like: chips -> the grid that is rented under that name.
 _GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 
@@ -49,18 +49,23 @@ def read(name: str) -> Topology:
   m = re.fullmatch(r"([a-z0-9]+)([:-])([0-9x]+)", name.strip().lower())
   known = ", ".join(k for k in CHIPS if k != "cpu")
   if re.match(r"(h100|h200|b200|gb200|a100|l4|l40s?|v100|cuda|gpu|nvidia)\b", name.strip().lower()):
-    raise UserError(f"--topology {name}: plan compiles for TPUs ({known}) and cpu; jax's compiler for CUDA comes with "
-                    "gigabytes of libraries that plan does not use, so run a few steps on the GPU itself")  # fmt: skip
+    raise UserError(
+      f"--topology {name}: plan compiles for TPUs ({known}) and cpu; jax's compiler for CUDA comes with "
+      "gigabytes of libraries that plan does not use, so run a few steps on the GPU itself"
+    )
   if not m or m[1] not in CHIPS:
     raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {known}; or cpu:8")
   kind, grid = m[1], m[3]
   sizes = [int(x) for x in grid.split("x") if x]
-  if not sizes or 0 in sizes: raise UserError(f"--topology {name}: the grid {grid} holds no chip")
-  if kind == "cpu": return Topology(f"cpu:{math.prod(sizes)}", kind, "cpu", math.prod(sizes))
+  if not sizes or 0 in sizes:
+    raise UserError(f"--topology {name}: the grid {grid} holds no chip")
+  if kind == "cpu":
+    return Topology(f"cpu:{math.prod(sizes)}", kind, "cpu", math.prod(sizes))
   if m[2] == "-":
     if kind not in ("v5e", "v6e") or sizes[0] not in _GRIDS or len(sizes) > 1:
-      raise UserError(f"--topology {name}: write the grid, such as {kind}:2x2x1; v5e and v6e may have "
-                      f"-{', -'.join(map(str, _GRIDS))}")  # fmt: skip
+      raise UserError(
+        f"--topology {name}: write the grid, such as {kind}:2x2x1; v5e and v6e may have -{', -'.join(map(str, _GRIDS))}"
+      )
     grid = _GRIDS[sizes[0]]
     sizes = [int(x) for x in grid.split("x")]
   wanted = 3 if kind in ("v4", "v5p", "tpu7x") else 2
@@ -90,8 +95,10 @@ def devices(t: Topology) -> list[Any]:
         jax.config.update("jax_num_cpu_devices", t.size)
     found = jax.devices("cpu")
     if len(found) < t.size:
-      raise UserError(f"--topology {t.name}: this process has {len(found)} CPU devices; set "
-                      f"XLA_FLAGS=--xla_force_host_platform_device_count={t.size}")  # fmt: skip
+      raise UserError(
+        f"--topology {t.name}: this process has {len(found)} CPU devices; set "
+        f"XLA_FLAGS=--xla_force_host_platform_device_count={t.size}"
+      )
     return found[: t.size]
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install "idejax[plan]"')

@@ -15,12 +15,20 @@ class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
   """
 
   @register_to_config
-  def __init__(self, width: int = 768, face_tokens: int = 2, face_width: int = 768, heads: int = 8,
-               strength: float = 0.4, replaces: bool = False):  # fmt: skip
+  def __init__(
+    self,
+    width: int = 768,
+    face_tokens: int = 2,
+    face_width: int = 768,
+    heads: int = 8,
+    strength: float = 0.4,
+    replaces: bool = False,
+  ):
     super().__init__()
     self.heads, self.strength, self.replaces = heads, strength, replaces
     self.face = nn.Parameter(torch.zeros(face_tokens, face_width))
-    if replaces: return
+    if replaces:
+      return
     self.project = nn.Linear(face_width, width)
     self.in_proj = nn.Linear(width, 3 * width)
     self.out_proj = nn.Linear(width, width)

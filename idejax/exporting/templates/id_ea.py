@@ -13,27 +13,72 @@ class PersonPipeline(StableDiffusionPipeline):
   _optional_components = [*StableDiffusionPipeline._optional_components, "id_adapter"]
 
   # -- Stable Diffusion 1.x and 2.x --
-  def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
-               image_encoder=None, requires_safety_checker=True, id_adapter=None, word="<id>"):  # fmt: skip
-    super().__init__(vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
-                     image_encoder, requires_safety_checker)  # fmt: skip
+  def __init__(
+    self,
+    vae,
+    text_encoder,
+    tokenizer,
+    unet,
+    scheduler,
+    safety_checker,
+    feature_extractor,
+    image_encoder=None,
+    requires_safety_checker=True,
+    id_adapter=None,
+    word="<id>",
+  ):
+    super().__init__(
+      vae,
+      text_encoder,
+      tokenizer,
+      unet,
+      scheduler,
+      safety_checker,
+      feature_extractor,
+      image_encoder,
+      requires_safety_checker,
+    )
     self.register_modules(id_adapter=id_adapter)
     self.register_to_config(word=word)
 
   # -- SDXL --
-  def __init__(self, vae, text_encoder, text_encoder_2,  # type: ignore[no-redef]  # noqa: F811
-               tokenizer, tokenizer_2, unet, scheduler,
-               image_encoder=None, feature_extractor=None, force_zeros_for_empty_prompt=True,
-               add_watermarker=None, id_adapter=None, word="<id>"):  # fmt: skip
-    super().__init__(vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,
-                     image_encoder, feature_extractor, force_zeros_for_empty_prompt, add_watermarker)  # fmt: skip
+  def __init__(  # type: ignore[no-redef]  # noqa: F811
+    self,
+    vae,
+    text_encoder,
+    text_encoder_2,  # type: ignore[no-redef]
+    tokenizer,
+    tokenizer_2,
+    unet,
+    scheduler,
+    image_encoder=None,
+    feature_extractor=None,
+    force_zeros_for_empty_prompt=True,
+    add_watermarker=None,
+    id_adapter=None,
+    word="<id>",
+  ):
+    super().__init__(
+      vae,
+      text_encoder,
+      text_encoder_2,
+      tokenizer,
+      tokenizer_2,
+      unet,
+      scheduler,
+      image_encoder,
+      feature_extractor,
+      force_zeros_for_empty_prompt,
+      add_watermarker,
+    )
     self.register_modules(id_adapter=id_adapter)
     self.register_to_config(word=word)
 
   # -- both --
   def encode_prompt(self, prompt, *args, **kwargs):
     embeds, *rest = super().encode_prompt(prompt, *args, **kwargs)
-    if prompt is None or self.id_adapter is None: return (embeds, *rest)  # ready-made embeddings stay
+    if prompt is None or self.id_adapter is None:
+      return (embeds, *rest)  # ready-made embeddings stay
     prompts = [prompt] if isinstance(prompt, str) else prompt
     named = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
     named = named.repeat_interleave(len(embeds) // len(prompts))[:, None, None]

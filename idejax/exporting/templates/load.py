@@ -16,20 +16,22 @@ from safetensors.torch import load_file
 def load(pipe, folder):
   """The pipeline with the person's words, and with LoRA or keys and values where the folder has them."""
   folder = Path(folder)
-  if (folder / "learned_embeds.safetensors").exists(): load_words(pipe, folder / "learned_embeds.safetensors")
+  if (folder / "learned_embeds.safetensors").exists():
+    load_words(pipe, folder / "learned_embeds.safetensors")
   if (folder / "pytorch_lora_weights.safetensors").exists():
     load_lora(pipe, folder / "pytorch_lora_weights.safetensors")
   if (folder / "pytorch_custom_diffusion_weights.safetensors").exists():
-    pipe.unet.load_attn_procs(
-      str(folder), weight_name="pytorch_custom_diffusion_weights.safetensors", _pipeline=pipe)  # fmt: skip
+    pipe.unet.load_attn_procs(str(folder), weight_name="pytorch_custom_diffusion_weights.safetensors", _pipeline=pipe)
   return pipe
 
 
 def load_words(pipe, file):
   """Textual inversion: one text encoder (key: the word), or SDXL's two (keys clip_l and clip_g)."""
   tensors = load_file(file)
-  with safe_open(file, "pt") as f: word = f.metadata()["word"]
-  if "clip_g" not in tensors: return pipe.load_textual_inversion(str(file), token=word)
+  with safe_open(file, "pt") as f:
+    word = f.metadata()["word"]
+  if "clip_g" not in tensors:
+    return pipe.load_textual_inversion(str(file), token=word)
   pairs = (pipe.text_encoder, pipe.tokenizer), (pipe.text_encoder_2, pipe.tokenizer_2)
   for tensor, (encoder, tokenizer) in zip((tensors["clip_l"], tensors["clip_g"]), pairs):
     pipe.load_textual_inversion(tensor, token=word, text_encoder=encoder, tokenizer=tokenizer)
@@ -40,7 +42,8 @@ def pool_at_the_end(encoder, tokenizer):
   """SDXL's pooled vector is that of the end of the text. Its config names the wrong end token (2), for
   which transformers takes the largest id: with new words, whose ids are larger, the word itself."""
   for module in encoder.modules():
-    if getattr(module, "eos_token_id", None) == 2: module.eos_token_id = tokenizer.eos_token_id
+    if getattr(module, "eos_token_id", None) == 2:
+      module.eos_token_id = tokenizer.eos_token_id
 
 
 def load_lora(pipe, file):
@@ -50,7 +53,8 @@ def load_lora(pipe, file):
   except ImportError:
     tensors, parameters = load_file(file), dict(pipe.unet.named_parameters())
     for key, down in tensors.items():
-      if not key.endswith(".lora_A.weight"): continue
+      if not key.endswith(".lora_A.weight"):
+        continue
       up = tensors[key.replace(".lora_A.", ".lora_B.")]
       weight = parameters[key.removeprefix("unet.").replace(".lora_A.", ".")]
       weight.data += (up.float() @ down.float()).to(weight)

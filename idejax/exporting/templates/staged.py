@@ -13,20 +13,64 @@ class PersonPipeline(StableDiffusionPipeline):
   """The stock pipeline; `prompt_embeds` hold all stages one behind the other, [B, stages * 2 * L, D]."""
 
   # -- Stable Diffusion 1.x and 2.x --
-  def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
-               image_encoder=None, requires_safety_checker=True, word="<id>", stages=1):  # fmt: skip
-    super().__init__(vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor,
-                     image_encoder, requires_safety_checker)  # fmt: skip
+  def __init__(
+    self,
+    vae,
+    text_encoder,
+    tokenizer,
+    unet,
+    scheduler,
+    safety_checker,
+    feature_extractor,
+    image_encoder=None,
+    requires_safety_checker=True,
+    word="<id>",
+    stages=1,
+  ):
+    super().__init__(
+      vae,
+      text_encoder,
+      tokenizer,
+      unet,
+      scheduler,
+      safety_checker,
+      feature_extractor,
+      image_encoder,
+      requires_safety_checker,
+    )
     self.register_to_config(word=word, stages=stages)
     self.teach(unet)
 
   # -- SDXL --
-  def __init__(self, vae, text_encoder, text_encoder_2,  # type: ignore[no-redef]  # noqa: F811
-               tokenizer, tokenizer_2, unet, scheduler,
-               image_encoder=None, feature_extractor=None, force_zeros_for_empty_prompt=True,
-               add_watermarker=None, word="<id>", stages=1):  # fmt: skip
-    super().__init__(vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler,
-                     image_encoder, feature_extractor, force_zeros_for_empty_prompt, add_watermarker)  # fmt: skip
+  def __init__(  # type: ignore[no-redef]  # noqa: F811
+    self,
+    vae,
+    text_encoder,
+    text_encoder_2,  # type: ignore[no-redef]
+    tokenizer,
+    tokenizer_2,
+    unet,
+    scheduler,
+    image_encoder=None,
+    feature_extractor=None,
+    force_zeros_for_empty_prompt=True,
+    add_watermarker=None,
+    word="<id>",
+    stages=1,
+  ):
+    super().__init__(
+      vae,
+      text_encoder,
+      text_encoder_2,
+      tokenizer,
+      tokenizer_2,
+      unet,
+      scheduler,
+      image_encoder,
+      feature_extractor,
+      force_zeros_for_empty_prompt,
+      add_watermarker,
+    )
     self.register_to_config(word=word, stages=stages)
     self.teach(unet)
 
@@ -49,7 +93,8 @@ class PersonPipeline(StableDiffusionPipeline):
 
   def encode_prompt(self, prompt, *args, **kwargs):
     encode = super().encode_prompt
-    if prompt is None: return encode(prompt, *args, **kwargs)  # ready-made embeddings, all stages in them
+    if prompt is None:
+      return encode(prompt, *args, **kwargs)  # ready-made embeddings, all stages in them
     prompts = [prompt] if isinstance(prompt, str) else prompt
 
     def one(name):
@@ -61,7 +106,8 @@ class PersonPipeline(StableDiffusionPipeline):
     made = [[one(f"{kind}{s}") for kind in "kv"] for s in range(self.config.stages)]
 
     def joined(i):  # context of text (0) and of no text (1): keys then values of each stage
-      if made[0][0][i] is None: return None
+      if made[0][0][i] is None:
+        return None
       return torch.cat([kv[i] for pair in made for kv in pair], dim=1)
 
     def pooled(i):  # SDXL: that of the values

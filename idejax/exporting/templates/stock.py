@@ -43,7 +43,8 @@ class Calls:
       self.tensors[f"{name}.output"] = out[0].clone()
       self.tensors[f"{name}.context"] = kwargs["encoder_hidden_states"].clone()
       added = kwargs.get("added_cond_kwargs") or {}
-      if "text_embeds" in added: self.tensors[f"{name}.pooled"] = added["text_embeds"].clone()
+      if "text_embeds" in added:
+        self.tensors[f"{name}.pooled"] = added["text_embeds"].clone()
     self.count += 1
 
 
@@ -58,10 +59,17 @@ def main(job):
     calls = Calls(pipe, job["calls"] if first else [])
     latents = torch.from_numpy(np.load(job["latents"]))
     made = pipe(
-      prompt=job["prompts"], latents=latents, num_inference_steps=steps, guidance_scale=job["guidance"],
-      height=job["height"], width=job["width"], output_type="latent").images  # fmt: skip
+      prompt=job["prompts"],
+      latents=latents,
+      num_inference_steps=steps,
+      guidance_scale=job["guidance"],
+      height=job["height"],
+      width=job["width"],
+      output_type="latent",
+    ).images
     calls.hook.remove()
-    if first: out, timesteps = calls.tensors, calls.timesteps
+    if first:
+      out, timesteps = calls.tensors, calls.timesteps
     pictures = pipe.vae.decode(unscaled(pipe, made)).sample
     out[f"latents{steps}"] = made
     out[f"pictures{steps}"] = ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -79,10 +87,12 @@ def main(job):
 def unscaled(pipe, latents):
   config = pipe.vae.config
   mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-  if mean is None or std is None: return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+  if mean is None or std is None:
+    return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
   row = lambda x: torch.tensor(x).view(1, -1, 1, 1)
   return latents * row(std) / config.scaling_factor + row(mean)
 
 
 if __name__ == "__main__":
-  for path in sys.argv[1:]: main(json.loads(Path(path).read_text()))
+  for path in sys.argv[1:]:
+    main(json.loads(Path(path).read_text()))

@@ -1,0 +1,1 @@
+"""Measurements against peers: UNet, sampling, VAE, training, input and whole jobs."""

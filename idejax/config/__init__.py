@@ -1,0 +1,26 @@
+"""What each command takes: frozen dataclasses, whose comments are the text of `--help`.
+
+A file in `configs/` sets `config = Sample(...)`; `--config FILE` loads it, flags override it.
+"""
+
+from idejax.config.bench import Bench
+from idejax.config.evaluate import Evaluate
+from idejax.config.exchange import Convert, Export
+from idejax.config.identity import Identity
+from idejax.config.miniature import RandomModel, TrainMiniature
+from idejax.config.personalize import Personalize
+from idejax.config.plan import Plan
+from idejax.config.sample import Sample
+
+__all__ = [
+  "Sample",
+  "Personalize",
+  "Identity",
+  "Evaluate",
+  "Bench",
+  "Plan",
+  "Export",
+  "Convert",
+  "RandomModel",
+  "TrainMiniature",
+]

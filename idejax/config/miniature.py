@@ -1,0 +1,58 @@
+"""What the commands that make small models take."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomModel:
+  """Write a small pipeline folder with random weights, in diffusers' layout.
+
+  It loads in idejax and in diffusers, and draws coloured noise: for trying the machinery.
+  """
+
+  out: Path
+  """Folder to make."""
+  family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd21-base"
+  """Architecture."""
+  seed: int = 0
+  """Of the weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainMiniature:
+  """Train the small pipelines that ship in the package, on their procedural world of portraits.
+
+  Stages: tokenizer, data, vae, words, diffusion, export, and faces (detector and recogniser) and judges.
+  The same command again continues; the results are --out/pipeline, a Stable Diffusion folder that
+  diffusers loads too, or, with --family sdxl, --out/pipeline_sdxl, on the same pictures and VAE;
+  --out/faces/faces, a pack for insightface, and --out/faces/judges.
+  """
+
+  out: Path = Path("runs/miniature")
+  """Folder for pictures, checkpoints, metrics and the pipeline."""
+  stage: Literal["all", "tokenizer", "data", "vae", "words", "diffusion", "export", "faces", "judges"] = "all"
+  """One stage, or all of the pipeline (up to export) in order."""
+  family: Literal["sd", "sdxl"] = "sd"
+  """sd: Stable Diffusion 2.1's architecture. sdxl: Stable Diffusion XL's, two text encoders, smaller."""
+  tiny: bool = False
+  """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
+  steps: int | None = None
+  """Steps of the stage in all. Default: the recipe's. 0 with --start: the stage words takes what is there."""
+  minutes: float | None = None
+  """Stop each stage after so long; the same command continues."""
+  seed: int = 0
+  """Of weights, data order and noise."""
+  vae_lr: float | None = None
+  """Peak learning rate of the VAE. Default: the recipe's."""
+  words_lr: float | None = None
+  """Peak learning rate of the text encoders. Default: the recipe's."""
+  lr: float | None = None
+  """Peak learning rate of the UNet. Default: the recipe's."""
+  start: Path | None = None
+  """Pipeline folder, miniature or miniature-sdxl: text encoders and UNet start from its weights, its VAE is taken as it is."""
+  look: int | None = None
+  """Steps between validations with pictures. Default: the recipe's."""
+  save_seconds: float = 240.0
+  """Time between checkpoints."""

@@ -1,0 +1,1 @@
+"""Where photographs come from: folders of people, data sets, streams of batches."""

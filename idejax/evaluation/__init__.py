@@ -1,0 +1,1 @@
+"""How good pictures are: metrics, reports, comparisons of methods."""

@@ -1,0 +1,152 @@
+"""What a run shows: the sheet of reference and pictures, and figures by judges that training never saw."""
+
+import functools
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from idejax.data.people import Person
+from idejax.evaluation import summary
+from idejax.miniature.judging import scoring
+from idejax.person.augment import resize, square
+from idejax.sampling.pipeline import Pipeline
+from idejax.storage.files import replacing
+
+# In the words of the miniature, which every Stable Diffusion understands too.
+PROMPTS = (
+  "a photo of {}",
+  "a photo of {} smiling",
+  "a photo of {} on the beach",
+  "a photo of {} wearing sunglasses",
+  "a photo of {} in the snow wearing a hat",
+  "a sketch of {}",
+)
+_SHOWN = 8  # people on a crowd's sheet
+
+
+class Picture(NamedTuple):
+  """One picture of a run."""
+
+  person: int
+  prompt: str  # with {} for the person
+  seed: int
+  image: np.ndarray  # uint8 [H, W, 3]
+
+
+def sample(
+  pipe: Pipeline,
+  people: Sequence[Person],
+  prompts: Sequence[str],
+  out: Path,
+  *,
+  num: int,
+  steps: int,
+  guidance: float | None,
+  seed: int,
+) -> list[Picture]:
+  """Every person, prompt and seed in one job, none left out; writes sheet.png."""
+  rows = [(i, p, s) for i in range(len(people)) for p in prompts for s in range(seed, seed + num)]
+  texts = [p.replace("{}", people[i].word) for i, p, _ in rows]
+  images = pipe.sample(
+    texts, seeds=[s for _, _, s in rows], guidance=guidance, steps=steps, sampler="dpmpp_2m", progress=True
+  )
+  made = [Picture(i, p, s, image) for (i, p, s), image in zip(rows, images)]
+  sheet(out / "sheet.png", people, made, prompts, num)
+  return made
+
+
+def sheet(path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int):
+  """A row per person: the photo, then per prompt its pictures; the prompts stand above."""
+  side, gap, top = 128, 6, 44
+  shown = range(min(len(people), _SHOWN))
+  width = side + gap + len(prompts) * (num * side + gap)
+  canvas = Image.new("RGB", (width, top + len(shown) * (side + gap)), "white")
+  text = ImageDraw.Draw(canvas)
+  text.text((2, 4), "photo", "black")
+  for k, p in enumerate(prompts):
+    label = "\n".join(textwrap.wrap(p.replace("{}", "..."), num * side // 7)[:3])
+    text.multiline_text((side + gap + k * (num * side + gap) + 2, 4), label, "black")
+  paste = lambda image, x, y: canvas.paste(Image.fromarray(resize(image, side)), (x, y))
+  for row, i in enumerate(shown):
+    y = top + row * (side + gap)
+    paste(reference(people[i]), 0, y)
+    for k, p in enumerate(prompts):
+      mine = [m.image for m in made if m.person == i and m.prompt == p]
+      for j, image in enumerate(mine):
+        paste(_squared(image), side + gap + k * (num * side + gap) + j * side, y)
+  with replacing(path) as temporary:
+    canvas.save(temporary, "PNG")
+
+
+def reference(person: Person) -> np.ndarray:
+  """The square of a person's first photo that training saw, uint8 [S, S, 3]."""
+  photo = person.photos[0]
+  top, left, side = square(photo.photo, photo.box)
+  return photo.photo[top : top + side, left : left + side]
+
+
+def _squared(image: np.ndarray) -> np.ndarray:
+  side = min(image.shape[:2])
+  return image[:side, :side]
+
+
+def score(made: Sequence[Picture], people: Sequence[Person], model: str, out: Path) -> dict[str, Any]:
+  """Figures of a run with 95 % intervals over people; every picture's own in scores.jsonl."""
+  judges, why = scoring.judges_for(model)
+  if judges is None:
+    return {"scores": f"not measured: {why}"}
+  references = functools.cache(lambda i: judges.embed([reference(people[i])])[0])
+  rows = scoring.score(judges, [m.image for m in made], [m.prompt for m in made], [references(m.person) for m in made])
+  with replacing(out / "scores.jsonl") as temporary:
+    lines = [
+      json.dumps({"person": people[m.person].stem, "text": m.prompt, "seed": m.seed} | r) for m, r in zip(made, rows)
+    ]
+    temporary.write_text("\n".join(lines) + "\n")
+  return {"scores": summary.summary(rows, [m.person for m in made]), "judges": judges.about}
+
+
+def lines(facts: Mapping[str, Any]) -> str:
+  """report.json in words."""
+  spent = ", ".join(f"{k} {v:.0f} s" for k, v in facts["seconds"].items())
+  text = f"{facts['method']}: {facts['people']} person(s), {spent}; {facts['peak_memory_mb']} MB"
+  scores = facts["scores"]
+  if isinstance(scores, str):
+    return f"{text}; {scores}"
+  return "\n".join([text, *(f"  {name:18} {summary.show(x)}" for name, x in scores.items())])
+
+
+def table(results: Mapping[str, Mapping[str, Any]], out: Path):
+  """compare.md, .json and .png: a row per run folder, a column per figure. `name`s are what to show."""
+  scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
+  columns = list(next(iter(scored.values()), {}))
+  head = ["method", *columns, "train s"]
+  body = [
+    [
+      r["name"],
+      *(summary.show(scored[m][c]) if m in scored else "-" for c in columns),
+      f"{r['seconds']['train']:.0f}" if r["seconds"] else "-",
+    ]
+    for m, r in results.items()
+  ]
+  text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
+  for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
+    with replacing(out / name) as temporary:
+      temporary.write_text(content)
+  sheets = []
+  for m in results:
+    with Image.open(out / m / "sheet.png") as opened:
+      sheets.append(opened.convert("RGB"))
+  canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
+  y = 0
+  for m, s in zip(results, sheets):
+    ImageDraw.Draw(canvas).text((2, y + 4), results[m]["name"], "black")
+    canvas.paste(s, (0, y + 20))
+    y += s.height + 20
+  with replacing(out / "compare.png") as temporary:
+    canvas.save(temporary, "PNG")
+  print(text)

@@ -1,0 +1,120 @@
+"""A face record: one face of one photo, as every method reads it, and its file."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idejax.errors import UserError, one_line
+from idejax.faces import npz
+
+VERSION = 1
+# field: (dtype, shape); H and W are the photo's.
+_FIELDS: dict[str, tuple[type, tuple[int | str, ...]]] = {
+  "embedding": (np.float32, (512,)),
+  "box": (np.float32, (4,)),
+  "points": (np.float32, (5, 2)),
+  "crop": (np.uint8, (112, 112, 3)),
+  "portrait": (np.uint8, (512, 512, 3)),
+  "photo": (np.uint8, ("H", "W", 3)),
+  "face": (np.bool_, ("H", "W")),
+  "hair": (np.bool_, ("H", "W")),
+  "landmarks": (np.float32, (72, 2)),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FaceRecord:
+  """One face of one photo. Coordinates are pixels of `photo`, whole numbers at pixel centres."""
+
+  embedding: np.ndarray  # float32 [512], L2-normalised
+  box: np.ndarray  # float32 [4], x0 y0 x1 y1
+  points: np.ndarray  # float32 [5, 2]: eyes, nose tip, mouth corners, the image's left first
+  crop: np.ndarray  # uint8 [112, 112, 3], aligned to ArcFace's template
+  portrait: np.ndarray  # uint8 [512, 512, 3], aligned as FFHQ
+  photo: np.ndarray  # uint8 [H, W, 3], RGB, upright
+  face: np.ndarray  # bool [H, W]
+  hair: np.ndarray  # bool [H, W]; all False where nothing tells (meta["hair_source"] is "none")
+  landmarks: np.ndarray | None  # float32 [72, 2] in FaceSnap's order
+  quality: dict[str, float]  # size: box's shorter side; blur: the Laplacian's variance; yaw: degrees
+  meta: dict[str, Any]  # digests, pack, licence, sources, score, faces found, what is missing
+
+
+def save(path: Path, records: FaceRecord | Sequence[FaceRecord]):
+  """One .npz, plain arrays by field name; of several photos the n-th's names end in `.n`, from 1."""
+  several = [records] if isinstance(records, FaceRecord) else list(records)
+  arrays: dict[str, np.ndarray] = {}
+  for n, one in enumerate(several):
+    end = f".{n}" if n else ""
+    for key in _FIELDS:
+      if (value := getattr(one, key)) is not None:
+        arrays[key + end] = value
+    record = {"version": VERSION, "quality": one.quality, "meta": one.meta}
+    arrays["record" + end] = np.array(json.dumps(record, ensure_ascii=False))
+  npz.write(Path(path), arrays)
+
+
+def load(path: Path) -> FaceRecord:
+  """The (first) record of a file. UserError if it is not whole or not one of ours."""
+  return load_all(path)[0]
+
+
+def load_all(path: Path) -> list[FaceRecord]:
+  """Every record of a file, in the order of its photos."""
+  path = Path(path)
+  if path.is_dir():
+    raise UserError(f"{path} is a folder; give an .npz file of idejax identity")
+  if not path.exists():
+    raise UserError(f"{path} does not exist; idejax identity PHOTO --out {path} makes it")
+  try:
+    arrays = npz.read(path)
+    others = sum(key.startswith("record.") for key in arrays)
+    return [_from_arrays(arrays, end) for end in ("", *(f".{n + 1}" for n in range(others)))]
+  except (ValueError, RecursionError) as e:
+    raise UserError(f"{path} is no record file: {one_line(str(e))[:200]}") from e
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+  """The record {version, quality, meta} of a file's first record; None if it cannot be read."""
+  try:
+    return _record(npz.read(path, only=("record",)), "record")
+  except (OSError, ValueError, RecursionError):
+    return None
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], end: str) -> FaceRecord:
+  record = _record(arrays, "record" + end)
+  values: dict[str, Any] = {}
+  sizes: dict[str, int] = {}
+  for key, (dtype, shape) in _FIELDS.items():
+    x = values[key] = arrays.get(key + end)
+    if x is None and key == "landmarks":
+      continue
+    if x is None:
+      raise ValueError(f"{key + end} is missing")
+    fits = (
+      x.dtype == dtype
+      and x.ndim == len(shape)
+      and all(n == (m if isinstance(m, int) else sizes.setdefault(m, n)) for n, m in zip(x.shape, shape))
+    )
+    if not fits:
+      raise ValueError(f"{key + end} is {x.dtype} {list(x.shape)}, not {np.dtype(dtype)} {list(shape)}")
+    if x.dtype == np.float32 and not np.isfinite(x).all():
+      raise ValueError(f"{key + end} is not finite")
+  return FaceRecord(**values, quality=record["quality"], meta=record["meta"])
+
+
+def _record(arrays: dict[str, np.ndarray], key: str) -> dict[str, Any]:
+  text = arrays.get(key)
+  if text is None or text.dtype.kind != "U" or text.ndim:
+    raise ValueError(f"{key} is missing")
+  record = json.loads(str(text))
+  parts = [record.get(k) for k in ("quality", "meta")] if isinstance(record, dict) else [None]
+  if not all(isinstance(p, dict) for p in parts):
+    raise ValueError(f"{key} is not a record")
+  if record.get("version") != VERSION:
+    raise ValueError(f"its version is {record.get('version')}, not {VERSION}")
+  return record

@@ -1,0 +1,1 @@
+"""What each command does: one linear main per file."""

@@ -1,0 +1,311 @@
+"""`idejax plan`: what a run of `idejax personalize` needs on chips that are not there, before they are paid for."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from idejax import __version__, config
+from idejax.cli import method_options, options
+from idejax.errors import UserError, one_line, tell
+from idejax.nets import target
+from idejax.planning import blocks, figures, topology, work
+from idejax.planning.figures import gib
+from idejax.planning.topology import Topology
+from idejax.runtime.timing import words
+from idejax.storage import files
+from idejax.storage.files import write_json
+
+TABLE = ("v5e-8", "v5e-256", "v6e-8")
+
+
+def parse(args: list[str], prog: str) -> config.Plan | None:
+  """Flags into a config.Plan, None after --help; --config here names the planned run's file."""
+  alias = lambda a: "--run" + a.removeprefix("--config") if a == "--config" or a.startswith("--config=") else a
+  return options.parse(config.Plan, [alias(a) for a in args], prog)
+
+
+def main(c: config.Plan):
+  # ---- What is asked ---------------------------------------------------------------------------
+  topology.prepare()
+  s = settings(c)
+  names = TABLE if c.table and c.topology == config.Plan.topology else c.topology
+  places = [topology.read(n) for n in names]
+  virtual = [t for t in places if t.platform == "cpu"]
+  if virtual:
+    topology.devices(max(virtual, key=lambda t: t.size))  # a process makes its CPU devices once
+  if c.people < 0 or c.fsdp < 1:
+    raise UserError("--people is at least 0 and --fsdp at least 1")
+  if s.cfg.batch < 1:
+    raise UserError(f"--batch is {s.cfg.batch}; it must be at least 1")
+  method_options.check_parts(s)
+
+  # ---- Figures, from the cache or the compiler ---------------------------------------------------
+  made = [answer(c, s, t) for t in places]
+
+  # ---- Report ------------------------------------------------------------------------------------
+  print(table(made) if c.table or len(made) > 1 else text(made[0]), flush=True)
+  if c.out:
+    _write(c.out, made)
+    tell(f"figures in {c.out}")
+
+
+def settings(c: config.Plan) -> method_options.Settings:
+  """The planned run's, with what the flags change."""
+  args = ["--config", str(c.run)] if c.run else []
+  for name in ("model", "method", "batch", "dtype"):
+    if (value := getattr(c, name)) is not None:
+      args += [f"--{name}", str(value)]
+  if c.remat:
+    args += ["--remat"]
+  if not c.run and c.model is None:
+    raise UserError("nothing to plan: give --config FILE of a run, or --model")
+  found = method_options.parse(args, "idejax plan")
+  assert found is not None  # there is no --help among them
+  return found
+
+
+def answer(c: config.Plan, s: method_options.Settings, t: Topology) -> dict[str, Any]:
+  """Figures of one topology: kept ones, if the program, its sources and versions are the same."""
+  path = cache_path(c, s, t)
+  if path and path.exists():
+    try:
+      return json.loads(path.read_text())
+    except ValueError:
+      tell(f"warning: {path} is damaged; it is made anew")
+  whole = not c.blocks
+  if whole and c.limit and t.platform != "cpu":
+    found = _within(c, t, c.limit)
+    if found is not None:
+      return found  # kept by the child
+    tell(f"the whole step was not compiled in {c.limit:g} s; compiling its blocks: the result is an estimate")
+    whole = False
+  made = compute(c, s, t, whole)
+  if path:
+    _write(path, made)
+  return made
+
+
+def compute(
+  c: config.Plan, s: method_options.Settings, t: Topology, whole: bool, notify: Callable[[str], None] = tell
+) -> dict[str, Any]:
+  """Compile, and read the result."""
+  with target.compiling_for(t.platform):
+    return _compute(c, s, t, whole, notify)
+
+
+def _compute(
+  c: config.Plan, s: method_options.Settings, t: Topology, whole: bool, notify: Callable[[str], None]
+) -> dict[str, Any]:
+  begin = time.monotonic()
+  devices = topology.devices(t)
+  w = work.build(s, t, devices, c.people, c.fsdp if c.fsdp > 1 else None)
+  total = work.count_flops(w.settings)
+  f = _whole(w, t, total, notify) if whole else None
+  if not f or "needed" in f:
+    f = figures.exceeded(blocks.estimate(w, t, devices[0], total, notify), w, t, f)
+  about = {
+    "topology": t.name,
+    "devices": t.size,
+    "chip": t.kind,
+    "method": s.run.method,
+    "model": s.run.model,
+    "batch": s.cfg.batch,
+    "people": w.people,
+    "fsdp": w.fsdp,
+    "dtype": work.dtype_of(s, t).name,
+    "remat": s.run.remat,
+    "accumulate": s.run.accumulate,
+    "versions": versions(t),
+    "assumptions": figures.ASSUMPTIONS,
+  }
+  return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
+
+
+def _whole(w: work.Work, t: Topology, total: int, notify: Callable[[str], None]) -> dict[str, Any]:
+  """Figures of the whole step, or {"needed": bytes} where the compiler finds that memory is too small."""
+  notify(f"compiling the step for {t.name} ({t.size} devices)")
+  try:
+    compiled = w.step.lower(*w.args).compile()
+  except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
+    raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
+  except jax.errors.JaxRuntimeError as e:
+    if needed := figures.needed(str(e)):
+      return {"needed": needed}
+    raise UserError(
+      f"{t.name}: the compiler refuses this step: {one_line(str(e))[:200]}; --blocks goes without it"
+    ) from e
+  return figures.of(compiled, w, t, total)
+
+
+def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
+  """The same command for one topology in a process that can be stopped; None if it had to be."""
+  flags = ["--limit", "0", "--topology", t.name, "--people", str(c.people), "--fsdp", str(c.fsdp)]
+  if c.remat:
+    flags += ["--remat"]
+  for name in ("run", "model", "method", "batch", "dtype"):
+    if (value := getattr(c, name)) is not None:
+      flags += [f"--{name}", str(value)]
+  code = "import sys; from idejax.jobs import plan; plan.child(sys.argv[1:])"
+  # The TPU compiler's notices are for its developers.
+  errors = None if os.environ.get("IDEJAX_TRACEBACK") else subprocess.DEVNULL
+  tell(f"compiling the step for {t.name} ({t.size} devices), {seconds:g} s at most")
+  with subprocess.Popen([sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=errors, text=True) as p:
+    try:
+      out, _ = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+      return None
+    finally:
+      p.kill()  # also when this process is interrupted; nothing if it has ended
+  found = (
+    json.loads(out.splitlines()[-1])
+    if out.strip()
+    else {
+      "error": f"compiling for {t.name} ended with code {p.returncode}: too little memory here? --blocks needs less, "
+      "IDEJAX_TRACEBACK=1 shows what was said"
+    }
+  )
+  if "error" in found:
+    raise UserError(found["error"])
+  return found
+
+
+def child(args: list[str]):
+  """In a process of its own: one topology's figures, or {"error"}, as the last line of stdout."""
+  topology.prepare()
+  c = parse(args, "idejax plan")
+  assert c is not None
+  try:
+    found = answer(c, settings(c), topology.read(c.topology[0]))
+  except UserError as e:
+    found = {"error": str(e)}
+  print(json.dumps(found), flush=True)
+
+
+# The cache.
+
+
+def cache_path(c: config.Plan, s: method_options.Settings, t: Topology) -> Path | None:
+  """Where this question's answer is kept: by settings, the model's configs, our sources and the compiler."""
+  folder = files.cache("plan")
+  if folder is None:
+    return None
+  from idejax.planning import model
+
+  found = {k: v for k, v in method_options.to_json(s).items() if k not in ("out", "photo", "consent", "name")}
+  question = [found, model.configs(s.run.model)[0], t, c.people, c.fsdp, c.blocks, sources(), versions(t)]
+  digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
+  return folder / f"{digest[:32]}.json"
+
+
+def sources() -> str:
+  """Digest of what makes a step: nets, methods and the modules that they stand on."""
+  root = Path(__file__).parents[1]
+  rooms = (".", "nets", "model", "person", "methods", "training", "planning")
+  digest = hashlib.sha256()
+  for file in sorted(f for room in rooms for f in (root / room).glob("*.py")):
+    digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+  return digest.hexdigest()
+
+
+def versions(t: Topology) -> dict[str, str]:
+  from importlib import metadata
+
+  out = {"idejax": __version__, "jax": jax.__version__}
+  if t.platform == "tpu":
+    try:
+      out["libtpu"] = metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+      pass
+  return out
+
+
+def _write(path: Path, value: Any):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_json(path, value)
+
+
+# Text.
+
+
+def text(f: dict[str, Any]) -> str:
+  """One topology's figures, a line each."""
+  kind = "an ESTIMATE from its repeating blocks" if f["estimate"] else "compiled whole"
+  who = (
+    f"{f['people']} people, {f['people'] // f['devices']} a device, batch {f['batch']} each"
+    if f["people"]
+    else (f"one person, batch {f['batch']}")
+  )
+  found = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
+  if uncounted(f):
+    found = "not counted in an estimate"
+  fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
+  lines = [
+    f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}{in_parts(f)}",
+    f"{f['topology']}: {f['devices']} devices; {kind}; not run",
+    "per device",
+    f"  arguments    {gib(f['arguments'])}  (state {gib(f['state'])}; and {gib(f['unread'])} that a step does not read)",
+    f"  temporaries  {gib(f['temporaries'])}",
+    f"  donated      {gib(f['donated'])}",
+    f"  peak         {gib(f['peak'])} of {gib(f['memory'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}",
+    f"  FLOPs        {f['flops'] / 1e12:.4g} TFLOP a step",
+    f"  bytes        {f['bytes'] / 1e9:.4g} GB a step",
+    f"  collectives  {found or 'none'}",
+    f"  step         {words(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
+    f"{words(f['seconds_compute'])}, memory {words(f['seconds_memory'])}, links {words(f['seconds_links'])})",
+    f"  largest      {fits} (temporaries taken as proportional)",
+    *(f"warning: {w}" for w in f["warnings"]),
+    f"assumed: {f['assumptions']}",
+  ]
+  return "\n".join(lines)
+
+
+def in_parts(f: dict[str, Any]) -> str:
+  return f", batch in {f['accumulate']} parts" if f["accumulate"] > 1 else ""
+
+
+def table(made: list[dict[str, Any]]) -> str:
+  """A line a topology; estimates are marked."""
+  head = ("topology", "peak", "of", "TFLOP", "GB", "collectives", "step", "steps/s", "fits")
+  body = [
+    (
+      f["topology"] + ("*" if f["estimate"] else ""),
+      gib(f["peak"]),
+      gib(f["memory"]),
+      f"{f['flops'] / 1e12:.4g}",
+      f"{f['bytes'] / 1e9:.4g}",
+      moved(f),
+      words(f["seconds"]),
+      f"{1 / f['seconds']:.3g}" if f["seconds"] else "-",
+      ", ".join(str(v) for v in f["largest"].values()),
+    )
+    for f in made
+  ]
+  wide = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
+  lines = ["  ".join(x.ljust(n) for x, n in zip(r, wide)).rstrip() for r in [head, *body]]
+  people = "people per device" if made[0]["people"] else "batch"
+  notes = [f"per device, compiled, not run; fits: the largest {people}; step: roofline"]
+  if any(f["estimate"] for f in made):
+    notes.append("* estimate from the repeating blocks")
+  notes += [f"{f['topology']}: {w}" for f in made for w in f["warnings"]]
+  return "\n".join([*lines, *notes])
+
+
+def uncounted(f: dict[str, Any]) -> bool:
+  """Whether a step may have collectives that its estimate does not know."""
+  return f["estimate"] and not f["people"] and f["devices"] > 1
+
+
+def moved(f: dict[str, Any]) -> str:
+  """Number and bytes of a step's collectives."""
+  if uncounted(f):
+    return "?"
+  found = f["collectives"].values()
+  return f"{sum(v['count'] for v in found)} ({gib(sum(v['bytes'] for v in found))})" if found else "none"

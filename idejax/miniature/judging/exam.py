@@ -1,0 +1,202 @@
+"""How good the miniature is, measured on held-out data by judges that its training never saw."""
+
+import time
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from idejax.errors import tell
+from idejax.miniature.judging import drawn_faces
+from idejax.miniature.judging.judges import CLASSES, labels
+from idejax.miniature.judging.scoring import Judges
+from idejax.miniature.world import captions, data, people
+from idejax.model import backbone
+from idejax.person.subjects import encode
+from idejax.sampling import pipeline
+from idejax.sampling.pipeline import Pipeline
+
+STEPS = 25
+ATTRIBUTES = ("background", "accessory", "expression", "hair")
+
+
+def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, float]:
+  """PSNR of decoded latents, and the pack recogniser's cosine of original and reconstruction."""
+  ids = people.split("heldout")[:count]
+  images = data.batch(ids, 2, seed=77).images
+  made = reconstruct(pipe, images)
+  error = np.square((made.astype(np.float32) - images) / 255).mean((1, 2, 3))
+  similar = []
+  for a, b in zip(images, made):
+    found = judges.pack.detect(a)
+    if not len(found.boxes):
+      continue
+    crop = [judges.pack.crop(x, found.points[0]) for x in (a, b)]  # by the original's points: both alike
+    e = judges.pack.embed(crop)
+    similar.append(float(e[0] @ e[1]))
+  return {
+    "psnr_db": float((-10 * np.log10(error)).mean()),
+    "similarity": float(np.mean(similar)),
+    "pictures": len(made),
+  }
+
+
+def reconstruct(pipe: Pipeline, images: np.ndarray) -> np.ndarray:
+  """What the VAE makes of uint8 pictures [N, S, S, 3]."""
+  mean, _ = encode(pipe.backbone, np.asarray(data.pixels(images)))
+  return decode(pipe, mean)
+
+
+def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
+  """Unscaled latents [N, h, w, C] -> uint8 pictures."""
+  out = []
+  for at in range(0, len(mean), batch):
+    rows = np.resize(np.arange(at, min(at + batch, len(mean))), batch)
+    z = backbone.scale_latents(pipe.backbone, jnp.asarray(mean[rows]))
+    out.append(np.asarray(pipeline.decode(pipe.backbone, z, False))[: min(batch, len(mean) - at)])
+  return np.concatenate(out)
+
+
+def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
+  """Share of pictures in which the classifier sees what the prompt asked for, by attribute; and the
+  classifier's own accuracy on real renders of people whom nobody was trained on. Of expressions, "after": the
+  share where the mood stands behind the noun, as in half of their prompts ("a woman smiling")."""
+  asked: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
+  for name in ("background", "accessory", "expression"):
+    classes = CLASSES[name]
+    plain = {} if name == "background" else {"background": "gray"}
+    asked += [
+      (name, c, captions.prompt(subject, **{name: c}, **plain)) for c in classes for subject in ("a woman", "a man")
+    ]
+  behind = {
+    captions.prompt(subject, after=True, expression=c, background="gray"): c
+    for c in CLASSES["expression"][1:]
+    for subject in ("a woman", "a man")
+  }
+  asked += [("expression", c, text) for text, c in behind.items()]
+  for colour in people.HAIR_COLOURS:
+    asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
+  rows = [a for a in asked for _ in range(each)]
+  images = pipe.sample(
+    [p for _, _, p in rows],
+    seeds=list(range(1000, 1000 + len(rows))),
+    steps=STEPS,
+    sampler="dpmpp_2m",
+    batch=32,
+    progress=True,
+  )
+  said = judges.attributes(list(images))
+  right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in ATTRIBUTES}
+  own = real_accuracy(judges)
+  out: dict[str, Any] = {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
+  texts = [p for n, _, p in rows if n == "expression"]
+  out["expression"]["after"] = float(np.mean([ok for p, ok in zip(texts, right["expression"]) if p in behind]))
+  return out
+
+
+def real_accuracy(judges: Judges) -> dict[str, float]:
+  """The classifier on real photo-style renders of held-out people."""
+  batch = data.batch(people.split("heldout"), 4, seed=78)
+  photo = batch.factors["style"] == 0
+  said, truth = judges.attributes(list(batch.images[photo])), labels(batch.factors)
+  return {n: float(np.mean([CLASSES[n].index(s) == t for s, t in zip(said[n], truth[n][photo])])) for n in ATTRIBUTES}
+
+
+def names(pipe: Pipeline, judges: Judges, count: int, each: int) -> dict[str, float]:
+  """Celebrities by name: similarity to their own real pictures, to others', and top-1 among all."""
+  ids = people.split("celebrity")
+  real = data.batch(ids, 6, seed=79)
+  photo = real.factors["style"] == 0
+  owner = real.factors["id"][photo]
+  found = judges.embed(list(real.images[photo]))
+  gallery = np.stack([_mean([e for e, o in zip(found, owner) if o == i and e is not None]) for i in ids])
+  chosen = np.linspace(0, len(ids) - 1, count).astype(int)
+  called = people.celebrity_names()
+  texts = [f"a photo of {called[ids[k]]}" for k in chosen for _ in range(each)]
+  images = pipe.sample(
+    texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True
+  )
+  made = judges.embed(list(images))
+  who = np.repeat(chosen, each)
+  kept = [(k, e) for k, e in zip(who, made) if e is not None]
+  scores = np.stack([e @ gallery.T for _, e in kept])
+  own = np.array([s[k] for s, (k, _) in zip(scores, kept)])
+  others = np.array([(s.sum() - s[k]) / (len(s) - 1) for s, (k, _) in zip(scores, kept)])
+  top = np.mean([s.argmax() == k for s, (k, _) in zip(scores, kept)])
+  return {
+    "own": float(own.mean()),
+    "others": float(others.mean()),
+    "difference": float((own - others).mean()),
+    "top1": float(top),
+    "among": len(ids),
+    "face_found": len(kept) / len(made),
+    "pictures": len(made),
+  }
+
+
+def _mean(vectors: list[np.ndarray]) -> np.ndarray:
+  total = np.sum(vectors, axis=0)
+  return total / np.linalg.norm(total)
+
+
+def speed(pipe: Pipeline, repeats: int = 3) -> dict[str, float]:
+  """Seconds for four pictures as `idejax sample` makes them, after compilation."""
+  text = ["a photo of a woman with red hair and glasses on the beach"] * 4
+  seconds = []
+  for k in range(repeats + 1):
+    start = time.perf_counter()
+    pipe.sample(text, seeds=k, steps=50)
+    seconds.append(time.perf_counter() - start)
+  return {"four_pictures_s": float(np.median(seconds[1:])), "steps": 50}
+
+
+GOALS = (
+  ("reconstruction", "psnr_db", 26.0),
+  ("reconstruction", "similarity", 0.85),
+  ("obedience", "background", 0.85),
+  ("obedience", "accessory", 0.85),
+  ("obedience", "hair", 0.85),
+  ("obedience", "expression", 0.65),
+  ("names", "difference", 0.35),
+  ("names", "top1", 0.5),
+  ("faces", "level", 0.95),
+  ("faces", "sharpness", 0.9),
+)
+
+
+def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
+  """Everything; `quick` takes a few pictures of each, for a look."""
+  judges = Judges()
+  tell("reconstruction of held-out people by the VAE")
+  out: dict[str, Any] = {"reconstruction": reconstruction(pipe, judges, 20 if quick else 200)}
+  tell("prompts")
+  out["obedience"] = obedience(pipe, judges, 1 if quick else 4)
+  tell("celebrities by name")
+  out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
+  tell("faces")
+  rebuilt = lambda photos: reconstruct(pipe, photos)
+  settings: dict[str, Any] = dict(steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True)
+  out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuilt, **settings)
+  tell("speed")
+  return out | {"speed": speed(pipe)}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+  """The figures in words, each goal with whether it is reached."""
+  out = []
+  for part, name, goal in GOALS:
+    x = found[part][name]
+    value, beside = (x["right"], f" (classifier on real pictures {x['judge']:.3f})") if isinstance(x, dict) else (x, "")
+    mark = "reached" if value >= goal else "MISSED"
+    out.append(f"{part:15} {name:12} {value:7.3f}   goal {goal:g}: {mark}{beside}")
+  n, s, f = found["names"], found["speed"], found["faces"]
+  out.append(
+    f"names: own {n['own']:.3f}, others {n['others']:.3f}, face found {n['face_found']:.3f}, {n['pictures']} pictures"
+  )
+  out.append(
+    f"faces: eyes level in {f['level']:.3f} (real pictures {f['level_real']:.3f}), sharpness {f['sharpness']:.2f} of "
+    f"reconstructions of real ones, Frechet distance {f['times_real']:.1f} times that of real ones to one another, "
+    f"{f['pictures']} pictures"
+  )
+  out.append(f"expression behind the noun {found['obedience']['expression']['after']:.3f}")
+  return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]

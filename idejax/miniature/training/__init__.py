@@ -1,0 +1,1 @@
+"""The recipe of the built-in model, its face pack and its judges."""

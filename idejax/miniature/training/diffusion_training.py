@@ -1,0 +1,151 @@
+"""The stage `diffusion`: trains the miniature's UNet on the VAE's latents and the text encoders' contexts."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idejax import sharding, tree
+from idejax.config import TrainMiniature
+from idejax.errors import UserError, tell
+from idejax.miniature.judging import looks
+from idejax.miniature.training import (
+  denoiser,
+  export,
+  growth,
+  optimiser,
+  recipe,
+  training,
+  vae_training,
+  words_training,
+)
+from idejax.miniature.world import captions, people, pictures, scene
+from idejax.miniature.world import data as world
+from idejax.model import tokens
+from idejax.model.backbone import Nets
+from idejax.nets import clip, unet
+from idejax.sampling import pipeline
+from idejax.storage import tensorfiles
+from idejax.storage.files import write_json
+from idejax.training import step as st
+
+PROMPTS = (
+  "a photo of a woman with long red hair on the beach",
+  "a photo of a man with a beard in the snow",
+  "a photo of a smiling woman wearing glasses in the city",
+  "a photo of an old man wearing a hat at night",
+  "a sketch of a surprised woman in the forest",
+  "a photo of a sad man wearing headphones on a pink background",
+  "pop art of a woman with curly blond hair",
+  "a photo of an angry man wearing sunglasses at home",
+)
+
+
+def train(c: TrainMiniature, r: recipe.Recipe):
+  data, held = training.data(c, r), training.held_out(c, r)
+  folder = training.home(c, "pipeline")
+  training.read_json(folder / "tokenizer" / "vocab.json", "tokenizer")
+  ready = vae_training.ready(c, r, folder, data, held)
+  tokenizer = tokens.load(folder / "tokenizer")
+  ids, held_ids = (tokenizer.encode(p.captions).ids for p in (data, held))
+  texts = recipe.texts(r, len(tokenizer.bpe))
+  configs = {name: clip.TextConfig.from_json(config) for name, config in texts.items()}
+  nets = Nets.from_json(
+    {"unet": recipe.unet(r), "scheduler": recipe.scheduler(r), "vae": recipe.vae(r), **texts}, zero_empty_negative=r.xl
+  )
+  nets = dataclasses.replace(nets, vae=ready.config)  # with the scale of its latents
+  steps, batch = c.steps or r.steps, r.batch
+  tx = optimiser.make(r, steps)
+  empty = tokenizer.encode([""]).ids[0]
+  where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer)
+  loss = denoiser.make_loss(nets, empty, r, where)
+  step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
+  frozen, known = words_training.load(c, r, configs)
+  state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
+  tell(
+    f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
+    f"{len(tokenizer.bpe)} tokens, latent scale {ready.scale:.3f}"
+  )
+  step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, frozen)
+
+  def load(i: int):
+    at = pictures.rows(i, batch, len(ids), c.seed)
+    return {
+      "mean": ready.moments.mean[at],
+      "logvar": ready.moments.logvar[at],
+      "ids": ids[at],
+      "index": np.arange(batch, dtype=np.int32),
+    }
+
+  facts = training.facts(
+    c,
+    r,
+    "widths heads groups layers fine text_width text_layers batch lr muon snr least empty ema clip face",
+    words=known,
+    captions=captions.VERSION,
+    unet=c.start and tensorfiles.digest(c.start / "unet"),
+    **ready.facts,
+  )
+  if r.xl:
+    facts |= training.facts(c, r, "depths text2_width text2_layers projection time_width")
+  run = training.run(c, training.home(c, "diffusion"), "diffusion", steps)
+  validate = denoiser.make_validate(denoiser.make_loss(nets, empty, r), 40)  # unweighted: comparable
+
+  def look(done, state):
+    v = validate(state.ema, frozen, ready.held.mean, ready.held.logvar, held_ids)
+    _write_pipeline(folder, r, texts, state.ema | frozen)
+    _draw(run.folder / f"pictures-{done:06d}.png", folder, c.tiny)
+    scores = _scores(run.folder / f"scored-{done:06d}.png", folder, r)
+    training.append(run.folder / "validation.jsonl", {"step": done, "v": v} | scores)
+    tell(f"diffusion {done}: held-out v-loss {v:.4f}" + "".join(f", {n} {x:g}" for n, x in scores.items()))
+    return v
+
+  state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts, every=r.look, look=look)
+  v = look(int(state.step), state)
+  write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
+
+
+def _start(c: TrainMiniature, cfg: unet.UNetConfig) -> Any:
+  """The UNet of --start, grown where this recipe's is larger; None without."""
+  if not c.start:
+    return None
+  old_cfg, old = export.read_net(c.start, "unet")
+  if old_cfg == cfg:
+    return old
+  try:
+    return growth.grow(old_cfg, old, cfg, c.seed)
+  except ValueError as e:
+    raise UserError(f"{c.start / 'unet'}: {e}; leave out --start to begin anew") from None
+
+
+def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Config], params: Any):
+  for name, config in {"unet": recipe.unet(r), **texts}.items():
+    export.write_net(folder, name, config, params[name])
+  export.write_index(folder, recipe.scheduler(r), xl=r.xl)
+
+
+def _scores(path: Path, folder: Path, r: recipe.Recipe) -> dict[str, float]:
+  """What judges say of a few pictures, and their sheet, twelve a row."""
+  if not (count := r.scored):
+    return {}
+  judge = _looks(count, r.closer)
+  images = judge.pictures(folder)
+  training.grid(path, [images[i : i + 12] for i in range(0, count - count % 12, 12)])
+  return judge.score(images)
+
+
+_looks = functools.cache(looks.Looks)
+
+
+def _draw(path: Path, folder: Path, tiny: bool):
+  """Three rows: prompts, celebrities by name, and the real celebrities to compare the names with."""
+  famous = np.arange(8) * 25
+  names = people.celebrity_names()
+  who = [f"a photo of {names[i]}" for i in famous]
+  pipe = pipeline.load(folder)
+  made = pipe.sample(list(PROMPTS) + who, guidance=3.0, steps=5 if tiny else 25, batch=16)
+  plain = scene.scene(background="gray")
+  real, _ = world.render_all(people.people(famous), world.stack([plain] * len(famous)))
+  training.grid(path, [made[:8], made[8:], real])

@@ -1,0 +1,1 @@
+"""The drawn world: people, scenes, captions, and the renderer of both."""

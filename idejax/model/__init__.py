@@ -1,0 +1,1 @@
+"""A pretrained Stable Diffusion as pure functions: text, noise, latents, pictures."""

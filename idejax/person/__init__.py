@@ -1,0 +1,1 @@
+"""What the training of one person reads: photos prepared, captions, augmentation."""

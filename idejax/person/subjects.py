@@ -1,0 +1,105 @@
+"""People's photos -> what their training reads: variants encoded once, masks, face features."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from idejax.faces.pack import Pack
+from idejax.faces.record import FaceRecord
+from idejax.model import backbone
+from idejax.model.backbone import Backbone
+from idejax.person import augment, face_vit
+from idejax.person.augment import Augment, Variants
+from idejax.person.subject import Subject
+
+CHUNK = 8  # pictures per call of the VAE
+
+
+def build(
+  b: Backbone,
+  photos: Sequence[FaceRecord],
+  pack: Pack,
+  how: Augment,
+  seed: int,
+  prior: tuple[np.ndarray, np.ndarray] | None = None,
+  vit: face_vit.Embed | None = None,
+) -> Subject:
+  """The subject of one person from one or more photos; numpy, deterministic in (seed, photos).
+
+  Raises UserError from the pack if a crop cannot be read.
+  """
+  side = b.nets.unet.sample_size * b.nets.factor
+  made, faces, features = [], [], []
+  for photo in photos:
+    top, left, size = augment.square(photo.photo, photo.box)
+    cut = lambda x, t=top, l=left, s=size: x[t : t + s, l : l + s]
+    rng = np.random.Generator(np.random.Philox(key=[seed, int(photo.meta["photo_sha256"][:15], 16)]))
+    v = augment.make(cut(photo.photo), cut(photo.face), cut(photo.hair), side, how, rng)
+    made.append(v)
+    faces.append(_embed(pack, photo, v))
+    if vit:  # of the variants it sees no change but the mirror
+      plain = vit([photo.portrait, photo.portrait[:, ::-1]])
+      features.append(plain[v.flipped.astype(int)])
+  joined = Variants(*(np.concatenate(x) for x in zip(*made)))
+  mean, logvar = encode(b, joined.images)
+  face = np.mean([p.embedding for p in photos], axis=0)
+  small = functools.partial(_shrink, side=mean.shape[1])
+  prior_mean, prior_logvar = prior or (None, None)
+  return Subject(
+    mean,
+    logvar,
+    (face / np.linalg.norm(face)).astype(np.float32),
+    np.concatenate(faces),
+    small(joined.face),
+    small(joined.hair),
+    np.concatenate(features) if vit else None,
+    prior_mean,
+    prior_logvar,
+  )
+
+
+def encode(b: Backbone, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and log-variance of latents of images float32 [N, H, W, 3], in calls of one shape."""
+  parts = []
+  for at in range(0, len(images), CHUNK):
+    some = images[at : at + CHUNK]
+    whole = np.concatenate([some, np.zeros((CHUNK - len(some), *some.shape[1:]), np.float32)])
+    parts.append([np.asarray(x, np.float32)[: len(some)] for x in _encode(b, whole)])
+  mean, logvar = zip(*parts)
+  return np.concatenate(mean), np.concatenate(logvar)
+
+
+@jax.jit
+def _encode(b: Backbone, images: jax.Array) -> Any:
+  return backbone.encode_image(b, images.astype(b.nets.vae_dtype))
+
+
+def _embed(pack: Pack, photo: FaceRecord, v: Variants) -> np.ndarray:
+  """The recogniser's embedding [V, 512] of each variant's face before it was cropped or pasted."""
+  crop = pack.crop(photo.photo, photo.points)
+  mirrored = lambda x, flip: np.ascontiguousarray(x[:, ::-1]) if flip else x
+  return pack.embed([mirrored(augment.tint(crop, c), f) for c, f in zip(v.colours, v.flipped)])
+
+
+def _shrink(masks: np.ndarray, side: int) -> np.ndarray:
+  """Masks [V, S, S] at the latents' size: 1 where at least half of the pixels are."""
+  n, size = masks.shape[:2]
+  return (masks.reshape(n, side, size // side, side, size // side).mean((2, 4)) >= 0.5).astype(np.float32)
+
+
+def stack(subjects: Sequence[Subject]) -> Subject:
+  """Subjects [N, ...] for a crowd. They come of one method, so their shapes agree where the number
+  of photos does; people with fewer photos repeat their variants."""
+  most = max(s.mean.shape[0] for s in subjects)
+
+  def even(name: str, x: Any) -> Any:
+    if name in ("face", "prior_mean", "prior_logvar"):
+      return x
+    return np.resize(x, (most, *x.shape[1:]))
+
+  rows = [s._replace(**{f: even(f, x) for f, x in s._asdict().items() if x is not None}) for s in subjects]
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)

@@ -1,0 +1,1 @@
+"""The machine: processes, cores, progress, time, FLOPs."""

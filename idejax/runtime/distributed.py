@@ -1,0 +1,259 @@
+"""Several processes, one job, on JAX's own runtime: how they meet, agree, speak and end.
+
+Alone, which is the usual case, nothing of this does anything, nor imports jax.
+"""
+
+import collections
+import contextlib
+import ctypes
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from idejax.errors import UserError, one_line, tell
+from idejax.runtime.cluster import NAMES, Cluster, detect
+
+TIMEOUT = 300  # seconds until all processes must have met
+SILENCE = 30  # seconds after which a process that says nothing counts as dead
+
+
+def take_flags(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+  """(other arguments, the values of --coordinator, --processes and --process)."""
+  rest, found = [], {}
+  todo = iter(args)
+  for arg in todo:
+    flag, equals, value = arg.partition("=")
+    name = flag.removeprefix("--")
+    if not flag.startswith("--") or name not in NAMES:
+      rest.append(arg)
+      continue
+    given = value if equals else next(todo, None)
+    if given is None:
+      raise UserError(f"{flag} is without its value")
+    found[name] = given
+  return rest, found
+
+
+def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> Cluster | None:
+  """Join the other processes, before any device is used; None where this process is alone.
+
+  Raises UserError, one sentence, if they do not meet within `timeout` seconds.
+  """
+  found = detect(flags)
+  if found is None or found.processes == 1:
+    return None
+  if not alone():
+    return found  # this process has joined already
+  if found.coordinator and found.process:
+    _wait_for_first(found, found.coordinator, timeout)
+  import jax
+
+  # It would take SIGTERM away from us; the training loop agrees on where to stop by itself.
+  jax.config.update("jax_enable_preemption_service", False)
+  limits: Any = dict(
+    initialization_timeout=timeout + 30, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=7 * 86400
+  )
+  # Where processes stay away JAX aborts with a stack trace: we speak up before that.
+  watch = threading.Timer(timeout, _give_up, (_unmet(found, timeout),))
+  watch.daemon = True
+  watch.start()
+  try:
+    if found.how == "TPU":
+      jax.distributed.initialize(**limits)
+    else:
+      jax.distributed.initialize(
+        found.coordinator, found.processes, found.process, found.gpus, cluster_detection_method="deactivate", **limits
+      )
+  except (RuntimeError, ValueError, OSError) as e:
+    raise UserError(f"{_unmet(found, timeout)} ({one_line(str(e))[:200]})") from e
+  finally:
+    watch.cancel()
+  if found.how == "TPU":
+    hush(found._replace(process=jax.process_index()))  # now it is known
+  if jax.process_count() > 1:
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
+  return found
+
+
+# Among the processes of a job.
+
+
+def alone() -> bool:
+  """Whether this process has joined no others."""
+  return _client() is None
+
+
+def first() -> bool:
+  """Whether this process writes what all share."""
+  if alone():
+    return True
+  import jax
+
+  return jax.process_index() == 0
+
+
+def meet(name: str):
+  """Wait until every process is here."""
+  if alone():
+    return
+  from jax.experimental import multihost_utils
+
+  multihost_utils.sync_global_devices(name)
+
+
+def mine(things: Sequence[Any]) -> Sequence[Any]:
+  """Those that are this process's to write: each has one owner."""
+  if alone():
+    return things
+  import jax
+
+  return things[jax.process_index() :: jax.process_count()]
+
+
+@contextlib.contextmanager
+def by_first(claim: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
+  """Inside `claim()`, which the first process enters for all."""
+  with claim() if first() else contextlib.nullcontext():
+    meet("claimed")
+    yield
+
+
+def agree(*asked: bool) -> tuple[bool, ...]:
+  """Each of them, as any process asks for it; all must call."""
+  if alone():
+    return asked
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  everyone = multihost_utils.process_allgather(np.array([asked]), tiled=True)
+  return tuple(bool(x) for x in everyone.any(0))
+
+
+def told(text: str) -> str:
+  """The first process's text of up to 1000 bytes, on every process."""
+  if alone():
+    return text
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  padded = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
+  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode(errors="replace").strip()
+
+
+# How a job of several processes speaks, and how it ends.
+
+
+class _Kept(io.TextIOBase):
+  """In place of stderr: what the other processes would say, of which the end may be needed."""
+
+  def __init__(self, real: Any):
+    self.real, self.words = real, collections.deque[str](maxlen=50)
+
+  def writable(self):
+    return True
+
+  def write(self, text: str) -> int:
+    self.words.append(text)
+    return len(text)
+
+
+def hush(found: Cluster | None):
+  """One process speaks for all: the others keep their progress and notices to themselves."""
+  if not found or not found.process or os.environ.get("IDEJAX_TRACEBACK") or isinstance(sys.stderr, _Kept):
+    return
+  sys.stderr, sys.stdout = _Kept(sys.stderr), _Kept(sys.stdout)
+
+
+def leave(code: int) -> int:
+  """The exit code of a process that is done. One that failed ends here, and with it the whole job.
+
+  Where all fail alike, as over a wrong option, the first process's word is enough.
+  """
+  client = _client()
+  if client is None or not code:
+    return code
+  import jax
+
+  _leaving.append(code)
+  try:
+    client.wait_at_barrier("idejax-leaves", 3000)  # ms
+    if not first():
+      os._exit(code)
+    time.sleep(0.3)  # JAX aborts, loudly, those who outlive the first process
+  except jax.errors.JaxRuntimeError:
+    if isinstance(sys.stderr, _Kept):
+      said = [line for line in "".join(sys.stderr.words).splitlines() if line.startswith("idejax: ")]
+      if said:
+        print(f"{said[-1]} (process {jax.process_index()})", file=sys.stderr.real, flush=True)
+  sys.stderr.flush()
+  os._exit(code)
+
+
+LOST = (
+  "another process of this job has ended; what was finished stays, the same command continues, "
+  "on any number of processes"
+)
+
+
+def lost(error: Exception) -> bool:
+  """Whether an error of JAX says that another process is gone."""
+  signs = ("Gloo", "onnection", "heartbeat", "UNAVAILABLE", "Socket closed", "NCCL", "coordination service")
+  return not alone() and any(s in str(error) for s in signs)
+
+
+_leaving: list[int] = []
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int):
+  """JAX ends a process by abort() when another is gone: a last word before that."""
+  if not _leaving:
+    print(f"idejax: {LOST}", file=getattr(sys.stderr, "real", sys.stderr), flush=True)
+  os._exit(_leaving[0] if _leaving else 2)
+
+
+def _client() -> Any:
+  """JAX's connection to the first process; None if this process is alone."""
+  if "jax" not in sys.modules:
+    return None
+  from jax._src import distributed
+
+  return distributed.global_state.client
+
+
+def _wait_for_first(c: Cluster, address: str, timeout: int):
+  host, _, port = address.rpartition(":")
+  end = time.monotonic() + timeout
+  while time.monotonic() < end:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+      return
+    except OSError:
+      time.sleep(0.2)
+  raise UserError(_unmet(c, timeout))
+
+
+def _give_up(message: str):
+  tell(f"idejax: {message}")
+  os._exit(2)
+
+
+def _unmet(c: Cluster, timeout: int) -> str:
+  if c.how == "TPU":
+    return f"the hosts of this TPU pod did not meet within {timeout} s: start the command on all workers"
+  who = f"process {c.process} of {c.processes} ({c.how})"
+  if c.process:
+    return (
+      f"{who} did not reach process 0 at {c.coordinator} within {timeout} s: does it run, and is that port "
+      "open between the hosts?"
+    )
+  return (
+    f"{who} waited at {c.coordinator} for the others, {timeout} s: do all run, and is that port "
+    "free and open between the hosts?"
+  )

@@ -1,0 +1,1 @@
+"""From prompts, with people in them, to pictures."""

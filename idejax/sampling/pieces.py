@@ -1,0 +1,38 @@
+"""A sampler's run in pieces of about a second, so that a bar moves and Ctrl-C works."""
+
+import time
+
+import jax
+import numpy as np
+
+from idejax.runtime.progress import counting, waiting
+from idejax.sampling import sampler
+
+
+class Pieces:
+  """Progress over rows of the table. A batch runs in a few calls of one program: short jobs in
+  one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
+
+  def __init__(self, show: bool, pictures: int, rows: int):
+    self.rows, self.piece, self.show = rows, 1, show
+    self.bar = counting(pictures * rows, "step", show)
+
+  def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
+    at = 0
+    while at < self.rows:
+      end = min(at + self.piece, self.rows)
+      index = np.arange(table.active.size)
+      start = time.perf_counter()
+      with waiting("compiling, or a long first step", self.show and not self.bar.n):
+        state = program(state, table._replace(active=table.active & (at <= index) & (index < end)))
+        jax.block_until_ready(state.x)
+      if at and time.perf_counter() - start < 1.0:
+        self.piece *= 2
+      elif not at:
+        self.piece = 2  # the first call may have compiled
+      self.bar.update((end - at) * real)
+      at = end
+    return state.x
+
+  def close(self):
+    self.bar.close()

@@ -1,0 +1,400 @@
+"""Prompts to pictures: the Python interface, and what `idejax sample` runs.
+
+    pipe = idejax.load("path/to/stable-diffusion")
+    images = pipe.sample(["a photo of a cat", "a photo of a dog"], seeds=0)   # uint8 [2, H, W, 3]
+
+Three programs are compiled, each once per shape: encode prompts, run the sampler, decode.
+Prompts, negative prompts, seeds, guidance, sampler and number of steps are their arguments.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from idejax import sharding
+from idejax.errors import UserError
+from idejax.model import backbone, conditioning, tokens
+from idejax.model.backbone import Backbone, Conditioning
+from idejax.nets import vae
+from idejax.sampling import batching, learned, sampler
+from idejax.sampling.learned import Learned
+from idejax.sampling.pieces import Pieces
+from idejax.sampling.texts import Texts, Weights
+from idejax.storage import hub, tensorfiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One picture. `(seed, index)` names its noise; `negative` None is the family's default.
+
+  start: the share of the trajectory, 0 to 1, that is drawn with `plain` in place of the prompt: a
+  person enters when the layout stands.
+  """
+
+  prompt: str
+  negative: str | None = None
+  seed: int = 0
+  index: int = 0
+  guidance: float = 7.5
+  start: float = 0.0
+  plain: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What all pictures of a run share."""
+
+  steps: int = 50
+  sampler: str = "folder"  # the scheduler that the model folder names
+  height: int | None = None  # pixels; None: the size that the model was trained at
+  width: int | None = None
+  batch: int | None = None  # pictures at a time over all devices
+  spacing: str | None = None  # timestep spacing: leading, trailing, linspace
+  karras: bool | None = None  # Karras noise levels
+  eta: float | None = None  # noise of stochastic samplers
+  tiled: bool = False  # decode in overlapping tiles: large pictures in little memory
+
+
+class Batch(NamedTuple):
+  """Finished pictures: positions in the list of requests, uint8 [n, H, W, 3], latents [n, h, w, C]."""
+
+  positions: list[int]
+  images: np.ndarray
+  latents: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """A backbone on a mesh, and what only the host knows."""
+
+  backbone: Backbone
+  tokenizers: tuple[tokens.Tokenizer, ...]
+  folder: Path
+  mesh: jax.sharding.Mesh
+  notify: Callable[[str], None] = print
+  people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
+  shares: bool = True  # pictures with the other processes of the job; all must then ask for the same
+
+  def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
+    """The pipeline with people who may be named in prompts.
+
+    UserError for one who was made on another model (`other`: only if the widths differ) and for two
+    of one name.
+    """
+    named = dict(self.people)
+    for p in people:
+      if p.word in named:
+        raise UserError(f"two people are called {p.word}; rename one of them")
+      learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
+      identity = sharding.replicate(dict(p.identity), self.mesh)
+      named[p.word] = dataclasses.replace(p, identity=identity)
+    return dataclasses.replace(self, people=named)
+
+  def size(self, settings: Settings) -> tuple[int, int]:
+    """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
+    nets = self.backbone.nets
+    sides = tuple(
+      s if s is not None else nets.unet.sample_size * nets.factor for s in (settings.height, settings.width)
+    )
+    for name, side in zip(("height", "width"), sides):
+      if side <= 0 or side % nets.factor:
+        below, above = side // nets.factor * nets.factor, (side // nets.factor + 1) * nets.factor
+        near = f"{below} or {above}" if below > 0 else str(nets.factor)
+        raise UserError(f"{name} {side} is not a positive multiple of {nets.factor}; use {near}")
+    return sides[0], sides[1]
+
+  def latent_shape(self, settings: Settings) -> tuple[int, int, int]:
+    """(h, w, C) of one picture's latents."""
+    height, width = self.size(settings)
+    nets = self.backbone.nets
+    return height // nets.factor, width // nets.factor, nets.latent_channels
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """sha256 over the components' digests: names the model in every picture's record."""
+    parts = [
+      p
+      for p in sorted(self.folder.iterdir())
+      if p.is_dir() and p.name in {*self.backbone.params, "scheduler", "tokenizer", "tokenizer_2"}
+    ]
+    lines = [f"{p.name} {tensorfiles.digest(p)}\n" for p in parts]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+  def sample(
+    self,
+    prompts: str | Sequence[str],
+    *,
+    negative: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 0,
+    guidance: float | Sequence[float] | None = None,
+    init_latents: np.ndarray | None = None,
+    progress: bool = False,
+    **settings: Any,
+  ) -> np.ndarray:
+    """Pictures for prompts, one each: uint8 [N, H, W, 3].
+
+    Args:
+      prompts, negative, guidance: one for all, or one a picture.
+      seeds: an int s gives picture i the noise (s, i); a list gives each picture (seed, 0).
+      init_latents: unit noise [N, h, w, C] float32 in place of the seeds'.
+      settings: fields of `Settings` (steps, sampler, height, width, batch, ...).
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    n = len(prompts)
+    each = lambda x: list(x) if isinstance(x, list | tuple | np.ndarray) else [x] * n
+    names = [(seeds, i) for i in range(n)] if isinstance(seeds, int) else [(s, 0) for s in seeds]
+    scale = default_guidance(self) if guidance is None else guidance
+    columns = [prompts, each(negative), names, each(scale)]
+    if uneven := {len(c) for c in columns} - {n}:
+      raise UserError(f"{n} prompts, but a list of {min(uneven)} beside them")
+    requests = [Request(p, m, s, i, g) for p, m, (s, i), g in zip(*columns)]
+    made = list(generate(self, requests, Settings(**settings), init_latents, progress=progress))
+    if not self.divides:
+      return np.concatenate([b.images for b in made])
+    images = np.zeros((n, *self.size(Settings(**settings)), 3), np.uint8)
+    for b in made:
+      images[b.positions] = b.images
+    return sharding.summed(images)
+
+  @property
+  def divides(self) -> bool:
+    """Whether this process makes only its part of the pictures."""
+    return self.shares and jax.process_count() > 1
+
+
+def load(
+  name: str | Path,
+  *,
+  dtype: Any = jnp.float32,
+  variant: str | None = None,
+  allow_pickle: bool = False,
+  attention: str | None = None,
+  remat: bool = False,
+  devices=None,
+  notify: Callable[[str], None] = print,
+) -> Pipeline:
+  """Open a pipeline folder in diffusers layout, or a hub id, on all devices of this process.
+
+  dtype: float32 or bfloat16, of weights and computation. attention: see `nets.attention`.
+  remat: see `backbone.load`.
+  """
+  folder = hub.resolve(str(name))
+  mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
+  core = backbone.load(
+    folder, dtype=jnp.dtype(dtype), variant=variant, allow_pickle=allow_pickle, attention=attention, remat=remat
+  )
+  folders = ["tokenizer", "tokenizer_2"][: len(core.nets.text)]
+  tokenizers = tuple(tokens.load(folder / f) for f in folders)
+  for tokenizer, text in zip(tokenizers, core.nets.text):
+    if tokenizer.length > text.max_position_embeddings:
+      raise UserError(
+        f"{folder}: the tokenizer makes {tokenizer.length} tokens, the text encoder "
+        f"reads {text.max_position_embeddings}"
+      )
+  return Pipeline(sharding.replicate(core, mesh), tokenizers, folder, mesh, notify)
+
+
+def default_guidance(pipe: Pipeline) -> float:
+  """The folder's own, else diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
+  nets = pipe.backbone.nets
+  if nets.guidance is not None:
+    return nets.guidance
+  return 5.0 if nets.xl else 7.5
+
+
+def noise(seed: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
+  """Unit-variance noise of picture (seed, index): float32 [h, w, C].
+
+  Drawn on the host by a counter-based generator in PyTorch's (C, h, w) order, so it depends on
+  nothing else: not on batch, devices, dtype or sampler.
+  """
+  h, w, c = shape
+  rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, index]))
+  return rng.standard_normal((c, h, w), np.float32).transpose(1, 2, 0)
+
+
+def generate(
+  pipe: Pipeline,
+  requests: Sequence[Request],
+  settings: Settings,
+  init_latents: np.ndarray | None = None,
+  *,
+  positions: Sequence[int] | None = None,
+  progress: bool = False,
+) -> Iterator[Batch]:
+  """Yield finished batches, in order. The last is padded on the device, not in what is yielded.
+
+  Several processes form the same batches as one would, and each yields the rows of its devices.
+
+  positions: which requests to make (a resumed job leaves out finished ones); all by default. They
+  do not change how requests form batches, so a resumed job's pictures have the same bytes.
+  """
+  if not requests:
+    raise UserError("no prompt to sample")
+  todo = set(range(len(requests)) if positions is None else positions)
+  shape = pipe.latent_shape(settings)
+  # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
+  on_mesh = functools.partial(_under, pipe)
+  table = make_table(pipe, settings)
+  # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
+  guided = any(r.guidance > 1 for r in requests)
+  late = any(r.start > 0 for r in requests)
+  put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
+  changes = Weights(pipe.backbone, pipe.people, on_mesh)
+  groups = [tokens.used(r.prompt, pipe.people) for r in requests]
+  size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
+  formed = batching.form(groups, size, changes.whole)
+  parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in formed]
+  batches = [(b, own & todo) for b, own in parts if own & todo]
+  todo = {i for _, own in batches for i in own}
+  if not batches:
+    return
+  every = [requests[i] for b, _ in batches for i in b]
+  every_text = _wanted(pipe, every, guided) + ([r.plain for r in every] if late else [])
+  texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, every_text, pipe.notify, on_mesh)
+
+  with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
+    for batch, own in batches:
+      rows = [requests[i] for i in batch]
+      wanted = sorted(own)
+      place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
+      if init_latents is None:
+        z = np.stack([noise(r.seed, r.index, shape) for r in rows])
+      else:
+        z = init_latents[batch]
+      keys = jnp.stack([_key(r.seed, r.index) for r in rows])
+      scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
+      cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
+      state = _start(put(z), table, pipe.mesh)
+      people = [groups[i] for i in batch for _ in range(1 + guided)]
+      projected = changes.project(cond, people, pipe.mesh)
+      program = functools.partial(
+        _run,
+        changes.backbone_of(people[0]),
+        cond=cond,
+        projected=projected,
+        scale=put(scale),
+        keys=put(keys),
+        guided=guided,
+        mesh=pipe.mesh,
+      )
+      latents = bar.run(functools.partial(on_mesh, program), state, table, len(wanted))
+      images = np.asarray(on_mesh(decode, pipe.backbone, latents, settings.tiled))
+      out = np.asarray(latents)
+      good = [i for i in wanted if np.isfinite(out[place[i]]).all()]
+      at = [place[i] for i in good]
+      if good:
+        yield Batch(good, images[at], out[at])
+      if bad := sorted(set(wanted) - set(good)):
+        r = requests[bad[0]]
+        raise UserError(
+          f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
+          "float32, lower guidance or more steps, and check the model's weights"
+        )
+
+
+def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
+  """The sampler's coefficients; UserError for a sampler, a number of steps or a knob out of range."""
+  given = dict(timestep_spacing=settings.spacing, use_karras_sigmas=settings.karras)
+  fields: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+  return sampler.table(settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta, **fields)
+
+
+def _key(seed: int, index: int) -> jax.Array:
+  """Of a stochastic sampler's noise for picture (seed, index). All 64 bits of the seed count, of
+  which jax.random.key drops the upper half."""
+  low, high = seed % 2**32, seed % 2**64 >> 32
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
+
+
+def _wanted(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str | None]:
+  """The texts of a batch; under guidance (prompt, negative) in turn.
+
+  Interleaved, not stacked, so that a picture's two rows live on one device.
+  """
+  empty = None if pipe.backbone.nets.zero_empty_negative else ""
+  negative = lambda r: empty if r.negative is None else r.negative
+  return [t for r in rows for t in ((r.prompt, negative(r)) if guided else (r.prompt,))]
+
+
+def _condition(
+  pipe: Pipeline, texts: Texts, rows: Sequence[Request], guided: bool, late: bool, size: tuple[int, int]
+) -> Conditioning:
+  """The conditioning of a batch, a row per text; with `late`, a first stage of plain texts."""
+  wanted = _wanted(pipe, rows, guided)
+  made, bounds = texts.encode(wanted), None
+  if late:
+    plain = [
+      t if i % 2 and guided else r.plain if r.start > 0 else t
+      for i, (t, r) in enumerate(zip(wanted, (r for r in rows for _ in range(1 + guided))))
+    ]
+    first = jax.tree.map(lambda x: x[:, :1], texts.encode(plain))
+    made = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), first, made)
+    steps = pipe.backbone.nets.schedule.num_train_timesteps
+    own = steps - steps * np.arange(texts.stages) / texts.stages  # where each stage begins
+    begin = np.array([steps * (1 - r.start) for r in rows for _ in range(1 + guided)])
+    bounds = np.minimum(own[None], begin[:, None]).astype(np.float32)
+  on = lambda *axes: jax.sharding.NamedSharding(pipe.mesh, jax.sharding.PartitionSpec(*axes))
+  by_stage = lambda x: jax.device_put(np.moveaxis(x, 1, 0), on(None, sharding.AXES))
+  put = lambda x: jax.device_put(x, on(sharding.AXES))
+  bounds = None if bounds is None else put(bounds)
+  k, v = by_stage(made.k), by_stage(made.v)
+  if made.pooled is None:
+    return Conditioning(k, v, bounds=bounds)
+  return Conditioning(k, v, by_stage(made.pooled), put(conditioning.time_ids(len(wanted), size)), bounds=bounds)
+
+
+# The compiled programs. `guided` and `tiled` choose between two programs each; all else is data.
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _start(z: jax.Array, table: sampler.Table, mesh: jax.sharding.Mesh) -> sampler.State:
+  return jax.lax.with_sharding_constraint(sampler.init(z, table), sharding.batch(mesh))
+
+
+@functools.partial(jax.jit, static_argnames=("guided", "mesh"), donate_argnames="state")
+def _run(
+  b: Backbone,
+  state: sampler.State,
+  table: sampler.Table,
+  cond: Conditioning,
+  projected,
+  scale: jax.Array,
+  keys: jax.Array,
+  guided: bool,
+  mesh: jax.sharding.Mesh,
+) -> sampler.State:
+  def model(x, t):
+    if not guided:
+      return backbone.predict(b, x, t, cond, projected=projected)
+    n = x.shape[0]
+    both = backbone.predict(b, jnp.repeat(x, 2, axis=0), t, cond, projected=projected)
+    both = both.reshape(n, 2, *x.shape[1:])
+    positive, negative = both[:, 0], both[:, 1]
+    return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
+
+  # Said outright: the program is called on its own output, which must not change its layout.
+  return jax.lax.with_sharding_constraint(sampler.run(model, state, table, keys), sharding.batch(mesh))
+
+
+@functools.partial(jax.jit, static_argnames="tiled")
+def decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
+  plain = lambda z: backbone.decode(b, z)
+  images = vae.tiled_decode(plain, latents, b.nets.vae.latent_tile) if tiled else plain(latents)
+  return jnp.round((images / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
+
+
+def _under(pipe: Pipeline, program: Callable, *args):
+  """Call a program on the pipeline's mesh, in the arithmetic that its dtype promises."""
+  # Left to themselves GPUs multiply float32 in TF32, TPUs in bfloat16.
+  exact = pipe.backbone.nets.dtype == jnp.float32 and jax.default_backend() != "cpu"
+  with jax.set_mesh(pipe.mesh), jax.default_matmul_precision("float32" if exact else None):
+    return program(*args)

@@ -1,0 +1,39 @@
+"""Output folders: one writer at a time, and nothing left behind by a run that made nothing."""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from idejax.errors import UserError
+
+
+@contextlib.contextmanager
+def claim(out: Path) -> Iterator[None]:
+  """`out` as a writable folder that no other run writes to; gone again if nothing was put into it."""
+  if out.exists() and not out.is_dir():
+    raise UserError(f"--out {out} is a file, not a folder")
+  new = not out.exists()
+  out.mkdir(parents=True, exist_ok=True)
+  if not os.access(out, os.W_OK | os.X_OK):
+    raise UserError(f"--out {out} cannot be written: permission denied")
+  handle = os.open(out, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"another idejax is writing to {out}; wait for it or choose another --out") from None
+    except OSError:
+      pass  # a network disk without locks
+    ours = re.compile(r"\.(\d{5,}\.png|manifest\.jsonl|sheet\.png)\.\d+\.tmp")
+    for p in out.glob(".*.tmp"):
+      if ours.fullmatch(p.name):
+        p.unlink()  # left by a killed run
+    yield
+  finally:
+    os.close(handle)
+    if new:
+      with contextlib.suppress(OSError):
+        out.rmdir()

@@ -1,0 +1,86 @@
+"""PNG files with their provenance inside, contact sheets, files of latents."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from idejax.errors import UserError
+from idejax.storage.files import replacing
+
+
+def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
+  """uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and whole as JSON."""
+  info = PngImagePlugin.PngInfo()
+  info.add_text("AI-generated", "true")
+  info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
+  for key, value in record.items():
+    if value is not None and key != "idejax":
+      info.add_itxt(key, str(value))  # the last of a name wins
+  with replacing(path) as temporary:
+    Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+
+
+def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
+  """The record that `write_png` put into a PNG (None: not ours), and whether its pixels are whole."""
+  try:
+    with Image.open(path) as image:
+      record = json.loads(image.info["idejax"])
+      try:
+        image.load()
+      except (OSError, SyntaxError):
+        return record, False
+      return record, True
+  except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError):
+    return None, False
+
+
+def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int, side: int = 192):
+  """A contact sheet: `columns` thumbnails a row, one label per row at its left edge."""
+  from PIL import ImageDraw
+
+  rows = [files[i : i + columns] for i in range(0, len(files), columns)]
+  margin, gap = 180, 4
+  canvas = Image.new("RGB", (margin + columns * (side + gap), len(rows) * (side + gap)), "white")
+  draw = ImageDraw.Draw(canvas)
+  for y, row in enumerate(rows):
+    draw.multiline_text((6, y * (side + gap) + 6), _wrapped(labels[y], 27), fill="black")
+    for x, file in enumerate(row):
+      with Image.open(file) as image:
+        # Miniature pictures grow by whole pixels, photographs shrink smoothly.
+        up = max(image.size) < side
+        scale = side / max(image.size)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        thumb = image.convert("RGB").resize(size, Image.Resampling.NEAREST if up else Image.Resampling.LANCZOS)
+      canvas.paste(thumb, (margin + x * (side + gap), y * (side + gap)))
+  with replacing(path) as temporary:
+    canvas.save(temporary, format="PNG")
+
+
+def _wrapped(text: str, width: int, lines: int = 9) -> str:
+  import textwrap
+
+  # Pillow's built-in font draws Latin-1 and raises for nothing, but shows boxes beyond it.
+  return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" ..."))
+
+
+def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+  """Initial noise from a .npy file: float32 (N, C, h, w) -> float32 [N, h, w, C]. UserError."""
+  try:
+    # np.load would also open archives, and leave the file open when they are damaged.
+    with open(path, "rb") as file:
+      z = np.lib.format.read_array(file, allow_pickle=False)
+  except FileNotFoundError:
+    raise UserError(f"{path} does not exist") from None
+  except Exception as e:  # numpy evaluates the header: a damaged one raises nearly anything
+    raise UserError(f"{path} is no readable .npy file: {e}") from e
+  if z.shape != (count, *shape):
+    raise UserError(f"{path} has shape {z.shape}; {count} images of this size need {(count, *shape)}")
+  if z.dtype != np.float32:
+    raise UserError(f"{path} holds {z.dtype}; initial latents are float32")
+  if not np.isfinite(z).all():
+    raise UserError(f"{path} holds values that are not finite")
+  return np.ascontiguousarray(z.transpose(0, 2, 3, 1))

@@ -1,0 +1,201 @@
+"""Train one person, or many at once, by one method: the same pure step jitted, mapped or vmapped.
+
+A person's numbers depend on the person alone: the key is folded with the photos' digest, and every
+draw with step and row. So one person alone and the same person in a crowd agree to round-off.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from idejax import sharding
+from idejax.model.backbone import Backbone
+from idejax.model.conditioning import Prompts
+from idejax.person.subject import Frozen, Subject
+from idejax.training import loop
+from idejax.training import step as st
+
+if TYPE_CHECKING:
+  from idejax.methods.contract import Method
+
+
+def keys(seed: int, digests: Sequence[str]) -> jax.Array:
+  """A key per person, from the seed and the digest of their photos."""
+  words = jnp.array([[int(d[i : i + 8], 16) for i in (0, 8)] for d in digests], jnp.uint32)
+  fold = jax.vmap(lambda w: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), w[0]), w[1]))
+  return fold(words)
+
+
+def one(
+  method: "Method",
+  cfg: Any,
+  frozen: Frozen,
+  key: jax.Array,
+  mesh: jax.sharding.Mesh,
+  dtype: Any = None,
+  plateau: int = 0,
+  accumulate: int = 1,
+):
+  """(step, state, frozen) of one person: jitted, the batch split over the mesh.
+
+  accumulate: parts of the batch, one after the other. A batch, or a part of it, that the devices do not
+  divide leaves some out; where they hold parts of the weights, or
+  belong to other processes, they work on the same rows instead.
+  """
+  mesh, rows = _split(mesh, cfg.batch // accumulate)
+  whole = sharding.replicated(mesh)
+  step, tx = _step(
+    method, cfg, dtype, plateau=plateau, accumulate=accumulate, whole=whole if mesh.shape["fsdp"] > 1 else None
+  )
+  begin = lambda k, f: st.init(method.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
+  placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
+  frozen = sharding.put(frozen, placed[1])
+  state = jax.jit(begin, out_shardings=placed[0])(sharding.put(key, whole), frozen)
+  run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows)
+  return Meshed(run, mesh, rows, whole), state, frozen
+
+
+def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.sharding.NamedSharding]:
+  """The mesh that trains one person, and where the batch's rows lie."""
+  if batch % mesh.size == 0:
+    return mesh, sharding.batch(mesh)
+  devices, even = list(mesh.devices.flat), int(np.gcd(batch, mesh.size))
+  if mesh.shape["fsdp"] == 1:
+    if jax.process_count() == 1:
+      return (few := sharding.make_mesh(devices[:even])), sharding.batch(few)
+    mesh = sharding.make_mesh(devices, fsdp=mesh.size // even)
+  return mesh, sharding.batch(mesh, ("replica",) if batch % mesh.shape["replica"] == 0 else ())
+
+
+def parted(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """The mesh with large states in parts, those of one person: all weights of a UNet do not fit beside
+  their gradients and moments on most devices."""
+  tx = _step(method, cfg, None)[1]
+  state = jax.eval_shape(lambda f: st.init(method.init(jax.random.key(0), f, cfg), tx), frozen)
+  if sum(x.size for x in jax.tree.leaves(state)) < LARGE:
+    return mesh
+  return sharding.make_mesh(list(mesh.devices.flat), int(np.gcd(PARTS, mesh.size)))
+
+
+LARGE = 1 << 28  # numbers in a state, moments included: 1 GB, from which on it is held in
+PARTS = 8  # parts, or as many of them as divide the devices
+
+
+def mapped(method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[Any], dtype: Any = None):
+  """The same with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
+  step, tx = _step(method, cfg, dtype, axis="replica")
+  params = method.init(_init_key(key), frozen, cfg)
+  state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), st.init(params, tx))
+  run = jax.pmap(step, axis_name="replica", in_axes=(0, None, 0, None), devices=devices, donate_argnums=0)
+  return run, state, frozen
+
+
+def crowd(
+  method: "Method",
+  cfg: Any,
+  backbone: Backbone,
+  constants: Any,
+  captions: Prompts,
+  people: Subject,
+  key: jax.Array,
+  mesh: jax.sharding.Mesh,
+  dtype: Any = None,
+  plateau: int = 0,
+  accumulate: int = 1,
+):
+  """(step, state, frozen) of N people, `people` and `key` with a leading axis N that is split over
+  the mesh; N must be a multiple of its devices. Nobody waits for anybody: the step has no collective."""
+  step, tx = _step(method, cfg, dtype, plateau=plateau, accumulate=accumulate)
+  axes = Frozen(None, None, None, 0)  # type: ignore[arg-type]
+  frozen = Frozen(backbone, constants, captions, people)
+  begin = lambda k, f: st.init(method.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
+  each, whole = sharding.batch(mesh), sharding.replicated(mesh)
+  places = Frozen(whole, whole, whole, each)  # type: ignore[arg-type]
+  frozen = sharding.put(frozen, places)
+  vmapped = functools.partial(jax.vmap, spmd_axis_name=sharding.AXES)
+  state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(sharding.put(key, each), frozen)
+  # Each device runs its people as if it were alone. Divided by XLA, a kernel's own division of rows
+  # (`nets.attention`) would meet that of the people: jax refuses it.
+  specs = jax.tree.map(lambda place: place.spec, (each, places, whole, each))
+  here = jax.shard_map(
+    jax.vmap(step, in_axes=(0, axes, None, 0)),
+    mesh=mesh,
+    in_specs=specs,
+    out_specs=(each.spec, each.spec),
+    check_vma=False,
+  )
+  run = jax.jit(here, in_shardings=(each, places, whole, each), out_shardings=(each, each), donate_argnums=0)
+  return Meshed(run, mesh, whole, each), state, frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Meshed:
+  """A compiled step that is lowered and called under its mesh, as kernels on TPU want it."""
+
+  run: Any
+  mesh: jax.sharding.Mesh
+  rows: jax.sharding.NamedSharding  # of the batch
+  keys: jax.sharding.NamedSharding
+
+  def __call__(self, state: st.State, frozen: Any, batch: st.Batch, key: jax.Array) -> tuple[st.State, st.Metrics]:
+    with jax.set_mesh(self.mesh):
+      return self.run(state, frozen, batch, key)
+
+  def lower(self, *args):
+    with jax.set_mesh(self.mesh):
+      return self.run.lower(*args)
+
+
+def rows(step: Meshed, count: int) -> Callable[[int], st.Batch]:
+  """The batches of a person's training: indices of rows alone, which their random numbers come from."""
+  index = sharding.put({"index": np.arange(count, dtype=np.int32)}, step.rows)
+  return lambda i: index
+
+
+def train(
+  step: Meshed,
+  state: st.State,
+  frozen: Frozen,
+  batch: Callable[[int], st.Batch],
+  key: jax.Array,
+  run: loop.Run,
+  facts: dict[str, Any],
+  people: int | None = None,
+) -> Iterator[tuple[int, st.State]]:
+  """Steps with checkpoints, as `loop.resume_and_train` yields them.
+
+  batch: the data of step i, on the devices: `rows` for people; a data set's rows, with their "index", for a
+    method of scope dataset.
+  people: how many of a crowd's rows are not padding, which depends on the number of devices.
+  """
+  key = sharding.put(key, step.keys)
+  return loop.resume_and_train(step, state, frozen, batch, key=key, run=run, facts=facts, people=people)
+
+
+def represent(method: "Method", cfg: Any, frozen: Frozen, params: Any) -> dict[str, Any]:
+  """What sampling needs of one person, as numpy."""
+  return jax.device_get(jax.jit(lambda p, f: method.represent(p, f, cfg))(params, frozen))
+
+
+def person(tree: Any, i: int) -> Any:
+  """Person i of a crowd's state, parameters or subject."""
+  return jax.tree.map(lambda x: x[i], tree)
+
+
+def pad(people: Sequence[Any], devices: int) -> list[Any]:
+  """People repeated at the end so that every device has as many."""
+  return [*people, *[people[-1]] * (-len(people) % devices)]
+
+
+def _step(method: "Method", cfg: Any, dtype: Any, **how: Any):
+  tx = st.by_path(*method.rates(cfg))
+  return st.make_step(functools.partial(method.loss, cfg=cfg), tx, dtype=dtype, **how), tx
+
+
+def _init_key(key: jax.Array) -> jax.Array:
+  return jax.random.fold_in(key, 2**31)  # steps fold in smaller numbers

@@ -1,0 +1,336 @@
+"""The training loop: batches in, metrics out, checkpoints on time and on SIGTERM.
+
+A generator, so that what happens between steps (validation, pictures) stands in the caller's
+own loop. The device never waits: it is kept some steps ahead, and metrics are read in windows.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from idejax import sharding
+from idejax.errors import UserError, tell
+from idejax.runtime import distributed
+from idejax.training.board import Board
+from idejax.training.checkpoint import Checkpoints
+from idejax.training.step import PATIENCE, Batch, State, Step
+
+_AHEAD = 3  # steps that are given to the device before the oldest must be done
+_AGREE = 10  # steps after which several processes agree whether to save or stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Where a run is kept and how long it goes on."""
+
+  folder: Path  # checkpoints/, metrics.jsonl and loss.png
+  steps: int
+  minutes: float | None = None  # stop, resumably, after this much time
+  save_seconds: float = 240.0
+  save_steps: int | None = None  # also after this many steps
+  log_steps: int = 50  # metrics leave the device, and the progress line moves, this often
+  name: str = "train"
+  tensorboard: bool = False  # events too
+
+
+def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
+  """The run's newest state on the devices of `state`, or `state` itself for a new run; `rows` as in
+  `Checkpoints.restore`.
+
+  Raises UserError if the run was started with other facts (a JSON config): it names them. A fact that
+  an earlier version did not know is the same if it is off.
+  """
+  got = checkpoints.restore(state, rows)
+  if got is None:
+    return state
+  facts = json.loads(json.dumps(facts))
+  known = {k: v for k, v in facts.items() if v or k in got.facts}
+  if odd := [k for k in sorted(known.keys() | got.facts.keys()) if known.get(k) != got.facts.get(k)]:
+    lines = [f"{k} was {got.facts.get(k)!r} and is now {facts.get(k)!r}" for k in odd[:3]]
+    raise UserError(
+      f"{checkpoints.folder}: begun with other settings: {'; '.join(lines)}; give the same ones or another --out"
+    )
+  tell(f"continuing {checkpoints.folder.parent} at step {got.step}")
+  return got.state
+
+
+def resume_and_train(
+  step: Step,
+  state: State,
+  frozen: Any,
+  batch: Callable[[int], Batch],
+  *,
+  key: jax.Array,
+  run: Run,
+  facts: dict[str, Any],
+  people: int | None = None,
+) -> Iterator[tuple[int, State]]:
+  """As `train`, from the last checkpoint in the run's folder if there is one; when nothing is left to do, yields once.
+
+  people: see `resume`.
+  """
+  with Checkpoints(run.folder / "checkpoints") as checkpoints:
+    state = resume(checkpoints, state, facts, people)
+    done = steps_done(state)
+    if done >= run.steps:
+      yield done, state
+    else:
+      yield from train(step, state, frozen, batch, key=key, run=run, checkpoints=checkpoints, facts=facts)
+
+
+def train(
+  step: Step,
+  state: State,
+  frozen: Any,
+  batch: Callable[[int], Batch],
+  *,
+  key: jax.Array,
+  run: Run,
+  checkpoints: Checkpoints,
+  facts: dict[str, Any],
+) -> Iterator[tuple[int, State]]:
+  """Yields (steps done, state) after each step; a yielded state dies with the next step.
+
+  `batch(i)` is the data of step i, a pure function: a resumed run sees what an uninterrupted one
+  sees. It is called one step ahead in a thread. The last state is saved however the loop ends.
+  Raises KeyboardInterrupt after SIGTERM or Ctrl-C, UserError when the loss stayed not finite.
+  """
+  done = saved = start = steps_done(state)
+  log = _Log(run, start)
+  began = last_save = time.monotonic()
+  flying: collections.deque[jax.Array] = collections.deque()
+  with _Signals() as signals, ThreadPoolExecutor(1) as pool, contextlib.closing(log):
+    ahead = pool.submit(batch, start) if start < run.steps else None
+    caught = stop = failed = False
+    try:
+      while done < run.steps and not (stop or log.lost or log.over):
+        assert ahead is not None  # there is one as long as steps are left
+        data = ahead.result()
+        if done + 1 < run.steps:
+          ahead = pool.submit(batch, done + 1)
+        state, metrics = step(state, frozen, data, key)
+        # A few steps ahead of the device, not more: a stop or a save waits for all of them.
+        flying.append(metrics["loss"])
+        if len(flying) > _AHEAD:
+          jax.block_until_ready(flying.popleft())
+        log.add(done, metrics)
+        done += 1
+        yield done, state
+        now = time.monotonic()
+        over = run.minutes is not None and now - began > 60 * run.minutes
+        caught, over, late = _agreed(done, signals.caught, over, now - last_save > run.save_seconds)
+        if late or run.save_steps is not None and done % run.save_steps == 0:
+          checkpoints.save(done, state, facts)
+          saved, last_save = done, now
+        stop = caught or over
+    except (Exception, KeyboardInterrupt):
+      failed = jax.process_count() > 1  # then the others do not come to save: they would be waited for
+      raise
+    finally:
+      # Also when the caller breaks off. A step that raised has eaten its state: nothing to save.
+      if not failed:
+        if done > saved and not any(x.is_deleted() for x in jax.tree.leaves(state)):
+          checkpoints.save(done, state, facts)
+        checkpoints.wait()
+        log.flush()
+  plot(run.folder)
+  (caught,) = distributed.agree(caught or signals.caught)
+  if caught:
+    raise KeyboardInterrupt(f"stopped and saved at step {done}")
+  if log.lost:
+    raise UserError(
+      f"{run.name}: loss or gradient not finite {PATIENCE} times in a row at step "
+      f"{done}; the last good state is saved in {checkpoints.folder}"
+    )
+  if done == run.steps:
+    return
+  if log.over:
+    tell(f"{run.name}: no loss fell any more; done at step {done} of {run.steps}")
+  else:
+    tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
+
+
+def steps_done(state: State) -> int:
+  """A crowd has as many numbers as people, all alike, and not all of them are on this process."""
+  step: Any = state.step
+  return int(np.max(step.addressable_data(0) if isinstance(step, jax.Array) else step))
+
+
+def _agreed(done: int, *asked: bool) -> tuple[bool, ...]:
+  """What this process asks for after `done` steps. Of several, what any does, but not after each step."""
+  if jax.process_count() == 1:
+    return asked
+  return distributed.agree(*asked) if done % _AGREE == 0 else (False,) * len(asked)
+
+
+class _Signals:
+  """SIGTERM and Ctrl-C ask the loop to stop after the step; a second one interrupts at once."""
+
+  def __enter__(self):
+    self.caught, self._old = False, {}
+    if threading.current_thread() is threading.main_thread():
+      for s in (signal.SIGTERM, signal.SIGINT):  # a shell's & has Ctrl-C ignored: it stays so
+        if signal.getsignal(s) != signal.SIG_IGN:
+          self._old[s] = signal.signal(s, self._catch)
+    return self
+
+  def __exit__(self, *_):
+    for s, handler in self._old.items():
+      signal.signal(s, handler)
+
+  def _catch(self, signum, frame):
+    if self.caught:
+      raise KeyboardInterrupt("interrupted twice")
+    self.caught = True
+
+
+class _Log:
+  """metrics.jsonl, one record a step, and the progress line. Writes nothing but on process 0."""
+
+  def __init__(self, run: Run, start: int):
+    self.run, self.start = run, start
+    self.lost = self.over = False  # not finite again and again; everybody's loss has stopped falling
+    self._now: list[tuple[int, Any]] = []
+    self._before: list[tuple[int, Any]] = []
+    self._began = time.monotonic()
+    self._file = None
+    if jax.process_index() == 0:
+      run.folder.mkdir(parents=True, exist_ok=True)
+      path = run.folder / "metrics.jsonl"
+      kept = [r for r in records(path) if r["step"] < start]  # a killed run is ahead of its save
+      path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+      self._file = path.open("a")
+    self._board = Board(run.folder, start) if run.tensorboard and self._file else None
+
+  def add(self, step: int, metrics: Any):
+    self._now.append((step, metrics))
+    first = step == self.start  # so that something is seen at once after the compilation
+    if len(self._now) < self.run.log_steps and not first:
+      return
+    if jax.process_count() == 1:
+      for _, m in self._now:
+        jax.tree.map(lambda x: x.copy_to_host_async(), m)
+    self._write(self._before)
+    self._before, self._now = self._now, []
+    if first:
+      self.flush()
+
+  def flush(self):
+    self._write(self._before + self._now)
+    self._before, self._now = [], []
+
+  def _write(self, window):
+    if not window:
+      return
+    rows = [{"step": s} | m for (s, _), m in zip(window, map(_record, _fetched([m for _, m in window])))]
+    self.lost = self.lost or any(r["in_a_row"] >= PATIENCE for r in rows)
+    self.over = self.over or any(r.get("stopped") == 1 for r in rows)
+    if self._file is None:
+      return
+    self._file.write("".join(json.dumps(r) + "\n" for r in rows))
+    self._file.flush()
+    if self._board:
+      self._board.add(rows)
+    done, spent = rows[-1]["step"] + 1, time.monotonic() - self._began
+    rate = (done - self.start) / max(spent, 1e-9)
+    left = (self.run.steps - done) / rate
+    if self.run.minutes is not None:
+      left = min(left, max(0.0, 60 * self.run.minutes - spent))
+    finite = [r["loss"] for r in rows if r["loss"] is not None]
+    loss = sum(finite) / len(finite) if finite else math.nan
+    skipped = f", {rows[-1]['skipped']} skipped" if rows[-1]["skipped"] else ""
+    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}, {rate:.2f} steps/s, {_clock(left)} left{skipped}")
+
+  def close(self):
+    for out in (self._file, self._board):
+      if out is not None:
+        out.close()
+
+
+def _fetched(window: list[Any]) -> list[Any]:
+  """The metrics of some steps, of everybody, on every process."""
+  if jax.process_count() == 1:
+    return window
+  place = sharding.replicated(jax.tree.leaves(window)[0].sharding.mesh)
+  stacked = jax.device_get(jax.jit(_stack, out_shardings=place)(window))
+  return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(window))]
+
+
+def _stack(window: list[Any]) -> Any:
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *window)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; a last line that a kill cut off is left out."""
+  if not path.exists():
+    return []
+  out = []
+  for line in path.read_text().splitlines():
+    with contextlib.suppress(ValueError):
+      out.append(json.loads(line))
+  return out
+
+
+def plot(folder: Path):
+  """loss.png from metrics.jsonl: every step faint, a running mean over it."""
+  rows = [r for r in records(folder / "metrics.jsonl") if r.get("loss") is not None]
+  if not rows or jax.process_index():
+    return
+  from matplotlib.figure import Figure  # no pyplot: it would look for a display
+
+  x, y = np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows])
+  width = max(1, len(y) // 50)
+  mean = np.convolve(y, np.ones(width) / width, "valid")
+  figure = Figure(figsize=(7, 4))
+  axes = figure.subplots()
+  axes.plot(x, y, lw=0.4, alpha=0.4)
+  axes.plot(x[width - 1 :], mean, lw=1.5)
+  axes.set(xlabel="step", ylabel="loss", yscale="log" if y.min() > 0 else "linear")
+  figure.savefig(folder / "loss.png", dpi=110)
+
+
+def _record(metrics: dict[str, Any]) -> dict[str, Any]:
+  """A step's numbers for JSON. Of many people: the mean, all losses as `loss_each`, all skipped steps,
+  and the shortest run of skipped ones, for a crowd is lost only when everybody is."""
+  out: dict[str, Any] = {}
+  for name, x in metrics.items():
+    x = np.asarray(x)
+    if x.ndim == 0:
+      out[name] = _number(x)
+    elif name == "in_a_row":
+      out[name] = int(x.min())
+    elif name == "skipped":
+      out[name] = int(x.sum())
+    else:
+      finite = x[np.isfinite(x)]
+      out[name] = _number(finite.mean()) if finite.size else None
+      if name == "loss":
+        out["loss_each"] = [_number(v) for v in x]
+  return out
+
+
+def _number(x) -> float | int | None:
+  value = np.asarray(x).item()
+  return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _clock(seconds: float) -> str:
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  return f"{hours}h{m:02d}m" if hours else f"{m}m{s:02d}s"
+
+
+__all__ = ["Run", "plot", "records", "resume", "steps_done", "train"]

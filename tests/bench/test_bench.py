@@ -1,0 +1,50 @@
+"""The benchmark's figures are of the same work on both sides, and complete."""
+
+import json
+
+import pytest
+
+from idejax import config
+from idejax.bench import inputs as bench_input
+from idejax.bench import run as bench
+from idejax.errors import UserError
+
+
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+def test_figures(tmp_path, capsys, family):
+  what = ("unet", "sample", "vae")
+  out = tmp_path / "new" / "bench.json"
+  bench.main(
+    config.Bench(family=family, small=True, vs="diffusers", what=what, batch=2, steps=2, repeats=2, peak=1.0, out=out)
+  )
+  report = json.loads(out.read_text())
+  assert set(report["figures"]) == set(what)
+  assert {"jax", "torch", "diffusers"} <= set(report["versions"]) and report["device"]
+  for name, figure in report["figures"].items():
+    assert figure["relative_error"] < (1e-4 if name != "vae" else 0.01), name  # the VAE's are bytes
+    assert figure["ratio"] == pytest.approx(figure["seconds"] / figure["peer_seconds"])
+    assert figure["tflops"] == pytest.approx(figure["tflop"] / figure["seconds"])
+    assert len(figure["times"]["ours"]) == len(figure["times"]["theirs"]) == 2
+  unet, sample = report["figures"]["unet"], report["figures"]["sample"]
+  assert sample["tflop"] == pytest.approx(2 * 2 * unet["tflop"])  # two steps, two branches
+  said = capsys.readouterr().out
+  assert said.count("ours/theirs") == 3 and "% of peak" in said
+
+
+def test_what_cannot_be_measured():
+  with pytest.raises(UserError, match="--size 30 is not a multiple of 4"):
+    bench.main(config.Bench(small=True, size=30))
+  with pytest.raises(UserError, match="start at 1"):
+    bench.main(config.Bench(batch=0))
+
+
+@pytest.mark.slow
+def test_input_is_measured_alone_and_in_front_of_a_training(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(bench_input, "_PEOPLE", 8)
+  monkeypatch.setattr(bench_input.cores, "cores", lambda: 1)
+  out = tmp_path / "bench.json"
+  bench.main(config.Bench(what=("input",), small=True, size=96, repeats=1, steps=2, out=out))
+  figures = json.loads(out.read_text())["figures"]["input"]
+  assert {"workers_0", "workers_1", "training"} == set(figures)
+  assert figures["workers_0"]["pictures_per_second"] > 0 and 0 <= figures["training"]["waits"] < 1
+  assert "in wait for input" in capsys.readouterr().out

@@ -1,0 +1,80 @@
+"""Every method in every family: in the form that loses nothing, stock diffusers draws the same; one process of PyTorch a family."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from support import learned_people as people
+from support import tiny_pipelines
+
+import idejax
+from idejax.exporting import certificate, pipelines, torch_files
+from idejax.jobs import export
+from idejax.methods import METHODS, celeb_basis, stable_identity
+from idejax.sampling.learned import Learned
+
+FAMILIES = ("sd15", "sd21", "sdxl")
+
+
+def two_words(module, method):
+  """StableIdentity's and Celeb Basis' people: two words for all stages."""
+
+  def make(pipe):
+    rows = people.words(pipe, np.random.default_rng(5))
+    return Learned("<eve>", method, module.Config(), {"rows": rows}, str(pipe.folder), pipe.digest)
+
+  return make
+
+
+CASES = {  # name: (person, form, method)
+  "textual-inversion": (lambda p: people.inversion(p, "<anna>"), "auto", "textual-inversion"),
+  "stable-identity": (two_words(stable_identity, "stable-identity"), "auto", "stable-identity"),
+  "celeb-basis": (two_words(celeb_basis, "celeb-basis"), "auto", "celeb-basis"),
+  "id-ea": (people.id_ea_person, "auto", "id-ea"),
+  "id-ea, keys and values alone": (people.id_ea_person, "custom-diffusion", "id-ea"),
+  "sefi-ide": (people.staged, "auto", "sefi-ide"),
+  "sefi-ide, its words' mean": (people.staged, "textual-inversion", "sefi-ide"),
+  "dreambooth": (people.whole_unet, "auto", "dreambooth"),
+  "dreambooth, low rank": (people.low_rank, "auto", "dreambooth"),
+  "dreambooth, low rank as a file": (people.low_rank, "lora", "dreambooth"),
+}
+
+
+def test_no_method_is_left_out():
+  assert {method for _, _, method in CASES.values()} == set(METHODS)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
+def measured(request, tmp_path_factory):
+  """{case: (Check, what diffusers did)} of one family."""
+  family = request.param
+  root = tiny_pipelines.write(tmp_path_factory.mktemp(family), family)
+  pipe, checks = idejax.load(root / family, devices=jax.devices()[:1]), {}
+  for i, (case, (make, kind, _)) in enumerate(CASES.items()):
+    person, folder = make(pipe), root / f"export{i}"
+    e = torch_files.parts(person, pipe.backbone)
+    kind = export.torch_form(e) if kind == "auto" else kind
+    folder.mkdir()
+    export.write(folder, pipe, person, e, kind)
+    whole = kind == "pipeline"
+    checks[case] = certificate.Check(
+      folder, pipe, torch_files.as_written(person, e, kind), whole, whole and pipelines.needs_code(e), (5,)
+    )
+  return dict(zip(checks, zip(checks.values(), certificate.run_stock(list(checks.values())))))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_diffusers_makes_the_same_pictures(measured, case):
+  check, done = measured[case]
+  found = certificate.compare(check, *done)
+  assert certificate.verdict(found) == []
+  # With peft, load.py leaves LoRA to diffusers' load_lora_weights.
+  assert (found["versions"]["peft"] != "not installed") == (importlib.util.find_spec("peft") is not None)
+  differences = [
+    found["contexts"],
+    *found["noise_predictions"],
+    found["final_latents"]["5"],
+    found.get("pooled", found["contexts"]),
+  ]
+  assert max(d["relative"] for d in differences) < 3e-5

@@ -1,0 +1,39 @@
+"""FLOPs counted from the jaxpr, against hand counts and the known floors of the released UNets."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from idejax.model import families
+from idejax.nets import target, unet
+from idejax.runtime import flops
+
+S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_hand_counts():
+  assert flops.count(jnp.dot, S(3, 5), S(5, 7)) == 2 * 3 * 5 * 7
+  assert flops.count(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), S(4, 3, 5), S(4, 5, 7)) == 4 * 210
+  conv = lambda x, w: jax.lax.conv_general_dilated(
+    x, w, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  assert flops.count(conv, S(2, 8, 8, 3), S(3, 3, 3, 6)) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 3)
+
+
+def test_loops_and_branches():
+  body = lambda c, x: (c @ x, None)
+  assert flops.count(lambda c, xs: jax.lax.scan(body, c, xs)[0], S(4, 4), S(10, 4, 4)) == 10 * 128
+  branches = lambda p, a: jax.lax.cond(p > 0, lambda a: a @ a @ a, lambda a: a @ a, a)
+  assert flops.count(jax.jit(branches), S(), S(4, 4)) == 2 * 128
+  with pytest.raises(ValueError, match="number of turns"):
+    flops.count(lambda a: jax.lax.while_loop(lambda a: a[0, 0] < 1, lambda a: a @ a, a), S(4, 4))
+
+
+@pytest.mark.parametrize("family, side, tera", [("sd15", 64, 0.8033), ("sd21-base", 64, 0.8043), ("sdxl", 128, 6.7612)])
+def test_released_unets(family, side, tera):
+  cfg = unet.UNetConfig.from_json(families.FAMILIES[family]["unet"], attention="plain")
+  added = (S(1, 1280), S(1, 6)) if cfg.added_dims else None
+  run = lambda p, *inputs: unet.UNet(cfg).apply({"params": p}, *inputs)
+  inputs = S(1, side, side, 4), S(1), S(1, 77, cfg.context_dim), added
+  with target.compiling_for("tpu"):  # on a CPU some convolutions take less work
+    assert flops.count(run, unet.shapes(cfg), *inputs) / 1e12 == pytest.approx(tera, abs=5e-5)
