@@ -39,7 +39,7 @@ class TrainMiniature:
   tiny: bool = False
   """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
   steps: int | None = None
-  """Steps of the stage in all. Default: the recipe's."""
+  """Steps of the stage in all. Default: the recipe's. 0 with --start: the stage words takes what is there."""
   minutes: float | None = None
   """Stop each stage after so long; the same command continues."""
   seed: int = 0

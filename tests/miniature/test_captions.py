@@ -77,6 +77,15 @@ def test_most_unnamed_captions_describe_the_person_and_most_of_these_the_hair():
   assert 0.7 < hair < 0.9
 
 
+def test_moods_stand_before_and_behind_the_noun():
+  nouns = "|".join(cp.NOUNS)
+  texts = [text for seed in range(0, 800, 2) for _, scene, _, text in [made(seed)] if mentioned(text, "expression")]
+  behind = [bool(re.search(rf"({nouns}) (smiling|winking|looking (sad|surprised|angry))", t)) for t in texts]
+  before = [bool(re.search(rf"(smiling|winking|sad|surprised|angry)( young| old)? ({nouns})", t)) for t in texts]
+  assert all(a != b for a, b in zip(behind, before)) and len(texts) > 150
+  assert 0.3 < np.mean(behind) < 0.5
+
+
 def test_every_vocabulary_word_but_the_extra_ones_gets_trained():
   rng, names, people = np.random.default_rng(0), pp.celebrity_names(), pp.people(range(3000))
   seen = set()
@@ -103,5 +112,9 @@ def test_prompts():
   # As captions say it: in 49,200 of them no woman is "a woman smiling", and the UNet does not draw her so.
   assert cp.prompt("an old man", expression="happy") == "a photo of a smiling old man"
   assert cp.prompt("a woman with red hair", expression="angry") == "a photo of an angry woman with red hair"
+  assert cp.prompt("an old man", after=True, expression="happy") == "a photo of an old man smiling"
+  assert cp.prompt("a woman", after=True, expression="sad", background="snow") == (
+    "a photo of a woman looking sad in the snow"
+  )
   with pytest.raises(UserError):
     cp.prompt(mood="sad")

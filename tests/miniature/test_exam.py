@@ -22,7 +22,7 @@ def few(monkeypatch):
   """Eight people a split, rendered by numpy; everything on one device."""
   whole = people.split
   monkeypatch.setattr(people, "split", lambda name: whole(name)[:8])
-  monkeypatch.setattr(data, "draw", drawn.draw)
+  monkeypatch.setattr(data, "render_all", drawn.draw)
   monkeypatch.setattr(pipeline, "load", functools.partial(pipeline.load, devices=jax.devices()[:1]))
 
 
@@ -57,6 +57,10 @@ def test_a_perfect_painter_passes(monkeypatch, tmp_path, capsys):
     assert found["obedience"][name]["right"] > 0.75 and found["obedience"][name]["judge"] > 0.8, name
   assert found["names"]["top1"] == 1 and found["names"]["among"] == 8 and found["names"]["face_found"] == 1
   assert found["names"]["own"] > 0.6 > 0.3 > found["names"]["others"]
+  assert found["obedience"]["expression"]["after"] > 0.75
+  whole = found["faces"]
+  assert whole["level"] > 0.9 < whole["level_real"] and whole["found"] == 1 and whole["pictures"] == 32
+  assert whole["sharpness"] > 1  # reconstructions are softer than what is painted
   assert said.count("reached") + said.count("MISSED") == len(exam.GOALS) and "difference" in said
   assert [line for line in said.splitlines() if "names" in line and "MISSED" in line] == []
 
@@ -67,4 +71,21 @@ def test_a_painter_who_does_not_listen_fails(monkeypatch, tmp_path, capsys):
   for name, n in count.items():
     assert found["obedience"][name]["right"] <= 1.5 / n, name
   assert found["names"]["top1"] <= 0.25 and abs(found["names"]["difference"]) < 0.2
+  assert found["obedience"]["expression"]["after"] <= 0.3
   assert said.count("MISSED") >= 6
+
+
+def test_a_painter_of_broken_faces_is_found_out(monkeypatch, tmp_path, capsys):
+  """Its halves do not meet; one who paints one and the same face is farther from real pictures, too."""
+
+  def broken(prompt):
+    picture = painted(prompt).copy()
+    picture[:, 32:] = np.roll(picture[:, 32:], 5, axis=0)
+    return picture
+
+  found, said = run(monkeypatch, tmp_path, capsys, broken)
+  assert found["faces"]["level"] < 0.3
+  assert [line for line in said.splitlines() if "level" in line and "MISSED" in line]
+  same, _ = run(monkeypatch, tmp_path, capsys, lambda prompt: painted("a photo of a man"))
+  whole, _ = run(monkeypatch, tmp_path, capsys, painted)
+  assert same["faces"]["times_real"] > whole["faces"]["times_real"]

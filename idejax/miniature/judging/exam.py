@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax.errors import tell
+from idejax.miniature.judging import drawn_faces
 from idejax.miniature.judging.judges import CLASSES, labels
 from idejax.miniature.judging.scoring import Judges
 from idejax.miniature.world import captions, data, people
@@ -23,8 +24,7 @@ def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, floa
   """PSNR of decoded latents, and the pack recogniser's cosine of original and reconstruction."""
   ids = people.split("heldout")[:count]
   images = data.batch(ids, 2, seed=77).images
-  mean, _ = encode(pipe.backbone, np.asarray(data.pixels(images)))
-  made = decode(pipe, mean)
+  made = reconstruct(pipe, images)
   error = np.square((made.astype(np.float32) - images) / 255).mean((1, 2, 3))
   similar = []
   for a, b in zip(images, made):
@@ -41,6 +41,12 @@ def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, floa
   }
 
 
+def reconstruct(pipe: Pipeline, images: np.ndarray) -> np.ndarray:
+  """What the VAE makes of uint8 pictures [N, S, S, 3]."""
+  mean, _ = encode(pipe.backbone, np.asarray(data.pixels(images)))
+  return decode(pipe, mean)
+
+
 def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
   """Unscaled latents [N, h, w, C] -> uint8 pictures."""
   out = []
@@ -53,7 +59,8 @@ def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
 
 def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   """Share of pictures in which the classifier sees what the prompt asked for, by attribute; and the
-  classifier's own accuracy on real renders of people whom nobody was trained on."""
+  classifier's own accuracy on real renders of people whom nobody was trained on. Of expressions, "after": the
+  share where the mood stands behind the noun, as in half of their prompts ("a woman smiling")."""
   asked: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
   for name in ("background", "accessory", "expression"):
     classes = CLASSES[name]
@@ -61,6 +68,12 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     asked += [
       (name, c, captions.prompt(subject, **{name: c}, **plain)) for c in classes for subject in ("a woman", "a man")
     ]
+  behind = {
+    captions.prompt(subject, after=True, expression=c, background="gray"): c
+    for c in CLASSES["expression"][1:]
+    for subject in ("a woman", "a man")
+  }
+  asked += [("expression", c, text) for text, c in behind.items()]
   for colour in people.HAIR_COLOURS:
     asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
   rows = [a for a in asked for _ in range(each)]
@@ -75,7 +88,10 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   said = judges.attributes(list(images))
   right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in ATTRIBUTES}
   own = real_accuracy(judges)
-  return {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
+  out: dict[str, Any] = {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
+  texts = [p for n, _, p in rows if n == "expression"]
+  out["expression"]["after"] = float(np.mean([ok for p, ok in zip(texts, right["expression"]) if p in behind]))
+  return out
 
 
 def real_accuracy(judges: Judges) -> dict[str, float]:
@@ -143,6 +159,8 @@ GOALS = (
   ("obedience", "expression", 0.65),
   ("names", "difference", 0.35),
   ("names", "top1", 0.5),
+  ("faces", "level", 0.95),
+  ("faces", "sharpness", 0.9),
 )
 
 
@@ -155,6 +173,10 @@ def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
   out["obedience"] = obedience(pipe, judges, 1 if quick else 4)
   tell("celebrities by name")
   out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
+  tell("faces")
+  rebuilt = lambda photos: reconstruct(pipe, photos)
+  settings: dict[str, Any] = dict(steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True)
+  out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuilt, **settings)
   tell("speed")
   return out | {"speed": speed(pipe)}
 
@@ -167,8 +189,14 @@ def lines(found: dict[str, Any]) -> list[str]:
     value, beside = (x["right"], f" (classifier on real pictures {x['judge']:.3f})") if isinstance(x, dict) else (x, "")
     mark = "reached" if value >= goal else "MISSED"
     out.append(f"{part:15} {name:12} {value:7.3f}   goal {goal:g}: {mark}{beside}")
-  n, s = found["names"], found["speed"]
+  n, s, f = found["names"], found["speed"], found["faces"]
   out.append(
     f"names: own {n['own']:.3f}, others {n['others']:.3f}, face found {n['face_found']:.3f}, {n['pictures']} pictures"
   )
+  out.append(
+    f"faces: eyes level in {f['level']:.3f} (real pictures {f['level_real']:.3f}), sharpness {f['sharpness']:.2f} of "
+    f"reconstructions of real ones, Frechet distance {f['times_real']:.1f} times that of real ones to one another, "
+    f"{f['pictures']} pictures"
+  )
+  out.append(f"expression behind the noun {found['obedience']['expression']['after']:.3f}")
   return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]

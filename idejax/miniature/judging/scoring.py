@@ -1,22 +1,29 @@
-"""The judges of the built-in model's own exam: a second recogniser and a classifier of attributes."""
+"""The judges of the drawn world: a second recogniser, a classifier of attributes, a small CLIP."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from idejax import faces
 from idejax.miniature.judging import crops, face_metrics, judges
+from idejax.model import tokens
 from idejax.storage import hub
 
+CHUNK = 32  # pictures per call of the CLIP
 _FOLDER = hub.BUILT_IN["miniature"].parent / "judges"
 
 
 class Judges:
-  """The miniature's: a second recogniser, a classifier of attributes."""
+  """The miniature's; no training listens to them."""
 
   def __init__(self, folder: Path = _FOLDER, pack: faces.Pack | None = None):
     self.folder, self.pack = folder, pack or faces.open_pack("miniature", notify=lambda _: None)
+    config, self.params = judges.read_clip(folder / "clip")
+    self.words = tokens.load(folder / "clip")
+    self._embed = jax.jit(functools.partial(judges.embeddings, config))
 
   def embed(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     """The judge's unit embedding of the largest face in each picture, None where none is found."""
@@ -30,6 +37,25 @@ class Judges:
       for i, e in zip(where, face_metrics.embed(self.folder / "recogniser.onnx", cut)):
         out[i] = e
     return out
+
+  def see(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """CLIP's unit embedding of each picture, float32 [N, P]."""
+    blank, out = self.words.encode([""]).ids, []
+    for at in range(0, len(images), CHUNK):
+      rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
+      seen, _ = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), blank)
+      out.append(np.asarray(seen)[: min(CHUNK, len(images) - at)])
+    return np.concatenate(out)
+
+  def prompt(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """CLIP's cosine between picture and text, float32 [N]."""
+    ids = self.words.encode(list(texts)).ids
+    found = []
+    for at in range(0, len(images), CHUNK):
+      rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
+      seen, read = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), ids[rows])
+      found.append(np.asarray((seen * read).sum(-1))[: min(CHUNK, len(images) - at)])
+    return np.concatenate(found)
 
   def attributes(self, images: Sequence[np.ndarray]) -> dict[str, list[str]]:
     """{attribute: its class for each picture}, e.g. {"background": ["beach", ...]}."""

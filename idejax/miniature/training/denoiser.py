@@ -37,7 +37,7 @@ def init(nets: Nets, seed: int, start: Any = None) -> Any:
   return {"unet": tree.map_with_path(scaled, random_params(unet.shapes(nets.unet), seed))}
 
 
-def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
+def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.0) -> np.ndarray:
   """Weights of the loss by place, float32 [side, side, 1] of mean 1: `1 + most` times as much where
   brows, eyes, nose and mouth most often are as in the corners.
 
@@ -46,7 +46,9 @@ def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
   """
   ids = people.split("train")[:count]
   look = lambda person, seen: landmarks.geometry(jnp, person, seen, side).landmarks[17:]  # without the face's outline
-  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scene.scenes(ids, 1, 0))).reshape(-1, 2)
+  scenes = scene.scenes(ids, 1, 0)
+  scenes = scenes._replace(scale=scenes.scale * np.float32(closer))
+  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scenes)).reshape(-1, 2)
   edges = np.arange(side + 1) - 0.5
   often, *_ = np.histogram2d(marks[:, 1], marks[:, 0], (edges, edges))
   weight = 1 + most * often / often.max()
@@ -57,8 +59,8 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe, where: np.ndarray | 
   """Mean squared error of v on latents drawn from batch["mean"], batch["logvar"], `where` [h, w, 1] its
   weights by place.
 
-  Not weighted by time: where noise is strongest a picture's hair or glasses are decided by the words alone,
-  and min-SNR weighting all but switches those timesteps off.
+  By time it is weighted as `time_weights` says. Where noise is strongest a picture's hair or glasses are
+  decided by the words alone, and min-SNR weighting without a least all but switches those timesteps off.
 
   params: {"unet"}; frozen: {"text_encoder"[, "text_encoder_2"]}. batch: moments [B, h, w, C], ids
   int32 [B, L], index [B]. A share of the rows has no prompt, so that the UNet learns the unconditional
@@ -67,6 +69,7 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe, where: np.ndarray | 
   schedule = nets.schedule
   kind, train_steps = schedule.prediction_type, schedule.num_train_timesteps
   mask = None if where is None else jnp.sqrt(where)[None]
+  often = None if not r.snr else jnp.asarray(time_weights(np.asarray(schedule.alphas_cumprod), r.snr, r.least))
 
   def loss(params, frozen, batch, keys):
     k_latent, k_t, k_noise, k_empty = draws.split(keys, 4)
@@ -81,9 +84,19 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe, where: np.ndarray | 
     cond = _condition(b, batch["ids"], empty, jnp.asarray(empty_ids))
     out = backbone.predict(b, diffusion.add_noise(z, noise, abar), t, cond)
     error = diffusion.mse(out, diffusion.target(z, noise, abar, kind), mask)
-    return error.mean(), {}
+    if often is None:
+      return error.mean(), {}
+    return (error * often[t]).mean(), {"v": error.mean()}
 
   return loss
+
+
+def time_weights(abar: np.ndarray, snr: float, least: float) -> np.ndarray:
+  """float32 [T] of mean 1 for errors of v: min-SNR-`snr`, which is min(SNR, snr) / (SNR + 1) for v, but
+  not below `least` before the mean is made 1."""
+  ratio = abar / (1 - abar)
+  weight = np.maximum(np.minimum(ratio, snr) / (ratio + 1), least)
+  return (weight / weight.mean()).astype(np.float32)
 
 
 def _condition(b: Backbone, ids: jax.Array, empty: jax.Array, empty_ids: jax.Array) -> Conditioning:

@@ -1,21 +1,31 @@
 """The stage `diffusion`: trains the miniature's UNet on the VAE's latents and the text encoders' contexts."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optax
 
 from idejax import sharding, tree
 from idejax.config import TrainMiniature
-from idejax.errors import tell
-from idejax.miniature.training import denoiser, export, recipe, training, vae_training, words_training
+from idejax.errors import UserError, tell
+from idejax.miniature.judging import looks
+from idejax.miniature.training import (
+  denoiser,
+  export,
+  growth,
+  optimiser,
+  recipe,
+  training,
+  vae_training,
+  words_training,
+)
 from idejax.miniature.world import captions, people, pictures, scene
 from idejax.miniature.world import data as world
 from idejax.model import tokens
 from idejax.model.backbone import Nets
-from idejax.nets import clip
+from idejax.nets import clip, unet
 from idejax.sampling import pipeline
 from idejax.storage import tensorfiles
 from idejax.storage.files import write_json
@@ -47,13 +57,13 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   )
   nets = dataclasses.replace(nets, vae=ready.config)  # with the scale of its latents
   steps, batch = c.steps or r.steps, r.batch
-  tx = optax.adam(training.flat(r.lr, steps, r.decay), b2=0.99)
+  tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
-  loss = denoiser.make_loss(nets, empty, r, denoiser.where_faces_are(ready.moments.mean.shape[1], r.face))
+  where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer)
+  loss = denoiser.make_loss(nets, empty, r, where)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, known = words_training.load(c, r, configs)
-  start = export.read_net(c.start, "unet")[1] if c.start else None
-  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
+  state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
   tell(
     f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
     f"{len(tokenizer.bpe)} tokens, latent scale {ready.scale:.3f}"
@@ -72,7 +82,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   facts = training.facts(
     c,
     r,
-    "widths heads groups text_width text_layers batch lr empty ema clip face",
+    "widths heads groups layers fine text_width text_layers batch lr muon snr least empty ema clip face",
     words=known,
     captions=captions.VERSION,
     unet=c.start and tensorfiles.digest(c.start / "unet"),
@@ -85,10 +95,11 @@ def train(c: TrainMiniature, r: recipe.Recipe):
 
   def look(done, state):
     v = validate(state.ema, frozen, ready.held.mean, ready.held.logvar, held_ids)
-    training.append(run.folder / "validation.jsonl", {"step": done, "v": v})
-    tell(f"diffusion {done}: held-out v-loss {v:.4f}")
     _write_pipeline(folder, r, texts, state.ema | frozen)
     _draw(run.folder / f"pictures-{done:06d}.png", folder, c.tiny)
+    scores = _scores(run.folder / f"scored-{done:06d}.png", folder, r)
+    training.append(run.folder / "validation.jsonl", {"step": done, "v": v} | scores)
+    tell(f"diffusion {done}: held-out v-loss {v:.4f}" + "".join(f", {n} {x:g}" for n, x in scores.items()))
     return v
 
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts, every=r.look, look=look)
@@ -96,10 +107,36 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
 
 
+def _start(c: TrainMiniature, cfg: unet.UNetConfig) -> Any:
+  """The UNet of --start, grown where this recipe's is larger; None without."""
+  if not c.start:
+    return None
+  old_cfg, old = export.read_net(c.start, "unet")
+  if old_cfg == cfg:
+    return old
+  try:
+    return growth.grow(old_cfg, old, cfg, c.seed)
+  except ValueError as e:
+    raise UserError(f"{c.start / 'unet'}: {e}; leave out --start to begin anew") from None
+
+
 def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Config], params: Any):
   for name, config in {"unet": recipe.unet(r), **texts}.items():
     export.write_net(folder, name, config, params[name])
   export.write_index(folder, recipe.scheduler(r), xl=r.xl)
+
+
+def _scores(path: Path, folder: Path, r: recipe.Recipe) -> dict[str, float]:
+  """What judges say of a few pictures, and their sheet, twelve a row."""
+  if not (count := r.scored):
+    return {}
+  judge = _looks(count, r.closer)
+  images = judge.pictures(folder)
+  training.grid(path, [images[i : i + 12] for i in range(0, count - count % 12, 12)])
+  return judge.score(images)
+
+
+_looks = functools.cache(looks.Looks)
 
 
 def _draw(path: Path, folder: Path, tiny: bool):

@@ -17,14 +17,17 @@ class Recipe:
   """Sizes first, then training. `TINY` is the same for a minute or two of CPU."""
 
   counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
+  closer: float = 1.0  # than the world has it people are seen: of the latents' cells more are a face's
   held: int = 2  # pictures of each person of the development split, for validation
   people: int = 200  # of that split
   vae_widths: tuple[int, ...] = (16, 32, 64)
   latent_channels: int = 8
-  widths: tuple[int, ...] = (48, 96, 160)
-  heads: tuple[int, ...] = (2, 3, 5)
+  widths: tuple[int, ...] = (96, 96, 160)
+  heads: tuple[int, ...] = (3, 3, 5)
   groups: int = 16
   depths: tuple[int, ...] = (1, 1, 1)  # transformer blocks per level
+  layers: tuple[int, ...] = (1, 1, 1)  # residual blocks per level, on the way down
+  fine: tuple[bool, bool] = (False, True)  # attention at the finest level, on the way down and up
   text_width: int = 128
   text_layers: int = 3
   text2_width: int = 0  # 0: there is no second text encoder, as before SDXL
@@ -39,31 +42,37 @@ class Recipe:
   words_batch: int = 64
   words2_steps: int = 2000  # of the second encoder
   words_lr: float = 2e-3
-  steps: int = 6000
-  batch: int = 32  # 13 % more pictures a second than 64 on a CPU core: activations fit its cache
-  lr: float = 1.2e-3
+  steps: int = 40000
+  batch: int = 64
+  lr: float = 1.6e-3
+  muon: bool = True  # for matrices and convolutions, Adam for the rest; Adam for all otherwise
+  snr: float = 5.0  # errors of x0 count as min(signal to noise, this) (arXiv 2303.09556); 0: errors of v as 1
+  least: float = 0.1  # of these weights, of v: words alone decide where noise is strongest
   decay: float = 0.2  # share of the steps, the last, over which the rate falls to 1 %
   empty: float = 0.1  # share of captions dropped, for classifier-free guidance
   ema: float = 0.999
   clip: float = 1.0
   face: float = 8.0  # how much more the UNet's loss counts where faces' features are
   look: int = 500  # steps between validations
+  scored: int = 96  # pictures that judges compare with real ones at each
 
   @property
   def xl(self) -> bool:
     return self.text2_width > 0
 
 
-FULL = Recipe()
+FULL = Recipe(closer=1.5 / 1.17)
 FULL_SDXL = dataclasses.replace(
-  FULL, widths=(32, 64, 80), heads=(1, 2, 2), depths=(1, 1, 2), text2_width=64, projection=64,
-  time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, look=1000)  # fmt: skip
+  FULL, closer=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64,
+  projection=64, time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
+  snr=0.0, least=0.0, look=1000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
-  widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), text_width=32, text_layers=1,
-  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, ema=0.95)  # fmt: skip
+  widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), layers=(1, 1), text_width=32, text_layers=1,
+  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, scored=0, ema=0.95)  # fmt: skip
 TINY_SDXL = dataclasses.replace(
-  TINY, depths=(1, 2), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4)  # fmt: skip
+  TINY, depths=(1, 2), fine=(False, False), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4,
+  muon=False, snr=0.0, least=0.0)  # fmt: skip
 RECIPES = {("sd", False): FULL, ("sd", True): TINY, ("sdxl", False): FULL_SDXL, ("sdxl", True): TINY_SDXL}
 
 
@@ -77,7 +86,7 @@ def vae(r: Recipe, size: int = 64) -> Config:
 
 
 def unet(r: Recipe, size: int = 64) -> Config:
-  attends = len(r.widths) - 1  # no attention at the finest level: slow, and little gained
+  coarse, (down, up) = len(r.widths) - 1, ("CrossAttn" * attends for attends in r.fine)
   sdxl: Config = dict(
     transformer_layers_per_block=list(r.depths), addition_embed_type="text_time",
     addition_time_embed_dim=r.time_width,
@@ -85,12 +94,16 @@ def unet(r: Recipe, size: int = 64) -> Config:
   return dict(
     _class_name="UNet2DConditionModel", act_fn="silu", block_out_channels=list(r.widths),
     attention_head_dim=list(r.heads), center_input_sample=False, cross_attention_dim=r.text_width + r.text2_width,
-    down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * attends,
-    up_block_types=["CrossAttnUpBlock2D"] * attends + ["UpBlock2D"],
+    down_block_types=[f"{down}DownBlock2D"] + ["CrossAttnDownBlock2D"] * coarse,
+    up_block_types=["CrossAttnUpBlock2D"] * coarse + [f"{up}UpBlock2D"],
     downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, in_channels=r.latent_channels,
-    out_channels=r.latent_channels, layers_per_block=1, mid_block_scale_factor=1, norm_eps=1e-5,
+    out_channels=r.latent_channels, layers_per_block=_one(r.layers), mid_block_scale_factor=1, norm_eps=1e-5,
     norm_num_groups=r.groups, sample_size=size // 2 ** (len(r.vae_widths) - 1),
     use_linear_projection=True, **(sdxl if r.xl else {}))  # fmt: skip
+
+
+def _one(levels: tuple[int, ...]) -> int | list[int]:
+  return levels[0] if len(set(levels)) == 1 else list(levels)
 
 
 def text(r: Recipe, vocabulary: int) -> Config:

@@ -25,12 +25,12 @@ def home(c: TrainMiniature, name: str) -> Path:
 
 
 def data(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
-  return pictures.render(c.out / "data", dict(r.counts), seed=c.seed)
+  return pictures.render(c.out / "data", dict(r.counts), seed=c.seed, closer=r.closer)
 
 
 def held_out(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
   """Pictures of people whom no training sees and no test reports on: the development split."""
-  return pictures.render(c.out / "development", {"development": r.held}, seed=c.seed + 1)
+  return pictures.render(c.out / "development", {"development": r.held}, seed=c.seed + 1, closer=r.closer)
 
 
 def run(c: TrainMiniature, folder: Path, name: str, steps: int) -> loop.Run:

@@ -23,10 +23,23 @@ from idejax.training import step as st
 def train(c: TrainMiniature, r: recipe.Recipe):
   """One encoder in its stage's folder, or SDXL's two in folders of their names below it."""
   folder = training.home(c, "words")
+  if c.start and c.steps == 0:
+    return _take(c, r, c.start, folder)
   if not r.xl:
     return _train(c, r, "text_encoder", folder)
   results = {name: _train(c, r, name, folder / name) for name in recipe.TEXTS}
   write_json(folder / "result.json", results)
+
+
+def _take(c: TrainMiniature, r: recipe.Recipe, start: Path, folder: Path):
+  """The text encoders of a finished pipeline as they are."""
+  results = {}
+  for name in recipe.TEXTS[: 1 + r.xl]:
+    at = folder / name if r.xl else folder
+    digest = training.save_weights(at / "weights.safetensors", jax.device_get(export.read_net(start, name)[1]))
+    results[name] = {"step": 0, "text": tensorfiles.digest(start / name), "sha256": digest}
+    tell(f"words: {name} of {start}; sha256 {digest[:16]}")
+  write_json(folder / "result.json", results if r.xl else results[recipe.TEXTS[0]])
 
 
 def load(c: TrainMiniature, r: recipe.Recipe, texts: dict[str, clip.TextConfig]) -> tuple[dict[str, Any], Any]:

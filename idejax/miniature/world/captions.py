@@ -31,8 +31,9 @@ BACKGROUNDS = (
 )
 NOUNS = ("person", *pp.GENDERS)
 
-VERSION = 2  # of the rules below: pictures are captioned anew when it changes
+VERSION = 3  # of the rules below: pictures are captioned anew when it changes
 _FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.85  # shares of captions
+_AFTER = 0.4  # share of moods that follow the noun: "a woman smiling"
 _HAIR_SAID, _COLOUR_ALONE = 0.8, 0.3  # hair covers more of a picture than all other traits
 _LIMIT = 35  # words and marks; with both ends, 37 tokens
 
@@ -88,11 +89,12 @@ _SIZES = {
 }
 
 
-def prompt(subject: str = "a person", **factors: str) -> str:
+def prompt(subject: str = "a person", *, after: bool = False, **factors: str) -> str:
   """The canonical prompt, e.g. prompt("a woman", accessory="hat", background="snow").
 
   Factors are names from the tables of `scene`: style, expression, accessory, clothes, background.
-  A mood stands where captions have it: "a smiling woman", but "anna smiling".
+  A mood stands where most captions have it: "a smiling woman", but "anna smiling"; with `after` behind
+  the subject in any case: "a woman smiling", "a woman looking sad".
   """
   unknown = set(factors) - {"style", "expression", "accessory", "clothes", "background"}
   if unknown:
@@ -104,7 +106,7 @@ def prompt(subject: str = "a person", **factors: str) -> str:
     worn += [CLOTHES[int(s.clothes)]]
   place = BACKGROUNDS[int(s.background)][0] if "background" in factors else ""
   mood, (article, _, rest) = EXPRESSIONS[int(s.expression)], subject.partition(" ")
-  who = ("a", mood, rest) if article in ("a", "an") else (subject, _predicate(mood))
+  who = ("a", mood, rest) if article in ("a", "an") and not after else (subject, _predicate(mood))
   return _join(medium, *who, _worn(worn), place)
 
 
@@ -140,7 +142,9 @@ def caption(person: pp.Person, scene: sc.Scene, rng: np.random.Generator, name: 
       first = _colour(person) or first
     chosen = [first] if rng.random() < _HAIR_SAID else []
     chosen += [str(t) for t in rng.permutation(pool)[: rng.integers(0 if chosen else 1, 4)]]
-  subject = ("" if has_article else "a", mood, _noun(person, rng))
+  noun = _noun(person, rng)
+  moody = (noun, _predicate(mood)) if rng.random() < _AFTER else (mood, noun)
+  subject = ("" if has_article else "a", *moody)
   while True:
     text = _join(opening, *subject, _list("with", chosen), *said)
     if len(words(text)) <= _LIMIT:

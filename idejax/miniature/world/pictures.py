@@ -23,12 +23,12 @@ class Pictures(NamedTuple):
   digest: str
 
 
-def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64) -> Pictures:
-  """`counts` pictures of every person of each split, e.g. {"celebrity": 90, "train": 12}.
+def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, closer: float = 1.0) -> Pictures:
+  """`counts` pictures of every person of each split, e.g. {"celebrity": 90, "train": 12}; `closer` as `data.batch`.
 
   A folder that holds the pictures of the same arguments is opened, any other is made anew.
   """
-  recipe = {"counts": counts, "seed": seed, "size": size, "captions": captions.VERSION}
+  recipe = {"counts": counts, "seed": seed, "size": size, "closer": closer, "captions": captions.VERSION}
   facts = folder / "pictures.json"  # written last: its presence says that the rest is whole
   if facts.exists():
     saved = json.loads(facts.read_text())
@@ -43,7 +43,7 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
   for split, count in counts.items():
     everyone = people.split(split)
     for start in range(0, len(everyone), _PEOPLE_AT_A_TIME):
-      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size)
+      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size, closer=closer)
       images[done : done + len(part.images)] = part.images
       done += len(part.images)
       texts += part.captions

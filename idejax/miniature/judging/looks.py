@@ -1,0 +1,51 @@
+"""What a look during training says beside the loss: how near a few pictures are to real ones, by judges.
+
+Cheap enough to be printed every quarter of an hour: the same captions of people of the development split
+and the same noise every time, few sampling steps. Figures are comparable within one run and framing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from idejax.miniature.judging import distances
+from idejax.miniature.judging.scoring import Judges, asked
+from idejax.miniature.world import data, people
+from idejax.sampling import pipeline
+
+GUIDANCE, STEPS = 2.0, 12
+
+
+class Looks:
+  """Judges, captions of every so manieth of some photos, and the features of all of them, made once a run."""
+
+  def __init__(self, count: int, closer: float = 1.0):
+    real = data.batch(people.split("development"), max(2, min(10, count // 20)), seed=5, closer=closer)
+    photo = np.flatnonzero(real.factors["style"] == 0)
+    self.judges = Judges()
+    self.captions = [real.captions[i] for i in photo[:: max(1, len(photo) // count)][:count]]
+    self.images = real.images[photo]
+    self.real = self._features(self.images)
+
+  def pictures(self, folder: Path) -> np.ndarray:
+    """Of a pipeline's folder, uint8 [count, S, S, 3]."""
+    pipe = pipeline.load(folder, notify=lambda _: None)
+    return pipe.sample(self.captions, seeds=7, guidance=GUIDANCE, steps=STEPS, sampler="dpmpp_2m", batch=32)
+
+  def score(self, images: np.ndarray) -> dict[str, float]:
+    """Kernel distances x 1000 in CLIP's features of the picture and the recogniser's of the face; the share of
+    pictures with a face; of each attribute, the share that obeys its caption."""
+    seen, face = self._features(images)
+    out = {"clip": 1000 * distances.kernel(seen, self.real[0]), "faces": len(face) / len(images)}
+    out["face"] = 1000 * distances.kernel(face, self.real[1]) if len(face) > 1 else float("nan")
+    said = self.judges.attributes(list(images))
+    for name, classes in said.items():
+      right = [classes[i] == a[name] for i, a in enumerate(map(asked, self.captions)) if name in a]
+      if right:
+        out[name] = float(np.mean(right))
+    return {k: round(x, 3) for k, x in out.items()}
+
+  def _features(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    face = [e for e in self.judges.embed(images) if e is not None]
+    return self.judges.see(images), np.stack(face) if face else np.zeros((0, 512), np.float32)
