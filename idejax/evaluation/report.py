@@ -2,20 +2,20 @@
 
 import functools
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from idejax.data.people import Person
 from idejax.evaluation import summary
 from idejax.miniature.judging import scoring
 from idejax.person.augment import resize, square
 from idejax.sampling.pipeline import Pipeline
+from idejax.storage import sheets
 from idejax.storage.files import replacing
+from idejax.storage.sheets import Group, Section
 
 # In the words of the miniature, which every Stable Diffusion understands too.
 PROMPTS = (
@@ -27,6 +27,7 @@ PROMPTS = (
   "a sketch of {}",
 )
 _SHOWN = 8  # people on a crowd's sheet
+_SIDE = 128  # pixels of a picture there
 
 
 class Picture(NamedTuple):
@@ -60,27 +61,21 @@ def sample(
   return made
 
 
-def sheet(path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int):
-  """A row per person: the photo, then per prompt its pictures; the prompts stand above."""
-  side, gap, top = 128, 6, 44
-  shown = range(min(len(people), _SHOWN))
-  width = side + gap + len(prompts) * (num * side + gap)
-  canvas = Image.new("RGB", (width, top + len(shown) * (side + gap)), "white")
-  text = ImageDraw.Draw(canvas)
-  text.text((2, 4), "photo", "black")
-  for k, p in enumerate(prompts):
-    label = "\n".join(textwrap.wrap(p.replace("{}", "..."), num * side // 7)[:3])
-    text.multiline_text((side + gap + k * (num * side + gap) + 2, 4), label, "black")
-  paste = lambda image, x, y: canvas.paste(Image.fromarray(resize(image, side)), (x, y))
-  for row, i in enumerate(shown):
-    y = top + row * (side + gap)
-    paste(reference(people[i]), 0, y)
-    for k, p in enumerate(prompts):
-      mine = [m.image for m in made if m.person == i and m.prompt == p]
-      for j, image in enumerate(mine):
-        paste(_squared(image), side + gap + k * (num * side + gap) + j * side, y)
-  with replacing(path) as temporary:
-    canvas.save(temporary, "PNG")
+def sheet(
+  path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int, called: str = ""
+):
+  """Under each person's name the photo, then the pictures of each prompt; of a crowd the first few people.
+
+  called: what the prompts said for {}, where it was not the name.
+  """
+  sections = []
+  for i, person in enumerate(people[:_SHOWN]):
+    groups = [Group("photo", [resize(reference(person), _SIDE)])]
+    for p in prompts:
+      mine = [_squared(m.image) for m in made if m.person == i and m.prompt == p][:num]
+      groups.append(Group(p.replace("{}", called or person.word), mine))
+    sections.append(Section(person.word, groups))
+  sheets.write(path, sections, _SIDE)
 
 
 def reference(person: Person) -> np.ndarray:
@@ -137,16 +132,5 @@ def table(results: Mapping[str, Mapping[str, Any]], out: Path):
   for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
     with replacing(out / name) as temporary:
       temporary.write_text(content)
-  sheets = []
-  for m in results:
-    with Image.open(out / m / "sheet.png") as opened:
-      sheets.append(opened.convert("RGB"))
-  canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
-  y = 0
-  for m, s in zip(results, sheets):
-    ImageDraw.Draw(canvas).text((2, y + 4), results[m]["name"], "black")
-    canvas.paste(s, (0, y + 20))
-    y += s.height + 20
-  with replacing(out / "compare.png") as temporary:
-    canvas.save(temporary, "PNG")
+  sheets.stack(out / "compare.png", [(results[m]["name"], out / m / "sheet.png") for m in results])
   print(text)
