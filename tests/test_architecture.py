@@ -94,6 +94,8 @@ ROOMS: dict[str, set[str]] = {
   "cli": {"config", "methods", "model", "runtime", "storage"},
   "miniature": {"sampling", "training", "person", "model", "nets", "storage", "faces", "config"},
   "data": {"miniature", "person", "faces", "runtime", "storage"},  # of miniature: its celebrities' names
+  "personalizing": {"cli", "config", "data", "training", "sampling", "methods", "person", "miniature", "model", "faces",
+                    "runtime", "storage"},
   "evaluation": {"miniature", "sampling", "data", "person", "model", "nets", "faces", "runtime", "storage", "cli"},
   "exporting": {"sampling", "training", "methods", "model", "nets", "storage"},
   "planning": {"data", "training", "methods", "person", "model", "nets", "runtime", "storage", "miniature", "cli"},

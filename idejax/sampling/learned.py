@@ -1,13 +1,18 @@
 """An identity on disk: what a method learned for one person, as far as sampling needs it."""
 
+import base64
 import dataclasses
+import html
+import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
@@ -30,6 +35,7 @@ class Learned:
   model: str  # the pipeline it was made on, as it was named
   digest: str  # of that pipeline
   licence: str = ""  # of the face pack
+  portrait: np.ndarray | None = dataclasses.field(default=None, compare=False)  # uint8 [S, S, 3], where it is at hand
 
   @property
   def rows(self) -> int:
@@ -41,6 +47,34 @@ class Learned:
     if "scale" not in self.identity:
       raise UserError(f"{self.method} has no strength to set")
     return dataclasses.replace(self, identity={**self.identity, "scale": np.float32(scale)})
+
+  @property
+  def strength(self) -> float | None:
+    """The runtime strength, of methods that have one."""
+    return float(self.identity["scale"]) if "scale" in self.identity else None
+
+  def save(self, folder: str | os.PathLike[str]) -> Path:
+    """Write FOLDER/identity.safetensors, which `idejax.person` and `idejax sample --identity FOLDER` read."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return save(Path(folder), self)
+
+  def __repr__(self) -> str:
+    strength = "" if self.strength is None else f", strength {self.strength:g}"
+    return f"<Learned {self.word} by {self.method} on {self.model}{strength}>"
+
+  def _repr_html_(self) -> str:
+    """What a notebook shows: the portrait, where there is one, and the same words."""
+    facts = {"method": self.method, "model": self.model, "strength": self.strength}
+    rows = "".join(f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v is not None)
+    table = f"<table><caption>{html.escape(self.word)}</caption>{rows}</table>"
+    if self.portrait is None:
+      return table
+    picture = Image.fromarray(self.portrait).resize((128, 128), Image.Resampling.LANCZOS)
+    picture.save(data := io.BytesIO(), "PNG")
+    code = base64.b64encode(data.getvalue()).decode()
+    return (
+      f'<div style="display:flex;gap:1em"><img width=128 height=128 src="data:image/png;base64,{code}">{table}</div>'
+    )
 
 
 def save(folder: Path, person: Learned) -> Path:
@@ -70,8 +104,9 @@ def file(path: Path) -> Path:
   return found
 
 
-def load(path: Path) -> Learned:
+def load(path: str | os.PathLike[str]) -> Learned:
   """A run folder or its identity.safetensors. UserError says what is wrong with it."""
+  path = Path(path)
   try:
     with safe_open(file(path), "numpy") as f:
       facts = json.loads((f.metadata() or {})[_KEY])

@@ -39,7 +39,9 @@ def own() -> Path:
 def chain() -> tuple[Path, ...]:
   """Our font, then those of the system that have other scripts; the first that has a letter draws it."""
   roots = [p for p in (Path(p).expanduser() for p in _PLACES) if p.is_dir()]
-  found = [p for name in _WIDE for root in roots for p in sorted(root.rglob(name)) if p.suffix in (".ttf", ".ttc", ".otf")]
+  found = [
+    p for name in _WIDE for root in roots for p in sorted(root.rglob(name)) if p.suffix in (".ttf", ".ttc", ".otf")
+  ]
   return (own(), *dict.fromkeys(found))
 
 

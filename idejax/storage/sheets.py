@@ -1,6 +1,7 @@
 """Contact sheets: pictures in groups under their captions, which wrap as words in a paragraph do."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from idejax.errors import UserError
 from idejax.storage import fonts
 from idejax.storage.files import replacing
 
@@ -71,6 +73,35 @@ def write(path: Path, sections: Sequence[Section], side: int = 128, width: int =
   sheet = compose(sections, side, width)
   with replacing(path) as temporary:
     sheet.save(temporary, format="PNG")
+
+
+def of(images: Any, captions: str | Sequence[str], side: int, width: int) -> Image.Image:
+  """A sheet of single pictures, each under its caption; one caption for all of them is the heading."""
+  single = isinstance(images, Image.Image | str | os.PathLike) or getattr(images, "ndim", 4) == 3
+  pictures = [_picture(x) for x in ([images] if single else images)]
+  if not pictures:
+    raise UserError("a sheet without pictures: give at least one")
+  if side < 1:
+    raise UserError(f"side is {side}; it must be at least 1")
+  heading = captions if isinstance(captions, str) else ""
+  each = [""] * len(pictures) if isinstance(captions, str) else [str(c) for c in captions]
+  if len(each) != len(pictures):
+    raise UserError(f"{len(pictures)} pictures, but {len(each)} captions")
+  return compose([Section(heading, [Group(c, [x]) for c, x in zip(each, pictures)])], side, width)
+
+
+def _picture(x: Any) -> Any:
+  """A picture of a sheet: as it is, a path as such. UserError for anything else."""
+  if isinstance(x, str | os.PathLike):
+    if not Path(x).is_file():
+      raise UserError(f"{os.fspath(x)} does not exist")
+    return Path(x)
+  if isinstance(x, Image.Image):
+    return x
+  array = np.asarray(x)
+  if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.ndim == 3 and array.shape[-1] not in (3, 4):
+    raise UserError(f"a picture of a sheet is uint8 [height, width, 3], not {array.dtype} {list(array.shape)}")
+  return array
 
 
 def stack(path: Path, parts: Sequence[tuple[str, Path]]):
