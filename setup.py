@@ -21,7 +21,6 @@ REQUIRES = [
   "tensorflow-datasets>=4.9.10",
   "importlib_resources",  # tensorflow-datasets needs it on every Python but declares it below 3.9
   "array_record>=0.8",
-  "tyro>=1.0",
   "msgpack>=1.0",
   "numpy>=2.0",
   "pillow>=11",

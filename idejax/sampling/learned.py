@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
 from idejax.methods import METHODS
+from idejax.methods.contract import todays_names
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
@@ -77,7 +78,7 @@ def load(path: Path) -> Learned:
       facts = json.loads((f.metadata() or {})[_KEY])
       tensors = {k: f.get_tensor(k) for k in f.keys()}
     module = METHODS[facts["method"]]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()}
     return Learned(
       facts["word"],
       facts["method"],
