@@ -1,6 +1,7 @@
 """`idejax rename`: another word for a person who was learned."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from idejax import config
@@ -15,12 +16,11 @@ def main(c: config.Rename):
   if person.word == c.name:
     return tell(f"{file}: the person is called {c.name} already")
   check_word(c.name, person.model)
-  learned.save(file.parent, dataclasses.replace(person, word=c.name), file.name)
+  learned.write(file, dataclasses.replace(person, word=c.name))
   where = file.parent if file.name == learned.FILE else file
-  tell(
-    f"{where}: {person.word} is now {c.name}; "
-    f'try: idejax sample --identity {where} --prompt "a photo of {c.name} on the beach"'
-  )
+  prompt = shlex.quote(f"a photo of {c.name} on the beach")
+  hint = f"idejax sample --identity {shlex.quote(str(where))} --prompt {prompt}"
+  tell(f"{where}: {person.word} is now {c.name}; try: {hint}")
 
 
 def check_word(word: str, model: str):
