@@ -14,7 +14,7 @@ from idejax.miniature.judging import scoring
 from idejax.person.augment import resize, square
 from idejax.sampling.pipeline import Pipeline
 from idejax.storage import sheets
-from idejax.storage.files import replacing
+from idejax.storage.files import replacing, write_json
 from idejax.storage.sheets import Group, Section
 
 # In the words of the miniature, which every Stable Diffusion understands too.
@@ -119,18 +119,20 @@ def table(results: Mapping[str, Mapping[str, Any]], out: Path):
   """compare.md, .json and .png: a row per run folder, a column per figure. `name`s are what to show."""
   scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
   columns = list(next(iter(scored.values()), {}))
-  head = ["method", *columns, "train s"]
+  head = ["method", *columns, "steps", "batch", "train s"]
   body = [
     [
       r["name"],
       *(summary.show(scored[m][c]) if m in scored else "-" for c in columns),
+      *(str(r.get(k, "-")) if not isinstance(r.get(k), dict) else "by person" for k in ("steps", "batch")),
       f"{r['seconds']['train']:.0f}" if r["seconds"] else "-",
     ]
     for m, r in results.items()
   ]
   text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
-  for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
+  for name, content in (("compare.md", text),):
     with replacing(out / name) as temporary:
       temporary.write_text(content)
+  write_json(out / "compare.json", results)
   sheets.stack(out / "compare.png", [(results[m]["name"], out / m / "sheet.png") for m in results])
   print(text)

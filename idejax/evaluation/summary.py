@@ -36,5 +36,7 @@ def interval(values: Sequence[float | None], groups: Sequence[int], seed: int = 
 
 
 def show(x: Mapping[str, float]) -> str:
-  """An interval in words; one person has none."""
+  """An interval in words; one person has none, and what no prompt asks for is not measured."""
+  if not x["n"]:
+    return "not measured"
   return f"{x['mean']:.3f}" if x["n"] < 2 else f"{x['mean']:.3f} ({x['low']:.3f} to {x['high']:.3f})"

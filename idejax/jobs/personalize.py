@@ -4,24 +4,29 @@ A folder of people trains all of them at once (`fit.crowd`); `--compare` runs se
 """
 
 import dataclasses
-import math
+import importlib.util
 import resource
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from idejax import config, faces
+from idejax import config, faces, ranges
 from idejax.cli import method_options
 from idejax.cli.method_options import Settings
 from idejax.data import celebrities, people_folder
+from idejax.data.people import Person
 from idejax.errors import UserError, tell
 from idejax.evaluation import compare, report
+from idejax.jobs import run_folder
 from idejax.methods import METHODS
 from idejax.miniature.world import portraits
 from idejax.personalizing.learn import (
   Watch,
   check_name,
+  check_vit,
   description,
   open_model,
   provenance,
@@ -31,9 +36,11 @@ from idejax.personalizing.learn import (
   with_description,
 )
 from idejax.runtime import cores, distributed
-from idejax.runtime.progress import waiting
+from idejax.runtime.progress import label, waiting
 from idejax.sampling import learned
+from idejax.sampling import pipeline as pl
 from idejax.sampling.learned import Learned
+from idejax.storage import hub
 from idejax.storage.files import write_json
 from idejax.storage.folders import claim
 
@@ -43,7 +50,11 @@ def main(s: Settings):
   c = s.run
   check(s)
   cores.use(c.model)
-  out = c.out or Path("runs") / (Path(c.photo).stem if c.photo else "portrait")
+  out = Path(distributed.told(str(run_folder.choose(s))))
+  run_folder.refuse_other(s, out)
+  for name, e in compared(s, out).items():
+    run_folder.refuse_other(e, out / compare.folder(name))
+  warn_of_photographs(c)
   with distributed.by_first(lambda: claim(out)):
     if c.compare:
       against(s, out)
@@ -54,17 +65,21 @@ def main(s: Settings):
 def run(s: Settings, out: Path) -> dict[str, Any]:
   """One method, on one person or on a folder of them. Returns what report.json holds."""
   c, watch = s.run, Watch()
+  command = run_folder.command_digest(s, out)
+  if report_there := run_folder.finished(s, out):
+    tell(f"finished already: {out / 'sheet.png'}; another --out makes it again")
+    return report_there
 
   # ---- People and model ------------------------------------------------------------------------
   pack = faces.open_pack(c.pack)
   people = people_folder.read(c.photo or portrait_files(c, out), pack, c.name, face=c.face, parsing=c.parsing)
   pipe = open_model(c)
   names = celebrities.names(c.model, c.names)
-  if distributed.first():
-    write_json(out / "config.json", method_options.to_json(s))
-  s = with_description(s)
+  asked, s = s, with_description(s)
   for p in people:
     check_name(p.word, pipe)
+  check_vit(s, pipe)
+  check_prompts(s, people, pipe)
   watch.done("features")
 
   # ---- Train -----------------------------------------------------------------------------------
@@ -76,7 +91,9 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   everyone: list[Learned] = []
   for g, group in enumerate(groups):
     folder = out if len(groups) == 1 else out / f"group-{g:03d}"
-    everyone += train(s, pipe, pack, shared, group, folder, watch)
+    # What the run is, is written as soon as its checkpoints have accepted it: a refused command changes no file.
+    accepted = lambda: write_json(out / "config.json", method_options.to_json(asked)) if distributed.first() else None
+    everyone += train(s, pipe, pack, shared, group, folder, watch, accepted)
   crowd = len(people) > 1 or people[0].alone is False
   for p, who in distributed.mine(list(zip(people, everyone))):
     folder = out / p.stem if crowd else out
@@ -84,16 +101,17 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
     write_json(folder / "provenance.json", provenance(c, p, pipe, pack))
 
   # ---- Pictures and figures --------------------------------------------------------------------
-  made = report.sample(
-    pipe.with_people(*everyone),
-    people,
-    c.prompts or report.PROMPTS,
-    out,
-    num=c.num,
-    steps=c.sample_steps,
-    guidance=c.guidance,
-    seed=c.seed,
-  )
+  with label("sheet"):
+    made = report.sample(
+      pipe.with_people(*everyone),
+      people,
+      c.prompts or report.PROMPTS,
+      out,
+      num=c.num,
+      steps=c.sample_steps,
+      guidance=c.guidance,
+      seed=c.seed,
+    )
   watch.done("sample")
   if not distributed.first():
     return {}
@@ -106,13 +124,13 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
     "peak_memory_mb": memory(),
     "steps": watch.steps or s.cfg.steps,
     "batch": s.cfg.batch,
+    "command": command,
     "device": jax.devices()[0].device_kind,
   } | figures
   write_json(out / "report.json", facts)
   tell(report.lines(facts))
-  example = f'"a photo of {people[0].word} on the beach"'
-  where = out / people[0].stem if crowd else out
-  tell(f"done: {out / 'sheet.png'}; try: idejax sample --identity {where} --prompt {example} --out pictures")
+  example = shlex.quote(f"a photo of {people[0].word} on the beach")
+  tell(f"done: {out / 'sheet.png'}; try: idejax sample --identity {shlex.quote(str(out))} --prompt {example}")
   return facts
 
 
@@ -125,13 +143,18 @@ def portrait_files(c: config.Personalize, out: Path) -> Path:
 
 def against(s: Settings, out: Path):
   """Several methods on the same photos."""
-  c, entries = s.run, method_options.entries(s)
+  c, entries = s.run, compared(s, out)
+  if distributed.first():
+    write_json(out / "config.json", method_options.to_json(s))
   photo = c.photo or portraits.portray(out / "photos", c.split, c.drawn)
-  entries = {
-    n: Settings(dataclasses.replace(e.run, photo=photo, describe=description(c)), e.cfg) for n, e in entries.items()
-  }
   people = people_folder.read(photo, faces.open_pack(c.pack), c.name, face=c.face, parsing=c.parsing)
   compare.run(entries, run, people, open_model(c), out)
+
+
+def compared(s: Settings, out: Path) -> dict[str, Settings]:
+  """What --compare names, all of it on the same photos."""
+  about: dict[str, Any] = {"photo": s.run.photo or out / "photos", "describe": description(s.run)}
+  return {n: Settings(dataclasses.replace(e.run, **about), e.cfg) for n, e in method_options.entries(s).items()}
 
 
 # What a run needs.
@@ -140,29 +163,44 @@ def against(s: Settings, out: Path):
 def check(s: Settings):
   """UserError for what can be seen to be wrong without a model."""
   c = s.run
-  for name, value in dict(
-    num=c.num, sample_steps=c.sample_steps, at_a_time=c.at_a_time, steps=s.cfg.steps, batch=s.cfg.batch
-  ).items():
-    if value < 1:
-      raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-  for name, value in (vars(c) | vars(s.cfg)).items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a finite number")
-  if c.describe and {*"{}"} & {*c.describe}:
-    raise UserError(f"--describe is {c.describe!r}; braces mean the person")
-  if c.plateau < 0:
-    raise UserError(f"--plateau is {c.plateau}; it must be at least 0")
-  if not 0 <= c.seed < 2**64:
-    raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
-  if not c.name.strip() or any(x.isspace() for x in c.name):
-    raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
   if c.photo and not c.photo.exists():
     raise UserError(f"{c.photo} does not exist: give a photo or a folder of people")
+  if c.photo and not c.photo.is_file() and not c.photo.is_dir():
+    raise UserError(f"{c.photo} is no regular file: give a photo or a folder of people")
+  if c.photo and c.photo.is_dir() and c.name != config.Personalize.name:
+    raise UserError(f"--name {c.name} names one person, but {c.photo} is a folder: its people are named after their files")
+  for name, path in dict(vit=c.vit, parsing=c.parsing).items():
+    if path and not path.exists():
+      raise UserError(f"--{name} {path} does not exist")
+  if c.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+    raise UserError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"')
   for e in list(method_options.entries(s).values()) or [s]:
     method_options.check_parts(e)
   for p in c.prompts:
-    if "{}" not in p:
-      raise UserError(f"--prompts has {p!r}, without the {{}} that stands for the person")
+    if p.count("{}") > 1:
+      raise UserError(f"--prompts has {ranges.shown(p)}, with the person twice; a prompt names each person once")
+
+
+def check_prompts(s: Settings, people: Sequence[Person], pipe: pl.Pipeline):
+  """UserError if a prompt of the sheet is too long for the person's word to have room."""
+  needs = METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets)
+  for p in (s.run.prompts or report.PROMPTS) if needs.tokens else ():
+    for tokenizer in pipe.tokenizers:
+      tokenizer.encode([p.replace("{}", people[0].word)], {people[0].word: needs.tokens})
+
+
+def warn_of_photographs(c: config.Personalize):
+  """What the drawn world's networks make of a photograph is no likeness: said once, before anything is trained."""
+  if c.pack != config.Personalize.pack and c.model not in hub.BUILT_IN:
+    return
+  if not (real := run_folder.photos_too_real(c)):
+    return
+  what = [f"--model {c.model}"] * (c.model in hub.BUILT_IN) + [f"--pack {c.pack}"] * (c.pack == config.Personalize.pack)
+  tell(
+    f"warning: {real[0]} looks like a photograph, and {' and '.join(what)} know drawn people only: the pictures will "
+    f"not show who is in it. For photographs: idejax personalize {shlex.quote(str(c.photo))} --pack buffalo_l "
+    "--model stable-diffusion-v1-5/stable-diffusion-v1-5; to try idejax without downloads: idejax personalize"
+  )
 
 
 def memory() -> int:

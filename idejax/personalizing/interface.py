@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from idejax import config, faces
+from idejax import config, faces, ranges
 from idejax.cli import config_file, method_options, options
 from idejax.cli.method_options import Settings
 from idejax.data import celebrities, people_folder
 from idejax.data.people import Person, stem
-from idejax.errors import UserError
+from idejax.errors import UserError, tell
 from idejax.methods import METHODS
 from idejax.miniature.world import portraits
 from idejax.personalizing import learn
@@ -25,6 +25,7 @@ from idejax.runtime.progress import waiting
 from idejax.sampling.learned import Learned, save
 from idejax.sampling.pieces import Progress
 from idejax.sampling.pipeline import Pipeline
+from idejax.storage import hub
 from idejax.storage.files import write_json
 from idejax.storage.folders import claim
 
@@ -51,6 +52,9 @@ def personalize(
   drawn = photos is None
   about = dict(method=method, model=called, preset=preset, name=name, pack=pack if isinstance(pack, str) else pack.name)
   s = settings(about, given)
+  many = isinstance(photos, Mapping) or isinstance(photos, str | os.PathLike) and Path(photos).is_dir()
+  if many and name != config.Personalize.name:
+    raise UserError(f"name {name} names one person, but photos has several: each has a name of their own there")
   if not drawn and s.run.describe is None:
     s = Settings(dataclasses.replace(s.run, describe=""), s.cfg)
   if not isinstance(model, Pipeline):
@@ -61,13 +65,13 @@ def personalize(
       if drawn:
         photos = portraits.portray_one(folder / "portrait.png")
       people = read(photos, opened, s)
+    warn_of_photographs(s, people)
     pipe = model if isinstance(model, Pipeline) else learn.open_model(s.run)
+    learn.check_vit(s, pipe)
     found = _train(s, pipe, opened, list(people.values()), folder, progress)
     if out is not None:
       _keep(s, pipe, opened, people, found, folder)
-  if isinstance(photos, Mapping) or not next(iter(people.values())).alone:
-    return dict(zip(people, found))
-  return found[0]
+  return dict(zip(people, found)) if many else found[0]
 
 
 def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
@@ -87,8 +91,14 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
       near = options.nearest(key, free | own)
       raise UserError(f"{method} has no setting {key!r}{near}; it has {', '.join(sorted(own))}")
   cfg = dataclasses.replace(start, **typed({k: v for k, v in given.items() if k in own}, type(start)))
-  run = typed({k: v for k, v in given.items() if k in free} | dict(about), config.Personalize)
-  return Settings(config.Personalize(**run), cfg)
+  run = config.Personalize(**typed({k: v for k, v in given.items() if k in free} | dict(about), config.Personalize))
+  ranges.check(run, str)
+  ranges.check(cfg, str)
+  for key, path in dict(vit=run.vit, parsing=run.parsing, names=run.names).items():
+    if path and not path.exists():
+      raise UserError(f"{key}: {path} does not exist")
+  method_options.check_parts(s := Settings(run, cfg))
+  return s
 
 
 def options_of(kind: type, function: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +106,11 @@ def options_of(kind: type, function: str, given: Mapping[str, Any]) -> dict[str,
   known = {f.name for f in dataclasses.fields(kind)}
   if odd := sorted(given.keys() - known):
     raise UserError(f"{function} has no option {odd[0]!r}{options.nearest(odd[0], known)}")
-  return typed(given, kind)
+  out = typed(given, kind)
+  for field in dataclasses.fields(kind):
+    if field.name in out and (words := ranges.broken(out[field.name], field.type)):
+      raise UserError(f"{field.name} is {ranges.shown(out[field.name])}; it must {words}")
+  return out
 
 
 def typed(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -147,6 +161,19 @@ def read(photos: Any, pack: faces.Pack, s: Settings) -> dict[str, Person]:
   return out
 
 
+def warn_of_photographs(s: Settings, people: Mapping[str, Person]):
+  """As the command: what the drawn world's networks make of a photograph is no likeness."""
+  drawn = [f"pack {s.run.pack}"] * (s.run.pack == config.Personalize.pack)
+  drawn += [f"model {s.run.model}"] * (s.run.model in hub.BUILT_IN)
+  real = [i for p in people.values() for i in p.photos if max(i.photo.shape) > learn.DRAWN_SIDE]
+  if drawn and real:
+    tell(
+      f"warning: {real[0].meta['photo']} looks like a photograph, and {' and '.join(drawn)} know drawn people only: the "
+      "pictures will not show who is in it. For photographs: pack='buffalo_l', "
+      "model='stable-diffusion-v1-5/stable-diffusion-v1-5'"
+    )
+
+
 def _each(photos: Any, whose: str) -> Sequence[Any]:
   """A person's photos, of which a list has several."""
   several = list(photos) if isinstance(photos, list | tuple) else [photos]
@@ -171,7 +198,7 @@ def _train(
   found: list[Learned] = []
   for g, group in enumerate(groups):
     where = folder if len(groups) == 1 else folder / f"group-{g:03d}"
-    found += learn.train(s, pipe, pack, shared, group, where, watch, progress)
+    found += learn.train(s, pipe, pack, shared, group, where, watch, progress=progress)
   return [dataclasses.replace(x, portrait=p.photos[0].portrait) for x, p in zip(found, people)]
 
 

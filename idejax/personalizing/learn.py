@@ -1,8 +1,9 @@
 """One person or many, trained by one method: what everybody's training reads, and the training itself."""
 
 import dataclasses
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +18,40 @@ from idejax.errors import UserError, tell
 from idejax.methods import METHODS
 from idejax.methods.contract import Needs, encode_captions
 from idejax.miniature.world import portraits
+from idejax.model import tokens
 from idejax.model.conditioning import Prompts
 from idejax.person import face_vit, subjects
 from idejax.person.subject import Frozen
-from idejax.runtime.progress import waiting
+from idejax.runtime.progress import label, waiting
 from idejax.sampling import class_pictures
 from idejax.sampling import pipeline as pl
 from idejax.sampling.learned import Learned
 from idejax.sampling.pieces import Progress
 from idejax.storage import hub, tensorfiles
 from idejax.training import fit, loop
+
+DRAWN_SIDE = 128  # pixels: the drawn world's pictures have 64
+# Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
+FREE = (
+  "out",
+  "prompts",
+  "num",
+  "sample_steps",
+  "guidance",
+  "minutes",
+  "checkpoint_every",
+  "compare",
+  "given",
+  "consent",
+  "model",
+  "photo",
+  "drawn",
+  "split",
+  "tensorboard",
+  "vit",
+  "describe",
+  "strength",
+)
 
 
 def description(c: config.Personalize) -> str:
@@ -61,7 +86,8 @@ def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
   if not (prior := needs.class_pictures):
     return Shared(constants, captions, None, vit)
   alone = dataclasses.replace(pipe, shares=False)  # processes need not agree on what is in their caches
-  images = class_pictures.make(alone, prior.prompt, prior.count)
+  with label("class pictures"):
+    images = class_pictures.make(alone, prior.prompt, prior.count)
   return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1), vit)
 
 
@@ -73,16 +99,18 @@ def train(
   people: list[Person],
   folder: Path,
   watch: "Watch",
+  accepted: Callable[[], None] = lambda: None,
   progress: Progress | None = None,
 ) -> list[Learned]:
-  """Everybody in `people`, at once if there are several; what each has become. `progress`: see `loop.Run`."""
+  """Everybody in `people`, at once if there are several; what each has become. `accepted` is called when the
+  checkpoints that may be there have turned out to be this run's; `progress`: see `loop.Run`."""
   c, cfg, method, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
   augment = method.needs(cfg, b.nets).augment
   with waiting("encoding the photos"):
     read = [subjects.build(b, p.photos, pack, augment, c.seed, shared.prior, shared.vit) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
-  facts = {k: v for k, v in method_options.to_json(s).items() if k not in _FREE}
+  facts = {k: v for k, v in method_options.to_json(s).items() if k not in FREE}
   if c.accumulate == 1:
     del facts["accumulate"]  # runs that began before there was a choice go on
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
@@ -124,9 +152,14 @@ def train(
         plateau=c.plateau,
         accumulate=c.accumulate,
       )
+  check_disk(folder, state)
+  begun = False
   for done, after in fit.train(
     step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if one else len(people)
   ):
+    if not begun:
+      accepted()
+      begun = True
     if done == 1:
       watch.done("compile")
     last = after
@@ -154,9 +187,25 @@ def train(
 
 def check_name(word: str, pipe: pl.Pipeline):
   """UserError if a name is an ordinary word of the model: prompts with that word would change."""
-  ids = pipe.tokenizers[0].bpe(word, add_special_tokens=False)["input_ids"]
-  if len(ids) == 1 and word.isalnum():
+  if tokens.knows(pipe.tokenizers[0], word):
     raise UserError(f"--name {word}: this is a word that the model knows; choose one like <{word}>")
+
+
+def check_vit(s: Settings, pipe: pl.Pipeline):
+  """UserError if --vit is given and not read."""
+  if s.run.vit and not METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets).face_vit:
+    raise UserError(
+      f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit"
+    )
+
+
+def check_disk(folder: Path, state: Any):
+  """UserError if two checkpoints of this state would not fit on the disk."""
+  need, free = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder.parent).free
+  if free < need:
+    raise UserError(
+      f"{folder}: the run's checkpoints need {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free"
+    )
 
 
 def open_model(c) -> pl.Pipeline:
@@ -184,28 +233,6 @@ def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, A
     "jax": jax.__version__,
     "ai_generated": "pictures made with this identity are synthetic",
   }
-
-
-# Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
-_FREE = (
-  "out",
-  "prompts",
-  "num",
-  "sample_steps",
-  "guidance",
-  "minutes",
-  "checkpoint_every",
-  "compare",
-  "consent",
-  "model",
-  "photo",
-  "drawn",
-  "split",
-  "tensorboard",
-  "vit",
-  "describe",
-  "strength",
-)
 
 
 class Watch:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
 from idejax.methods import METHODS
+from idejax.methods.contract import todays_names
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
@@ -78,7 +79,12 @@ class Learned:
 
 
 def save(folder: Path, person: Learned) -> Path:
-  """Write `folder`/identity.safetensors: float32 tensors, and all else as JSON in its metadata."""
+  """Write `folder`/identity.safetensors."""
+  return write(folder / FILE, person)
+
+
+def write(path: Path, person: Learned) -> Path:
+  """A person as a file: float32 tensors, and all else as JSON in its metadata."""
   facts = {
     "word": person.word,
     "method": person.method,
@@ -88,20 +94,45 @@ def save(folder: Path, person: Learned) -> Path:
     "licence": person.licence,
   }
   tensors = {k: np.asarray(v, np.float32) for k, v in _flatten(person.identity, "")}
-  path = folder / FILE
   tensorfiles.write(path, tensors, {_KEY: json.dumps(facts)})
   return path
 
 
 def file(path: Path) -> Path:
-  """The identity's file, given as such or by its run folder. UserError if it is not there."""
-  found = path / FILE if path.is_dir() else path
-  if not found.is_file():
+  """One identity's file, given as such or by its run folder. UserError if it is not there, or if there are several."""
+  found = files(path)
+  if len(found) > 1:
+    raise UserError(f"{path} holds {len(found)} people: name one, such as {found[0].parent}")
+  return found[0]
+
+
+def files(path: Path) -> list[Path]:
+  """The identities of a run: of one person, or of everyone in a crowd's folder. UserError if there are none."""
+  if (path / "compare.json").is_file():
+    runs = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
+    raise UserError(f"{path} compares several methods: name one of its folders ({', '.join(runs)})")
+  found = [path / FILE] if path.is_dir() else [path]
+  if not found[0].is_file():
+    found = sorted(path.glob(f"*/{FILE}")) if path.is_dir() else []
+  if not found:
     raise UserError(
       f"{path} holds no {FILE}: give the folder that idejax personalize wrote"
       + (", once it has finished" if path.is_dir() else "")
     )
   return found
+
+
+def word(file: Path) -> str:
+  """The word of an identity's file, without its tensors. UserError says what is wrong with it."""
+  try:
+    with safe_open(file, "numpy") as f:
+      return str(json.loads((f.metadata() or {})[_KEY])["word"])
+  except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+    raise _not_ours(file, e) from e
+
+
+def _not_ours(path: Path, e: Exception) -> UserError:
+  return UserError(f"{path} is no identity of this idejax: {type(e).__name__} {str(e)[:120]}")
 
 
 def load(path: str | os.PathLike[str]) -> Learned:
@@ -112,7 +143,7 @@ def load(path: str | os.PathLike[str]) -> Learned:
       facts = json.loads((f.metadata() or {})[_KEY])
       tensors = {k: f.get_tensor(k) for k in f.keys()}
     module = METHODS[facts["method"]]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()}
     return Learned(
       facts["word"],
       facts["method"],
@@ -123,7 +154,7 @@ def load(path: str | os.PathLike[str]) -> Learned:
       facts.get("licence", ""),
     )
   except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path} is no identity of this idejax: {type(e).__name__} {str(e)[:120]}") from e
+    raise _not_ours(path, e) from e
 
 
 def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str, *, other: bool = False):

@@ -63,7 +63,7 @@ class Pipeline:
     named = dict(self.people)
     for p in people:
       if p.word in named:
-        raise UserError(f"two people are called {p.word}; rename one of them")
+        raise UserError(f"two people are called {p.word}; rename one of them: idejax rename RUN NEW_NAME")
       learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
       identity = sharding.replicate(dict(p.identity), self.mesh)
       named[p.word] = dataclasses.replace(p, identity=identity)

@@ -210,6 +210,7 @@ class _Log:
     self._now: list[tuple[int, Any]] = []
     self._before: list[tuple[int, Any]] = []
     self._began = time.monotonic()
+    self._compiled: tuple[int, float] | None = None  # steps done, and when, once the first has told its loss
     self._file = None
     if jax.process_index() == 0:
       run.folder.mkdir(parents=True, exist_ok=True)
@@ -253,14 +254,24 @@ class _Log:
         self.run.progress(r["step"] + 1, self.run.steps, r)
       return
     done, spent = rows[-1]["step"] + 1, time.monotonic() - self._began
-    rate = (done - self.start) / max(spent, 1e-9)
-    left = (self.run.steps - done) / rate
-    if self.run.minutes is not None:
-      left = min(left, max(0.0, 60 * self.run.minutes - spent))
     finite = [r["loss"] for r in rows if r["loss"] is not None]
     loss = sum(finite) / len(finite) if finite else math.nan
     skipped = f", {rows[-1]['skipped']} skipped" if rows[-1]["skipped"] else ""
-    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}, {rate:.2f} steps/s, {_clock(left)} left{skipped}")
+    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}{self._pace(done, spent)}{skipped}")
+
+  def _pace(self, done: int, spent: float) -> str:
+    """Speed and time left. The first step is left out: it waited for the compiler."""
+    if self._compiled is None:
+      self._compiled = done, spent
+      return f", first step after {spent:.0f} s"
+    steps, seconds = done - self._compiled[0], spent - self._compiled[1]
+    if steps <= 0:
+      return ""
+    rate = steps / max(seconds, 1e-9)
+    left = (self.run.steps - done) / rate
+    if self.run.minutes is not None:
+      left = min(left, max(0.0, 60 * self.run.minutes - spent))
+    return f", {rate:.2f} steps/s, {_clock(left)} left"
 
   def close(self):
     for out in (self._file, self._board):
