@@ -29,7 +29,7 @@ if TYPE_CHECKING:
   StrPath = str | os.PathLike[str]
 
 __version__ = "0.1.0"
-__all__ = ["Error", "convert", "export", "identity", "load", "person", "personalize", "portrait", "sheet"]
+__all__ = ["Error", "convert", "export", "identity", "load", "open_person", "personalize", "portrait", "sheet"]
 
 
 def load(
@@ -98,7 +98,7 @@ def personalize(
   return interface.personalize(photos, method, model, preset, name, pack, out, progress, settings)
 
 
-def person(folder: "StrPath") -> "Learned":
+def open_person(folder: "StrPath") -> "Learned":
   """Someone who was learned before: a run folder of `personalize`, or its identity.safetensors."""
   from idejax.sampling import learned
 

@@ -55,7 +55,7 @@ class Learned:
     return float(self.identity["scale"]) if "scale" in self.identity else None
 
   def save(self, folder: str | os.PathLike[str]) -> Path:
-    """Write FOLDER/identity.safetensors, which `idejax.person` and `idejax sample --identity FOLDER` read."""
+    """Write FOLDER/identity.safetensors, which `idejax.open_person` and `idejax sample --identity FOLDER` read."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     return save(Path(folder), self)
 
