@@ -21,7 +21,6 @@ REQUIRES = [
   "tensorflow-datasets>=4.9.10",
   "importlib_resources",  # tensorflow-datasets needs it on every Python but declares it below 3.9
   "array_record>=0.8",
-  "tyro>=1.0",
   "msgpack>=1.0",
   "numpy>=2.0",
   "pillow>=11",
@@ -34,6 +33,7 @@ EXTRAS = {
   "cpu": ["onnxruntime>=1.20"],
   "cuda": ["jax[cuda13]>=0.10.2,<0.11", "onnxruntime-gpu[cuda,cudnn]>=1.20"],
   "tpu": ["jax[tpu]>=0.10.2,<0.11", "onnxruntime>=1.20"],
+  "export": ["torch>=2.6", "peft>=0.17"],  # certificates and comparisons run diffusers, which reads LoRA with peft
   "plan": ["libtpu==0.0.42.*"],  # what jax 0.10.2 pins; compiles for TPU topologies without a TPU
   "tensorboard": ["tensorboardX>=2.6"],
   "app": ["gradio>=6.31,<7"],  # brings fastapi and uvicorn

@@ -23,7 +23,7 @@ class TextualInversion:
       import torch
       import transformers
     except ImportError as error:
-      raise UserError('--vs diffusers needs PyTorch: pip install "idejax[test]"') from error
+      raise UserError('--vs diffusers needs PyTorch: pip install -e ".[export]"') from error
     if len(params["rows"]) > 1:
       raise UserError("--vs diffusers compares models with one text encoder; SDXL has two")
     diffusers.utils.logging.set_verbosity_error()

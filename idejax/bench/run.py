@@ -208,7 +208,7 @@ class _Peer:
       import diffusers
       import torch
     except ImportError as e:
-      raise UserError('--vs diffusers needs PyTorch: pip install "idejax[test]"') from e
+      raise UserError('--vs diffusers needs PyTorch: pip install -e ".[export]"') from e
     self.torch, self.diffusers = torch, diffusers
     diffusers.utils.logging.set_verbosity_error()
     if c.threads:

@@ -24,7 +24,8 @@ COMMANDS = {
   "sample": (config.Sample, "idejax.jobs.sample", "prompts -> pictures, with any SD 1.x, 2.x or SDXL folder"),
   "export": (config.Export, "idejax.jobs.export", "a person -> files that diffusers opens, with a certificate"),
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
-  "identity": (config.Identity, "idejax.jobs.identity", "photos -> identities: faces found, aligned, embedded"),
+  "rename": (config.Rename, "idejax.jobs.rename", "another word for a learned person"),
+  "identity": (config.Identity, "idejax.jobs.identity", "photos -> face records: faces found, aligned, embedded"),
   "evaluate": (config.Evaluate, "idejax.jobs.evaluate", "people, methods, pictures by the same judges -> tables"),
   "comic": (config.Comic, "idejax.app.comic", "a story -> a comic whose people keep their faces"),
   "app": (config.App, "idejax.app.serve", "the same in a browser, on this machine"),
@@ -70,6 +71,8 @@ def _run(args: list[str]) -> int:
   except Exception as e:
     if os.environ.get("IDEJAX_TRACEBACK"):
       raise
+    if trouble := _disk_trouble(e):
+      return _fail(f"output: {trouble}")
     if distributed.lost(e):
       return _fail(distributed.LOST)
     if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
@@ -97,6 +100,19 @@ _MEMORY = (
   "out of memory; use a smaller --batch, --dtype bfloat16, --tiled or a smaller --height and "
   "--width; what was finished stays"
 )
+
+
+def _disk_trouble(e: BaseException) -> str | None:
+  """What a library's own exception tells of the disk: writers of checkpoints wrap the system's error in theirs."""
+  seen: BaseException | None = e
+  while seen is not None:
+    if isinstance(seen, OSError) and seen.errno in _DISK:
+      return _DISK[seen.errno]
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+      if os.strerror(number).lower() in str(seen).lower() or f"os error {number}" in str(seen).lower():
+        return _DISK[number]
+    seen = seen.__cause__ or seen.__context__
+  return None
 
 
 def _fail(message: str) -> int:
@@ -191,9 +207,10 @@ def _usage() -> str:
       "commands:",
       *lines,
       "",
-      '  idejax sample --model FOLDER --prompt "a photo of a cat" --out pictures',
+      '  idejax sample --prompt "a photo of a woman with red hair on the beach"',
       "",
-      "exit code: 0 done, 2 something to put right (one sentence says what), 130 interrupted.",
+      "exit code: 0 done, 2 something to put right (one sentence says what), 130 interrupted,",
+      "1 a mistake in idejax itself, 141 the reader of its output (a pager) has gone.",
       "IDEJAX_CACHE: folder of compiled programs (default ~/.cache/idejax/xla; `off` for none).",
       "IDEJAX_TRACEBACK=1: show where an unexpected error arose.",
       "Several processes, one job: --coordinator HOST:PORT --processes N --process I (launch/README.md).",

@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from idejax import ranges
 from idejax.errors import UserError
 
 
@@ -32,7 +33,7 @@ def variables(path: Path) -> dict[str, Any]:
 
 
 def _typed(path: Path, value: Any) -> Any:
-  """The same config with strings for paths made paths; UserError for a field of another type."""
+  """The same config with strings for paths made paths; UserError for a field of another type or out of its range."""
   changes = {}
   for field in dataclasses.fields(value):
     x = getattr(value, field.name)
@@ -43,11 +44,14 @@ def _typed(path: Path, value: Any) -> Any:
     if not fits(x, field.type):
       raise UserError(f"{path}: {field.name} is {x!r}; it must be {expected(field.type)}")
     changes[field.name] = x
-  return dataclasses.replace(value, **changes)
+  typed = dataclasses.replace(value, **changes)
+  ranges.check(typed, lambda name: f"{path}: {name}")
+  return typed
 
 
 def fits(x: Any, kind: Any) -> bool:
   """Whether a value is of a field's type."""
+  kind = ranges.plain(kind)
   origin, args = typing.get_origin(kind), typing.get_args(kind)
   if origin is Literal:
     return x in args
@@ -62,6 +66,7 @@ def fits(x: Any, kind: Any) -> bool:
 
 def expected(kind: Any) -> str:
   """A field's type in words, for error messages."""
+  kind = ranges.plain(kind)
   args = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
   if typing.get_origin(kind) is Literal:
     return f"one of {', '.join(map(str, args))}"

@@ -3,14 +3,15 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from idejax import config
-from idejax.cli import config_file, options
+from idejax import config, ranges
+from idejax.cli import config_file, hints, options
 from idejax.errors import UserError
 from idejax.methods import METHODS
-from idejax.methods.contract import default_preset
+from idejax.methods.contract import default_preset, todays_names
 from idejax.model import families
 from idejax.storage import hub
 
@@ -18,49 +19,73 @@ from idejax.storage import hub
 class Settings(NamedTuple):
   run: config.Personalize
   cfg: Any  # the method's Config
+  given: tuple[str, ...] = ()  # with --compare: fields of `cfg` that the command sets, for every method
 
 
 def parse(args: list[str], prog: str) -> Settings | None:
-  """Flags into settings, None after --help."""
+  """Flags into settings, None after --help or --preset list."""
   base, fields, args = _config_file(args)
+  given = set(fields.pop("given", () if "compare" in fields else tuple(fields)))  # a run's JSON has all fields
   method = _value(args, "--method") or fields.pop("method", None) or base.method
   if method not in METHODS:
     raise UserError(f"--method is {method!r}{options.nearest(method, METHODS)}; it must be one of {', '.join(METHODS)}")
   model = _value(args, "--model") or fields.get("model", base.model)
   chosen = _value(args, "--preset") or fields.pop("preset", None) or base.preset
+  if chosen == "list":
+    return print("\n".join(list_presets(method)))
+  fields = todays_names(METHODS[method].Config, fields)
   start = dataclasses.replace(preset(method, chosen, model), **_own(fields, METHODS[method].Config))
   own: dict[str, Any] = _own(fields, config.Personalize) | {"method": method, "preset": chosen}
   base = dataclasses.replace(base, **own)
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
   kind = _joined(type(start), method)
-  value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)))
+  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model))}
+  value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=said)
   if value is None:
     return None
   pick = lambda source: type(source)(**{n: getattr(value, n) for n in _names(type(source))})
-  return Settings(pick(base), pick(start))
+  run, cfg = pick(base), pick(start)
+  given |= {o.name for o in options.options(kind) if options.is_given(o, args)}
+  return Settings(run, cfg, tuple(sorted(given & _names(type(cfg)))) if run.compare else ())
 
 
 def preset(method: str, name: str | None, model: str) -> Any:
   """A preset's Config; by default the one for the model's family. UserError if there is none of that name."""
   presets = METHODS[method].PRESETS
-  name = name or default_preset(presets, model in hub.BUILT_IN, families.is_sdxl(model))
+  name = name or _default_preset(method, model)
   if name not in presets:
     raise UserError(f"{method} has no preset {name!r}{options.nearest(name, presets)}; it has {', '.join(presets)}")
   return presets[name]
 
 
+def _default_preset(method: str, model: str) -> str:
+  return default_preset(METHODS[method].PRESETS, model in hub.BUILT_IN, families.is_sdxl(model))
+
+
+def list_presets(method: str) -> Iterator[str]:
+  """What --preset list prints: every preset, and its values where they are not the method's defaults."""
+  plain = METHODS[method].Config()
+  yield f"presets of {method} (values that differ from the method's own defaults):"
+  for name, cfg in METHODS[method].PRESETS.items():
+    values = {k: v for k, v in _values(cfg).items() if v != getattr(plain, k)}
+    shown = (f"{k}={v if not isinstance(v, tuple) else f'({len(v)} texts)'}" for k, v in values.items())
+    yield f"  {name:20} {', '.join(shown) or 'the defaults'}"
+  yield f"the defaults: {', '.join(f'{k}={v}' for k, v in _values(plain).items() if not isinstance(v, tuple))}"
+
+
 def check_parts(s: Settings):
   """UserError if --accumulate does not divide the batch."""
   parts, batch = s.run.accumulate, s.cfg.batch
-  if parts < 1 or batch % parts:
+  if batch % parts:
     raise UserError(f"--accumulate is {parts}; it must divide the batch of {s.run.method}, {batch}")
 
 
 def entries(s: Settings) -> dict[str, Settings]:
   """What --compare names, METHOD[/PRESET][/FIELD[=VALUE]]..., each with its settings; {} for nothing.
 
-  A method named as --method is, with nothing after it, has the settings given for that.
+  Training options given beside --compare hold for every method: UserError where one does not have them. A
+  method named as --method is, with nothing after it, also has what its --preset says.
   """
   names = [x.strip() for x in s.run.compare.split(",")] if s.run.compare else []
   return {name: _entry(name, s) for name in names}
@@ -69,20 +94,40 @@ def entries(s: Settings) -> dict[str, Settings]:
 def _entry(name: str, s: Settings) -> Settings:
   method, *parts = name.split("/")
   if method not in METHODS:
-    raise UserError(f"--compare names {method!r}; methods are {', '.join(METHODS)}")
+    raise UserError(f"--compare names {method!r}{options.nearest(method, METHODS)}; methods are {', '.join(METHODS)}")
   chosen = parts.pop(0) if parts and parts[0] in METHODS[method].PRESETS else None
   own = method == s.run.method and chosen is None
   cfg = s.cfg if own else preset(method, chosen, s.run.model)
-  for part in parts:
-    field, equals, text = part.partition("=")
-    if field not in _names(type(cfg)):
+  for field in s.given:
+    value = getattr(s.cfg, field)
+    if field not in _names(type(cfg)) or not config_file.fits(value, typing.get_type_hints(type(cfg))[field]):
+      flag = "--" + field.replace("_", "-")
       raise UserError(
-        f"--compare has {name!r}: {method} has no preset or setting {field!r}"
-        f"{options.nearest(field, [*_names(type(cfg)), *METHODS[method].PRESETS])}"
+        f"{flag} {value} does not suit {method}, which --compare names: options beside --compare hold for every "
+        f"method; write --compare {s.run.method}/{field}={value},... for one"
       )
-    cfg = dataclasses.replace(cfg, **_own({field: _read(text) if equals else True}, type(cfg)))
+    cfg = dataclasses.replace(cfg, **{field: value})
+  for part in parts:
+    cfg = dataclasses.replace(cfg, **_setting(name, part, method, cfg))
+  ranges.check(cfg, lambda field: f"--compare has {name!r}: {field}")
   run: dict[str, Any] = {"method": method, "compare": "", "preset": s.run.preset if own else chosen}
   return Settings(dataclasses.replace(s.run, **run), cfg)
+
+
+def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
+  """FIELD=VALUE, or FIELD for a boolean that is set, or no_FIELD for one that is not (or whose choice is "none")."""
+  field, equals, text = part.partition("=")
+  kinds = typing.get_type_hints(type(cfg))
+  off = {"no_" + f: False if k is bool else "none" for f, k in kinds.items() if k is bool or "none" in typing.get_args(k)}
+  if field in off and field not in kinds and not equals:
+    return {field[3:]: off[field]}
+  fields = {field: _read(text) if equals else True}
+  if field not in _names(type(cfg)):
+    known = [*_names(type(cfg)), *off, *METHODS[method].PRESETS]
+    raise UserError(
+      f"--compare has {name!r}: {method} has no preset or setting {field!r}{options.nearest(field, known)}"
+    )
+  return _own(fields, type(cfg))
 
 
 def _read(text: str) -> Any:
@@ -96,36 +141,28 @@ def _read(text: str) -> Any:
 def to_json(s: Settings) -> dict[str, Any]:
   """What config.json holds: every field, so that the run can be repeated with --config."""
   plain = lambda x: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
-  return {k: plain(v) for k, v in (_values(s.run) | _values(s.cfg)).items()}
+  given: dict[str, Any] = {"given": list(s.given)} if s.run.compare else {}
+  return {k: plain(v) for k, v in (_values(s.run) | _values(s.cfg)).items()} | given
 
 
 def _joined(cfg: type, method: str) -> type:
   """One flat dataclass: the fields of the command, then those of the method."""
   if both := _names(config.Personalize) & _names(cfg):
     raise TypeError(f"{method} and personalize both have {sorted(both)}")
-  # Inherited, not copied: tyro reads the help of a field from the source of the class that declares it.
-  about: dict[str, Any] = {
-    "__doc__": config.Personalize.__doc__,
-    "__module__": config.Personalize.__module__,
-    "__annotations__": {},
-  }
+  about: dict[str, Any] = {"__doc__": config.Personalize.__doc__, "__annotations__": {}, "REST": f"options of {method}"}
   kind = type("Personalize", (cfg, config.Personalize), about)
   return dataclasses.dataclass(frozen=True)(kind)
 
 
 def _config_file(args: list[str]) -> tuple[config.Personalize, dict[str, Any], list[str]]:
   """--config FILE.json of an earlier run: its fields; FILE.py: `config`, and the method's own as `settings`, a dict."""
-  for i, arg in enumerate(args):
-    if arg == "--config" or arg.startswith("--config="):
-      inline = "=" in arg
-      if not inline and i + 1 == len(args):
-        raise UserError("--config is without its value; give a file")
-      path = Path(arg.partition("=")[2] if inline else args[i + 1])
-      rest = args[:i] + args[i + (1 if inline else 2) :]
-      if path.suffix != ".json":
-        return config_file.load(path, config.Personalize), dict(config_file.variables(path).get("settings", {})), rest
-      return config.Personalize(), _read_json(path), rest
-  return config.Personalize(), {}, args
+  file, rest = options.take(args, "--config", "give a file")
+  if file is None:
+    return config.Personalize(), {}, args
+  path = Path(file)
+  if path.suffix != ".json":
+    return config_file.load(path, config.Personalize), dict(config_file.variables(path).get("settings", {})), rest
+  return config.Personalize(), _read_json(path), rest
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -151,12 +188,12 @@ def _own(fields: dict[str, Any], kind: type) -> dict[str, Any]:
 
 
 def _value(args: list[str], flag: str) -> str | None:
-  for i, arg in enumerate(args):
-    if arg == flag and i + 1 < len(args):
-      return args[i + 1]
-    if arg.startswith(flag + "="):
-      return arg.partition("=")[2]
-  return None
+  """The value of a flag, the last if it is given several times."""
+  found = None
+  while flag in args or any(a.startswith(flag + "=") for a in args):
+    value, args = options.take(args, flag, "see idejax personalize --help")
+    found = value
+  return found
 
 
 def _names(kind: type) -> set[str]:

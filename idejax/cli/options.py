@@ -1,159 +1,187 @@
-"""Flags and `--config FILE` into a command's config; every mistake becomes one sentence."""
+"""Flags and `--config FILE` into a command's config, a frozen dataclass; every mistake becomes one sentence.
 
-import contextlib
+A field is an option: its type says what values it takes (`ranges` which of them are allowed), its default
+whether it may be left out, the string below it what `--help` says. Booleans are `--x` and `--no-x`; tuples take
+several values and may be repeated. A field whose metadata say `positional` is also given without its flag.
+"""
+
 import dataclasses
 import difflib
 import inspect
-import io
-import os
 import re
-import textwrap
+import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal, NamedTuple
 
+from idejax import ranges
 from idejax.cli import config_file
-from idejax.errors import UserError, one_line
+from idejax.errors import UserError
+
+_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
+HELP = ("-h", "--help", "--help-all")
 
 
-def parse(kind: type, args: list[str], prog: str, default: Any = None) -> Any:
-  """Flags into a config, None after --help; `--config FILE`, or else `default`, sets their defaults."""
+class Option(NamedTuple):
+  """A field as the parser sees it."""
+
+  name: str  # of the field
+  kind: Any  # int, float, str, bool, Path or a Literal: of one value
+  several: bool
+  required: bool
+  positional: bool
+
+  @property
+  def flag(self) -> str:
+    return "--" + self.name.replace("_", "-")
+
+
+def parse(kind: type, args: list[str], prog: str, default: Any = None, hints: Mapping[str, str] | None = None) -> Any:
+  """Flags into a config, None after --help; `--config FILE`, or else `default`, sets their defaults.
+
+  hints: what stands in help texts for a name in braces, such as {guidance}. See `help.text`.
+  """
   if default is None:
     default, args = _config_file(kind, args)
-  fields = {"--" + f.name.replace("_", "-"): f for f in dataclasses.fields(kind)}
-  args = [a.replace("_", "-") if a.startswith("--") and "=" not in a else a for a in args]
-  args = _merge_repeats(_named(args, fields), {o for o, f in fields.items() if typing.get_origin(f.type) is tuple})
-  if "-h" not in args and "--help" not in args:
-    switch = lambda t: bool in (t, *typing.get_args(t))
-    known = {*fields, *("--no-" + o[2:] for o, f in fields.items() if switch(f.type))}
-    for flag in (a.partition("=")[0] for a in args if a.startswith("--")):
-      if flag not in known:
-        raise UserError(f"unknown option {flag}{nearest(flag, known)}; see {prog} --help")
-    absent = dataclasses.MISSING
-    needed = [o for o, f in fields.items() if f.default is f.default_factory is absent]
-    for flag in needed:
-      if default is None and not any(a.partition("=")[0] == flag for a in args):
-        raise UserError(f"{flag} is missing; see {prog} --help")
+  known = options(kind)
+  if any(a in HELP for a in args):
+    from idejax.cli import help  # reading sources takes a moment that a run does not need
 
-  # Plain text in place of tyro's boxes: it can be copied, piped and read aloud.
-  os.environ |= {"PYTHON_TYRO_UTF8_BOXES": "False", "PYTHON_TYRO_ANSI_CODES": "False"}
-  import tyro
-
-  # None, nothing and off explain themselves in the option's own words.
-  hint = lambda text: "" if text in ("None", "", "''", "False") else f"(default: {text})"
-  mark = lambda t: tyro.conf.arg(help_behavior_hint=hint, metavar="TEXT [TEXT ...]" if t == tuple[str, ...] else None)
-  shown = dict(
-    __annotations__={f.name: Annotated[f.type, mark(f.type)] for f in fields.values()},
-    __doc__=kind.__doc__,
-    __module__=kind.__module__,
-  )
-  twin: Any = dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), shown))
-  values = lambda c: {f.name: getattr(c, f.name) for f in fields.values()}
-  description = (
-    f"{inspect.cleandoc(kind.__doc__ or '')}\n\nDefaults can come from a Python file that "
-    f"says config = {kind.__name__}(...): --config FILE; other options override it."
-  )
-  said = io.StringIO()
-  try:
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-      return kind(
-        **values(
-          tyro.cli(
-            twin,
-            args=args,
-            prog=prog,
-            description=description,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
-            **({} if default is None else {"default": twin(**values(default))}),
-          )
-        )
-      )
-  except SystemExit as e:
-    if not e.code:
-      return print(_wrapped(said.getvalue()))
-    raise UserError(f"{_sentence(said.getvalue(), fields)}; see {prog} --help") from e
+    return print(help.text(kind, known, prog, default, hints or _hints(args), everything="--help-all" in args))
+  given = _read(args, known, prog)
+  values = given if default is None else vars(default) | given
+  for o in known:
+    if o.required and o.name not in values:
+      raise UserError(f"{o.flag} is missing; see {prog} --help")
+  config = kind(**values)
+  ranges.check(config)
+  return config
 
 
-def _config_file(kind: type, args: list[str]) -> tuple[Any, list[str]]:
-  for i, arg in enumerate(args):
-    if arg == "--config":
-      if i + 1 == len(args):
-        raise UserError("--config is without its value; give a Python file")
-      return config_file.load(Path(args[i + 1]), kind), args[:i] + args[i + 2 :]
-    if arg.startswith("--config="):
-      return config_file.load(Path(arg.removeprefix("--config=")), kind), args[:i] + args[i + 1 :]
-  return None, args
-
-
-def _named(args: list[str], fields: dict[str, Any]) -> list[str]:
-  """Words before the first option belong to the field that is marked positional, if there is one."""
-  flag = next((o for o, f in fields.items() if f.metadata.get("positional")), None)
-  words = next((i for i, a in enumerate(args) if a.startswith("-")), len(args))
-  return [flag, *args] if flag and words else args
-
-
-def _merge_repeats(args: list[str], several: set[str]) -> list[str]:
-  """`--prompt a --prompt b` means `--prompt a b`; tyro alone would drop the first."""
-  first: dict[str, int] = {}
-  out: list[str] = []
-  into: str | None = None  # the earlier flag whose values these are
-  for arg in _opened(args, several):
-    if arg.startswith("--"):
-      into = arg if arg in first else None
-    if arg == into:
-      continue
-    if into is not None:
-      for flag, at in first.items():
-        if at > first[into]:
-          first[flag] += 1
-      out.insert(_end(out, first[into]), arg)
-      continue
-    if arg in several:
-      first[arg] = len(out)
-    out.append(arg)
+def options(kind: type) -> list[Option]:
+  """The fields of a config, those that classes below it declare included."""
+  out = []
+  for f in dataclasses.fields(kind):
+    several = typing.get_origin(ranges.plain(f.type)) is tuple
+    required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    out.append(Option(f.name, _single(f.type), several, required, bool(f.metadata.get("positional"))))
   return out
 
 
-def _opened(args: list[str], several: set[str]) -> Iterator[str]:
-  """`--flag=value` of such options as two words, unless the value looks like an option itself."""
-  for arg in args:
-    flag, equals, value = arg.partition("=")
-    if flag in several and equals and not value.startswith("-"):
-      yield from (flag, value)
-    else:
-      yield arg
+def _single(kind: Any) -> Any:
+  """The type of one value: of `tuple[int, ...] | None` int."""
+  kind = ranges.plain(kind)
+  if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple):
+    return _single(next(a for a in typing.get_args(kind) if a not in (type(None), ...)))
+  return kind
 
 
-def _end(args: list[str], at: int) -> int:
-  """Position after the values of the flag at `at`."""
-  while at + 1 < len(args) and not args[at + 1].startswith("--"):
-    at += 1
-  return at + 1
+def _read(args: list[str], known: list[Option], prog: str) -> dict[str, Any]:
+  """{field: value} of what the flags say. Of a flag given twice the last counts; of several values, all."""
+  flags = {o.flag: o for o in known}
+  spellings = {*flags, *("--no-" + o.flag[2:] for o in known if o.kind is bool)}
+  loose = [o for o in known if o.positional]  # words without a flag are their values, in this order
+  out: dict[str, Any] = {}
+  at = 0
+  while at < len(args):
+    word, at = args[at], at + 1
+    if not word.startswith("--"):
+      if not loose or word.startswith("-"):
+        hint = " (write a value that begins with a dash as --option=-value)" if word.startswith("-") else ""
+        raise UserError(f"{ranges.shown(word)} belongs to no option{hint}; see {prog} --help")
+      _put(out, loose[0], [word], prog)
+      if not loose[0].several:
+        del loose[0]
+      continue
+    flag, inline, value = word.partition("=")
+    flag = flag.replace("_", "-")
+    if flag not in spellings:
+      raise UserError(f"unknown option {flag}{nearest(flag, spellings)}; see {prog} --help")
+    if flag not in flags or flags[flag].kind is bool:
+      if inline:
+        raise UserError(f"{flag} takes no value; write {flag} or its opposite; see {prog} --help")
+      name = flag if flag in flags else "--" + flag[5:]
+      out[flags[name].name] = flag in flags
+      continue
+    option, values = flags[flag], [value] if inline else []
+    while not inline and at < len(args) and not _dashed(args[at]) and (option.several or not values):
+      values.append(args[at])
+      at += 1
+    if not values and not option.several:
+      raise UserError(f"{flag} is without its value; it must be {config_file.expected(option.kind)}; see {prog} --help")
+    _put(out, option, values, prog)
+  return out
 
 
-def _sentence(box: str, fields: dict[str, Any]) -> str:
-  """What tyro printed in a box, as one sentence in our words."""
-  parts = re.split(r"\n\W*-{8,}\W*\n", box)
-  text = one_line(parts[1] if len(parts) > 1 else box)
-  if m := re.match(r"Missing value for argument '(--[\w-]+)'", text):
-    return f"{m[1]} is without its value; it must be {config_file.expected(fields[m[1]].type)}"
-  flag = re.search(r"(--[\w-]+)[:']", text)
-  value = re.findall(r"'([^']*)'", text)
-  if flag and value and flag[1] in fields and text.startswith(("Error parsing", "invalid choice")):
-    found = value[0] if text.startswith("invalid choice") else value[-1]
-    return f"{flag[1]} is {found!r}; it must be {config_file.expected(fields[flag[1]].type)}"
-  if text.startswith("Unrecognized options: -"):
-    text += " (a value with a dash in front: --option=-value)"
-  return text[:1].lower() + text[1:]
+def _dashed(word: str) -> bool:
+  """Whether a word is an option rather than a value; negative numbers are values."""
+  return word.startswith("-") and word != "-" and not _NUMBER.match(word)
 
 
-def _wrapped(text: str) -> str:
-  lines = [line.rstrip() for line in text.splitlines()]
-  lines = [textwrap.fill(line, 80) if line[:1].strip() else line for line in lines]
-  return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+def _put(out: dict[str, Any], option: Option, values: list[str], prog: str):
+  read = tuple(value(option, v, prog) for v in values)
+  out[option.name] = (*out.get(option.name, ()), *read) if option.several else read[0]
+
+
+def is_given(option: Option, args: list[str]) -> bool:
+  """Whether the command line sets an option by its flag."""
+  spellings = (option.flag, "--no-" + option.flag[2:])
+  return any(a.partition("=")[0].replace("_", "-") in spellings for a in args if a.startswith("--"))
+
+
+def value(option: Option, text: str, prog: str) -> Any:
+  """One word of the command line in the option's type."""
+  kind = option.kind
+  if typing.get_origin(kind) is Literal:
+    for choice in typing.get_args(kind):
+      if text == str(choice):
+        return choice
+  elif kind is Path:
+    if text.strip():
+      return Path(text)
+    raise UserError(f"{option.flag} is empty; give a path; see {prog} --help")
+  elif kind is str:
+    return text
+  else:
+    try:
+      return kind(text)
+    except ValueError:
+      pass
+  near = nearest(text, map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else ""
+  raise UserError(
+    f"{option.flag} is {ranges.shown(text)}{near}; it must be {config_file.expected(kind)}; see {prog} --help"
+  )
+
+
+def _hints(args: list[str]) -> Mapping[str, str]:
+  from idejax.cli import hints
+
+  return hints.of(take(args, "--model", "see --help")[0] or "miniature")
+
+
+def _config_file(kind: type, args: list[str]) -> tuple[Any, list[str]]:
+  file, rest = take(args, "--config", "give a Python file")
+  return (None if file is None else config_file.load(Path(file), kind)), rest
+
+
+def take(args: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
+  """(the value of a flag or None, the other arguments). UserError if the value is not there."""
+  for i, arg in enumerate(args):
+    if arg == flag:
+      if i + 1 == len(args):
+        raise UserError(f"{flag} is without its value; {what}")
+      return args[i + 1], args[:i] + args[i + 2 :]
+    if arg.startswith(flag + "="):
+      return arg.partition("=")[2], args[:i] + args[i + 1 :]
+  return None, args
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
   near = difflib.get_close_matches(word, list(known), 1)
   return f" (did you mean {near[0]}?)" if near else ""
+
+
+def purpose(kind: type) -> str:
+  """The text of a config's docstring."""
+  return inspect.cleandoc(kind.__doc__ or "")

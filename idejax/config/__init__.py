@@ -1,4 +1,4 @@
-"""What each command takes: frozen dataclasses, whose comments are the text of `--help`.
+"""What each command takes: frozen dataclasses, whose strings are the text of `--help`.
 
 A file in `configs/` sets `config = Sample(...)`; `--config FILE` loads it, flags override it.
 """
@@ -6,7 +6,7 @@ A file in `configs/` sets `config = Sample(...)`; `--config FILE` loads it, flag
 from idejax.config.bench import Bench
 from idejax.config.comic import App, Comic
 from idejax.config.evaluate import Evaluate
-from idejax.config.exchange import Convert, Export
+from idejax.config.exchange import Convert, Export, Rename
 from idejax.config.identity import Identity
 from idejax.config.miniature import RandomModel, TrainMiniature
 from idejax.config.personalize import Personalize
@@ -24,6 +24,7 @@ __all__ = [
   "Plan",
   "Export",
   "Convert",
+  "Rename",
   "RandomModel",
   "TrainMiniature",
 ]

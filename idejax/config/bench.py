@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from idejax.ranges import above, at_least, not_empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,45 +16,54 @@ class Bench:
     idejax bench personalize jobs --method id-ea --people 8 32
     idejax bench input
 
-  Weights are random; only jobs runs `idejax personalize` as it is. Work is alternated with the peer's in
-  one run and medians are compared, so that a busy machine slows both.
+  Weights are random; only the measurement `jobs` runs `idejax personalize` as it is. With --vs the two
+  sides take turns in one run and medians are compared. Other work on the machine still changes the
+  ratio: PyTorch's threads wait by spinning. Measure on an idle machine.
   """
 
   what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "jobs", "input"], ...] = dataclasses.field(
     default=("unet", "sample", "vae", "compile"), metadata={"positional": True}
   )
-  """Which measurements."""
+  """Which measurements to take."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd15"
-  """Architecture; its released size unless --small."""
+  """Architecture to measure, at its released size unless --small is given."""
   small: bool = False
-  """The small relative of the family (64 px) instead of the released size; of input, a tiny training."""
+  """Measure the family's small relative (64 px) instead of the released size; for input, a tiny training."""
   vs: Literal["none", "diffusers"] = "none"
   """Run PyTorch diffusers on the same work, alternating, and print ratios."""
-  batch: int = 1
+  batch: Annotated[int, at_least(1)] = 1
   """Pictures at a time."""
-  steps: int = 4
-  """Sampler steps, with guidance; of personalize, training steps in a timed run."""
-  method: str = "id-ea"
-  """Of personalize and jobs: the method."""
+  steps: Annotated[int, at_least(1)] = 4
+  """Sampler steps, with guidance; for personalize, training steps in a timed run."""
+  method: Annotated[str, not_empty] = "id-ea"
+  """Method that personalize and jobs measure."""
   preset: str | None = None
-  """Of personalize and jobs: the method's settings. Default: miniature on the built-in model, else paper."""
-  train_batch: int | None = None
-  """Of personalize and jobs: examples a step. Default: the preset's."""
-  model: str = "miniature"
-  """Of personalize: a family such as sd21-base (full size), a pipeline folder, or miniature. Of jobs: not a family."""
-  people: tuple[int, ...] = (8, 32)
-  """Of personalize (a step) and jobs (the whole command): sizes of crowds, beside one person."""
-  size: int | None = None
-  """Pixels a side. Default: the family's; of input, 512."""
-  repeats: int = 5
-  """Timed runs of each, after one that is not counted."""
+  """Settings of the method for personalize and jobs. Default: miniature on the built-in model, else paper."""
+  train_batch: Annotated[int | None, at_least(1)] = None
+  """Examples in a training step of personalize and jobs. Default: the preset's."""
+  model: Annotated[str, not_empty] = "miniature"
+  """Model for personalize (a family such as sd21-base at full size, a pipeline folder, or miniature) and for
+  jobs (not a family)."""
+  people: Annotated[tuple[int, ...], at_least(1)] = (8, 32)
+  """Sizes of crowds that personalize (a step) and jobs (the whole command) measure, beside one person."""
+  size: Annotated[int | None, at_least(1)] = None
+  """Width and height in pixels. Default: the family's; for input, 512."""
+  repeats: Annotated[int, at_least(1)] = 5
+  """Timed runs of each measurement, after one that is not counted."""
   dtype: Literal["float32", "bfloat16"] = "float32"
-  """Of weights and computation, on both sides."""
+  """Number format of weights and computation, on both sides."""
   torch_compile: bool = False
-  """Let the peer use torch.compile."""
-  threads: int | None = None
+  """Let the PyTorch side use torch.compile."""
+  threads: Annotated[int | None, at_least(1)] = None
   """Threads for PyTorch. Default: as many as there are cores."""
-  peak: float | None = None
-  """Peak TFLOP/s of the device, for the share of it achieved."""
+  peak: Annotated[float | None, above(0)] = None
+  """Peak TFLOP/s of the device, to print the share of it that is reached."""
   out: Path | None = None
-  """Write the figures with versions and device as JSON."""
+  """File for the figures as JSON, with versions and device."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "measurements": ("what", "vs", "repeats", "out"),
+    "model": ("family", "small", "size", "dtype", "batch", "steps"),
+    "personalize and jobs": ("method", "preset", "train_batch", "model", "people"),
+    "machine": ("threads", "torch_compile", "peak"),
+  }

@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from idejax.ranges import not_empty, person_word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,23 +17,23 @@ class Export:
 
   --to receives the weights, README.md (how to open them, what to say, whose face it is) and
   certificate.json: idejax and diffusers, in separate processes, on the same prompts and noise. If they
-  differ, nothing is written and the command fails.
+  differ, nothing is written and the command fails. The check needs PyTorch: pip install -e ".[export]".
   """
 
   to: Path
-  """Folder to make."""
+  """Folder to write; it must be new or empty."""
   run: Path = dataclasses.field(default=Path("."), metadata={"positional": True})
   """Run folder of idejax personalize, or its identity.safetensors."""
   format: Literal["auto", "textual-inversion", "pipeline", "lora", "custom-diffusion", "certificate-only"] = "auto"
-  """auto: a textual-inversion file where words are all that was learned, else a whole pipeline folder.
-  lora and custom-diffusion are small files for what they can hold; what a form leaves out is said in
-  its card. certificate-only checks the form that auto chooses and keeps the certificate."""
-  model: str | None = None
-  """Where the base model is now. Default: where the identity was made."""
+  """Form of the files. auto: a textual-inversion file where words are all that was learned, else a whole
+  pipeline folder. lora and custom-diffusion are small files for what they can hold; the card says what they
+  leave out. certificate-only checks the form that auto chooses and keeps only the certificate."""
+  model: Annotated[str | None, not_empty] = None
+  """Where the base model is now. Default: where it was when the person was learned."""
   quick: bool = False
-  """Check 10 steps, not 10 and 50."""
+  """Check with 10 sampler steps only, not with 10 and 50."""
   verify: bool = True
-  """Run diffusers and compare; --no-verify leaves it out, and the certificate says so."""
+  """Run diffusers and compare. Without the check, the certificate says that there was none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,29 +51,52 @@ class Convert:
   A folder is a pipeline, or one component such as a ControlNet, in diffusers' layout; Flax msgpack
   files, which no library opens any more, become safetensors. A run that trained a network (DreamBooth,
   the miniature) becomes a pipeline folder with what its newest checkpoint holds. A target that ends in
-  .safetensors is one file for other front ends. Bits stay where the dtype stays.
+  .safetensors is one file for other front ends. Values stay the same to the bit where the dtype stays.
   """
 
   paths: tuple[Path, ...] = dataclasses.field(default=(), metadata={"positional": True})
-  """What to convert, and where to. Of an identity: its files (a word's file beside a LoRA, or SDXL's
-  two), and last the run folder to make."""
+  """What to convert (a folder, a file or a built-in model's name), and last where to. For an identity: its
+  files (a word's file beside a LoRA, or SDXL's two), and last the run folder to write."""
   kind: Literal["auto", "model", "identity"] = "auto"
   """What the source is; auto: a model, but an identity where --name is given."""
   to: Literal["auto", "orbax"] = "auto"
   """orbax: a checkpoint of idejax's own runs, in NEW/checkpoints; auto: as the target's name says."""
   dtype: Literal["float32", "float16", "bfloat16"] | None = None
-  """Of the weights. Default: as they are."""
+  """Number format of the written weights. Default: as they are."""
   max_shard_size: str | None = None
-  """Split weights into files of at most this size, such as 5GB. Default: one file a component."""
+  """Split weights into files of at most this size, such as 5GB. Default: one file for each component."""
   variant: str | None = None
-  """Read this variant of the weights, such as fp16."""
+  """Variant of the weights to read, such as fp16."""
   allow_pickle: bool = False
-  """Open pickles (.bin, .pt, .ckpt) too; they can run code: only from people you trust."""
-  model: str | None = None
-  """The model that an identity was trained on. Of a single-file checkpoint: a folder of the same family,
-  whose configs and tokenizer are taken (a hub id, or none: diffusers fetches them, with PyTorch). Of a
-  run: the pipeline it began from, where the run does not say."""
-  name: str | None = None
+  """Open pickles (.bin, .pt, .ckpt) too. They can run code: allow them only from people you trust."""
+  model: Annotated[str | None, not_empty] = None
+  """For an identity: the model that it was trained on. For a single-file checkpoint: a folder of the same
+  family, whose configs and tokenizer are taken (with a hub id or nothing, diffusers fetches them, with
+  PyTorch). For a run: the pipeline that it began from, where the run does not say."""
+  name: Annotated[str | None, person_word] = None
   """What prompts shall call the person, such as "<anna>"."""
-  word: str = "sks person"
-  """What prompts called the person while a LoRA was trained; each word a single token."""
+  word: Annotated[str, not_empty] = "sks person"
+  """What prompts called the person while a LoRA was trained; each word must be a single token."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "files": ("paths", "kind", "to", "model", "variant", "allow_pickle"),
+    "weights": ("dtype", "max_shard_size"),
+    "identities": ("name", "word"),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Rename:
+  """Give a learned person another name, the word that prompts say.
+
+    idejax rename runs/anna "<anna>"
+    idejax rename runs/people/ben "<benjamin>"
+
+  Only the word changes: pictures of "a photo of <anna>" are those that the old word gave. Nothing is
+  written if the name is not one word or is an ordinary word of the person's model.
+  """
+
+  run: Path = dataclasses.field(metadata={"positional": True})
+  """Run folder of idejax personalize with one person, or its identity.safetensors."""
+  name: Annotated[str, person_word] = dataclasses.field(metadata={"positional": True})
+  """The new word, such as "<anna>"."""

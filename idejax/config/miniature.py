@@ -2,22 +2,24 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from idejax.ranges import above, at_least, seed
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel:
   """Write a small pipeline folder with random weights, in diffusers' layout.
 
-  It loads in idejax and in diffusers, and draws coloured noise: for trying the machinery.
+  It loads in idejax and in diffusers, and makes coloured noise: for trying the machinery.
   """
 
   out: Path
-  """Folder to make."""
+  """Folder to write; it must be new or empty."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd21-base"
-  """Architecture."""
-  seed: int = 0
-  """Of the weights."""
+  """Architecture of the model."""
+  seed: Annotated[int, seed] = 0
+  """Seed of the weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +40,22 @@ class TrainMiniature:
   """sd: Stable Diffusion 2.1's architecture. sdxl: Stable Diffusion XL's, two text encoders, smaller."""
   tiny: bool = False
   """A recipe of a minute or two that shows falling losses; its pictures are blurs."""
-  steps: int | None = None
-  """Steps of the stage in all. Default: the recipe's. 0 with --start: the stage words takes what is there."""
-  minutes: float | None = None
+  steps: Annotated[int | None, at_least(0)] = None
+  """Steps of the stage, earlier runs included. Default: the recipe's. 0 with --start: the stage words takes what is there."""
+  minutes: Annotated[float | None, at_least(0)] = None
   """Stop each stage after so long; the same command continues."""
-  seed: int = 0
-  """Of weights, data order and noise."""
-  vae_lr: float | None = None
+  seed: Annotated[int, seed] = 0
+  """Seed of weights, data order and noise."""
+  vae_lr: Annotated[float | None, above(0)] = None
   """Peak learning rate of the VAE. Default: the recipe's."""
-  words_lr: float | None = None
+  words_lr: Annotated[float | None, above(0)] = None
   """Peak learning rate of the text encoders. Default: the recipe's."""
-  lr: float | None = None
+  lr: Annotated[float | None, above(0)] = None
   """Peak learning rate of the UNet. Default: the recipe's."""
   start: Path | None = None
-  """Pipeline folder, miniature or miniature-sdxl: text encoders and UNet start from its weights, its VAE is taken as it is."""
-  look: int | None = None
+  """Pipeline (a folder, miniature or miniature-sdxl) whose weights text encoders and UNet start from;
+  its VAE is taken as it is."""
+  look: Annotated[int | None, at_least(1)] = None
   """Steps between validations with pictures. Default: the recipe's."""
-  save_seconds: float = 240.0
-  """Time between checkpoints."""
+  save_seconds: Annotated[float, above(0)] = 240.0
+  """Seconds between checkpoints."""

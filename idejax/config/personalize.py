@@ -2,82 +2,122 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from idejax.ranges import at_least, between, not_empty, person_word, seed, with_person, without_braces
 
 
 @dataclasses.dataclass(frozen=True)
 class Personalize:
-  """Learn a person from one photo, and draw that person in new pictures.
+  """Learn a person from one photo, and show that person in new pictures.
 
     idejax personalize                                    the built-in model and portrait, ID-EA
     idejax personalize anna.png --name "<anna>" --out runs/anna
-    idejax personalize anna.png --method sefi-ide --steps 300 --lr 0.01 --out runs/anna
+    idejax personalize anna.png --method sefi-ide --steps 300 --lr 0.01
     idejax personalize people/ --out runs/people          everyone in a folder at once
     idejax personalize anna.png --compare id-ea,textual-inversion --out runs/both
+    idejax personalize --method sefi-ide --preset list    the method's presets and their values
 
-  Then: idejax sample --identity runs/anna --prompt "a photo of <anna> on the beach" --out anna
+  Afterwards: idejax sample --identity runs/anna --prompt "a photo of <anna> on the beach"
 
   --out receives identity.safetensors (all that sampling needs), sheet.png, loss.png, report.json,
-  config.json (the whole run again: --config FILE) and provenance.json. The same command again
-  continues where a killed one stopped. A person's photos should be yours to use.
+  config.json (repeats the run: --config FILE) and provenance.json. The same command again
+  continues where a killed one stopped. Use photos only of people who agree to it.
   """
 
   photo: Path | None = dataclasses.field(default=None, metadata={"positional": True})
-  """A portrait; or a folder with a file or a sub-folder per person. Default: a drawn portrait."""
-  drawn: int = 1
-  """Without a photo: how many people of the drawn world."""
+  """A portrait, or a folder with a file or a sub-folder for each person. Default: a drawn portrait."""
+  drawn: Annotated[int, at_least(1)] = 1
+  """How many people of the drawn world to learn when no photo is given."""
   split: Literal["heldout", "development"] = "heldout"
-  """Of these: people kept for reporting, or for choosing settings. No training saw either."""
+  """Which drawn people: those kept for reporting, or those for choosing settings. No training saw either."""
   out: Path | None = None
-  """Run folder. Default: runs/ and the photo's name."""
+  """Folder for the run. Default: runs/ and the photo's name, with a number if another run is there."""
   method: Literal["id-ea", "sefi-ide", "stable-identity", "textual-inversion", "celeb-basis", "dreambooth"] = "id-ea"
-  """How to learn. The method's own options stand at the end of this list."""
+  """How to learn the person. Each method has options of its own, which this help lists for the one chosen."""
   preset: str | None = None
-  """Settings of the method to start from. Default: miniature on the built-in model, else paper."""
-  model: str = "miniature"
-  """Pipeline folder in diffusers layout, or a hub id; miniature is built in."""
-  pack: str = "miniature"
-  """Face networks: miniature, an insightface pack by name (buffalo_l), or a folder."""
-  name: str = "<id>"
-  """The word for the person in prompts. In a folder of people: taken from the files' names."""
-  seed: int = 0
-  """Of initial values, data order and noise."""
-  face: int | None = None
-  """Which face of the photo, from the left, beginning with 1. Default: the largest."""
+  """Named settings of the method to start from; `--preset list` prints them. Default: {preset}."""
+  model: Annotated[str, not_empty] = "miniature"
+  """Pipeline folder in diffusers' layout, or a hub id. The models miniature and miniature-sdxl are built in."""
+  pack: Annotated[str, not_empty] = "miniature"
+  """Networks that find and recognise faces: miniature, an insightface pack by name (buffalo_l), or a folder."""
+  name: Annotated[str, person_word] = "<id>"
+  """The word for the person in prompts. People of a folder are named after their files instead."""
+  seed: Annotated[int, seed] = 0
+  """Seed of all random numbers: initial values, data order and noise."""
+  face: Annotated[int | None, at_least(1)] = None
+  """Which face of the photo to take, counted from the left, beginning with 1. Default: the largest."""
   parsing: Path | None = None
-  """Face-parsing network (ONNX, 19 classes) for face and hair masks."""
+  """Face-parsing network (ONNX, 19 classes) that finds the masks of face and hair."""
   vit: Path | None = None
-  """Folder of a face-recognition ViT as transformers writes it; stable-identity with --source vit reads it."""
-  describe: str | None = None
-  """What else the photo shows, "in a blue shirt on the beach", for captions to say. Default: of drawn portraits, all of it."""
+  """Folder of a face-recognition ViT in transformers' layout; stable-identity reads it with --source vit."""
+  describe: Annotated[str | None, without_braces] = None
+  """What else the photo shows ("in a blue shirt on the beach"), so that captions can say it.
+  Default: nothing; for drawn portraits, everything."""
   names: Path | None = None
-  """Text file of celebrities' names, one a line, that the model knows. Default: the model's own."""
-  checkpoint_every: int | None = None
+  """Text file of celebrities that the model knows, one name a line. Default: a list that suits the model."""
+  checkpoint_every: Annotated[int | None, at_least(1)] = None
   """Save after this many steps. Default: every few minutes, and at the end."""
-  prompts: tuple[str, ...] = ()
-  """Prompts for the sheet; {} is the person. Default: six that show what can change."""
-  num: int = 3
-  """Pictures per prompt on the sheet."""
-  sample_steps: int = 25
-  """Sampler steps of the sheet's pictures."""
-  guidance: float | None = None
-  """Of the sheet's pictures. Default: the model's."""
+  prompts: Annotated[tuple[str, ...], with_person] = ()
+  """Prompts for the sheet; {} stands for the person. Default: six that show what can change."""
+  num: Annotated[int, at_least(1)] = 3
+  """Pictures for each prompt on the sheet."""
+  sample_steps: Annotated[int, between(1, 128)] = 25
+  """Sampler steps for the sheet's pictures."""
+  guidance: Annotated[float | None, between(0, 100)] = None
+  """How closely the sheet's pictures follow their prompts. Default: {guidance}."""
   compare: str = ""
-  """Several methods, separated by commas, on the same photos: one table, one sheet. A preset or
-  settings may follow: id-ea,id-ea/no_adapter,textual-inversion/paper/steps=500."""
-  at_a_time: int = 32
-  """People of a folder that train together; less needs less memory."""
+  """Methods to compare on the same photos, separated by commas: one table, one sheet. A preset or settings may
+  follow a name: id-ea,id-ea/no_adapter,textual-inversion/paper/steps=500. Training options beside it hold for all."""
+  at_a_time: Annotated[int, at_least(1)] = 32
+  """How many people of a folder train together; fewer need less memory."""
   dtype: Literal["float32", "bfloat16"] | None = None
-  """Of frozen weights and computation. Default: float32 on CPU, else bfloat16."""
+  """Number format of frozen weights and of computation. Default: float32 on CPU, else bfloat16."""
   remat: bool = False
   """Compute the UNet's blocks again in the backward pass: about a third more work, far less memory."""
-  accumulate: int = 1
+  accumulate: Annotated[int, at_least(1)] = 1
   """Parts in which a step goes through its batch, one after the other: the same step in less memory."""
-  minutes: float | None = None
-  """Stop training after so long; the same command continues."""
-  plateau: int = 0
-  """Stop a person whose loss (its running mean) did not fall for so many steps. 0: nobody."""
+  minutes: Annotated[float | None, at_least(0)] = None
+  """Stop training after so many minutes; the same command continues."""
+  plateau: Annotated[int, at_least(0)] = 0
+  """Stop training a person whose average loss has not fallen for so many steps. 0: train to the end."""
   tensorboard: bool = False
   """Write the losses as TensorBoard events too, in --out/events."""
   consent: str = "not stated"
   """Who agreed to the use of the photo; recorded in provenance.json."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "photo": ("photo", "name", "face", "describe", "drawn", "split", "consent"),
+    "method": ("method", "preset", "compare"),
+    "training": (
+      "out",
+      "steps",
+      "batch",
+      "lr",
+      "seed",
+      "minutes",
+      "plateau",
+      "checkpoint_every",
+      "at_a_time",
+      "tensorboard",
+    ),
+    "pictures": ("prompts", "num", "sample_steps", "guidance"),
+    "model": ("model", "pack", "parsing", "vit", "names"),
+    "machine": ("dtype", "remat", "accumulate"),
+  }
+  COMMON: ClassVar[tuple[str, ...]] = (
+    "photo",
+    "name",
+    "method",
+    "preset",
+    "compare",
+    "out",
+    "steps",
+    "batch",
+    "lr",
+    "seed",
+    "prompts",
+    "num",
+    "model",
+    "pack",
+  )

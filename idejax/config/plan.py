@@ -2,6 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Literal
+
+from idejax.ranges import at_least, not_empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,33 +15,34 @@ class Plan:
     idejax plan --model sd21-base --method id-ea --people 8 --topology v5e-256
     idejax plan --config configs/X.py --table
 
-  No accelerator is needed; for TPUs, pip install "idejax[plan]". Figures are of one device. They are
+  No accelerator is needed; for TPUs, pip install -e ".[plan]". Figures are of one device. They are
   kept by content, so that the same question is answered at once; --out writes them as JSON.
   """
 
   run: Path | None = dataclasses.field(default=None, metadata={"positional": True})
   """A config file of idejax personalize (.py, or a run's config.json), also as --config."""
-  topology: tuple[str, ...] = ("v5e:2x4",)
-  """KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; cpu:8 tries the command. May be repeated."""
+  topology: Annotated[tuple[str, ...], not_empty] = ("v5e:2x4",)
+  """Chips to plan for, as KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; cpu:8 tries the command.
+  The option may be repeated."""
   table: bool = False
   """Compare topologies: a line each for v5e-8, v5e-256 and v6e-8, or those given."""
-  model: str | None = None
+  model: Annotated[str | None, not_empty] = None
   """sd15, sd21-base, sd21, sdxl, a known hub id, or a pipeline folder (its configs). Default: the config file's."""
   method: str | None = None
-  """Instead of the config file's."""
-  batch: int | None = None
-  """Rows of a step, over all devices for one person. Default: the method's."""
-  people: int = 0
+  """Method to plan. Default: the config file's."""
+  batch: Annotated[int | None, at_least(1)] = None
+  """Examples in a step, over all devices for one person. Default: the method's."""
+  people: Annotated[int, at_least(0)] = 0
   """How many train at once on each device; 0: one person, whose batch all devices divide."""
-  fsdp: int = 1
+  fsdp: Annotated[int, at_least(1)] = 1
   """Devices among which large arrays are divided. 1: as idejax personalize divides them."""
-  dtype: str | None = None
-  """float32 or bfloat16, of frozen weights and computation. Default: bfloat16, on cpu float32."""
+  dtype: Literal["float32", "bfloat16"] | None = None
+  """Number format of frozen weights and of computation. Default: bfloat16, on cpu float32."""
   remat: bool = False
-  """As of idejax personalize; also if the config file says so."""
+  """Compute the UNet's blocks again in the backward pass, as `idejax personalize --remat` does."""
   blocks: bool = False
-  """Do not compile the whole step but its repeating blocks, and sum them: an estimate, minutes faster."""
-  limit: float = 900.0
+  """Compile only the repeating blocks of the step and add them up: an estimate, minutes faster."""
+  limit: Annotated[float, at_least(0)] = 900.0
   """Seconds for compiling the whole step; after that its blocks are compiled instead. 0: no limit."""
   out: Path | None = None
-  """Write the figures as JSON."""
+  """File for the figures as JSON."""

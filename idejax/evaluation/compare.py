@@ -17,7 +17,8 @@ from idejax.miniature.world import people as world
 from idejax.runtime import distributed
 from idejax.sampling.pipeline import Pipeline
 
-FLOOR, CEILING = "a person (floor)", "real pictures (ceiling)"
+_NOBODY = "a person"
+FLOOR, CEILING = f"{_NOBODY} (floor)", "real pictures (ceiling)"
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
     if not made:
       continue
     (out / folder(name)).mkdir(exist_ok=True)
-    report.sheet(out / folder(name) / "sheet.png", people, made, prompts, c.num)
+    report.sheet(out / folder(name) / "sheet.png", people, made, prompts, c.num, _NOBODY if name == FLOOR else "")
     results[name] = {"seconds": {}} | report.score(made, people, c.model, out / folder(name))
   report.table({folder(n): r | {"name": n} for n, r in results.items()}, out)
 
@@ -61,7 +62,7 @@ def floor(
   rows = [(p, s) for p in prompts for s in seeds]
   alone = dataclasses.replace(pipe, shares=False)  # of several processes the first alone is here
   images = alone.sample(
-    [p.replace("{}", "a person") for p, _ in rows],
+    [p.replace("{}", _NOBODY) for p, _ in rows],
     seeds=[s for _, s in rows],
     guidance=c.guidance,
     steps=c.sample_steps,

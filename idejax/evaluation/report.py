@@ -1,13 +1,11 @@
 """What a run shows: the sheet of reference and pictures, and figures by judges that training never saw."""
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from idejax.data.people import Person
 from idejax.errors import UserError
@@ -17,8 +15,9 @@ from idejax.evaluation.intervals import show
 from idejax.evaluation.rows import Row
 from idejax.person.augment import resize, square
 from idejax.sampling.pipeline import Pipeline
-from idejax.storage import hub
-from idejax.storage.files import replacing
+from idejax.storage import hub, sheets
+from idejax.storage.files import replacing, write_json
+from idejax.storage.sheets import Group, Section
 
 # In the words of the miniature, which every Stable Diffusion understands too.
 PROMPTS = (
@@ -30,6 +29,7 @@ PROMPTS = (
   "a sketch of {}",
 )
 _SHOWN = 8  # people on a crowd's sheet
+_SIDE = 128  # pixels of a picture there
 
 
 class Picture(NamedTuple):
@@ -63,27 +63,21 @@ def sample(
   return made
 
 
-def sheet(path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int):
-  """A row per person: the photo, then per prompt its pictures; the prompts stand above."""
-  side, gap, top = 128, 6, 44
-  shown = range(min(len(people), _SHOWN))
-  width = side + gap + len(prompts) * (num * side + gap)
-  canvas = Image.new("RGB", (width, top + len(shown) * (side + gap)), "white")
-  text = ImageDraw.Draw(canvas)
-  text.text((2, 4), "photo", "black")
-  for k, p in enumerate(prompts):
-    label = "\n".join(textwrap.wrap(p.replace("{}", "..."), num * side // 7)[:3])
-    text.multiline_text((side + gap + k * (num * side + gap) + 2, 4), label, "black")
-  paste = lambda image, x, y: canvas.paste(Image.fromarray(resize(image, side)), (x, y))
-  for row, i in enumerate(shown):
-    y = top + row * (side + gap)
-    paste(reference(people[i]), 0, y)
-    for k, p in enumerate(prompts):
-      mine = [m.image for m in made if m.person == i and m.prompt == p]
-      for j, image in enumerate(mine):
-        paste(_squared(image), side + gap + k * (num * side + gap) + j * side, y)
-  with replacing(path) as temporary:
-    canvas.save(temporary, "PNG")
+def sheet(
+  path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int, called: str = ""
+):
+  """Under each person's name the photo, then the pictures of each prompt; of a crowd the first few people.
+
+  called: what the prompts said for {}, where it was not the name.
+  """
+  sections = []
+  for i, person in enumerate(people[:_SHOWN]):
+    groups = [Group("photo", [resize(reference(person), _SIDE)])]
+    for p in prompts:
+      mine = [_squared(m.image) for m in made if m.person == i and m.prompt == p][:num]
+      groups.append(Group(p.replace("{}", called or person.word), mine))
+    sections.append(Section(person.word, groups))
+  sheets.write(path, sections, _SIDE)
 
 
 def reference(person: Person) -> np.ndarray:
@@ -146,29 +140,20 @@ def table(results: Mapping[str, Mapping[str, Any]], out: Path):
   """compare.md, .json and .png: a row per run folder, a column per figure. `name`s are what to show."""
   scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
   columns = list(next(iter(scored.values()), {}))
-  head = ["method", *columns, "train s"]
+  head = ["method", *columns, "steps", "batch", "train s"]
   body = [
     [
       r["name"],
       *(show(scored[m][c]) if m in scored else "-" for c in columns),
+      *(str(r.get(k, "-")) if not isinstance(r.get(k), dict) else "by person" for k in ("steps", "batch")),
       f"{r['seconds']['train']:.0f}" if r["seconds"] else "-",
     ]
     for m, r in results.items()
   ]
   text = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
-  for name, content in (("compare.md", text), ("compare.json", json.dumps(results, indent=2) + "\n")):
+  for name, content in (("compare.md", text),):
     with replacing(out / name) as temporary:
       temporary.write_text(content)
-  sheets = []
-  for m in results:
-    with Image.open(out / m / "sheet.png") as opened:
-      sheets.append(opened.convert("RGB"))
-  canvas = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 20 for s in sheets)), "white")
-  y = 0
-  for m, s in zip(results, sheets):
-    ImageDraw.Draw(canvas).text((2, y + 4), results[m]["name"], "black")
-    canvas.paste(s, (0, y + 20))
-    y += s.height + 20
-  with replacing(out / "compare.png") as temporary:
-    canvas.save(temporary, "PNG")
+  write_json(out / "compare.json", results)
+  sheets.stack(out / "compare.png", [(results[m]["name"], out / m / "sheet.png") for m in results])
   print(text)

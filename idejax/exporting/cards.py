@@ -54,6 +54,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     else "load"
   )
   built_in = person.model in hub.BUILT_IN
+  called = e.called if e.called and kind != "pipeline" else person.word
   fill = dict(base=f"FOLDER_OF_{person.model.upper()}" if built_in else person.model, folder=name, word=person.word)
   lines = [
     "---",
@@ -73,7 +74,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     HOW[which].format(**fill),
     *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
     "",
-    f'Then, for instance: `pipe("a photo of {person.word} on the beach").images[0]`',
+    f'Then, for instance: `pipe("a photo of {called} on the beach").images[0]`',
     "",
   ]
   if kind == "textual-inversion" and person.rows > 1:
@@ -123,8 +124,15 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
   scores = report.get("scores")
   if not isinstance(scores, Mapping):
     return []
-  rows = [f"| {k} | {json.dumps(v)} |" for k, v in scores.items()]
+  rows = [f"| {k} | {json.dumps(_rounded(v))} |" for k, v in scores.items()]
   return ["## Measured by idejax", "", "| figure | value |", "| --- | --- |", *rows, ""]
+
+
+def _rounded(x: Any) -> Any:
+  """Figures with four digits: more say nothing."""
+  if isinstance(x, Mapping):
+    return {k: _rounded(v) for k, v in x.items()}
+  return float(f"{x:.4g}") if isinstance(x, float) else x
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

@@ -36,9 +36,7 @@ LARGEST = 1e-3  # relative difference of contexts, noise predictions and final l
 SMALLEST = 40.0  # dB, PSNR of the pictures
 EQUAL = 100.0  # dB, said of pictures that are equal
 PROMPTS = ("a photo of {}", "a photo of {} on the beach")
-INSTALL = (
-  "pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install diffusers transformers safetensors"
-)
+INSTALL = 'pip install -e ".[export]"'
 
 
 class Check(NamedTuple):

@@ -1,11 +1,13 @@
-"""An record as one picture: the photo with box, points and masks; its crops; a line of words."""
+"""A record as one picture: the photo with box, points and masks; its crops; a line of words."""
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from idejax.faces.record import FaceRecord
+from idejax.storage import fonts
 
+_TEXT = 12  # size of the words
 _FACE, _HAIR = (40, 140, 255), (255, 150, 30)  # tints
 _BOX, _POINTS, _MARKS, _OTHER = (60, 220, 60), (255, 60, 60), (255, 230, 80), (160, 160, 160)
 
@@ -30,7 +32,7 @@ def picture(record: FaceRecord, side: int = 512) -> Image.Image:
   for n, image in enumerate((record.portrait, record.crop)):
     half = Image.fromarray(_resized(image, (side // 2, side // 2)))
     canvas.paste(half, (left.width, n * (side // 2)))
-  ImageDraw.Draw(canvas).multiline_text((6, side + 4), _caption(record), fill="black")
+  fonts.write(ImageDraw.Draw(canvas), (6, side + 3), _caption(record, canvas.width - 12), _TEXT)
   return canvas
 
 
@@ -57,12 +59,12 @@ def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: int, colour
   draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=colour)
 
 
-def _caption(record: FaceRecord) -> str:
+def _caption(record: FaceRecord, most: int) -> list[str]:
+  """Two lines, each cut where it is too long."""
   m, q = record.meta, record.quality
   first = (
     f"{m['photo'][:40]}: {m['pack'][:24]}, score {m['score']:.2f}, face {q['size']:.0f} px, "
     f"yaw {round(q['yaw'])}, blur {q['blur']:.0f}"
   )
   second = f"face mask: {m['face_source']}; hair: {m['hair_source']}; landmarks: {m['landmarks_source']}"
-  # The built-in font has Latin-1's letters.
-  return f"{first}\n{second}".encode("latin-1", "replace").decode("latin-1")
+  return [fonts.wrap(line, most, _TEXT)[0] for line in (first, second)]

@@ -1,6 +1,7 @@
 """A face record: one face of one photo, as every method reads it, and its file."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,20 @@ class FaceRecord:
   landmarks: np.ndarray | None  # float32 [72, 2] in FaceSnap's order
   quality: dict[str, float]  # size: box's shorter side; blur: the Laplacian's variance; yaw: degrees
   meta: dict[str, Any]  # digests, pack, licence, sources, score, faces found, what is missing
+
+  def __repr__(self) -> str:
+    m, q, (height, width) = self.meta, self.quality, self.photo.shape[:2]
+    return (
+      f"<FaceRecord of {m['photo']}, {width} x {height} pixels: face {m['face']} of {m['faces']}, {q['size']:.0f} px, "
+      f"score {m['score']:.2f}, yaw {round(q['yaw'])} degrees, by {m['pack']}>"
+    )
+
+  def _repr_png_(self) -> bytes:
+    """What a notebook shows: the photo with what was found, and the crops."""
+    from idejax.faces import overlay  # which draws records
+
+    overlay.picture(self).save(data := io.BytesIO(), "PNG")
+    return data.getvalue()
 
 
 def save(path: Path, records: FaceRecord | Sequence[FaceRecord]):

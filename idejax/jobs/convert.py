@@ -1,17 +1,17 @@
 """`idejax convert`: models into other dtypes, shards and layouts, and identities from elsewhere into run folders."""
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from idejax import config
 from idejax.errors import UserError, tell
+from idejax.storage import hub
 from idejax.storage.files import write_json
 
-_INSTALL = (
-  "pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install diffusers transformers safetensors"
-)
+_INSTALL = 'pip install -e ".[export]"'
 _SINGLE = (".safetensors", ".ckpt")
 
 
@@ -21,9 +21,10 @@ def main(c: config.Convert):
   *sources, target = c.paths
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise UserError(f"{target} exists and is not empty; choose another name")
+  sources = [hub.BUILT_IN[str(s)] if str(s) in hub.BUILT_IN and not s.exists() else s for s in sources]
   for s in sources:
     if not s.exists():
-      raise UserError(f"{s} does not exist")
+      raise UserError(f"{s} does not exist; built-in models are {' and '.join(hub.BUILT_IN)}")
   target.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp:
     made = Path(tmp) / target.name
@@ -73,7 +74,6 @@ def model(c: config.Convert, sources: list[Path], made: Path) -> str:
 def base_of(c: config.Convert, source: Path) -> Path:
   """The pipeline folder that tells what a checkpoint of tensors leaves out: configs, tokenizer, other components."""
   from idejax.exporting import orbax
-  from idejax.storage import hub
 
   name = c.model or orbax.base_of(source)
   if not name:
@@ -84,7 +84,6 @@ def base_of(c: config.Convert, source: Path) -> Path:
 def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
   """A checkpoint of one file: by its own names where --model is a folder, else by diffusers, which fetches configs."""
   from idejax.exporting import single_file
-  from idejax.storage import hub
 
   if source.suffix not in _SINGLE:
     raise UserError(f"{source} is no checkpoint: they are {' or '.join(_SINGLE)} files")
@@ -122,8 +121,8 @@ def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
 
 def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
   """Files of a person into a run folder that idejax sample takes."""
-  if not c.name or any(x.isspace() for x in c.name):
-    raise UserError(f"--name is {c.name!r}; it must be one word, such as <anna>")
+  if not c.name:
+    raise UserError("--name is missing: one word that prompts shall call the person, such as <anna>")
   if not c.model:
     raise UserError("--model is missing: the model that the person was learned on")
   import jax
@@ -132,7 +131,7 @@ def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
   from idejax.exporting import imports
   from idejax.runtime.progress import waiting
   from idejax.sampling import learned, pipeline
-  from idejax.storage import hub, tensorfiles
+  from idejax.storage import tensorfiles
 
   for s in sources:
     imports.read(s, c.allow_pickle)  # a bad file is told before a large model is read
@@ -150,5 +149,6 @@ def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
   }
   write_json(made / "provenance.json", facts)
   return (
-    f'{person.word} as {person.method}; try: idejax sample --identity {c.paths[-1]} --prompt "a photo of {person.word}"'
+    f"{person.word} as {person.method}; try: idejax sample --identity {shlex.quote(str(c.paths[-1]))} "
+    f"--prompt {shlex.quote(f'a photo of {person.word}')}"
   )

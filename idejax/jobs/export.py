@@ -1,6 +1,7 @@
 """`idejax export`: a person learned -> files that stock diffusers opens, with a card and a certificate."""
 
 import dataclasses
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -18,6 +19,10 @@ def main(c: config.Export):
     raise UserError(f"--to {c.to} exists and is not empty; choose another folder")
   if c.format == "certificate-only" and not c.verify:
     raise UserError("--format certificate-only with --no-verify leaves nothing to do")
+  if c.verify and importlib.util.find_spec("torch") is None:
+    raise UserError(
+      'the check runs diffusers, which needs PyTorch: pip install -e ".[export]"; --no-verify goes without the check'
+    )
   import jax
   import jax.numpy as jnp
 

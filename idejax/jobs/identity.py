@@ -1,8 +1,9 @@
-"""`idejax identity`: photos in; identity records, drawings and, of a folder, a table out."""
+"""`idejax identity`: photos in; face records, pictures of what was found and, of a folder, a table out."""
 
 import csv
 import io
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from idejax.errors import UserError, tell
 from idejax.faces import npz, overlay, photo
 from idejax.faces import record as records
 from idejax.faces.mask import Parser
+from idejax.jobs.run_folder import DRAWN_SIDE
 from idejax.runtime.progress import counting, waiting
 
 TABLE = "identities.csv"
@@ -54,9 +56,8 @@ def check(c: config.Identity):
   """UserError for what can be seen to be wrong without a network."""
   if not c.photo:
     raise UserError("which photo? idejax identity PHOTO... --out FILE.npz, or a folder of photos")
-  for name, number in dict(face=c.face, threads=c.threads).items():
-    if number is not None and number < 1:
-      raise UserError(f"--{name} is {number}; it must be at least 1")
+  if c.parsing and not c.parsing.exists():
+    raise UserError(f"--parsing {c.parsing} does not exist")
   folders = [p for p in c.photo if Path(p).is_dir()]
   if folders and len(c.photo) > 1:
     raise UserError(f"{folders[0]} is a folder; give one folder, or photos of one person")
@@ -76,6 +77,7 @@ def check(c: config.Identity):
 
 
 def read_photos(c: config.Identity):
+  warn_of_photographs(c, list(c.photo))
   pack = faces.open_pack(c.pack)
   parser = Parser(c.parsing) if c.parsing else None
   with waiting("reading the faces"):
@@ -102,6 +104,17 @@ def read_photos(c: config.Identity):
         f"similarity {alike:.2f}, below the pack's {least:.2f}"
       )
   tell(f"{c.out}, and {picture} to look at")
+
+
+def warn_of_photographs(c: config.Identity, files: list[str]):
+  """The drawn world's networks know drawn faces only: said once, before a photograph is read."""
+  real = [f for f in files[:100] if max(photo.header_size(Path(f))) > DRAWN_SIDE]
+  if c.pack == config.Identity.pack and real:
+    tell(
+      f"warning: {real[0]} looks like a photograph, and the pack miniature knows drawn faces only. For photographs: "
+      f"idejax identity {shlex.quote(c.photo[0])} --out {shlex.quote(str(c.out))} --pack buffalo_l; "
+      "for a drawn face to try: idejax personalize, which leaves runs/portrait/portrait.png"
+    )
 
 
 def outside(one: faces.FaceRecord) -> bool:
@@ -135,6 +148,7 @@ def read_folder(c: config.Identity, folder: Path):
   if not names:
     others = f" ({len(strange)} others, such as {strange[0]})" if strange else ""
     raise UserError(f"{folder} holds no picture file{others}")
+  warn_of_photographs(c, [str(folder / n) for n in names])
   pack = faces.open_pack(c.pack, threads=1)
   parser = Parser(c.parsing, threads=1) if c.parsing else None
   outs = {name: c.out / file for name, file in npz_names(names).items()}

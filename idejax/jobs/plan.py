@@ -41,10 +41,6 @@ def main(c: config.Plan):
   virtual = [t for t in places if t.platform == "cpu"]
   if virtual:
     topology.devices(max(virtual, key=lambda t: t.size))  # a process makes its CPU devices once
-  if c.people < 0 or c.fsdp < 1:
-    raise UserError("--people is at least 0 and --fsdp at least 1")
-  if s.cfg.batch < 1:
-    raise UserError(f"--batch is {s.cfg.batch}; it must be at least 1")
   method_options.check_parts(s)
 
   # ---- Figures, from the cache or the compiler ---------------------------------------------------

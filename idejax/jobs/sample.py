@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Sequence
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from idejax import __version__, config
+from idejax.cli import hints
 from idejax.errors import UserError, tell
+from idejax.jobs import picture_folder
+from idejax.jobs.latents_file import LatentsFile, sha256
 from idejax.runtime import distributed
 from idejax.runtime.progress import waiting
 from idejax.sampling import prompt_files as prompts
@@ -32,20 +36,26 @@ def main(c: config.Sample):
   asked = read_prompts(c)
   if c.num is None:
     c = dataclasses.replace(c, num=4 if len(asked) == 1 else 1)
-  with distributed.by_first(lambda: claim(c.out)):
-    run(c, asked)
+  if c.identity:
+    c = dataclasses.replace(c, identity=people_files(c.identity, asked))
+  warn_of_strangers(c, asked)
+  known = known_records(c, asked)
+  out = c.out or Path(distributed.told(str(picture_folder.choose(known, model_name(c)))))
+  picture_folder.refuse_other(out, known)
+  with distributed.by_first(lambda: claim(out)):
+    run(c, asked, out)
 
 
-def run(c: config.Sample, asked: list[prompts.Prompt]):
+def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   # ---- Model and people ------------------------------------------------------------------------
   import jax
 
   from idejax.runtime import cores
-  from idejax.sampling import learned, pipeline
+  from idejax.sampling import learned, pipeline, sampler
   from idejax.storage import hub, tensorfiles
 
   people = [learned.load(path) for path in c.identity]
-  model = c.model or (people[0].model if people else "miniature")
+  model = model_name(c)
   c = dataclasses.replace(c, model=model)
   cores.use(model)
   if c.strength is not None:
@@ -60,9 +70,6 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
       folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle, attention=c.attention, notify=tell
     )
   pipe = pipe.with_people(*people, other=c.other_model)
-  for p in people:
-    if not any(p.word in a.text for a in asked):
-      tell(f"warning: no prompt names {p.word}")
   settings = pipeline.Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
   requests = make_requests(c, guidance, asked, [p.word for p in people])
@@ -71,6 +78,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
   shape = (len(requests), channels, h, w)
+  check_disk(out, len(requests) * height * width)
   latents = None
   if c.init_latents:
     latents = pictures.read_latents(c.init_latents, shape[0], shape[1:])
@@ -82,7 +90,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
     model=c.model,
     model_digest=digest,
     variant=c.variant,
-    sampler=c.sampler,
+    sampler=sampler.folder_sampler(pipe.backbone.nets.schedule)[0] if c.sampler == "folder" else c.sampler,
     steps=c.steps,
     height=height,
     width=width,
@@ -98,15 +106,12 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
     idejax_version=__version__,
     jax_version=jax.__version__,
   )
-  files = [c.out / f"{i:05d}.png" for i in range(len(requests))]
+  files = [out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
   with waiting("looking at the pictures that are there"):
-    there = sorted(p for p in c.out.iterdir() if re.fullmatch(r"\d{5,}\.png", p.name))
-    if extra := [p for p in there if int(p.stem) >= len(files)]:
-      raise UserError(f"{extra[0]} is there, but this command makes {len(files)} picture(s); choose another --out")
-    found = [_finished(file, record) for file, record in zip(files, records)]
-    saved = Saved(c.save_latents, shape, found) if c.save_latents else None
-  todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.has(i, old))]
+    found = [picture_folder.finished(file, record, by_folder=c.sampler == "folder") for file, record in zip(files, records)]
+    saved = LatentsFile(c.save_latents, shape, found) if c.save_latents else None
+  todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.holds(i, old))]
   again = set(todo)
   records = [r if i in again else found[i] or r for i, r in enumerate(records)]
   if done := len(files) - len(todo):
@@ -142,7 +147,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
     elif pipe.divides:
       records = [r if "latents_sha256" in r else _made(f) or r for f, r in zip(files, records)]
     if rows := [r for f, r in zip(files, records) if "latents_sha256" in r and f.exists()]:
-      with replacing(c.out / "manifest.jsonl") as temporary:
+      with replacing(out / "manifest.jsonl") as temporary:
         lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
         temporary.write_text("".join(lines), "utf-8")
   if saved:
@@ -152,28 +157,19 @@ def run(c: config.Sample, asked: list[prompts.Prompt]):
   num = c.num or 1
   shown = min(num, 8)
   picks = [i for i in range(len(requests)) if i % num < shown][: 32 * shown]
-  pictures.sheet(c.out / "sheet.png", [files[i] for i in picks], [requests[i].prompt for i in picks[::shown]], shown)
+  pictures.sheet(out / "sheet.png", [files[i] for i in picks], [requests[i].prompt for i in picks[::shown]], shown)
   s = "s" * (len(requests) > 1)
-  tell(f"{len(requests)} picture{s} in {c.out}, all on {c.out / 'sheet.png'}")
+  tell(f"{len(requests)} picture{s} in {out}, all on {out / 'sheet.png'}")
 
 
 def check(c: config.Sample):
   """UserError for what can be seen to be wrong without a model."""
-  whole = dict(num=c.num, batch=c.batch, steps=c.steps, height=c.height, width=c.width)
-  for name, count in whole.items():
-    if count is not None and count < 1:
-      raise UserError(f"--{name} is {count}; it must be at least 1")
-  if not 0 <= c.seed < 2**64:
-    raise UserError(f"--seed is {c.seed}; it must be from 0 to 2^64 - 1")
-  for name, value in dict(guidance=c.guidance, eta=c.eta).items():
-    if value is not None and not math.isfinite(value):
-      raise UserError(f"--{name} is {value}; it must be a finite number")
-  if not 0 <= c.start < 1:
-    raise UserError(f"--start is {c.start}; it must be from 0 to below 1")
   if c.start and not c.identity:
     raise UserError("--start delays an identity: give --identity")
-  if c.strength is not None and not (c.identity and math.isfinite(c.strength)):
-    raise UserError(f"--strength {c.strength} needs --identity, and must be a finite number")
+  if c.strength is not None and not c.identity:
+    raise UserError(f"--strength {c.strength} is how strongly an identity acts: give --identity")
+  if c.prompts and c.prompts.exists() and not c.prompts.is_file() and not c.prompts.is_dir():
+    raise UserError(f"--prompts {c.prompts} is no regular file")
   if c.init_latents and not c.init_latents.is_file():
     why = "is no file" if c.init_latents.exists() else "does not exist"
     raise UserError(f"--init-latents {c.init_latents} {why}")
@@ -189,8 +185,6 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
     raise UserError("--prompt and --prompts are both given; use one")
   if not c.prompt and not c.prompts:
     raise UserError('no prompt: give --prompt "..." or --prompts FILE')
-  if any(not p.strip() for p in c.prompt):
-    raise UserError("--prompt is empty")
   asked = prompts.read(c.prompts) if c.prompts else [prompts.Prompt(p) for p in c.prompt]
   where = c.prompts or "--prompt"
   for p in asked:
@@ -208,21 +202,113 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
   return asked
 
 
-def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt], words: Sequence[str] = ()):
-  """`num` pictures a prompt. A row's own seed counts its pictures from index 0."""
-  from idejax.sampling.pipeline import Request
-
-  out: list[Request] = []
-  plain = lambda text: functools.reduce(lambda t, word: t.replace(word, "person"), words, text)
+def picture_rows(c: config.Sample, asked: list[prompts.Prompt]) -> Iterator[dict[str, Any]]:
+  """prompt, negative, seed, index and guidance of every picture, `num` a prompt. A row's own seed counts from 0."""
+  at = 0
   for p in asked:
     for k in range(c.num or 1):
-      seed, index = (c.seed, len(out)) if p.seed is None else (p.seed, k)
+      seed, index = (c.seed, at) if p.seed is None else (p.seed, k)
       negative = c.negative if p.negative is None else p.negative
-      scale = guidance if p.guidance is None else p.guidance
-      out.append(Request(p.text, negative, seed, index, scale, c.start, plain(p.text)))
+      guidance = c.guidance if p.guidance is None else p.guidance
+      yield dict(prompt=p.text, negative=negative, seed=seed, index=index, guidance=guidance)
+      at += 1
+
+
+def known_records(c: config.Sample, asked: list[prompts.Prompt]) -> list[dict[str, Any]]:
+  """What the pictures' records will say, as far as it is known before the model is read."""
+  from idejax.storage import tensorfiles
+
+  model = model_name(c)
+  usual = hints.facts(model)
+  local = usual.side is not None  # else the model is not here: its defaults are not known
+  same: dict[str, Any] = {n: getattr(c, n) for n in ("variant", "steps", "spacing", "karras", "eta", "tiled", "start")}
+  same |= {"strength": c.strength, "height": c.height or usual.side, "width": c.width or usual.side, "dtype": c.dtype}
+  if c.sampler != "folder":
+    same["sampler"] = c.sampler
+  if c.identity:
+    from idejax.sampling import learned
+
+    same["identities"] = [[learned.word(f), tensorfiles.digest(f)] for f in c.identity]
+  out = []
+  for row in picture_rows(c, asked):
+    guidance = usual.guidance if row["guidance"] is None and local else row["guidance"]
+    known = row | same | {"guidance": guidance}
+    unknown = [k for k in ("guidance", "height", "width", "dtype") if known[k] is None]
+    out.append({k: v for k, v in known.items() if k not in unknown} | ({} if c.identity else {"identities": None}))
+  return out
+
+
+def model_name(c: config.Sample) -> str:
+  """The model that is meant, as it is named."""
+  if c.model or not c.identity:
+    return c.model or "miniature"
+  from idejax.sampling import learned
+
+  return learned.load(c.identity[0]).model
+
+
+def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt], words: Sequence[str] = ()):
+  """What to sample, a request a picture."""
+  from idejax.sampling.pipeline import Request
+
+  plain = lambda text: functools.reduce(lambda t, word: t.replace(word, "person"), words, text)
+  out: list[Request] = []
+  for row in picture_rows(c, asked):
+    scale = guidance if row["guidance"] is None else row["guidance"]
+    out.append(
+      Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"]))
+    )
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
   return out
+
+
+# People.
+
+
+def people_files(paths: Sequence[Path], asked: list[prompts.Prompt]) -> tuple[Path, ...]:
+  """The identities of --identity; of a crowd's folder those whom a prompt names. UserError for two of one name."""
+  from idejax.sampling import learned
+
+  out: dict[str, Path] = {}
+  for path in paths:
+    files = learned.files(path)
+    words = {learned.word(f): f for f in files}
+    named = {w: f for w, f in words.items() if any(w in a.text for a in asked)}
+    if not named:
+      many = len(words) > 6
+      tell(f"warning: no prompt names {', '.join([*words][:6])}{' or others of ' + str(path) if many else ''}")
+    for word, file in (named or words).items():
+      if word in out and out[word] != file:
+        raise UserError(
+          f"{out[word].parent} and {file.parent} are both called {word}; "
+          f"rename one: idejax rename {shlex.quote(str(file.parent))} NEW_NAME"
+        )
+      out[word] = file
+  return tuple(out.values())
+
+
+def warn_of_strangers(c: config.Sample, asked: list[prompts.Prompt]):
+  """A word in angle brackets looks like somebody's name; without their identity a stranger comes."""
+  words = dict.fromkeys(w for a in asked for w in re.findall(r"<[^<>\s|]+>", a.text))
+  if not words:
+    return
+  from idejax.sampling import learned
+
+  here = [learned.word(f) for f in c.identity]
+  for w in words:
+    if not any(w in known for known in here):
+      who = f" (here: {', '.join(here)})" if here else ""
+      tell(f"warning: nobody here is called {w}, so the pictures show a stranger; --identity RUN brings people in{who}")
+
+
+def check_disk(out: Path, pixels: int):
+  """UserError where even well compressed pictures would not fit on the disk."""
+  need, free = 3 * pixels // 20, shutil.disk_usage(out).free
+  if free < need:
+    raise UserError(
+      f"{out}: the pictures need at least {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free"
+    )
 
 
 def check_memory(pipe, settings, count: int):
@@ -255,93 +341,7 @@ def _record(i: int, r, common: dict[str, Any]) -> dict[str, Any]:
   )
 
 
-def _finished(file: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-  """The record of a picture that is there and whole; UserError if it is another command's."""
-  if not file.exists():
-    return None
-  found, intact = pictures.read_record(file)
-  if found is None:
-    raise UserError(f"{file} is there and was not made by idejax; move it or choose another --out")
-  free = ("idejax_version", "jax_version", "model", "latents_sha256")  # may differ between runs of one command
-  for key in [*record, *found]:
-    if key not in free and found.get(key) != record.get(key):
-      raise UserError(
-        f"{file} was made with another {key} ({found.get(key)!r}, now {record.get(key)!r}); choose another --out"
-      )
-  return found if intact else None
-
-
 def _made(file: Path) -> dict[str, Any] | None:
   """The record of a picture that another process has made."""
   found, intact = pictures.read_record(file)
   return found if intact else None
-
-
-def sha256(x: np.ndarray) -> str:
-  return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()
-
-
-class Saved:
-  """The file of --save-latents: `.NAME.partial` with rows filled in as they are made, renamed when
-  the last is there. A row belongs to a picture if its sha256 is the one in the picture's record.
-
-  Written with seek and write: a memory map on a full disk would end the process.
-  """
-
-  def __init__(self, path: Path, shape: tuple[int, ...], found: list[dict[str, Any] | None]):
-    self.path, self.shape, self.partial = path, shape, path.with_name(f".{path.name}.partial")
-    self.file: Any = None
-    self.rows = self._read(path)
-    if path.exists() and (
-      self.rows is None or not any(found) or any(old and not self.has(i, old) for i, old in enumerate(found))
-    ):
-      raise UserError(
-        f"--save-latents {path} is there and does not belong to the pictures in --out; move it or choose another name"
-      )
-    if self.rows is None:
-      self.rows = self._read(self.partial)
-
-  def _read(self, path: Path) -> np.ndarray | None:
-    try:
-      rows = np.load(path, mmap_mode="r", allow_pickle=False)
-      return rows if rows.shape == self.shape and rows.dtype == np.float32 else None
-    except (OSError, ValueError, EOFError, AttributeError):
-      return None
-
-  def has(self, i: int, record: dict[str, Any]) -> bool:
-    return self.rows is not None and sha256(self.rows[i]) == record.get("latents_sha256")
-
-  def reopen(self):
-    """Make ready for `put`, with room for every row, so that a full disk is told now. One process makes
-    the file, all write their rows into it."""
-    if distributed.first():
-      self._make()
-    distributed.meet("room for latents")
-    self.file = open(self.partial, "r+b")
-
-  def _make(self):
-    if self.path.exists():
-      self.path.replace(self.partial)
-    if self.rows is None:
-      try:
-        with open(self.partial, "wb") as f:
-          header = dict(descr="<f4", fortran_order=False, shape=self.shape)
-          np.lib.format.write_array_header_1_0(f, header)
-          for _ in range(self.shape[0]):
-            f.write(bytes(4 * math.prod(self.shape[1:])))
-      except OSError as e:
-        self.partial.unlink(missing_ok=True)
-        e.filename = e.filename or str(self.path)
-        raise
-
-  def put(self, i: int, latents: np.ndarray):
-    self.file.seek(i * latents.nbytes - math.prod(self.shape) * 4, os.SEEK_END)
-    self.file.write(latents.astype("<f4").data)
-    self.file.flush()
-
-  def close(self):
-    if self.file is None:
-      return
-    self.file.close()
-    if distributed.first():
-      self.partial.replace(self.path)

@@ -7,7 +7,7 @@ can also train ten people jointly with one layer, which is not offered.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from idejax.nets import blocks
 from idejax.person import subject, templates
 from idejax.person.augment import Augment
 from idejax.person.subject import Frozen
+from idejax.ranges import above, at_least, between, from_to_below, with_person
 
 scope: Scope = "person"
 
@@ -32,28 +33,32 @@ scope: Scope = "person"
 class Config:
   """Celeb Basis."""
 
-  components: int = 512
-  """Axes for each word; fewer where the names or the encoder's width do not give as many."""
+  components: Annotated[int, at_least(1)] = 512
+  """Number of axes for each word; fewer where the names or the encoder's width do not give as many."""
   dedup: bool = False
   """Count a token once, however many names have it. The original means to, but does not."""
-  radius: float = 1.0
+  radius: Annotated[float, above(0)] = 1.0
   """Distance of a word from the average name. 1 is the original's and suits CLIP's embeddings."""
   keep: Literal["ema", "last"] = "ema"
-  """Coefficients that are kept: their average over the steps, or what the photo gives at the end."""
-  momentum: float = 0.99
-  """Of that average."""
+  """Which coefficients are kept: their average over the steps, or those that the photo gives at the end."""
+  momentum: Annotated[float, from_to_below(0, 1)] = 0.99
+  """Momentum of the average that --keep ema keeps."""
   renormalise: bool = False
   """Scale the average of unit vectors back to length 1."""
-  phrase: str = "face of {} person"
+  phrase: Annotated[str, with_person] = "face of {} person"
   """What stands for the person in a caption; {} is where the two vectors go."""
-  templates: tuple[str, ...] = templates.TEMPLATES
+  templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
   """Training captions; {} is where the phrase goes."""
   augmented: bool = True
   """Vary the photo as the paper does (colours, crops, size); else it is only mirrored."""
-  steps: int = 400
-  batch: int = 2
-  lr: float = 1e-2
-  weight_decay: float = 1e-2
+  steps: Annotated[int, at_least(1)] = 400
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 2
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 1e-2
+  """Learning rate."""
+  weight_decay: Annotated[float, between(0, 1)] = 1e-2
+  """Weight decay of the MLP."""
 
   @property
   def vectors(self) -> int:

@@ -150,6 +150,15 @@ def encode_captions(needs: Needs, tokenizers: Sequence[Tokenizer], word: str) ->
   return conditioning.tokenise(tokenizers, texts, {word: needs.tokens})
 
 
+def todays_names(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """A config's fields as an earlier version wrote them, by their present names: see `RENAMED` of a Config."""
+  table = getattr(kind, "RENAMED", {})
+  out = {k: v for k, v in fields.items() if k not in table}
+  for old in table.keys() & fields.keys():
+    out |= table[old][bool(fields[old])]
+  return out
+
+
 def default_preset(presets: Mapping[str, Any], built_in: bool, xl: bool) -> str:
   """The preset that suits a model."""
   name = "miniature" if built_in else "paper"

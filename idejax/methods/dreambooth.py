@@ -8,7 +8,7 @@ noun, "sks person": prompts of other methods fit as they are.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from idejax.model.tokens import Tokenizer
 from idejax.person import subject
 from idejax.person.augment import Augment
 from idejax.person.subject import Example, Frozen, Subject
+from idejax.ranges import above, at_least, between, not_empty, with_person
 
 LORA = (r"\.attn[12]\.(to_[qkv]|to_out\.0)\.kernel$",)
 
@@ -35,29 +36,34 @@ class Config:
   """DreamBooth."""
 
   trains: Literal["auto", "unet", "lora"] = "auto"
-  """All of the UNet, or low-rank changes of its attention; auto: the UNet, but LoRA on SDXL."""
-  word: str = "sks person"
-  """What the person is called; each word a single token."""
-  templates: tuple[str, ...] = ("a photo of {}",)
-  """Training captions; {} is where that goes."""
-  class_prompt: str = "a photo of a person"
-  """Caption of the class pictures, and the prompt that makes them."""
-  class_pictures: int = 200
-  prior: float = 1.0
-  """Weight of the class pictures; 0 needs none."""
+  """Train all of the UNet, or low-rank changes of its attention; auto: the UNet, but LoRA on SDXL."""
+  word: Annotated[str, not_empty] = "sks person"
+  """What training captions call the person: a rare word and a class noun, each a single token."""
+  templates: Annotated[tuple[str, ...], with_person] = ("a photo of {}",)
+  """Training captions; {} is where the word goes."""
+  class_prompt: Annotated[str, not_empty] = "a photo of a person"
+  """Caption of the class pictures, and the prompt that they are made with."""
+  class_pictures: Annotated[int, at_least(1)] = 200
+  """How many pictures of the class the model makes before training, for prior preservation."""
+  prior: Annotated[float, at_least(0)] = 1.0
+  """Weight of the class pictures in the loss; with 0 none are made."""
   variants: bool = False
   """Train on the mirrored and pasted variants too, not on the photo alone."""
-  rank: int = 16
-  """Of LoRA."""
-  alpha: float = 16.0
+  rank: Annotated[int, at_least(1)] = 16
+  """Rank of the low-rank changes (LoRA)."""
+  alpha: Annotated[float, above(0)] = 16.0
   """LoRA's change is alpha / rank times the product of its factors."""
-  steps: int = 800
-  batch: int = 1
-  """Of the person; as many of the class come with it."""
-  lr: float = 5e-6
-  lora_lr: float = 1e-4
-  weight_decay: float = 1e-2
-  clip: float = 1.0
+  steps: Annotated[int, at_least(1)] = 800
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 1
+  """Examples of the person in a step; as many of the class come with them."""
+  lr: Annotated[float, between(0, 1)] = 5e-6
+  """Learning rate of the UNet, when all of it trains."""
+  lora_lr: Annotated[float, between(0, 1)] = 1e-4
+  """Learning rate of the low-rank changes."""
+  weight_decay: Annotated[float, between(0, 1)] = 1e-2
+  """Weight decay of everything that trains."""
+  clip: Annotated[float, above(0)] = 1.0
   """Largest norm of the gradient."""
 
   @property

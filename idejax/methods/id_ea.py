@@ -14,7 +14,7 @@ K' and V' are averaged. Identities must be of one Config.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from idejax.model.tokens import Tokenizer
 from idejax.nets import blocks
 from idejax.person import subject, templates
 from idejax.person.subject import Frozen
+from idejax.ranges import above, at_least, between, with_person
 
 ZETA = 2e-5  # added to the diagonal of the Mahalanobis regulariser's covariance
 _KV = r"\.attn2\.to_[kv]\.kernel$"
@@ -41,61 +42,68 @@ scope: Scope = "person"
 class Config:
   """ID-EA."""
 
-  face_tokens: int = 2
-  """Tokens that the face becomes."""
+  face_tokens: Annotated[int, at_least(1)] = 2
+  """Number of tokens that the face becomes."""
   repeat: bool = False
-  """Project the face to one token and repeat it."""
-  enhancer: Literal["paper", "released"] = "paper"
-  """`released` has a layer more before the queries, before keys and values, and after."""
+  """Project the face to a single token and repeat it."""
+  enhancer: Literal["paper", "released", "none"] = "paper"
+  """Network that refines the face tokens: the paper's; the released one, with three layers more; or none, so
+  that the adapter reads them as they are."""
   enhancer_residual: bool = False
   """Add the face tokens to what the enhancer makes of them; the paper's equation does not."""
-  no_enhancer: bool = False
-  """The adapter reads the face tokens as they are."""
-  no_adapter: bool = False
-  """The words, and keys and values, only."""
+  adapter: bool = True
+  """Use the adapter. Without it, only the words and the keys and values train."""
   naive_concat: bool = False
-  """Face tokens stand in the prompt's last places, mostly padding; no enhancer, no adapter."""
+  """Put the face tokens into the prompt's last places, mostly padding, without enhancer and adapter."""
   anchor: Literal["tokens", "words"] = "tokens"
-  """The average name is that of names' first and second tokens, or of their first and last words."""
+  """What the average name averages: the first and second tokens of names, or their first and last words."""
   anchor_space: Literal["output", "input"] = "output"
-  """The enhancer reads the average name as the text encoder's output or as input embeddings."""
-  heads: int = 8
-  """Of enhancer and adapter."""
-  beta: float = 0.4
-  """Largest share of the adapter."""
+  """Whether the enhancer reads the average name as the text encoder's output or as input embeddings."""
+  heads: Annotated[int, at_least(1)] = 8
+  """Attention heads of enhancer and adapter."""
+  beta: Annotated[float, between(0, 1)] = 0.4
+  """Largest share that the adapter's output can have."""
   kv: Literal["auto", "full", "lora", "none"] = "auto"
-  """How cross-attention's keys and values train; auto: lora for SDXL, else full."""
-  rank: int = 16
-  """Of kv lora."""
+  """How the keys and values of cross-attention train; auto: lora for SDXL, else full."""
+  rank: Annotated[int, at_least(1)] = 16
+  """Rank of the low-rank change of keys and values (--kv lora)."""
   sampling: Literal["full", "rows"] = "full"
-  """Sample with all that was learned, or with the two words alone."""
-  strength: float = 1.0
-  """How strongly adapter, keys and values act in pictures; `idejax sample --strength` sets another."""
-  templates: tuple[str, ...] = templates.TEMPLATES
+  """Make pictures with all that was learned, or with the two words alone."""
+  strength: Annotated[float, between(0, 10)] = 1.0
+  """How strongly adapter, keys and values act in pictures; `idejax sample --strength` can change it."""
+  templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
   """Training captions; {} is where the phrase goes."""
-  phrase: str = "face of {} person"
-  """{} is where the two words go."""
-  steps: int = 300
-  batch: int = 8
-  lr: float = 1.2e-2
-  """Of the two words."""
-  lr_modules: float = 1.5e-3
-  """Of face projection, enhancer and adapter."""
-  lr_kv: float = 1e-5
-  """Of kv full."""
-  lr_lora: float = 1e-4
-  """Of kv lora."""
+  phrase: Annotated[str, with_person] = "face of {} person"
+  """What stands for the person in a caption; {} is where the two words go."""
+  steps: Annotated[int, at_least(1)] = 300
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 8
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 1.2e-2
+  """Learning rate of the two words."""
+  lr_modules: Annotated[float, between(0, 1)] = 1.5e-3
+  """Learning rate of face projection, enhancer and adapter."""
+  lr_kv: Annotated[float, between(0, 1)] = 1e-5
+  """Learning rate of keys and values with --kv full."""
+  lr_lora: Annotated[float, between(0, 1)] = 1e-4
+  """Learning rate of keys and values with --kv lora."""
   train_enhancer: bool = True
-  """If not, face projection and enhancer stay random."""
-  weight_decay: float = 1e-2
-  """Of all kernels."""
-  rows_decay: float = 0.0
+  """Train face projection and enhancer; otherwise they stay random."""
+  weight_decay: Annotated[float, between(0, 1)] = 1e-2
+  """Weight decay of all kernels."""
+  rows_decay: Annotated[float, between(0, 1)] = 0.0
   """Weight decay of the two words."""
-  adam_eps: float = 1e-7
+  adam_eps: Annotated[float, above(0)] = 1e-7
+  """Epsilon of Adam."""
   reg: Literal["none", "l2", "mahalanobis", "mahalanobis_released"] = "none"
-  """Distance of the words from where they began; `_released` as a float32 pseudo-inverse has it."""
-  reg_weight: float = 1e-5
-  """8e-6 suits mahalanobis."""
+  """Penalty on how far the words move from where they began; the released form uses a float32 pseudo-inverse."""
+  reg_weight: Annotated[float, at_least(0)] = 1e-5
+  """Weight of that penalty; 8e-6 suits mahalanobis."""
+
+  RENAMED: ClassVar[dict[str, dict[bool, dict[str, Any]]]] = {
+    "no_adapter": {True: {"adapter": False}, False: {}},
+    "no_enhancer": {True: {"enhancer": "none"}, False: {}},
+  }
 
   @property
   def vectors(self) -> int:
@@ -103,11 +111,11 @@ class Config:
 
   @property
   def adapts(self) -> bool:
-    return not (self.no_adapter or self.naive_concat)
+    return self.adapter and not self.naive_concat
 
   @property
   def enhances(self) -> bool:
-    return self.adapts and not self.no_enhancer
+    return self.adapts and self.enhancer != "none"
 
 
 PRESETS = {

@@ -14,7 +14,7 @@ they are. Not only faces: with `word` dog and the caption "a photo of {}" it lea
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from idejax.nets.attention import weights
 from idejax.person import subject, templates
 from idejax.person.augment import Augment
 from idejax.person.subject import Frozen
+from idejax.ranges import at_least, between, one_word, with_person
 
 HEADS, INNER = 8, 512  # of the block's self-attention
 PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
@@ -43,37 +44,41 @@ scope: Scope = "person"
 class Config:
   """SeFi-IDE."""
 
-  stages: int = 5
+  stages: Annotated[int, between(1, 1000)] = 5
+  """Stages of diffusion that have words of their own."""
   tie_kv: bool = False
-  """One word for keys and values."""
+  """Use one word for keys and values."""
   parameterisation: Literal["module", "direct"] = "module"
   """Train the block that makes the words, or the table of words itself."""
   init: Literal["anchor", "prospect"] = "anchor"
-  """Words begin as `word`, or as what a random block makes of it."""
-  word: str = "person"
-  """The class; a single token."""
-  templates: tuple[str, ...] = ("a photo of the face of {}",)
+  """Where words begin: as the class word, or as what a random block makes of it."""
+  word: Annotated[str, one_word] = "person"
+  """Class of what is learned; a single token."""
+  templates: Annotated[tuple[str, ...], with_person] = ("a photo of the face of {}",)
   """Training captions; {} is where the word goes. For other classes than people: "a photo of {}"."""
-  weight: float = 0.003
-  """lambda, of the attention loss; 0 does without it."""
+  weight: Annotated[float, at_least(0)] = 0.003
+  """Weight of the attention loss (lambda); with 0 there is none."""
   option: Literal[1, 2, 3] = 3
-  """The attention loss compares the maps of the word, of the prompt, or of all tokens."""
+  """Which maps the attention loss compares: of the word (1), of the prompt (2), or of all tokens (3)."""
   reduction: Literal["sum", "mean"] = "sum"
-  """Of the squared differences, for each picture."""
+  """How the squared differences of a picture's maps are reduced."""
   layers: Literal["all", "native"] = "all"
-  """Attention maps of all layers, or of those of `target`'s resolution alone."""
-  every: int = 1
-  """Of deeper stacks of blocks than this take every n-th block; less memory and time for SDXL."""
-  target: int = 32
-  """Side to which maps are resized."""
+  """Compare the attention maps of all layers, or only of those whose resolution is --target."""
+  every: Annotated[int, at_least(1)] = 1
+  """Compare only every n-th block in stacks deeper than this; less memory and time for SDXL."""
+  target: Annotated[int, between(1, 128)] = 32
+  """Width and height to which maps are resized."""
   stop_reference: bool = True
-  """No gradient through the class word's maps."""
+  """Let no gradient through the class word's maps."""
   augmented: bool = True
   """Vary the photo as the paper does (colours, size); else it is only mirrored."""
-  steps: int = 1000
-  batch: int = 1
-  lr: float = 5e-3
-  clip: float = 0.0
+  steps: Annotated[int, at_least(1)] = 1000
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 1
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 5e-3
+  """Learning rate."""
+  clip: Annotated[float, at_least(0)] = 0.0
   """Largest norm of the gradient; 0: any."""
 
   @property
@@ -113,9 +118,6 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"word": [1, d] per text encoder[, "keys": W_k c_r of each caption T, {path: [(depth,) T, L, C]}]}."""
-  for name in ("stages", "every", "target"):
-    if getattr(cfg, name) < 1:
-      raise UserError(f"{name} is {getattr(cfg, name)}; it must be at least 1")
   out: dict[str, Any] = {"word": anchors.word_rows(b, tokenizers, cfg.word)}
   if cfg.weight:
     reference = conditioning.tokenise(tokenizers, [t.format(cfg.word) for t in cfg.templates], {})

@@ -8,7 +8,7 @@ each of its text encoders.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from idejax.nets import blocks
 from idejax.person import subject, templates
 from idejax.person.augment import Augment
 from idejax.person.subject import Example, Frozen, Subject
+from idejax.ranges import above, at_least, between, with_person
 
 _MULTIPLIER = 0.1  # of every kernel and bias of the MLP, as a slower learning rate
 
@@ -36,27 +37,30 @@ class Config:
   """StableIdentity."""
 
   source: Literal["vit", "recogniser"] = "vit"
-  """What the MLP reads: a face ViT's features or the recogniser's embedding."""
-  depth: int = 2
-  """Layers of the MLP, at least 2."""
-  alpha: float = 0.6
-  """Timesteps above this part of all learn from the noise, the others from the clean latents."""
-  hair: float = 0.1
-  """Weight of the hair beside the face."""
+  """What the MLP reads: the features of a face ViT (--vit), or the recogniser's embedding."""
+  depth: Annotated[int, at_least(2)] = 2
+  """Layers of the MLP."""
+  alpha: Annotated[float, between(0, 1)] = 0.6
+  """Timesteps above this share of all learn from the noise, the others from the clean latents."""
+  hair: Annotated[float, at_least(0)] = 0.1
+  """Weight of the hair in the loss, where the face has 1."""
   mask_norm: Literal["all", "area"] = "all"
-  """Errors are averaged over the whole picture, or over each mask's own area."""
+  """Average errors over the whole picture, or over each mask's own area."""
   mixed: Literal["phases", "rows"] = "phases"
-  """A batch of both kinds of timesteps: the sum of their averages, or the average of all rows."""
-  templates: tuple[str, ...] = templates.TEMPLATES
+  """Loss of a batch with both kinds of timesteps: the sum of their averages, or the average of all examples."""
+  templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
   """Training captions; {} is where the two vectors go."""
   augmented: bool = True
   """Vary the photo as the paper does (colours, crops, size); else it is only mirrored."""
-  steps: int = 450
-  batch: int = 1
-  lr: float = 5e-5
-  weight_decay: float = 1e-2
-  """Of the MLP's kernels."""
-  clip: float = 1.0
+  steps: Annotated[int, at_least(1)] = 450
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 1
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 5e-5
+  """Learning rate."""
+  weight_decay: Annotated[float, between(0, 1)] = 1e-2
+  """Weight decay of the MLP's kernels."""
+  clip: Annotated[float, above(0)] = 1.0
   """Largest norm of the gradient."""
 
   @property

@@ -6,7 +6,7 @@ celebrity's name: the scale at which learned embeddings end up.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from idejax.model.conditioning import Prompts
 from idejax.model.tokens import Tokenizer
 from idejax.person import subject, templates
 from idejax.person.subject import Frozen
+from idejax.ranges import at_least, between, one_word, with_person
 
 scope: Scope = "person"
 
@@ -27,22 +28,25 @@ scope: Scope = "person"
 class Config:
   """Textual Inversion."""
 
-  vectors: int = 1
-  """Rows of the new word, in every text encoder."""
+  vectors: Annotated[int, at_least(1)] = 1
+  """Vectors that the new word has in every text encoder."""
   start: Literal["word", "cross", "normal"] = "word"
-  """Rows begin as the embedding of `word`, as an average celebrity's name (cross-initialisation,
-  needs 2 vectors) or as noise of deviation 0.02."""
-  word: str = "face"
-  """A single token."""
-  templates: tuple[str, ...] = templates.TEMPLATES
+  """Where the vectors begin: at the embedding of a word (--word), at the average name of a celebrity
+  (cross-initialisation, for 2 vectors), or at noise of deviation 0.02."""
+  word: Annotated[str, one_word] = "face"
+  """Word at whose embedding the vectors begin; a single token."""
+  templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
   """Training captions; {} is where the new word goes."""
-  steps: int = 3000
-  batch: int = 4
-  lr: float = 2e-3
-  weight_decay: float = 0.0
-  """The reference's 1e-2 pulls the rows to zero."""
-  reg: float = 0.0
-  """Weight of the mean distance of the rows from where they began."""
+  steps: Annotated[int, at_least(1)] = 3000
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 4
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 2e-3
+  """Learning rate."""
+  weight_decay: Annotated[float, between(0, 1)] = 0.0
+  """Weight decay of the vectors; the reference implementation's 1e-2 pulls them to zero."""
+  reg: Annotated[float, at_least(0)] = 0.0
+  """Weight of a penalty on how far the vectors move from where they began."""
 
 
 PRESETS = {

@@ -57,12 +57,12 @@ class Tokenizer:
     for n, prompt in enumerate(prompts):
       body: list[int] = []
       if any(0xD800 <= ord(c) < 0xE000 for c in prompt):  # bytes of a terminal that are no UTF-8
-        raise UserError(f"the prompt is not valid Unicode text: {prompt!r}")
+        raise UserError(f"the prompt is not valid Unicode text: {_short(prompt)}")
       for part in _split(prompt, placeholders):
         if part in placeholders:
           count = placeholders[part]
           if where[n, first[part]] >= 0:
-            raise UserError(f"{part} is used twice in {prompt!r}; use it once")
+            raise UserError(f"{part} is used twice in {_short(prompt)}; use it once")
           where[n, first[part] : first[part] + count] = 1 + len(body) + np.arange(count)
           body += [self.eos] * count  # any valid id: the encoder reads the method's rows instead
         else:
@@ -71,7 +71,7 @@ class Tokenizer:
       if where[n].max(initial=-1) > room:
         raise UserError(
           f"the prompt is longer than {room} tokens and its placeholder would be cut off; "
-          f"move it forward or shorten: {prompt!r}"
+          f"move it forward or shorten: {_short(prompt)}"
         )
       cut.append(self.bpe.decode(body[room:]).strip() if len(body) > room else "")
       body = body[:room]
@@ -87,6 +87,16 @@ def _split(prompt: str, placeholders: Mapping[str, Any]) -> list[str]:
   words = "|".join(re.escape(w) for w in sorted(placeholders, key=len, reverse=True))
   parts = re.split(rf"(?<!\w)({words})(?!\w)", prompt)
   return [p for p in parts if p]  # not stripped: some of what Python counts as space are tokens
+
+
+def _short(prompt: str) -> str:
+  """A prompt as messages quote it."""
+  return repr(prompt if len(prompt) <= 80 else prompt[:77] + "...")
+
+
+def knows(tokenizer: Tokenizer, word: str) -> bool:
+  """Whether a word is one that the model learned: prompts with it would change if a person had its name."""
+  return word.isalnum() and len(tokenizer.bpe(word, add_special_tokens=False)["input_ids"]) == 1
 
 
 def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:

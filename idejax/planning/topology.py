@@ -101,7 +101,7 @@ def devices(t: Topology) -> list[Any]:
       )
     return found[: t.size]
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install "idejax[plan]"')
+    raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install -e ".[plan]"')
   from jax.experimental import topologies
 
   try:

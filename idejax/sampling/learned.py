@@ -1,17 +1,23 @@
 """An identity on disk: what a method learned for one person, as far as sampling needs it."""
 
+import base64
 import dataclasses
+import html
+import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
 from idejax.methods import METHODS
+from idejax.methods.contract import todays_names
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
@@ -30,6 +36,7 @@ class Learned:
   model: str  # the pipeline it was made on, as it was named
   digest: str  # of that pipeline
   licence: str = ""  # of the face pack
+  portrait: np.ndarray | None = dataclasses.field(default=None, compare=False)  # uint8 [S, S, 3], where it is at hand
 
   @property
   def rows(self) -> int:
@@ -42,9 +49,42 @@ class Learned:
       raise UserError(f"{self.method} has no strength to set")
     return dataclasses.replace(self, identity={**self.identity, "scale": np.float32(scale)})
 
+  @property
+  def strength(self) -> float | None:
+    """The runtime strength, of methods that have one."""
+    return float(self.identity["scale"]) if "scale" in self.identity else None
+
+  def save(self, folder: str | os.PathLike[str]) -> Path:
+    """Write FOLDER/identity.safetensors, which `idejax.open_person` and `idejax sample --identity FOLDER` read."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return save(Path(folder), self)
+
+  def __repr__(self) -> str:
+    strength = "" if self.strength is None else f", strength {self.strength:g}"
+    return f"<Learned {self.word} by {self.method} on {self.model}{strength}>"
+
+  def _repr_html_(self) -> str:
+    """What a notebook shows: the portrait, where there is one, and the same words."""
+    facts = {"method": self.method, "model": self.model, "strength": self.strength}
+    rows = "".join(f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v is not None)
+    table = f"<table><caption>{html.escape(self.word)}</caption>{rows}</table>"
+    if self.portrait is None:
+      return table
+    picture = Image.fromarray(self.portrait).resize((128, 128), Image.Resampling.LANCZOS)
+    picture.save(data := io.BytesIO(), "PNG")
+    code = base64.b64encode(data.getvalue()).decode()
+    return (
+      f'<div style="display:flex;gap:1em"><img width=128 height=128 src="data:image/png;base64,{code}">{table}</div>'
+    )
+
 
 def save(folder: Path, person: Learned) -> Path:
-  """Write `folder`/identity.safetensors: float32 tensors, and all else as JSON in its metadata."""
+  """Write `folder`/identity.safetensors."""
+  return write(folder / FILE, person)
+
+
+def write(path: Path, person: Learned) -> Path:
+  """A person as a file: float32 tensors, and all else as JSON in its metadata."""
   facts = {
     "word": person.word,
     "method": person.method,
@@ -54,15 +94,27 @@ def save(folder: Path, person: Learned) -> Path:
     "licence": person.licence,
   }
   tensors = {k: np.asarray(v, np.float32) for k, v in _flatten(person.identity, "")}
-  path = folder / FILE
   tensorfiles.write(path, tensors, {_KEY: json.dumps(facts)})
   return path
 
 
 def file(path: Path) -> Path:
-  """The identity's file, given as such or by its run folder. UserError if it is not there."""
-  found = path / FILE if path.is_dir() else path
-  if not found.is_file():
+  """One identity's file, given as such or by its run folder. UserError if it is not there, or if there are several."""
+  found = files(path)
+  if len(found) > 1:
+    raise UserError(f"{path} holds {len(found)} people: name one, such as {found[0].parent}")
+  return found[0]
+
+
+def files(path: Path) -> list[Path]:
+  """The identities of a run: of one person, or of everyone in a crowd's folder. UserError if there are none."""
+  if (path / "compare.json").is_file():
+    runs = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
+    raise UserError(f"{path} compares several methods: name one of its folders ({', '.join(runs)})")
+  found = [path / FILE] if path.is_dir() else [path]
+  if not found[0].is_file():
+    found = sorted(path.glob(f"*/{FILE}")) if path.is_dir() else []
+  if not found:
     raise UserError(
       f"{path} holds no {FILE}: give the folder that idejax personalize wrote"
       + (", once it has finished" if path.is_dir() else "")
@@ -70,14 +122,28 @@ def file(path: Path) -> Path:
   return found
 
 
-def load(path: Path) -> Learned:
+def word(file: Path) -> str:
+  """The word of an identity's file, without its tensors. UserError says what is wrong with it."""
+  try:
+    with safe_open(file, "numpy") as f:
+      return str(json.loads((f.metadata() or {})[_KEY])["word"])
+  except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+    raise _not_ours(file, e) from e
+
+
+def _not_ours(path: Path, e: Exception) -> UserError:
+  return UserError(f"{path} is no identity of this idejax: {type(e).__name__} {str(e)[:120]}")
+
+
+def load(path: str | os.PathLike[str]) -> Learned:
   """A run folder or its identity.safetensors. UserError says what is wrong with it."""
+  path = Path(path)
   try:
     with safe_open(file(path), "numpy") as f:
       facts = json.loads((f.metadata() or {})[_KEY])
       tensors = {k: f.get_tensor(k) for k in f.keys()}
     module = METHODS[facts["method"]]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()}
     return Learned(
       facts["word"],
       facts["method"],
@@ -88,7 +154,7 @@ def load(path: Path) -> Learned:
       facts.get("licence", ""),
     )
   except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path} is no identity of this idejax: {type(e).__name__} {str(e)[:120]}") from e
+    raise _not_ours(path, e) from e
 
 
 def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str, *, other: bool = False):

@@ -1,6 +1,8 @@
 """A sampler's run in pieces of about a second, so that a bar moves and Ctrl-C works."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,14 +10,18 @@ import numpy as np
 from idejax.runtime.progress import counting, waiting
 from idejax.sampling import sampler
 
+Progress = Callable[[int, int, dict[str, Any]], None]  # (done, of how many, figures)
+
 
 class Pieces:
   """Progress over rows of the table. A batch runs in a few calls of one program: short jobs in
   one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
 
-  def __init__(self, show: bool, pictures: int, rows: int):
-    self.rows, self.piece, self.show = rows, 1, show
-    self.bar = counting(pictures * rows, "step", show)
+  def __init__(self, progress: bool | Progress, pictures: int, rows: int):
+    self.rows, self.piece, self.show = rows, 1, progress is True
+    self.tell = progress if callable(progress) else None
+    self.done, self.all = 0, pictures * rows
+    self.bar = counting(self.all, "step", self.show)
 
   def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
     at = 0
@@ -31,6 +37,9 @@ class Pieces:
       elif not at:
         self.piece = 2  # the first call may have compiled
       self.bar.update((end - at) * real)
+      self.done += (end - at) * real
+      if self.tell:
+        self.tell(self.done, self.all, {})
       at = end
     return state.x
 

@@ -7,10 +7,12 @@ Three programs are compiled, each once per shape: encode prompts, run the sample
 Prompts, negative prompts, seeds, guidance, sampler and number of steps are their arguments.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,43 +26,12 @@ from idejax.errors import UserError
 from idejax.model import backbone, conditioning, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
-from idejax.sampling import batching, learned, sampler
+from idejax.sampling import batching, learned, requests, sampler
 from idejax.sampling.learned import Learned
-from idejax.sampling.pieces import Pieces
+from idejax.sampling.pieces import Pieces, Progress
+from idejax.sampling.requests import Request, Settings
 from idejax.sampling.texts import Texts, Weights
 from idejax.storage import hub, tensorfiles
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """One picture. `(seed, index)` names its noise; `negative` None is the family's default.
-
-  start: the share of the trajectory, 0 to 1, that is drawn with `plain` in place of the prompt: a
-  person enters when the layout stands.
-  """
-
-  prompt: str
-  negative: str | None = None
-  seed: int = 0
-  index: int = 0
-  guidance: float = 7.5
-  start: float = 0.0
-  plain: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What all pictures of a run share."""
-
-  steps: int = 50
-  sampler: str = "folder"  # the scheduler that the model folder names
-  height: int | None = None  # pixels; None: the size that the model was trained at
-  width: int | None = None
-  batch: int | None = None  # pictures at a time over all devices
-  spacing: str | None = None  # timestep spacing: leading, trailing, linspace
-  karras: bool | None = None  # Karras noise levels
-  eta: float | None = None  # noise of stochastic samplers
-  tiled: bool = False  # decode in overlapping tiles: large pictures in little memory
 
 
 class Batch(NamedTuple):
@@ -92,7 +63,7 @@ class Pipeline:
     named = dict(self.people)
     for p in people:
       if p.word in named:
-        raise UserError(f"two people are called {p.word}; rename one of them")
+        raise UserError(f"two people are called {p.word}; rename one of them: idejax rename RUN NEW_NAME")
       learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
       identity = sharding.replicate(dict(p.identity), self.mesh)
       named[p.word] = dataclasses.replace(p, identity=identity)
@@ -132,37 +103,51 @@ class Pipeline:
     self,
     prompts: str | Sequence[str],
     *,
-    negative: str | Sequence[str] | None = None,
-    seeds: int | Sequence[int] = 0,
-    guidance: float | Sequence[float] | None = None,
-    init_latents: np.ndarray | None = None,
-    progress: bool = False,
+    negative: str | Sequence[str | None] | None = None,
+    seeds: int | np.integer | Sequence[int] | np.ndarray = 0,
+    guidance: float | Sequence[float] | np.ndarray | None = None,
+    init_latents: Any = None,
+    progress: bool | Progress = False,
     **settings: Any,
   ) -> np.ndarray:
     """Pictures for prompts, one each: uint8 [N, H, W, 3].
 
     Args:
-      prompts, negative, guidance: one for all, or one a picture.
-      seeds: an int s gives picture i the noise (s, i); a list gives each picture (seed, 0).
-      init_latents: unit noise [N, h, w, C] float32 in place of the seeds'.
+      prompts, negative, guidance: one for all, or one a picture; lists or arrays.
+      seeds: an int s gives picture i the noise (s, i); several give each picture (seed, 0).
+      init_latents: unit noise [N, h, w, C] in place of the seeds'.
+      progress: True shows a bar; a function is called with (pictures' steps done, of how many, {}).
       settings: fields of `Settings` (steps, sampler, height, width, batch, ...).
+
+    UserError says what cannot be sampled.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    n = len(prompts)
-    each = lambda x: list(x) if isinstance(x, list | tuple | np.ndarray) else [x] * n
-    names = [(seeds, i) for i in range(n)] if isinstance(seeds, int) else [(s, 0) for s in seeds]
-    scale = default_guidance(self) if guidance is None else guidance
-    columns = [prompts, each(negative), names, each(scale)]
-    if uneven := {len(c) for c in columns} - {n}:
-      raise UserError(f"{n} prompts, but a list of {min(uneven)} beside them")
-    requests = [Request(p, m, s, i, g) for p, m, (s, i), g in zip(*columns)]
-    made = list(generate(self, requests, Settings(**settings), init_latents, progress=progress))
+    asked = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
+    common = requests.settings(settings)
+    if init_latents is not None:
+      init_latents = requests.latents(init_latents, len(asked), self.latent_shape(common))
+    made = list(generate(self, asked, common, init_latents, progress=progress))
     if not self.divides:
       return np.concatenate([b.images for b in made])
-    images = np.zeros((n, *self.size(Settings(**settings)), 3), np.uint8)
+    images = np.zeros((len(asked), *self.size(common), 3), np.uint8)
     for b in made:
       images[b.positions] = b.images
     return sharding.summed(images)
+
+  def __repr__(self) -> str:
+    nets, (height, width) = self.backbone.nets, self.size(Settings())
+    kinds = collections.Counter(d.device_kind for d in self.mesh.devices.flat)
+    on = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    people = f", people {' '.join(self.people)}" if self.people else ""
+    return (
+      f"<Pipeline {self.name}: {'SDXL' if nets.xl else 'Stable Diffusion'} ({nets.schedule.prediction_type}), "
+      f"{width} x {height} pixels, {jnp.dtype(nets.dtype).name}, "
+      f"on {on} device{'s' * (self.mesh.size > 1)}{people}>"
+    )
+
+  @property
+  def name(self) -> str:
+    """As --model names it: the built-in model's name, or the folder."""
+    return next((name for name, folder in hub.BUILT_IN.items() if folder == self.folder), str(self.folder))
 
   @property
   def divides(self) -> bool:
@@ -171,7 +156,7 @@ class Pipeline:
 
 
 def load(
-  name: str | Path,
+  name: str | os.PathLike[str],
   *,
   dtype: Any = jnp.float32,
   variant: str | None = None,
@@ -228,7 +213,7 @@ def generate(
   init_latents: np.ndarray | None = None,
   *,
   positions: Sequence[int] | None = None,
-  progress: bool = False,
+  progress: bool | Progress = False,
 ) -> Iterator[Batch]:
   """Yield finished batches, in order. The last is padded on the device, not in what is yielded.
 

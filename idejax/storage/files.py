@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ def cache(name: str) -> Path | None:
 
 
 def write_json(path: Path, value: Any):
-  """Indented, its folder made if need be."""
+  """Indented, its folder made if need be; what was not measured (NaN) is null."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    temporary.write_text(json.dumps(_measured(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _measured(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {k: _measured(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_measured(v) for v in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from idejax.errors import UserError
+from idejax.storage import sheets
 from idejax.storage.files import replacing
 
 
@@ -39,32 +40,11 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int, side: int = 192):
-  """A contact sheet: `columns` thumbnails a row, one label per row at its left edge."""
-  from PIL import ImageDraw
-
-  rows = [files[i : i + columns] for i in range(0, len(files), columns)]
-  margin, gap = 180, 4
-  canvas = Image.new("RGB", (margin + columns * (side + gap), len(rows) * (side + gap)), "white")
-  draw = ImageDraw.Draw(canvas)
-  for y, row in enumerate(rows):
-    draw.multiline_text((6, y * (side + gap) + 6), _wrapped(labels[y], 27), fill="black")
-    for x, file in enumerate(row):
-      with Image.open(file) as image:
-        # Miniature pictures grow by whole pixels, photographs shrink smoothly.
-        up = max(image.size) < side
-        scale = side / max(image.size)
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        thumb = image.convert("RGB").resize(size, Image.Resampling.NEAREST if up else Image.Resampling.LANCZOS)
-      canvas.paste(thumb, (margin + x * (side + gap), y * (side + gap)))
-  with replacing(path) as temporary:
-    canvas.save(temporary, format="PNG")
-
-
-def _wrapped(text: str, width: int, lines: int = 9) -> str:
-  import textwrap
-
-  # Pillow's built-in font draws Latin-1 and raises for nothing, but shows boxes beyond it.
-  return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" ..."))
+  """A contact sheet: pictures in groups of `columns`, each under its label."""
+  groups = [
+    sheets.Group(label, files[at : at + columns]) for label, at in zip(labels, range(0, len(files), columns))
+  ]
+  sheets.write(path, [sheets.Section("", groups)], side)
 
 
 def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ class Board:
     try:
       from tensorboardX import SummaryWriter
     except ImportError as e:
-      raise UserError('--tensorboard needs tensorboardX: pip install "idejax[tensorboard]"') from e
+      raise UserError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"') from e
     self._writer = SummaryWriter(str(folder / "events"), purge_step=start)
 
   def add(self, rows: Sequence[Mapping[str, Any]]):

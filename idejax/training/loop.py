@@ -24,6 +24,7 @@ import numpy as np
 from idejax import sharding
 from idejax.errors import UserError, tell
 from idejax.runtime import distributed
+from idejax.training import plots
 from idejax.training.board import Board
 from idejax.training.checkpoint import Checkpoints
 from idejax.training.step import PATIENCE, Batch, State, Step
@@ -44,6 +45,9 @@ class Run:
   log_steps: int = 50  # metrics leave the device, and the progress line moves, this often
   name: str = "train"
   tensorboard: bool = False  # events too
+  title: str = ""  # of loss.png; "": `name`
+  people: tuple[str, ...] = ()  # of a crowd, for loss.png, in their order
+  progress: Callable[[int, int, dict[str, Any]], None] | None = None  # see `_Log._write`; None: a line on stderr
 
 
 def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
@@ -146,7 +150,7 @@ def train(
           checkpoints.save(done, state, facts)
         checkpoints.wait()
         log.flush()
-  plot(run.folder)
+  plot(run)
   (caught,) = distributed.agree(caught or signals.caught)
   if caught:
     raise KeyboardInterrupt(f"stopped and saved at step {done}")
@@ -206,6 +210,7 @@ class _Log:
     self._now: list[tuple[int, Any]] = []
     self._before: list[tuple[int, Any]] = []
     self._began = time.monotonic()
+    self._compiled: tuple[int, float] | None = None  # steps done, and when, once the first has told its loss
     self._file = None
     if jax.process_index() == 0:
       run.folder.mkdir(parents=True, exist_ok=True)
@@ -244,15 +249,29 @@ class _Log:
     self._file.flush()
     if self._board:
       self._board.add(rows)
+    if self.run.progress:  # (steps done, of how many, the step's record), every step in order, up to two windows late
+      for r in rows:
+        self.run.progress(r["step"] + 1, self.run.steps, r)
+      return
     done, spent = rows[-1]["step"] + 1, time.monotonic() - self._began
-    rate = (done - self.start) / max(spent, 1e-9)
-    left = (self.run.steps - done) / rate
-    if self.run.minutes is not None:
-      left = min(left, max(0.0, 60 * self.run.minutes - spent))
     finite = [r["loss"] for r in rows if r["loss"] is not None]
     loss = sum(finite) / len(finite) if finite else math.nan
     skipped = f", {rows[-1]['skipped']} skipped" if rows[-1]["skipped"] else ""
-    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}, {rate:.2f} steps/s, {_clock(left)} left{skipped}")
+    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}{self._pace(done, spent)}{skipped}")
+
+  def _pace(self, done: int, spent: float) -> str:
+    """Speed and time left. The first step is left out: it waited for the compiler."""
+    if self._compiled is None:
+      self._compiled = done, spent
+      return f", first step after {spent:.0f} s"
+    steps, seconds = done - self._compiled[0], spent - self._compiled[1]
+    if steps <= 0:
+      return ""
+    rate = steps / max(seconds, 1e-9)
+    left = (self.run.steps - done) / rate
+    if self.run.minutes is not None:
+      left = min(left, max(0.0, 60 * self.run.minutes - spent))
+    return f", {rate:.2f} steps/s, {_clock(left)} left"
 
   def close(self):
     for out in (self._file, self._board):
@@ -284,22 +303,10 @@ def records(path: Path) -> list[dict[str, Any]]:
   return out
 
 
-def plot(folder: Path):
-  """loss.png from metrics.jsonl: every step faint, a running mean over it."""
-  rows = [r for r in records(folder / "metrics.jsonl") if r.get("loss") is not None]
-  if not rows or jax.process_index():
-    return
-  from matplotlib.figure import Figure  # no pyplot: it would look for a display
-
-  x, y = np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows])
-  width = max(1, len(y) // 50)
-  mean = np.convolve(y, np.ones(width) / width, "valid")
-  figure = Figure(figsize=(7, 4))
-  axes = figure.subplots()
-  axes.plot(x, y, lw=0.4, alpha=0.4)
-  axes.plot(x[width - 1 :], mean, lw=1.5)
-  axes.set(xlabel="step", ylabel="loss", yscale="log" if y.min() > 0 else "linear")
-  figure.savefig(folder / "loss.png", dpi=110)
+def plot(run: Run):
+  """loss.png from metrics.jsonl."""
+  if jax.process_index() == 0:
+    plots.loss(run.folder / "loss.png", records(run.folder / "metrics.jsonl"), run.title or run.name, run.people)
 
 
 def _record(metrics: dict[str, Any]) -> dict[str, Any]:

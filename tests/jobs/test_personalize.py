@@ -26,6 +26,7 @@ from idejax.miniature.world import captions, portraits
 from idejax.model import backbone
 from idejax.person import augment
 from idejax.person.subject import Frozen
+from idejax.personalizing import learn
 from idejax.sampling import class_pictures, learned
 from idejax.storage import tensorfiles
 from idejax.training import fit
@@ -192,7 +193,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   monkeypatch.setattr(fit, "crowd", crowd)
   monkeypatch.setattr(fit, "train", lambda step, state, *_: iter([(s.cfg.steps, state)]))
   monkeypatch.setattr(fit, "represent", lambda module, cfg, frozen, params: (params["face"], frozen.subject.face))
-  shared = personalize.Shared({}, (), None, None)
+  shared = learn.Shared({}, (), None, None)
   made = personalize.train(s, personalize.open_model(s.run), pack, shared, people, tmp_path, personalize.Watch())
   assert [m.word for m in made] == [p.word for p in people] == ["<ben>", "<cleo>", "<dora>"] and given["count"] == 8
   np.testing.assert_array_equal(given["key"][:3], jax.random.key_data(fit.keys(0, [p.digest for p in people])))

@@ -76,11 +76,11 @@ MUTANTS = [
    "last = jnp.full_like(caption, len(cfg.templates))", "last = caption",
    "tests/methods/test_dreambooth.py::test_the_class_prompt_goes_with_class_pictures_and_the_word_with_the_persons"),
   # Prior preservation teaches washed-out pictures.
-  ("class pictures in [0, 1]", "idejax/jobs/personalize.py",
+  ("class pictures in [0, 1]", "idejax/personalizing/learn.py",
    "images.astype(np.float32) / 127.5 - 1), vit)", "images.astype(np.float32) / 255), vit)",
    "tests/jobs/test_personalize.py::test_class_pictures_are_encoded_as_the_vae_reads_pictures"),
   # Everybody of a crowd gets the face tokens of the first photo.
-  ("first person's subject for all of a crowd", "idejax/jobs/personalize.py",
+  ("first person's subject for all of a crowd", "idejax/personalizing/learn.py",
    "frozen._replace(subject=fit.person(frozen.subject, i))", "frozen._replace(subject=fit.person(frozen.subject, 0))",
    "tests/jobs/test_personalize.py::test_everybody_of_a_crowd_keeps_what_is_theirs"),
   # Masked losses look at the hair for the face.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from idejax.errors import UserError
-from idejax.storage import files, pictures
+from idejax.storage import files, fonts, pictures, sheets
 
 RECORD = {
   "prompt": "caf\u00e9, \u65e5\u672c\n\U0001f469",
@@ -123,25 +123,25 @@ def test_an_image_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def test_sheet(tmp_path):
-  """Five pictures in rows of two: in order, whole, on white; sizes and shapes may differ."""
+  """Five pictures in groups of two, each under its label: in order and whole; sizes and shapes may differ."""
   colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
   sizes = [(8, 8), (8, 8), (512, 256), (8, 8), (1000, 1)]
   files = []
   for i, (colour, size) in enumerate(zip(colours, sizes)):
     files.append(tmp_path / f"{i}.png")
     Image.new("RGB", size, colour).save(files[-1])
-  pictures.sheet(tmp_path / "sheet.png", files, ["first", "\u65e5\u672c " * 100, "x" * 1000], 2, side=64)
+  pictures.sheet(tmp_path / "sheet.png", files, ["first", "second", "third"], 2, side=64)
   with Image.open(tmp_path / "sheet.png") as found:
     sheet = np.asarray(found)
-  pitch = 64 + 4
-  assert sheet.shape == (3 * pitch, 180 + 2 * pitch, 3)
+  top = sheets.EDGE + fonts.height(sheets.TEXT) + 3
   for i, colour in enumerate(colours):
-    corner = sheet[i // 2 * pitch, 180 + i % 2 * pitch]
-    np.testing.assert_array_equal(corner, colour)
-  np.testing.assert_array_equal(sheet[0, 180 + 63], colours[0])  # scaled up to the whole side
-  np.testing.assert_array_equal(sheet[pitch + 31, 180], colours[2])  # 512 x 256 -> 64 x 32
-  np.testing.assert_array_equal(sheet[pitch + 33, 180], (255, 255, 255))
-  assert (sheet[:pitch, :170] != 255).any()  # a label
+    left = sheets.EDGE + i // 2 * (2 * 64 + sheets.GAP) + i % 2 * 64
+    np.testing.assert_array_equal(sheet[top, left], colour)
+  np.testing.assert_array_equal(sheet[top + 63, sheets.EDGE + 63], colours[0])  # scaled up to the whole side
+  left = sheets.EDGE + 2 * 64 + sheets.GAP  # 512 x 256 -> 64 x 32
+  np.testing.assert_array_equal(sheet[top + 31, left], colours[2])
+  np.testing.assert_array_equal(sheet[top + 33, left], (255, 255, 255))
+  assert (sheet[sheets.EDGE : top] != 255).any()  # labels
 
 
 # Files of latents.

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from idejax.errors import UserError, tell
-from idejax.miniature.world import data, people, scene
+from idejax.miniature.world import data, people, scene, world
 from idejax.storage.files import replacing
 
+SMALLEST = 32  # pixels of a portrait's side
 # What a portrait shows around the face, in the words of captions.
 SHOWN = "wearing a red sweater on a gray background"
 
@@ -34,6 +35,21 @@ def portray_one(path: Path) -> Path:
   render(people.split("heldout")[:1], [path])
   tell(f"no photo given: {path} is a drawn portrait that no training has seen")
   return path
+
+
+def one(n: int, size: int = 64) -> np.ndarray:
+  """The portrait of held-out person n, 0 the one of `portray_one`: uint8 [size, size, 3], drawn by numpy.
+
+  UserError if there is no such person.
+  """
+  ids = people.split("heldout")
+  if not 0 <= n < len(ids):
+    raise UserError(f"there is no person {n}: those whom no training has seen are 0 to {len(ids) - 1}")
+  if size < SMALLEST:
+    raise UserError(f"size is {size}; a portrait has at least {SMALLEST} pixels a side")
+  who = people.take(people.people(ids[n : n + 1]), 0)
+  picture = world.render(np, who, scene.scene(clothes="red sweater", background="gray"), size)
+  return (np.asarray(picture) * 255 + 0.5).astype(np.uint8)
 
 
 def portrayed(stem: str) -> int | None:

@@ -1,0 +1,170 @@
+"""The text of `--help`: usage, purpose, options in groups. The words are the strings below a config's fields.
+
+A config may say in `GROUPS`, {heading: fields}, what belongs together, and in `COMMON` which fields are shown
+without --help-all. Fields that it does not name stand under "options" and are shown.
+"""
+
+import ast
+import dataclasses
+import inspect
+import os
+import shutil
+import textwrap
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from idejax.cli.options import Option, purpose
+
+_INDENT = 24
+_OFF = "(default: off)"
+
+
+def text(
+  kind: type, known: list[Option], prog: str, default: Any, hints: Mapping[str, str], everything: bool
+) -> str:
+  """Help for a command. Defaults are those of `default` where it is given."""
+  said = texts(kind)
+  common = getattr(kind, "COMMON", ())
+  hidden = [o for o in known if common and o.name not in common and not everything]
+  lines = [_usage(known, prog), "", *_flow(purpose(kind))]
+  for heading, options in _groups(kind, known).items():
+    if shown := [o for o in options if o not in hidden]:
+      lines += ["", f"{heading}:"]
+      for o in shown:
+        lines += _entry(o, said.get(o.name, ""), _default(kind, o, default), hints)
+  lines += ["", "help and defaults:"]
+  if hidden:
+    lines += _row("--help-all", f"Show the {len(hidden)} other options too.")
+  lines += _row(
+    "--config FILE",
+    f"Take defaults from a Python file that says config = {kind.__name__}(...); options override it.",
+  )
+  return "\n".join(lines)
+
+
+def texts(kind: type) -> dict[str, str]:
+  """{field: the string below it}, of a dataclass and of those that it inherits from."""
+  out: dict[str, str] = {}
+  for base in reversed(kind.__mro__):
+    if dataclasses.is_dataclass(base) and "__dataclass_fields__" in vars(base) and base.__module__ != "builtins":
+      out |= _declared(base)
+  return out
+
+
+def _declared(kind: type) -> dict[str, str]:
+  try:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+  except (OSError, TypeError):  # a class that a program made has no source: its bases have
+    return {}
+  body = typing.cast(ast.ClassDef, tree.body[0]).body
+  out = {}
+  for field, below in zip(body, body[1:]):
+    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+      if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+        out[field.target.id] = " ".join(below.value.value.split())
+  return out
+
+
+def _groups(kind: type, known: list[Option]) -> dict[str, list[Option]]:
+  out: dict[str, list[Option]] = {}
+  table: dict[str, tuple[str, ...]] = getattr(kind, "GROUPS", {})
+  names = {o.name: o for o in known}
+  for heading, fields in table.items():
+    out[heading] = [names[f] for f in fields if f in names]
+  named = {f for fields in table.values() for f in fields}
+  if rest := [o for o in known if o.name not in named]:
+    out[getattr(kind, "REST", "options")] = rest
+  return out
+
+
+def _usage(known: list[Option], prog: str) -> str:
+  words = (f"{_metavar(o)}{' ...' * o.several}" for o in known if o.positional)
+  word = "".join(f" {w}" if o.required else f" [{w}]" for w, o in zip(words, (o for o in known if o.positional)))
+  needed = "".join(f" {o.flag} {_metavar(o)}" for o in known if o.required and not o.positional)
+  return f"usage: {prog}{word}{needed} [options]"
+
+
+def _choices(o: Option) -> str:
+  return "{" + ",".join(map(str, typing.get_args(o.kind))) + "}"
+
+
+def _metavar(o: Option) -> str:
+  if o.positional:
+    return o.name.upper()
+  return {int: "N", float: "X", Path: "PATH"}.get(o.kind, "TEXT")
+
+
+def _entry(o: Option, words: str, default: str, hints: Mapping[str, str]) -> list[str]:
+  if o.kind is bool:
+    flag = f"{o.flag}, --no-{o.flag[2:]}" if default != _OFF else o.flag
+    default = default if default != _OFF else ""
+  elif typing.get_origin(o.kind) is Literal:
+    flag = f"{o.flag} {_choices(o)}{' ...' * o.several}"
+  else:
+    flag = f"{o.flag} {_metavar(o)}{f' [{_metavar(o)} ...]' * o.several}"
+  if o.positional:
+    flag = f"{_metavar(o)}, {flag}"
+  for name, said in hints.items():
+    words = words.replace("{" + name + "}", said)
+  return _row(flag, f"{words} {default}".strip())
+
+
+def _default(kind: type, o: Option, default: Any) -> str:
+  """"(default: 50)"; nothing for what explains itself in the option's own words."""
+  if default is None:
+    field = next(f for f in dataclasses.fields(kind) if f.name == o.name)
+    value = field.default
+  else:
+    value = getattr(default, o.name)
+  if value is False:
+    return _OFF
+  if value is None or value is dataclasses.MISSING or value in ("", ()):
+    return "(required)" if o.required else ""
+  if value is True:
+    return "(default: on)"
+  several = isinstance(value, tuple)
+  shown = " ".join(repr(x) if isinstance(x, str) and " " in x else str(x) for x in value) if several else f"{value}"
+  return f"(default: {shown if len(shown) <= 80 else f'{len(value)} of them'})" if several else f"(default: {shown})"
+
+
+def _row(flag: str, words: str) -> list[str]:
+  """A flag, and its words beside it, or below it where it is long."""
+  width = _width() - _INDENT
+  lines = textwrap.wrap(words, width, break_on_hyphens=False) or [""]
+  head = f"  {flag}"
+  if len(head) > _INDENT - 2:
+    choices = textwrap.wrap(head, _width(), subsequent_indent="      ", break_on_hyphens=False, break_long_words=False)
+    if len(head) > _width():
+      choices = _folded(head)
+    return [*choices, *(" " * _INDENT + line for line in lines)]
+  return [head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])]
+
+
+def _folded(head: str) -> list[str]:
+  """A long list of choices, broken after commas."""
+  lines, rest = [], head
+  while len(rest) > _width() and (cut := rest.rfind(",", 0, _width())) > 0:
+    lines.append(rest[: cut + 1])
+    rest = "      " + rest[cut + 1 :]
+  return [*lines, rest]
+
+
+def _flow(purpose: str) -> list[str]:
+  """Paragraphs flow; indented lines are examples and stay."""
+  out: list[str] = []
+  paragraph: list[str] = []
+  for line in [*purpose.splitlines(), ""]:
+    if line and not line.startswith(" "):
+      paragraph.append(line)
+      continue
+    out += textwrap.wrap(" ".join(paragraph), _width(), break_on_hyphens=False)
+    out.append(line)
+    paragraph = []
+  return out[:-1]
+
+
+def _width() -> int:
+  """Of the terminal, within reason; 80 in a pipe."""
+  return min(max(shutil.get_terminal_size((80, 24)).columns if "COLUMNS" in os.environ else 80, 60), 100)

@@ -1,0 +1,42 @@
+"""What help says of defaults that depend on the model at hand, read from its folder's configs."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from idejax.storage import hub
+
+
+class Facts(NamedTuple):
+  guidance: float
+  multiple: int  # of pixels
+  side: int | None  # pixels; None: not known here
+
+
+def facts(model: str) -> Facts:
+  """What a model's folder says; for one that is not on this machine, what is usual in its family."""
+  folder = hub.BUILT_IN.get(model, Path(model))
+  xl = (folder / "text_encoder_2").is_dir() if folder.is_dir() else "xl" in model.lower()
+  vae, unet, index = (_json(folder / f) for f in ("vae/config.json", "unet/config.json", "model_index.json"))
+  channels, latent, guidance = vae.get("block_out_channels"), unet.get("sample_size"), index.get("_idejax_guidance")
+  multiple = 2 ** (len(channels) - 1) if isinstance(channels, list) and channels else 8
+  return Facts(
+    float(guidance) if isinstance(guidance, int | float) else 5.0 if xl else 7.5,
+    multiple,
+    latent * multiple if isinstance(latent, int) else None,
+  )
+
+
+def of(model: str) -> dict[str, str]:
+  """The facts in words, for help."""
+  found = facts(model)
+  side = "the size that the model was trained at" if found.side is None else f"{found.side}"
+  return {"guidance": f"{found.guidance:g}", "multiple": f"{found.multiple}", "side": side}
+
+
+def _json(path: Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}

@@ -1,0 +1,251 @@
+"""One person or many, trained by one method: what everybody's training reads, and the training itself."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from idejax import __version__, config, faces, sharding
+from idejax.cli import method_options
+from idejax.cli.method_options import Settings
+from idejax.data.people import Person
+from idejax.errors import UserError, tell
+from idejax.methods import METHODS
+from idejax.methods.contract import Needs, encode_captions
+from idejax.miniature.world import portraits
+from idejax.model import tokens
+from idejax.model.conditioning import Prompts
+from idejax.person import face_vit, subjects
+from idejax.person.subject import Frozen
+from idejax.runtime.progress import label, waiting
+from idejax.sampling import class_pictures
+from idejax.sampling import pipeline as pl
+from idejax.sampling.learned import Learned
+from idejax.sampling.pieces import Progress
+from idejax.storage import hub, tensorfiles
+from idejax.training import fit, loop
+
+DRAWN_SIDE = 128  # pixels: the drawn world's pictures have 64
+# Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
+FREE = (
+  "out",
+  "prompts",
+  "num",
+  "sample_steps",
+  "guidance",
+  "minutes",
+  "checkpoint_every",
+  "compare",
+  "given",
+  "consent",
+  "model",
+  "photo",
+  "drawn",
+  "split",
+  "tensorboard",
+  "vit",
+  "describe",
+  "strength",
+)
+
+
+def description(c: config.Personalize) -> str:
+  """What captions tell of the photo beside the person."""
+  if c.describe is not None:
+    return c.describe.strip()
+  return "" if c.photo else portraits.SHOWN
+
+
+def with_description(s: Settings) -> Settings:
+  """The settings with that said in every training caption."""
+  if not (more := description(s.run)):
+    return s
+  return Settings(s.run, dataclasses.replace(s.cfg, templates=tuple(f"{t} {more}" for t in s.cfg.templates)))
+
+
+class Shared(NamedTuple):
+  """What everybody's training reads, made once however many there are."""
+
+  constants: Any
+  captions: Prompts
+  prior: tuple[np.ndarray, np.ndarray] | None  # moments of class pictures
+  vit: face_vit.Embed | None
+
+
+def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
+  cfg, b = s.cfg, pipe.backbone
+  needs = METHODS[s.run.method].needs(cfg, b.nets)
+  constants = needs.constants(b, pipe.tokenizers, names, cfg)
+  captions = encode_captions(needs, pipe.tokenizers, s.run.name)
+  vit = face_vit.load(s.run.vit) if s.run.vit and needs.face_vit else None
+  if not (prior := needs.class_pictures):
+    return Shared(constants, captions, None, vit)
+  alone = dataclasses.replace(pipe, shares=False)  # processes need not agree on what is in their caches
+  with label("class pictures"):
+    images = class_pictures.make(alone, prior.prompt, prior.count)
+  return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1), vit)
+
+
+def train(
+  s: Settings,
+  pipe: pl.Pipeline,
+  pack: faces.Pack,
+  shared: Shared,
+  people: list[Person],
+  folder: Path,
+  watch: "Watch",
+  accepted: Callable[[], None] = lambda: None,
+  progress: Progress | None = None,
+) -> list[Learned]:
+  """Everybody in `people`, at once if there are several; what each has become. `accepted` is called when the
+  checkpoints that may be there have turned out to be this run's; `progress`: see `loop.Run`."""
+  c, cfg, method, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
+  augment = method.needs(cfg, b.nets).augment
+  with waiting("encoding the photos"):
+    read = [subjects.build(b, p.photos, pack, augment, c.seed, shared.prior, shared.vit) for p in people]
+  watch.done("features")
+  keys = fit.keys(c.seed, [p.digest for p in people])
+  facts = {k: v for k, v in method_options.to_json(s).items() if k not in FREE}
+  if c.accumulate == 1:
+    del facts["accumulate"]  # runs that began before there was a choice go on
+  facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
+  if shared.vit and c.vit:
+    facts["vit_digest"] = tensorfiles.digest(c.vit)
+  words = tuple(p.word for p in people)
+  run = loop.Run(
+    folder,
+    cfg.steps,
+    c.minutes,
+    save_steps=c.checkpoint_every,
+    log_steps=max(1, min(50, cfg.steps // 20)) if progress else 50,
+    name=c.method,
+    tensorboard=c.tensorboard,
+    title=f"{c.method}: {words[0] if len(words) == 1 else f'{len(words)} people'}",
+    people=words,
+    progress=progress,
+  )
+  one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
+  with waiting("compiling"):
+    if one:
+      key = keys[0]
+      frozen = Frozen(b, shared.constants, shared.captions, read[0])
+      step, state, frozen = fit.one(
+        method, cfg, frozen, key, fit.parted(method, cfg, frozen, mesh), plateau=c.plateau, accumulate=c.accumulate
+      )
+    else:
+      filled = fit.pad(list(range(len(people))), mesh.size)
+      key = keys[np.array(filled)]
+      step, state, frozen = fit.crowd(
+        method,
+        cfg,
+        b,
+        shared.constants,
+        shared.captions,
+        subjects.stack([read[i] for i in filled]),
+        key,
+        mesh,
+        plateau=c.plateau,
+        accumulate=c.accumulate,
+      )
+  check_disk(folder, state)
+  begun = False
+  for done, after in fit.train(
+    step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if one else len(people)
+  ):
+    if not begun:
+      accepted()
+      begun = True
+    if done == 1:
+      watch.done("compile")
+    last = after
+  params = jax.block_until_ready(last.params)
+  watch.done("train")
+  watch.trained = sum(x.size for x in jax.tree.leaves(params)) // (1 if one else len(filled))
+  flat = False
+  if c.plateau:
+    trends = np.atleast_2d(sharding.gather(last.trend))[: len(people)]
+    flat = bool((trends[:, 2] >= c.plateau).all())
+    watch.steps |= {p.stem: int(t[3]) for p, t in zip(people, trends)}
+  if (done := loop.steps_done(last)) < cfg.steps and not flat:
+    raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
+  found = []
+  if jax.process_count() > 1:  # from here on each for itself
+    params, subject = sharding.gather((params, frozen.subject))
+    frozen = Frozen(b, shared.constants, shared.captions, subject)
+  for i, p in enumerate(people):
+    own, mine = params, frozen
+    if not one:
+      own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
+    identity = fit.represent(method, cfg, mine, own)
+    found.append(Learned(p.word, c.method, cfg, identity, c.model, pipe.digest, pack.licence))
+  return found
+
+
+def check_name(word: str, pipe: pl.Pipeline):
+  """UserError if a name is an ordinary word of the model: prompts with that word would change."""
+  if tokens.knows(pipe.tokenizers[0], word):
+    raise UserError(f"--name {word}: this is a word that the model knows; choose one like <{word}>")
+
+
+def check_vit(s: Settings, pipe: pl.Pipeline):
+  """UserError if --vit is given and not read."""
+  if s.run.vit and not METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets).face_vit:
+    raise UserError(
+      f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit"
+    )
+
+
+def check_disk(folder: Path, state: Any):
+  """UserError if two checkpoints of this state would not fit on the disk."""
+  need, free = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder.parent).free
+  if free < need:
+    raise UserError(
+      f"{folder}: the run's checkpoints need {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free"
+    )
+
+
+def open_model(c) -> pl.Pipeline:
+  dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  folder = hub.resolve(c.model)
+  with waiting("reading the model"):
+    return pl.load(folder, dtype=dtype, remat=c.remat, notify=tell)
+
+
+def refuse_crowd(needs: Needs, method: str):
+  if reason := needs.alone:
+    raise UserError(f"{method} trains one person at a time: {reason}; give one photo, --at-a-time 1, or another method")
+
+
+def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, Any]:
+  return {
+    "photos": [i.meta for i in p.photos],
+    "consent": c.consent,
+    "model": c.model,
+    "model_digest": pipe.digest,
+    "pack": pack.name,
+    "pack_digest": pack.digest,
+    "pack_licence": pack.licence,
+    "idejax": __version__,
+    "jax": jax.__version__,
+    "ai_generated": "pictures made with this identity are synthetic",
+  }
+
+
+class Watch:
+  """Seconds by phase; numbers trained for a person; of people who stopped by themselves, steps by person."""
+
+  def __init__(self):
+    self.trained = 0
+    self.seconds: dict[str, float] = {}
+    self.steps: dict[str, int] = {}
+    self._at = time.monotonic()
+
+  def done(self, phase: str):
+    now = time.monotonic()
+    self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._at, 2)
+    self._at = now

@@ -1,0 +1,42 @@
+"""Every Python block of docs/python.md runs, one after the other, as a reader would run them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "python.md"
+
+
+def blocks(text: str) -> list[tuple[int, bool, str]]:
+  """(line, whether it is slow, code) of each ```python block."""
+  found = re.finditer(r"^```python( slow)?\n(.*?)^```$", text, re.S | re.M)
+  return [(text[: m.start()].count("\n") + 2, bool(m[1]), m[2]) for m in found]
+
+
+def run(code: list[tuple[int, bool, str]], names: dict):
+  for line, _, text in code:
+    exec(compile("\n" * (line - 1) + text, str(PAGE), "exec"), names)
+
+
+def test_no_block_is_overlooked():
+  text = PAGE.read_text("utf-8")
+  assert len(blocks(text)) == text.count("```python") > 8
+  assert text.count("```") == 2 * len(blocks(text))
+  assert blocks("x\n```python\na\n```\n```python slow\nb\n```\n") == [(3, False, "a\n"), (6, True, "b\n")]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+
+def test_the_quick_blocks_run(here):
+  run([b for b in blocks(PAGE.read_text("utf-8")) if not b[1]], {})
+  assert Path("sheet.png").exists() and Path("half/model_index.json").exists()
+
+
+@pytest.mark.slow
+def test_all_blocks_run(here):
+  run(blocks(PAGE.read_text("utf-8")), {})
