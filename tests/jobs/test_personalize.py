@@ -28,7 +28,7 @@ from idejax.person import augment
 from idejax.person.subject import Frozen
 from idejax.personalizing import learn
 from idejax.sampling import class_pictures, learned
-from idejax.storage import tensorfiles
+from idejax.storage import fonts, sheets, tensorfiles
 from idejax.training import fit
 
 PROMPTS = ["a photo of {}", "{} at sea"]
@@ -182,7 +182,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   """Parameters, subject and word of one person go together, with padding for eight devices too."""
   s = method_options.parse(options(root, tmp_path, "people", method="id-ea", preset="paper"), "idejax personalize")
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   given = {}
 
   def crowd(module, cfg, b, constants, captions, subject, key, mesh, **_):
@@ -206,7 +206,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
 def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_path):
   """Whoever is asked for by their word is who is counted, and stands in their own row of the sheet."""
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   asked = []
 
   def sample(texts, *, seeds, **_):
@@ -221,10 +221,13 @@ def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_pat
   assert [(p.person, p.prompt, p.seed) for p in pictures] == rows
   with Image.open(tmp_path / "sheet.png") as opened:
     sheet = np.asarray(opened.convert("RGB")).astype(int)
+  head, caption = fonts.height(sheets.HEAD) + 4, fonts.height(sheets.TEXT) + 3
   for row, person in enumerate(people):
-    strip = sheet[44 + row * 134 : 44 + row * 134 + 128]
+    top = sheets.EDGE + (row + 1) * (head + caption) + row * (128 + sheets.GAP)
+    strip = sheet[top : top + 128, sheets.EDGE :]
     assert np.abs(strip[:, :128] - augment.resize(report.reference(person), 128)).max() == 0
-    shown = [strip[64, 134 + k * 262 + j * 128 + 64, 0] for k in range(2) for j in range(2)]
+    left = 128 + sheets.GAP
+    shown = [strip[64, left + k * (256 + sheets.GAP) + j * 128 + 64, 0] for k in range(2) for j in range(2)]
     assert shown == [10 * (4 * row + n + 1) for n in range(4)]
 
 
