@@ -138,9 +138,10 @@ def test_a_finished_run_trains_no_more(anna, root, capfd):
   ],
 )
 def test_settings_that_cannot_be_are_refused_before_a_model_is_read(flags, said):
-  s = method_options.parse(["--method=textual-inversion", "--model=nowhere", *flags], "idejax personalize")
   with pytest.raises(UserError, match=said):
-    personalize.check(s)
+    personalize.check(
+      method_options.parse(["--method=textual-inversion", "--model=nowhere", *flags], "idejax personalize")
+    )
 
 
 def test_what_else_a_photo_shows_is_said_in_every_caption(root):
@@ -150,7 +151,7 @@ def test_what_else_a_photo_shows_is_said_in_every_caption(root):
   got = personalize.with_description(told).cfg.templates
   assert got == tuple(f"{t} in a red hat" for t in plain.cfg.templates)
   with pytest.raises(UserError, match="braces"):
-    personalize.check(parse("--describe", "{}"))
+    parse("--describe", "{}")
   drawn = method_options.parse(["--method=dreambooth"], "idejax personalize")
   shown = personalize.with_description(drawn).cfg
   assert shown.templates[0] == f"a photo of {{}} {portraits.SHOWN}" and shown.class_prompt == drawn.cfg.class_prompt
