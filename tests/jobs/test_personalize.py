@@ -30,6 +30,7 @@ from idejax.personalizing import learn
 from idejax.sampling import class_pictures, learned
 from idejax.storage import fonts, sheets, tensorfiles
 from idejax.training import fit
+from idejax.training import step as st
 
 PROMPTS = ["a photo of {}", "{} at sea"]
 
@@ -188,7 +189,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
 
   def crowd(module, cfg, b, constants, captions, subject, key, mesh, **_):
     given.update(count=len(key), key=jax.random.key_data(key))
-    state = types.SimpleNamespace(step=np.full(len(key), cfg.steps), params={"face": subject.face})
+    state = st.State(np.full(len(key), cfg.steps), {"face": subject.face}, {}, np.zeros(2))
     return None, state, Frozen(b, constants, captions, subject)
 
   monkeypatch.setattr(fit, "crowd", crowd)
