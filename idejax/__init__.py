@@ -10,7 +10,7 @@ What the commands do, by the same code. Bad input raises `idejax.Error` with the
 imported when it is needed, so that importing idejax is quick. docs/python.md has more.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from idejax.errors import UserError as Error
@@ -190,5 +190,4 @@ def _run(command: str, **options: Any) -> None:
   from idejax.personalizing import interface
 
   kind, module, _ = commands.COMMANDS[command]
-  known: Mapping[str, Any] = interface.options_of(kind, f"idejax.{command}", options)
-  importlib.import_module(module).main(kind(**known))
+  importlib.import_module(module).main(interface.config_of(kind, f"idejax.{command}", options))

@@ -59,25 +59,22 @@ def check(config: Any, name: Callable[[str], str] = lambda field: "--" + field.r
   """UserError for the first field whose value its declaration does not allow. `name` says how to call a field."""
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    if words := broken(value, field.type):
-      raise UserError(f"{name(field.name)} is {shown(value)}; it must {words}")
+    for one in value if isinstance(value, tuple) else (value,):
+      if words := broken(one, field.type):
+        raise UserError(f"{name(field.name)} is {shown(one)}; it must {words}")
 
 
 def broken(value: Any, kind: Any) -> str | None:
-  """What a value must be and is not; None if it is allowed. Every float is finite."""
-  values = value if isinstance(value, tuple) else (value,)
-  if any(isinstance(x, float) and not math.isfinite(x) for x in values):
+  """What one value must be and is not; None if it is allowed. Every float is finite."""
+  if isinstance(value, float) and not math.isfinite(value):
     return "be a finite number"
-  for rule in _rules(kind):
-    if not all(x is None or rule.holds(x) for x in values):
-      return rule.words
-  return None
+  if value is None:
+    return None
+  return next((rule.words for rule in _rules(kind) if not rule.holds(value)), None)
 
 
 def shown(value: Any) -> str:
   """A value in an error message: short, and quoted where it is text."""
-  if isinstance(value, tuple):
-    return ", ".join(map(shown, value))
   text = value if isinstance(value, str) else str(value)
   short = text if len(text) <= 60 else text[:57] + "..."
   return repr(short) if isinstance(value, str) else short

@@ -17,8 +17,9 @@ from idejax.cli import method_options
 from idejax.errors import UserError
 from idejax.jobs import personalize as command
 from idejax.personalizing import interface, learn
-from idejax.sampling import learned
+from idejax.sampling import learned, requests
 from idejax.storage import tensorfiles
+from idejax.training import loop
 
 LEARN = dict(method="textual-inversion", preset="cross-init", steps=2, batch=2)
 
@@ -79,6 +80,13 @@ def test_numpys_numbers_and_arrays_are_numbers(pipe):
   np.testing.assert_array_equal(
     pipe.sample(["a cat", "a dog"], seeds=np.array(3), guidance=np.array(2.0), steps=2), one
   )
+
+
+def test_seeds_of_an_array_name_their_pictures_alone():
+  """Of several seeds each picture has (seed, 0), of one the pictures count from 0."""
+  of = lambda seeds: [(r.seed, r.index) for r in requests.build(["a"] * 3, None, seeds, None, 7.5)]
+  assert of(np.arange(3)) == of(range(3)) == [(0, 0), (1, 0), (2, 0)]
+  assert of(np.uint8(7)) == of(np.array(7)) == of(7) == [(7, 0), (7, 1), (7, 2)]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,18 @@ def test_every_step_is_told_in_order(learnt):
   assert all(np.isfinite(metrics["loss"]) for *_, metrics in told)
 
 
+def test_every_step_of_a_window_is_told(tmp_path):
+  """Metrics leave the device in windows; the function hears of each step all the same."""
+  told = []
+  rows = [{"step": i, "loss": 1.0 - i / 8, "in_a_row": 0, "skipped": 0} for i in range(7)]
+  log = loop._Log(loop.Run(tmp_path, 7, log_steps=3, progress=lambda *a: told.append(a)), 0)
+  for r in rows:
+    log.add(r["step"], {k: jax.numpy.asarray(v) for k, v in r.items() if k != "step"})
+  log.flush()
+  log.close()
+  assert [(step, of, m["loss"]) for step, of, m in told] == [(i + 1, 7, 1.0 - i / 8) for i in range(7)]
+
+
 def test_a_person_shows_method_model_and_portrait(learnt, root):
   anna, _, out = learnt
   assert repr(anna) == f"<Learned <anna> by textual-inversion on {root / 'sd21-base'}>"
@@ -230,7 +250,7 @@ def test_a_learned_person_is_sampled_saved_and_opened_again(learnt, pipe, root):
     (dict(steps=1.5), "steps is 1.5; it must be a whole number"),
     (dict(lr=-1.0), "lr is -1.0; it must"),
     (dict(lr=np.nan), "lr is nan; it must be a finite number"),
-    (dict(seed=-1), "seed is -1; it must be from 0 to 2^64 - 1"),
+    (dict(plateau=-1), "plateau is -1; it must be at least 0"),
     (dict(name="two words"), "name is 'two words'; it must be one word"),
     (dict(describe="{}"), "describe is '{}'"),
     (dict(vit="/nowhere"), "vit: /nowhere does not exist"),

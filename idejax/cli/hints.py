@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from idejax.storage import hub
+from idejax.storage.built_in import BUILT_IN
 
 
 class Facts(NamedTuple):
@@ -15,7 +15,7 @@ class Facts(NamedTuple):
 
 def facts(model: str) -> Facts:
   """What a model's folder says; for one that is not on this machine, what is usual in its family."""
-  folder = hub.BUILT_IN.get(model, Path(model))
+  folder = BUILT_IN.get(model, Path(model))
   xl = (folder / "text_encoder_2").is_dir() if folder.is_dir() else "xl" in model.lower()
   vae, unet, index = (_json(folder / f) for f in ("vae/config.json", "unet/config.json", "model_index.json"))
   channels, latent, guidance = vae.get("block_out_channels"), unet.get("sample_size"), index.get("_idejax_guidance")

@@ -148,10 +148,7 @@ def value(option: Option, text: str, prog: str) -> Any:
       return kind(text)
     except ValueError:
       pass
-  near = nearest(text, map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else ""
-  raise UserError(
-    f"{option.flag} is {ranges.shown(text)}{near}; it must be {config_file.expected(kind)}; see {prog} --help"
-  )
+  raise UserError(f"{option.flag} is {ranges.shown(text)}; it must be {config_file.expected(kind)}; see {prog} --help")
 
 
 def _hints(args: list[str]) -> Mapping[str, str]:

@@ -101,16 +101,14 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
   return s
 
 
-def options_of(kind: type, function: str, given: Mapping[str, Any]) -> dict[str, Any]:
-  """`typed`, of a command's options by a function of its name. UserError for an option that it has not."""
+def config_of(kind: type, function: str, given: Mapping[str, Any]) -> Any:
+  """A command's config from Python values. UserError for an option that it has not, and for a value out of range."""
   known = {f.name for f in dataclasses.fields(kind)}
   if odd := sorted(given.keys() - known):
     raise UserError(f"{function} has no option {odd[0]!r}{options.nearest(odd[0], known)}")
-  out = typed(given, kind)
-  for field in dataclasses.fields(kind):
-    if field.name in out and (words := ranges.broken(out[field.name], field.type)):
-      raise UserError(f"{field.name} is {ranges.shown(out[field.name])}; it must {words}")
-  return out
+  made = kind(**typed(given, kind))
+  ranges.check(made, str)
+  return made
 
 
 def typed(given: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 
 from idejax.errors import UserError, tell
 from idejax.storage import tensorfiles
+from idejax.storage.built_in import BUILT_IN
 
 # Repositories that their owners deleted -> community copies (seen in 2026-03..04: diffusers issue
 # 12874 and a dozen projects' issues for SD 2.x; runwayml's own model card notice for 1.5).
@@ -55,10 +56,6 @@ DIGESTS: dict[str, dict[str, str | None]] = {
     _TEXT: None,
   },
 }
-
-# Pipelines that ship in the package.
-_HERE = pathlib.Path(__file__).parents[1] / "miniature" / "weights"
-BUILT_IN = {"miniature": _HERE / "pipeline", "miniature-sdxl": _HERE / "pipeline_sdxl"}
 
 _TEXT_FILES = (".json", ".txt")
 _WEIGHTS = (".safetensors", ".msgpack")

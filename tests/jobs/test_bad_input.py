@@ -33,8 +33,8 @@ CASES = {
   "no such person": ("--prompt x --identity nowhere", "nowhere holds no identity.safetensors"),
   "no prompt": (f"{OK}", "no prompt", "--prompts FILE"),
   "prompt without text": (f"{OK} --prompt", "no prompt"),
-  "empty prompt": (f"{OK} --prompt ''", "--prompt is empty"),
-  "blank among prompts": (f"{OK} --prompt a ' '", "--prompt is empty"),
+  "empty prompt": (f"{OK} --prompt ''", "--prompt is ''", "not be empty"),
+  "blank among prompts": (f"{OK} --prompt a ' '", "--prompt is ' '", "not be empty"),
   "prompt and prompts": (f"{OK} --prompt a --prompts {{bad}}/p.txt", "both"),
   # Numbers
   "num 0": (f"{OK} --prompt x --num 0", "--num is 0"),
@@ -93,6 +93,13 @@ CASES = {
   "weights a pickle": ("--model {bad}/pickle --prompt x", "pickle", "--allow-pickle"),
   "pickle of garbage": ("--model {bad}/pickle --prompt x --allow-pickle", "pickle", "PyTorch"),
   # Places to write
+  "out empty": ("--prompt x --out=", "--out is empty"),
+  "identity empty": ("--prompt x --identity=", "--identity is empty"),
+  "prompts a pipe": (f"{OK} --prompts {{bad}}/pipe.txt", "pipe.txt", "no regular file"),
+  "strength negative": (f"{OK} --prompt x --identity x --strength=-4", "--strength is -4.0"),
+  "guidance negative": (f"{OK} --prompt x --guidance=-5", "--guidance is -5.0"),
+  "out with a sheet of others": (f"{OK} --prompt x --out {{bad}}/sheet", "sheet.png", "not made by idejax"),
+  "out with a manifest of others": (f"{OK} --prompt x --out {{bad}}/manifest", "manifest.jsonl", "not made by idejax"),
   "out a file": (f"{OK} --prompt x --out {{bad}}/p.txt", "p.txt is a file"),
   "out below a file": (f"{OK} --prompt x --out {{bad}}/p.txt/out", "p.txt"),
   "out not writable": (f"{OK} --prompt x --out /proc/idejax/out", "/proc/idejax"),
@@ -153,7 +160,7 @@ def write_bad_files():
     "word.py": "from idejax.config import Sample\nconfig = Sample(out='o', sampler='dimm')",
     "field.py": "from idejax.config import Sample\nconfig = Sample(out='o', stepps=50)",
   }
-  for folder in ("folder.txt", "lora", "above", "holiday", "more"):
+  for folder in ("folder.txt", "lora", "above", "holiday", "more", "sheet", "manifest"):
     (BAD / folder).mkdir(parents=True)
   for name, text in texts.items():
     (BAD / name).write_text(text)
@@ -161,6 +168,9 @@ def write_bad_files():
   (BAD / "lora/pytorch_lora_weights.safetensors").write_text("x")
   Image.new("RGB", (8, 8)).save(BAD / "holiday/00000.png")
   Image.new("RGB", (8, 8)).save(BAD / "more/00007.png")
+  Image.new("RGB", (8, 8)).save(BAD / "sheet/sheet.png")
+  (BAD / "manifest/manifest.jsonl").write_text('{"mine": 1}\n')
+  os.mkfifo(BAD / "pipe.txt")
   z = np.zeros((1, 4, 2, 2), f32)
   arrays = dict(good=z, nhwc=z.transpose(0, 2, 3, 1), double=z.astype(float), nan=z + f32(np.nan))
   for name, array in arrays.items():

@@ -24,11 +24,21 @@ def test_what_compare_names():
   got = entries("id-ea, id-ea/no_adapter,id-ea/released/steps=7,textual-inversion/paper", "--steps", "9")
   assert list(got) == ["id-ea", "id-ea/no_adapter", "id-ea/released/steps=7", "textual-inversion/paper"]
   a, b, c, d = got.values()
-  assert (a.cfg.steps, a.cfg.no_adapter, a.run.compare) == (9, False, "")
-  assert b.cfg.no_adapter and b.cfg.steps == 9 and b.cfg.templates == a.cfg.templates
+  assert (a.cfg.steps, a.cfg.adapter, a.run.compare) == (9, True, "")
+  assert not b.cfg.adapter and b.cfg.steps == 9 and b.cfg.templates == a.cfg.templates
   assert (c.cfg.steps, c.cfg.kv, c.run.preset) == (7, "none", "released")
-  assert (d.run.method, d.cfg.steps) == ("textual-inversion", 5000)
+  assert (d.run.method, d.cfg.steps, d.cfg.batch) == ("textual-inversion", 9, 8)  # options beside it hold for all
+  assert entries("id-ea/no_enhancer")["id-ea/no_enhancer"].cfg.enhancer == "none"
   assert entries("") == {}
+
+
+def test_a_comparison_repeated_from_its_config_trains_alike(tmp_path):
+  first = method_options.parse(["--compare=id-ea,textual-inversion/paper", "--steps=150"], "idejax personalize")
+  file = tmp_path / "config.json"
+  file.write_text(json.dumps(method_options.to_json(first)))
+  again = method_options.parse(["--config", str(file)], "idejax personalize")
+  assert again == first
+  assert [e.cfg.steps for e in method_options.entries(again).values()] == [150, 150]
 
 
 @pytest.mark.parametrize(
@@ -38,11 +48,17 @@ def test_what_compare_names():
     ("id-ea/no_adaptor", "did you mean no_adapter"),
     ("id-ea/steps=many", "steps is 'many'"),
     ("id-ea/steps", "steps is True"),
+    ("id-ea/beta=2", "beta is 2"),
   ],
 )
 def test_what_compare_cannot_name(text, said):
   with pytest.raises(UserError, match=said):
     entries(text)
+
+
+def test_an_option_that_one_method_does_not_have_is_refused():
+  with pytest.raises(UserError, match="--rank 4 does not suit textual-inversion.*--compare id-ea/rank=4"):
+    entries("id-ea,textual-inversion", "--rank=4")
 
 
 def test_methods_side_by_side(root):  # noqa: F811
@@ -54,6 +70,9 @@ def test_methods_side_by_side(root):  # noqa: F811
   assert {p.name for p in out.iterdir()} >= {*found, "compare.md", "compare.png"}
   table = (out / "compare.md").read_text().splitlines()
   assert len(table) == 2 + 3 and all(n in "".join(table) for n in names.split(","))
+  cells = [[c.strip() for c in line.strip("|").split("|")] for line in table]
+  shown = [[row[cells[0].index(name)] for name in ("steps", "batch")] for row in cells[2:]]
+  assert shown == [["2", "2"], ["2", "2"], ["-", "-"]]
   with Image.open(out / "compare.png") as sheet, Image.open(out / compare.folder(compare.FLOOR) / "sheet.png") as one:
     assert sheet.height == 3 * (one.height + 20)
 

@@ -28,8 +28,9 @@ from idejax.person import augment
 from idejax.person.subject import Frozen
 from idejax.personalizing import learn
 from idejax.sampling import class_pictures, learned
-from idejax.storage import tensorfiles
+from idejax.storage import fonts, sheets, tensorfiles
 from idejax.training import fit
+from idejax.training import step as st
 
 PROMPTS = ["a photo of {}", "{} at sea"]
 
@@ -138,9 +139,10 @@ def test_a_finished_run_trains_no_more(anna, root, capfd):
   ],
 )
 def test_settings_that_cannot_be_are_refused_before_a_model_is_read(flags, said):
-  s = method_options.parse(["--method=textual-inversion", "--model=nowhere", *flags], "idejax personalize")
   with pytest.raises(UserError, match=said):
-    personalize.check(s)
+    personalize.check(
+      method_options.parse(["--method=textual-inversion", "--model=nowhere", *flags], "idejax personalize")
+    )
 
 
 def test_what_else_a_photo_shows_is_said_in_every_caption(root):
@@ -150,7 +152,7 @@ def test_what_else_a_photo_shows_is_said_in_every_caption(root):
   got = personalize.with_description(told).cfg.templates
   assert got == tuple(f"{t} in a red hat" for t in plain.cfg.templates)
   with pytest.raises(UserError, match="braces"):
-    personalize.check(parse("--describe", "{}"))
+    parse("--describe", "{}")
   drawn = method_options.parse(["--method=dreambooth"], "idejax personalize")
   shown = personalize.with_description(drawn).cfg
   assert shown.templates[0] == f"a photo of {{}} {portraits.SHOWN}" and shown.class_prompt == drawn.cfg.class_prompt
@@ -182,12 +184,12 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   """Parameters, subject and word of one person go together, with padding for eight devices too."""
   s = method_options.parse(options(root, tmp_path, "people", method="id-ea", preset="paper"), "idejax personalize")
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   given = {}
 
   def crowd(module, cfg, b, constants, captions, subject, key, mesh, **_):
     given.update(count=len(key), key=jax.random.key_data(key))
-    state = types.SimpleNamespace(step=np.full(len(key), cfg.steps), params={"face": subject.face})
+    state = st.State(np.full(len(key), cfg.steps), {"face": subject.face}, {}, np.zeros(2))
     return None, state, Frozen(b, constants, captions, subject)
 
   monkeypatch.setattr(fit, "crowd", crowd)
@@ -206,7 +208,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
 def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_path):
   """Whoever is asked for by their word is who is counted, and stands in their own row of the sheet."""
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   asked = []
 
   def sample(texts, *, seeds, **_):
@@ -221,10 +223,13 @@ def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_pat
   assert [(p.person, p.prompt, p.seed) for p in pictures] == rows
   with Image.open(tmp_path / "sheet.png") as opened:
     sheet = np.asarray(opened.convert("RGB")).astype(int)
+  head, caption = fonts.height(sheets.HEAD) + 4, fonts.height(sheets.TEXT) + 3
   for row, person in enumerate(people):
-    strip = sheet[44 + row * 134 : 44 + row * 134 + 128]
+    top = sheets.EDGE + (row + 1) * (head + caption) + row * (128 + sheets.GAP)
+    strip = sheet[top : top + 128, sheets.EDGE :]
     assert np.abs(strip[:, :128] - augment.resize(report.reference(person), 128)).max() == 0
-    shown = [strip[64, 134 + k * 262 + j * 128 + 64, 0] for k in range(2) for j in range(2)]
+    left = 128 + sheets.GAP
+    shown = [strip[64, left + k * (256 + sheets.GAP) + j * 128 + 64, 0] for k in range(2) for j in range(2)]
     assert shown == [10 * (4 * row + n + 1) for n in range(4)]
 
 

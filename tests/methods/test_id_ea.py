@@ -224,8 +224,8 @@ def test_released_trains_words_and_adapter_only(fz):
   "how",
   [
     dict(naive_concat=True, reg="l2"),
-    dict(no_enhancer=True, kv="lora"),
-    dict(no_adapter=True, reg="mahalanobis"),
+    dict(enhancer="none", kv="lora"),
+    dict(adapter=False, reg="mahalanobis"),
     dict(enhancer_residual=True, face_tokens=3),
     dict(enhancer="released", repeat=True, kv="none", reg="mahalanobis_released"),
   ],
@@ -237,8 +237,8 @@ def test_every_variant_has_a_loss_and_rates_for_all(fz, how):
   assert value.shape == () and value.dtype == np.float32 and {"diffusion", "moved"} <= set(metrics)
   jax.eval_shape(step.by_path(*id_ea.rates(cfg)).init, params)
   names = {k.split(".")[0] for k in tree.flatten(params)}
-  assert ("adapter" in names) == (not how.keys() & {"naive_concat", "no_adapter"})
-  assert ("enhancer" in names) == (not how.keys() & {"naive_concat", "no_adapter", "no_enhancer"})
+  assert ("adapter" in names) == (not how.keys() & {"naive_concat", "adapter"})
+  assert ("enhancer" in names) == (not how.keys() & {"naive_concat", "adapter"} and how.get("enhancer") != "none")
   assert ("kv" in names) == (how.get("kv") != "none")
 
 

@@ -135,6 +135,6 @@ MUTANTS = [
    "tests/jobs/test_personalize.py::test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed"),
   # Beside everybody's pictures stands the first person's photo.
   ("first person's photo in all rows of the sheet", "idejax/evaluation/report.py",
-   "paste(reference(people[i]), 0, y)", "paste(reference(people[0]), 0, y)",
+   "resize(reference(person), _SIDE)", "resize(reference(people[0]), _SIDE)",
    "tests/jobs/test_personalize.py::test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed"),
 ]  # fmt: skip

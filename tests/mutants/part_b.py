@@ -8,8 +8,8 @@ MUTANTS = [
   ("strength ignored", "idejax/jobs/sample.py", "people = [p.with_strength(c.strength) for p in people]", "people = list(people)",
    "tests/jobs/test_sample_command.py::test_the_strength_of_the_command_is_the_persons"),
   # The negative prompt of `Pipeline.sample` is dropped.
-  ("negative ignored", "idejax/sampling/pipeline.py", "columns = [prompts, each(negative), names, each(scale)]",
-   "columns = [prompts, each(None), names, each(scale)]",
+  ("negative ignored", "idejax/sampling/pipeline.py", "requests.build(prompts, negative, seeds,",
+   "requests.build(prompts, None, seeds,",
    "tests/sampling/test_pipeline.py::test_a_negative_prompt_of_the_python_interface_is_the_requests"),
   # Pictures of one seed share a sampler's noise.
   ("noise without the index", "idejax/sampling/pipeline.py", "jax.random.fold_in(jax.random.key(low), high), index)",
