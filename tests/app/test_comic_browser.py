@@ -113,6 +113,7 @@ def fill(page, where: str, text: str):
 def test_the_whole_story(server, browser, shot, tmp_path):
   context = browser.new_context(viewport={"width": 1360, "height": 1000}, accept_downloads=True)
   page = context.new_page()
+  page.set_default_timeout(120_000)
   page.goto(server.url)
   ready(page)
   assert page.locator("#people figure").count() == 2  # the sample people are there at once
@@ -123,13 +124,13 @@ def test_the_whole_story(server, browser, shot, tmp_path):
   page.locator("#files input[type=file]").set_input_files(
     [portrait(tmp_path / "a.png", 523), portrait(tmp_path / "b.png", 1024)]
   )
-  page.locator("#files").get_by_text("b.png").wait_for()
+  page.locator("#files [aria-label='b.png']").wait_for()
   fill(page, "#names", "Carla Reed, Dan Moor")
   fill(page, "#by", "Carla and Dan")
   page.get_by_role("button", name="Learn", exact=True).click()
   says(page, "#people-status", "without consent nothing is learned")
   page.locator("#files input[type=file]").set_input_files([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
-  page.locator("#files").get_by_text("b.png").wait_for()
+  page.locator("#files [aria-label='b.png']").wait_for()
   page.locator("#agreed input").check()
   shot(page, "before-learning")
   page.get_by_role("button", name="Learn", exact=True).click()
