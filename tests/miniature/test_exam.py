@@ -57,7 +57,7 @@ def test_a_perfect_painter_passes(monkeypatch, tmp_path, capsys):
     assert found["obedience"][name]["right"] > 0.75 and found["obedience"][name]["judge"] > 0.8, name
   assert found["names"]["top1"] == 1 and found["names"]["among"] == 8 and found["names"]["face_found"] == 1
   assert found["names"]["own"] > 0.6 > 0.3 > found["names"]["others"]
-  assert found["obedience"]["expression"]["after"] > 0.75
+  assert found["obedience"]["expression_after"]["right"] > 0.75
   whole = found["faces"]
   assert whole["level"] > 0.9 < whole["level_real"] and whole["found"] == 1 and whole["pictures"] == 32
   assert whole["sharpness"] > 1  # reconstructions are softer than what is painted
@@ -71,7 +71,7 @@ def test_a_painter_who_does_not_listen_fails(monkeypatch, tmp_path, capsys):
   for name, n in count.items():
     assert found["obedience"][name]["right"] <= 1.5 / n, name
   assert found["names"]["top1"] <= 0.25 and abs(found["names"]["difference"]) < 0.2
-  assert found["obedience"]["expression"]["after"] <= 0.3
+  assert found["obedience"]["expression_after"]["right"] <= 0.3
   assert said.count("MISSED") >= 6
 
 
@@ -89,3 +89,4 @@ def test_a_painter_of_broken_faces_is_found_out(monkeypatch, tmp_path, capsys):
   same, _ = run(monkeypatch, tmp_path, capsys, lambda prompt: painted("a photo of a man"))
   whole, _ = run(monkeypatch, tmp_path, capsys, painted)
   assert same["faces"]["times_real"] > whole["faces"]["times_real"]
+  assert same["faces"]["kernel"] > whole["faces"]["kernel"] > abs(whole["faces"]["kernel_real"])

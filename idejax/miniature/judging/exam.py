@@ -59,21 +59,20 @@ def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
 
 def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
   """Share of pictures in which the classifier sees what the prompt asked for, by attribute; and the
-  classifier's own accuracy on real renders of people whom nobody was trained on. Of expressions, "after": the
-  share where the mood stands behind the noun, as in half of their prompts ("a woman smiling")."""
+  classifier's own accuracy on real renders of people whom nobody was trained on. "expression_after" is the
+  expression where it stands behind the noun ("a woman smiling")."""
   asked: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
   for name in ("background", "accessory", "expression"):
     classes = CLASSES[name]
-    plain = {} if name == "background" else {"background": "gray"}
+    plain: dict[str, Any] = {} if name == "background" else {"background": "gray"}
     asked += [
-      (name, c, captions.prompt(subject, **{name: c}, **plain)) for c in classes for subject in ("a woman", "a man")
+      (name, c, captions.prompt(subject, **plain | {name: c})) for c in classes for subject in ("a woman", "a man")
     ]
-  behind = {
-    captions.prompt(subject, after=True, expression=c, background="gray"): c
+  asked += [
+    ("expression_after", c, captions.prompt(subject, after=True, expression=c, background="gray"))
     for c in CLASSES["expression"][1:]
     for subject in ("a woman", "a man")
-  }
-  asked += [("expression", c, text) for text, c in behind.items()]
+  ]
   for colour in people.HAIR_COLOURS:
     asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
   rows = [a for a in asked for _ in range(each)]
@@ -86,12 +85,11 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     progress=True,
   )
   said = judges.attributes(list(images))
-  right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in ATTRIBUTES}
+  said["expression_after"] = said["expression"]
   own = real_accuracy(judges)
-  out: dict[str, Any] = {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
-  texts = [p for n, _, p in rows if n == "expression"]
-  out["expression"]["after"] = float(np.mean([ok for p, ok in zip(texts, right["expression"]) if p in behind]))
-  return out
+  own["expression_after"] = own["expression"]
+  right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in said}
+  return {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
 
 
 def real_accuracy(judges: Judges) -> dict[str, float]:
@@ -196,7 +194,7 @@ def lines(found: dict[str, Any]) -> list[str]:
   out.append(
     f"faces: eyes level in {f['level']:.3f} (real pictures {f['level_real']:.3f}), sharpness {f['sharpness']:.2f} of "
     f"reconstructions of real ones, Frechet distance {f['times_real']:.1f} times that of real ones to one another, "
-    f"{f['pictures']} pictures"
+    f"kernel distance of faces {f['kernel']:.0f} ({f['kernel_real']:.0f}), {f['pictures']} pictures"
   )
-  out.append(f"expression behind the noun {found['obedience']['expression']['after']:.3f}")
+  out.append(f"expression behind the noun {found['obedience']['expression_after']['right']:.3f}")
   return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]

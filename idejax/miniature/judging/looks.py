@@ -4,7 +4,6 @@ Cheap enough to be printed every quarter of an hour: the same captions of people
 and the same noise every time, few sampling steps. Figures are comparable within one run and framing.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,6 @@ class Looks:
         out[name] = float(np.mean(right))
     return {k: round(x, 3) for k, x in out.items()}
 
-  def _features(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    face = [e for e in self.judges.embed(images) if e is not None]
-    return self.judges.see(images), np.stack(face) if face else np.zeros((0, 512), np.float32)
+  def _features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    face = [e for e in self.judges.embed(list(images)) if e is not None]
+    return self.judges.see(list(images)), np.stack(face) if face else np.zeros((0, 512), np.float32)

@@ -12,7 +12,9 @@ import numpy as np
 
 from idejax.faces.pack import Pack
 
-LEVEL = 0.06  # of the face's width, by which eyes may be off: the detector is not surer of real ones
+LEVEL = 0.075  # of the face's width, by which eyes may be off: the detector is not surer of real ones
+
+Pictures = Sequence[np.ndarray] | np.ndarray  # uint8 [N, S, S, 3]
 
 
 class Layout(NamedTuple):
@@ -23,7 +25,7 @@ class Layout(NamedTuple):
   points: np.ndarray
 
 
-def layout(pack: Pack, images: Sequence[np.ndarray]) -> Layout:
+def layout(pack: Pack, images: Pictures) -> Layout:
   boxes, points = np.full((len(images), 4), np.nan), np.full((len(images), 5, 2), np.nan)
   for i, image in enumerate(images):
     seen = pack.detect(image)
@@ -63,13 +65,13 @@ def unevenness(pack: Pack, image: np.ndarray, points: np.ndarray, box: np.ndarra
   return float(abs(heights[1] - heights[0]) / (box[2] - box[0]))
 
 
-def level(pack: Pack, seen: Layout, images: Sequence[np.ndarray]) -> float:
+def level(pack: Pack, seen: Layout, images: Pictures) -> float:
   """Share of all pictures whose eyes are level to LEVEL; one without a face is not."""
   off = [unevenness(pack, i, p, b) for i, f, p, b in zip(images, seen.found, seen.points, seen.boxes) if f]
   return float((np.array(off) <= LEVEL).sum() / len(images))
 
 
-def sharpness(seen: Layout, images: Sequence[np.ndarray]) -> float:
+def sharpness(seen: Layout, images: Pictures) -> float:
   """Mean variance of the Laplacian of the grey picture inside the face's box, over pictures with a face."""
   found = []
   for image, box in zip(np.asarray(images)[seen.found], seen.boxes[seen.found]):

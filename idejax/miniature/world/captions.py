@@ -1,6 +1,7 @@
 """Captions that name a picture's factors, and the closed vocabulary that they are written in."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ _SIZES = {
 }
 
 
-def prompt(subject: str = "a person", *, after: bool = False, **factors: str) -> str:
+def prompt(subject: str = "a person", *, after: bool = False, **factors: Any) -> str:
   """The canonical prompt, e.g. prompt("a woman", accessory="hat", background="snow").
 
   Factors are names from the tables of `scene`: style, expression, accessory, clothes, background.
