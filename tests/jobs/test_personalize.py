@@ -182,7 +182,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   """Parameters, subject and word of one person go together, with padding for eight devices too."""
   s = method_options.parse(options(root, tmp_path, "people", method="id-ea", preset="paper"), "idejax personalize")
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   given = {}
 
   def crowd(module, cfg, b, constants, captions, subject, key, mesh, **_):
@@ -206,7 +206,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
 def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_path):
   """Whoever is asked for by their word is who is counted, and stands in their own row of the sheet."""
   pack = faces.open_pack(root / "pack")
-  people = people_folder.read(root / "people", tmp_path, pack, "<x>")
+  people = people_folder.read(root / "people", pack, "<x>")
   asked = []
 
   def sample(texts, *, seeds, **_):
