@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from idejax.ranges import at_least, between, not_empty, person_word, seed, with_person, without_braces
+from idejax.ranges import any_seed, at_least, between, not_empty, person_word, with_person, without_braces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Personalize:
   """Networks that find and recognise faces: miniature, an insightface pack by name (buffalo_l), or a folder."""
   name: Annotated[str, person_word] = "<id>"
   """The word for the person in prompts. People of a folder are named after their files instead."""
-  seed: Annotated[int, seed] = 0
+  seed: Annotated[int, any_seed] = 0
   """Seed of all random numbers: initial values, data order and noise."""
   face: Annotated[int | None, at_least(1)] = None
   """Which face of the photo to take, counted from the left, beginning with 1. Default: the largest."""
