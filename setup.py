@@ -61,7 +61,7 @@ setup(
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["idejax", "idejax.*"]),
   package_data={
-    "idejax": ["person/celebrities.txt", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]
+    "idejax": ["person/celebrities.txt", "faces/poses.json", "miniature/*.png", "miniature/weights/**/*", "exporting/templates/*.py"]
   },
   install_requires=REQUIRES,
   extras_require=EXTRAS,
