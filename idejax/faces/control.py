@@ -56,7 +56,7 @@ def raster(marks: np.ndarray | None, height: int, wide: int) -> np.ndarray:
     y, x = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     cover = stroke(np, x, y, a[None, None], b[None, None], radius)[..., None]
     part = out[low[1] : high[1], low[0] : high[0]]
-    part += cover * (np.float32(colour) / 255 - part)
+    part += cover * (np.array(colour, np.float32) / 255 - part)
   return out
 
 

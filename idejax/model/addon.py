@@ -16,7 +16,7 @@ import jax
 
 from idejax.errors import UserError
 from idejax.model import controlnets
-from idejax.model.backbone import Backbone, make_config, net_shapes, read_json
+from idejax.model.backbone import Backbone, make_config, net_shapes
 from idejax.nets import mixer
 from idejax.nets.controlnet import ControlNetConfig
 from idejax.nets.mixer import MixerConfig

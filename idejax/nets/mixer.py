@@ -71,7 +71,6 @@ class MixerConfig:
     return self.fuse != "identity"
 
 
-
 class _Layers(nn.Module):
   """What the mixer's parts are built with: sizes and the dtype they compute in."""
 

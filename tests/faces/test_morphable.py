@@ -264,7 +264,9 @@ def test_in_the_drawn_world_it_is_nearer_to_the_truth_than_the_drivers_own_landm
     off = lambda found, true=marks[2], wide=wide: np.sqrt(np.square(found - true).sum(-1)).mean() / wide
     ours.append(off(predict(*marks[:2]).landmarks))
     own.append(off(predictor.drivers_own(*marks[:2]).landmarks))
-  print(f"\nmean distance to the truth, shares of the face's width: {np.mean(ours):.4f}, driver's own {np.mean(own):.4f}")
+  print(
+    f"\nmean distance to the truth, shares of the face's width: {np.mean(ours):.4f}, driver's own {np.mean(own):.4f}"
+  )
   assert np.mean(ours) < 0.75 * np.mean(own)
 
 

@@ -71,7 +71,7 @@ def test_we_open_what_diffusers_writes(opened, tmp_path):
 
 
 def test_an_untrained_one_leaves_every_picture_as_it_was(opened, tmp_path, rng):
-  """For any face, landmarks and prompt: exactly, to the bit of the UNet's output."""
+  """For any face, landmarks and prompt: its residuals are exactly zero."""
   b = opened
   controlnets.write(tmp_path, of(b), controlnet.from_unet(of(b), b.params["unet"], jax.random.key(0)))
   b = controlnets.with_controlnet(b, tmp_path)

@@ -193,7 +193,13 @@ def test_made_of_a_unet_it_is_what_diffusers_makes_of_it(family, factor):
   assert all(np.array_equal(ours[k], theirs[k]) for k in ours if not drawn.match(k))
   kernels = [ours[k] for k in ours if drawn.match(k) and k.endswith("weight")]
   assert len(kernels) == (5 if factor == 4 else 7) and all(k.all() for k in kernels)
-  skip = {"_use_default_values", "_name_or_path", "attention_head_dim", "transformer_layers_per_block", "num_attention_heads"}
+  skip = {
+    "_use_default_values",
+    "_name_or_path",
+    "attention_head_dim",
+    "transformer_layers_per_block",
+    "num_attention_heads",
+  }
   assert all(reread.config[k] == v or tuple(reread.config[k]) == tuple(v) for k, v in stock.config.items()
              if k not in skip and not k.startswith("_"))  # fmt: skip
 

@@ -17,9 +17,7 @@ from idejax.nets import mixer
 from idejax.nets.mixer import MixerConfig
 from idejax.storage import weights
 
-TINY = MixerConfig(
-  context_dim=6, identity_dim=10, clip_dim=7, dim=8, head_dim=4, identity_tokens=5, tokens=3, layers=2
-)
+TINY = MixerConfig(context_dim=6, identity_dim=10, clip_dim=7, dim=8, head_dim=4, identity_tokens=5, tokens=3, layers=2)
 FUSE = ["mixer", "concat", "identity", "clip"]
 
 

@@ -1,9 +1,10 @@
 """The ten poses that `idejax.faces.predictor` ships: a mean face of the world, turned, tilted and moved.
 
-    python -m idejax.miniature.world.poses > idejax/faces/poses.json
+python -m idejax.miniature.world.poses > idejax/faces/poses.json
 """
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from idejax.miniature.world.landmarks import geometry
 from idejax.miniature.world.people import CONTINUOUS, DISCRETE, Person
 from idejax.miniature.world.scene import scene
 
-POSES = {
+POSES: dict[str, dict[str, Any]] = {
   "front": dict(),
   "left": dict(yaw=-0.28),
   "right": dict(yaw=0.28),
@@ -23,7 +24,7 @@ POSES = {
   "surprised": dict(expression="surprised"),
   "far": dict(scale=0.88, shift_y=0.03),
 }
-_SIDE = 1000  # decimals of a share are its digits
+_SIDE = 1000  # pixels; shares of it are what is kept
 
 
 def draw() -> dict[str, list[float]]:
