@@ -14,8 +14,8 @@ pickles; three layouts are known by the names of their arrays:
 | GNM Head 3 | template_vertex_positions, vertex_identity_basis, expression_basis        | its head_sparse_68.txt      |
 
 A table is JSON: lmk_faces_idx, 72 indices of triangles, and lmk_bary_coords, 72 x 3 weights; in FaceSnap's order.
-FLAME is published as a pickle, which idejax does not open: docs/methods.md has the three lines that turn it into
-an .npz, for those who trust the file. Its jaw joint enters as three more directions of expression, to first order.
+FLAME is published as a pickle, which idejax does not open: docs/methods.md has the lines that turn it into an
+.npz, for those who trust the file. Its jaw joint enters as three more directions of expression, to first order.
 """
 
 import json
