@@ -64,6 +64,7 @@ setup(
   package_data={
     "idejax": [
       "person/celebrities.txt",
+      "faces/poses.json",
       "miniature/*.png",
       "miniature/weights/**/*",
       "exporting/templates/*.py",

@@ -1,4 +1,4 @@
-"""72 landmarks in FaceSnap's order out of insightface's 106.
+"""72 landmarks in FaceSnap's order: out of insightface's 106, out of iBUG's 68, and how they are drawn.
 
 FaceSnap's are iBUG's 68 with eight points to an eye instead of six: contour down one side to the
 chin (8), the other side from its top down, brows, nose, eyes from the outer (left) or inner (right)
@@ -37,3 +37,73 @@ def from_106(marks: np.ndarray | None) -> np.ndarray | None:
   if marks.shape != (106, 2):
     raise ValueError(f"expected 106 landmarks, got {marks.shape}")
   return np.asarray(marks, np.float32)[FROM_106]
+
+
+# The runs of landmarks that a control image joins, each with its part's colour (RGB): contour, brows, nose,
+# eyes, lips outside and inside. Closed ones repeat their first.
+_GREY, _RED, _GREEN, _PURPLE = (125, 125, 125), (255, 0, 0), (0, 255, 0), (255, 0, 255)
+_BLUE, _CYAN, _YELLOW = (0, 0, 255), (0, 255, 255), (255, 255, 0)
+POLYLINES: tuple[tuple[tuple[int, ...], tuple[int, int, int]], ...] = (
+  ((*range(9), *range(16, 8, -1)), _GREY),
+  ((17, 18, 19, 20, 21), _RED),
+  ((26, 25, 24, 23, 22), _GREEN),
+  ((27, 28, 29, 30, 33), _PURPLE),
+  ((31, 32, 33), _PURPLE),
+  ((35, 34, 33), _PURPLE),
+  ((*range(36, 44), 36), _BLUE),
+  ((48, 47, 46, 45, 44, 51, 50, 49, 48), _CYAN),
+  ((52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68, 52), _YELLOW),
+  ((55, 56, 63, 61, 60, 64, 70, 67, 55), _YELLOW),
+)
+
+
+def _lid() -> np.ndarray:
+  """[3, 4]: a cubic through a lid's four points of iBUG, at a quarter, a half and three quarters of it."""
+  powers = lambda t: np.stack([np.ones_like(t), t, t**2, t**3], -1)
+  return powers(np.array([0.25, 0.5, 0.75])) @ np.linalg.inv(powers(np.arange(4) / 3))
+
+
+def _map_68() -> np.ndarray:
+  out = np.zeros((72, 68))
+  same = {**{i: i for i in (*range(9), *range(17, 36))}, **{i: 25 - i for i in range(9, 17)}}
+  same |= {36: 36, 40: 39, 44: 42, 48: 45}  # corners of the eyes
+  same |= dict(zip((52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68), range(48, 60)))
+  same |= dict(zip((55, 56, 63, 61, 60, 64, 70, 67), range(60, 68)))
+  for ours, theirs in same.items():
+    out[ours, theirs] = 1
+  for ours, theirs in [
+    ((37, 38, 39), (36, 37, 38, 39)),
+    ((41, 42, 43), (39, 40, 41, 36)),
+    ((45, 46, 47), (42, 43, 44, 45)),
+    ((49, 50, 51), (45, 46, 47, 42)),
+  ]:
+    out[np.ix_(ours, theirs)] = _lid()
+  return out
+
+
+FROM_68 = _map_68()  # float64 [72, 68], rows sum to 1: landmarks = FROM_68 @ iBUG's
+
+
+def from_68(marks: np.ndarray) -> np.ndarray:
+  """iBUG's landmarks [68, 2 or 3] -> [72, 2 or 3] float32; lids, of which iBUG has fewer points, along a cubic."""
+  if marks.ndim != 2 or len(marks) != 68:
+    raise ValueError(f"expected 68 landmarks, got {marks.shape}")
+  return (FROM_68 @ np.asarray(marks, np.float64)).astype(np.float32)
+
+
+def five(marks):
+  """[..., 72, 2] -> eyes, nose tip and mouth corners [..., 5, 2], as `align` wants them; numpy or jax.
+
+  A matrix product, so that a gradient may pass.
+  """
+  return FIVE.astype(marks.dtype) @ marks
+
+
+def _five() -> np.ndarray:
+  out = np.zeros((5, 72), np.float32)
+  out[0, 36:44] = out[1, 44:52] = 1 / 8
+  out[[2, 3, 4], [30, 52, 57]] = 1
+  return out
+
+
+FIVE = _five()

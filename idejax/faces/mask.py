@@ -142,3 +142,12 @@ def _ellipse(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
   rim = np.stack([x + wide * np.cos(angle), y + high * np.sin(angle)], -1)
   return _hull(align.apply(align.invert(align.portrait_matrix(points)), rim), shape)
+
+
+def at_latent_size(mask: np.ndarray, sides: tuple[int, int], grow: int = 8) -> np.ndarray:
+  """A face's region for a masked loss: bool [H, W], grown by a disc of `grow` pixels, averaged over each latent
+  pixel: float32 [h, w] in [0, 1]. The mask's picture must be the one that the latents are of.
+  """
+  disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grow + 1, 2 * grow + 1))
+  grown = cv2.dilate(mask.astype(np.uint8), disc)
+  return cv2.resize(grown.astype(np.float32), sides[::-1], interpolation=cv2.INTER_AREA)

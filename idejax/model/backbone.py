@@ -143,7 +143,7 @@ def load(
     tensors = tensorfiles.read(folder / name, stem, variant=variant, allow_pickle=allow_pickle)
     if rename:
       tensors = rename(tensors)
-    want = weights.with_dtype(_net_shapes(shapes, configs[name], path), kind)
+    want = weights.with_dtype(net_shapes(shapes, configs[name], path), kind)
     params[name] = weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
   schedule = make_config(NoiseSchedule, folder / "scheduler" / "scheduler_config.json")
   if "text_encoder_2" not in parts:
@@ -177,7 +177,8 @@ def make_config(make, path: Path, **run):
     raise UserError(f"{path}: {e}") from e
 
 
-def _net_shapes(shapes, config, path: Path):
+def net_shapes(shapes, config, path: Path):
+  """The parameters' shapes of a net; UserError with the file's name where its numbers fit no net."""
   try:
     return shapes(config)
   except Exception as e:  # numbers from a stranger's file may break any operation of a net

@@ -32,6 +32,48 @@ class ControlNetConfig:
       tuple(config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)),
     )
 
+  @classmethod
+  def of(cls, unet: UNetConfig, factor: int = 8) -> "ControlNetConfig":
+    """The ControlNet of a UNet whose VAE has this factor: stock widths, one level for each halving.
+
+    ValueError if the factor is not 1, 2, 4 or 8.
+    """
+    levels = factor.bit_length()
+    if factor < 1 or factor != 2 ** (levels - 1) or levels > len(cls.control_widths):
+      raise ValueError(f"a ControlNet's control image is 1, 2, 4 or 8 times the latents' size, not {factor} times")
+    return cls(unet, control_widths=cls.control_widths[:levels])
+
+  def to_json(self) -> dict[str, Any]:
+    """As diffusers' ControlNetModel reads it. ValueError for numbers of layers that differ by level."""
+    c = self.unet
+    if len(set(c.layers)) > 1:
+      raise ValueError(f"layers_per_block is {list(c.layers)}; a ControlNet's config holds one number")
+    # A level without attention has no depth of its own; the deepest level's is the middle block's, too.
+    depths = [*(d or 1 for d in c.down_depths[:-1]), c.mid_depth]
+    dims, pooled = c.added_dims or (None, None)
+    return dict(
+      _class_name="ControlNetModel",
+      _diffusers_version="0.30.0",
+      in_channels=c.channels[0],
+      conditioning_channels=self.control_channels,
+      conditioning_embedding_out_channels=list(self.control_widths),
+      block_out_channels=list(c.widths),
+      down_block_types=["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in c.down_depths],
+      layers_per_block=c.layers[0],
+      transformer_layers_per_block=depths[0] if len(set(depths)) == 1 else depths,
+      attention_head_dim=list(c.heads),  # what diffusers calls the number of heads
+      cross_attention_dim=c.context_dim,
+      use_linear_projection=c.linear_projection,
+      norm_num_groups=c.groups,
+      norm_eps=c.eps,
+      flip_sin_to_cos=c.flip_sin_to_cos,
+      freq_shift=c.freq_shift,
+      upcast_attention=c.upcast_attention,
+      addition_embed_type="text_time" if c.added_dims else None,
+      addition_time_embed_dim=dims,
+      projection_class_embeddings_input_dim=pooled,
+    )
+
   @property
   def factor(self) -> int:
     """Pixels of the control image per latent pixel, along a side."""
@@ -84,3 +126,24 @@ def shapes(c: ControlNetConfig):
   sides = (1, c.factor * x.shape[1], c.factor * x.shape[2], c.control_channels)
   control = jax.ShapeDtypeStruct(sides, jnp.float32)
   return parameter_shapes(ControlNet(c), x, t, context, control, added)
+
+
+def from_unet(c: ControlNetConfig, unet: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
+  """An untrained ControlNet of a UNet's parameters: its encoder and middle block as they are, every zero
+  convolution zero, the control image's stack drawn from `key`. Leaves may be the UNet's own arrays.
+
+  Float32 where drawn, else the UNet's dtypes. ValueError for the parameters of another UNet.
+  """
+  wanted, out = shapes(c), {}
+  for name, want in wanted.items():
+    if name == "controlnet_cond_embedding":
+      image = jnp.zeros((1, c.factor, c.factor, c.control_channels))
+      out[name] = jax.jit(lambda key, image: ControlEmbedding(c).init(key, image)["params"])(key, image)
+    elif name.startswith("controlnet_"):
+      out[name] = jax.tree.map(lambda s: jnp.zeros(s.shape), want)
+    else:
+      have = unet.get(name)
+      if jax.tree.map(jnp.shape, have) != jax.tree.map(lambda s: s.shape, want):
+        raise ValueError(f"the UNet's {name} does not fit the ControlNet's config")
+      out[name] = have
+  return out

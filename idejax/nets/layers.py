@@ -35,11 +35,12 @@ class Dense(nn.Module):
   features: int
   use_bias: bool = True
   dtype: Dtype = None
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype = self.dtype or x.dtype
-    kernel = param(self, "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    kernel = param(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
     bias = param(self, "bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     if naming():
       return jnp.zeros((*x.shape[:-1], self.features), dtype)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idejax.faces.landmarks import POLYLINES
 from idejax.miniature.world import people as pp
 from idejax.miniature.world import scene as sc
 from idejax.miniature.world import world
 from idejax.miniature.world.data import batch, render_all, stack
-from idejax.miniature.world.landmarks import MIRROR, POLYLINES
+from idejax.miniature.world.landmarks import MIRROR
 from idejax.miniature.world.sheet import sheet
 from idejax.miniature.world.view import LAYERS
 

@@ -1,6 +1,9 @@
 """The ControlNet against diffusers' ControlNetModel, and what an untrained one does: nothing."""
 
+import dataclasses
 import functools
+import json
+import re
 import warnings
 
 import jax
@@ -8,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from support.fakes import fill, nchw, nhwc, relative_error, scramble, state_dict
 
+from idejax import tree
+from idejax.model import families
 from idejax.nets import controlnet, unet
 from idejax.storage import weights
 
@@ -156,3 +161,80 @@ def test_config():
     controlnet.ControlNetConfig.from_json({"controlnet_conditioning_channel_order": "bgr"})
   with pytest.raises(ValueError, match="global_pool_conditions is True; supported: False"):
     controlnet.ControlNetConfig.from_json({"global_pool_conditions": True})
+
+
+# Made of a UNet.
+
+
+@functools.cache
+def unet_twin(family):
+  """diffusers' small UNet of a family, and our parameters of it."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    module = scramble(UNet2DConditionModel.from_config(families.small(family)["unet"]))
+  cfg = unet.UNetConfig.from_json(dict(module.config))
+  return module, cfg, weights.from_torch(unet.shapes(cfg), state_dict(module))
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("factor", [4, 8])
+def test_made_of_a_unet_it_is_what_diffusers_makes_of_it(family, factor):
+  """The same config, and the same weights but for those that are drawn."""
+  module, unet_cfg, params = unet_twin(family)
+  cfg = controlnet.ControlNetConfig.of(unet_cfg, factor)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    stock = ControlNetModel.from_unet(module, conditioning_embedding_out_channels=cfg.control_widths)
+    reread = ControlNetModel.from_config(cfg.to_json())
+  ours, theirs = weights.to_torch(controlnet.from_unet(cfg, params, jax.random.key(3))), state_dict(stock)
+  assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+  assert {k: v.shape for k, v in state_dict(reread).items()} == {k: v.shape for k, v in theirs.items()}
+  drawn = re.compile(r"controlnet_cond_embedding\.(conv_in|blocks)")
+  assert all(np.array_equal(ours[k], theirs[k]) for k in ours if not drawn.match(k))
+  kernels = [ours[k] for k in ours if drawn.match(k) and k.endswith("weight")]
+  assert len(kernels) == (5 if factor == 4 else 7) and all(k.all() for k in kernels)
+  skip = {
+    "_use_default_values",
+    "_name_or_path",
+    "attention_head_dim",
+    "transformer_layers_per_block",
+    "num_attention_heads",
+  }
+  assert all(reread.config[k] == v or tuple(reread.config[k]) == tuple(v) for k, v in stock.config.items()
+             if k not in skip and not k.startswith("_"))  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+def test_a_config_comes_back_as_it_was(family):
+  for config in (families.FAMILIES, {family: families.small(family)}):
+    cfg = controlnet.ControlNetConfig.of(unet.UNetConfig.from_json(config[family]["unet"]), 4)
+    back = controlnet.ControlNetConfig.from_json(json.loads(json.dumps(cfg.to_json())))
+    assert back == dataclasses.replace(cfg, unet=dataclasses.replace(cfg.unet, sample_size=back.unet.sample_size))
+
+
+def test_another_unets_parameters_and_odd_factors_are_refused():
+  _, cfg, params = unet_twin("sd15")
+  make = lambda p: controlnet.from_unet(controlnet.ControlNetConfig.of(cfg, 8), p, jax.random.key(0))
+  with pytest.raises(ValueError, match="does not fit the ControlNet's config"):
+    make(params | {"conv_in": unet_twin("sdxl")[2]["down_blocks.0.resnets.0"]})
+  with pytest.raises(ValueError, match="the UNet's conv_in does not fit"):
+    make({k: v for k, v in params.items() if k != "conv_in"})
+  for factor in (0, 3, 16):
+    with pytest.raises(ValueError, match=f"1, 2, 4 or 8 times the latents' size, not {factor} times"):
+      controlnet.ControlNetConfig.of(cfg, factor)
+  uneven = dataclasses.replace(cfg, layers=(1, 2, 1, 1))
+  with pytest.raises(ValueError, match="one number"):
+    controlnet.ControlNetConfig(uneven).to_json()
+
+
+# Counted from the released architectures; traced only.
+@pytest.mark.parametrize("family, count", [("sd15", 361_279_120), ("sd21", 364_228_240), ("sdxl", 1_251_014_160)])
+def test_full_sizes(family, count):
+  cfg = controlnet.ControlNetConfig.of(unet.UNetConfig.from_json(families.FAMILIES[family]["unet"]))
+  params = controlnet.shapes(cfg)
+  assert tree.size(params) == count
+  x, t, _, added = unet.example_inputs(cfg.unet)
+  tokens = jax.ShapeDtypeStruct((1, 16, cfg.unet.context_dim), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *(8 * s for s in x.shape[1:3]), 3), jnp.float32)
+  down, _ = jax.eval_shape(controlnet.ControlNet(cfg).apply, {"params": params}, x, t, tokens, image, added)
+  assert len(down) == (9 if family == "sdxl" else 12)

@@ -6,19 +6,6 @@ import numpy as np
 
 from idejax.miniature.world import head as hd
 
-# Runs of indices that a drawing joins, with the colour of each part.
-POLYLINES = (
-  ((*range(9), *range(16, 8, -1)), (125, 125, 125)),
-  ((17, 18, 19, 20, 21), (255, 0, 0)),
-  ((26, 25, 24, 23, 22), (0, 255, 0)),
-  ((27, 28, 29, 30, 33), (255, 0, 255)),
-  ((31, 32, 33), (255, 0, 255)),
-  ((35, 34, 33), (255, 0, 255)),
-  ((*range(36, 44), 36), (0, 0, 255)),
-  ((48, 47, 46, 45, 44, 51, 50, 49, 48), (0, 255, 255)),
-  ((52, 54, 53, 62, 58, 59, 57, 65, 66, 71, 69, 68, 52), (255, 255, 0)),
-  ((55, 56, 63, 61, 60, 64, 70, 67, 55), (255, 255, 0)),
-)
 # The landmark at the mirrored place: contour, brows, nose, eyes, mouth.
 MIRROR = np.array(
   [9, 10, 11, 12, 13, 14, 15, 16, 8, 0, 1, 2, 3, 4, 5, 6, 7]

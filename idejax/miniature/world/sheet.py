@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
+from idejax.faces.landmarks import POLYLINES
 from idejax.miniature.world import people as pp
 from idejax.miniature.world import scene as sc
 from idejax.miniature.world.data import render_all, stack
-from idejax.miniature.world.landmarks import POLYLINES
 from idejax.miniature.world.world import LAYERS, layers
 
 _COLUMNS = 11
