@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache(name: str) -> Path | None:
-  """Where results of a kind are kept between runs: in IDEJAX_CACHE, else in ~/.cache/idejax; None: off."""
+  """The path `name` in the cache, which is IDEJAX_CACHE or else ~/.cache/idejax. None: the cache is off."""
   root = os.environ.get("IDEJAX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "idejax"
   )
@@ -31,7 +31,7 @@ def cache(name: str) -> Path | None:
 
 
 def write_json(path: Path, value: Any):
-  """Indented, its folder made if need be."""
+  """Write a value as indented JSON; its folder is created if need be."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as temporary:
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -13,19 +13,19 @@ from idejax.storage.files import replacing
 
 
 def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
-  """uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and whole as JSON."""
+  """Write uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and one as JSON."""
   info = PngImagePlugin.PngInfo()
   info.add_text("AI-generated", "true")
   info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
   for key, value in record.items():
     if value is not None and key != "idejax":
-      info.add_itxt(key, str(value))  # the last of a name wins
+      info.add_itxt(key, str(value))  # of two chunks with one name readers see the last
   with replacing(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
-  """The record that `write_png` put into a PNG (None: not ours), and whether its pixels are whole."""
+  """The record that `write_png` put into a PNG (None: it has none), and whether all pixels can be read."""
   try:
     with Image.open(path) as image:
       record = json.loads(image.info["idejax"])
@@ -39,7 +39,7 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int, side: int = 192):
-  """A contact sheet: `columns` thumbnails a row, one label per row at its left edge."""
+  """Write a contact sheet: `columns` thumbnails a row, one label per row at its left edge."""
   from PIL import ImageDraw
 
   rows = [files[i : i + columns] for i in range(0, len(files), columns)]
@@ -47,7 +47,7 @@ def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int
   canvas = Image.new("RGB", (margin + columns * (side + gap), len(rows) * (side + gap)), "white")
   draw = ImageDraw.Draw(canvas)
   for y, row in enumerate(rows):
-    draw.multiline_text((6, y * (side + gap) + 6), _wrapped(labels[y], 27), fill="black")
+    draw.multiline_text((6, y * (side + gap) + 6), _wrap(labels[y], 27), fill="black")
     for x, file in enumerate(row):
       with Image.open(file) as image:
         # Miniature pictures grow by whole pixels, photographs shrink smoothly.
@@ -60,7 +60,7 @@ def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int
     canvas.save(temporary, format="PNG")
 
 
-def _wrapped(text: str, width: int, lines: int = 9) -> str:
+def _wrap(text: str, width: int, lines: int = 9) -> str:
   import textwrap
 
   # Pillow's built-in font draws Latin-1 and raises for nothing, but shows boxes beyond it.
@@ -76,7 +76,7 @@ def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndar
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
   except Exception as e:  # numpy evaluates the header: a damaged one raises nearly anything
-    raise UserError(f"{path} is no readable .npy file: {e}") from e
+    raise UserError(f"{path} is not a readable .npy file: {e}") from e
   if z.shape != (count, *shape):
     raise UserError(f"{path} has shape {z.shape}; {count} images of this size need {(count, *shape)}")
   if z.dtype != np.float32:
