@@ -1,4 +1,4 @@
-"""72 landmarks in FaceSnap's order out of insightface's 106.
+"""FaceSnap's 72 landmarks from insightface's 106.
 
 FaceSnap's are iBUG's 68 with eight points to an eye instead of six: contour down one side to the
 chin (8), the other side from its top down, brows, nose, eyes from the outer (left) or inner (right)

@@ -1,9 +1,9 @@
 """StableIdentity (Wang et al. 2024): a small MLP turns a face's features into a celebrity-like name.
 
 The MLP's output is normalised and given the mean and deviation of celebrities' first and last names
-(AdaIN). Above alpha T the loss is that of the noise, below it that of the clean latents; both see
-the face, and a little of the hair. Only the two vectors are kept. SDXL has an MLP and statistics for
-each of its text encoders.
+(AdaIN). Above alpha T the loss is the error of the noise, below it that of the clean latents; both are
+masked to the face and, with less weight, the hair. The result is the two vectors alone. SDXL has an MLP
+and statistics for each of its text encoders.
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 
 def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
-  """Features [..., F] -> [..., 2, d]: unit variance and mean 0 over both tokens together at first."""
+  """Features [..., F] -> [..., 2, d], at first with mean 0 and variance 1 over both tokens together."""
   norm = lambda name, x: blocks.layer_norm(params[name], x)
   dense = lambda i, x: _MULTIPLIER * blocks.dense(params[f"layers.{i}"], x)
   x = jax.nn.leaky_relu(dense(0, x), 0.2)
@@ -136,16 +136,16 @@ def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
 def rows(params: Any, frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
   """Features [..., F] -> the two words [..., 2, d] for each text encoder: mean + normalised * deviation."""
 
-  def land(p, statistics):
+  def adain(p, statistics):
     y = mlp(p, x, cfg.depth)
     mean, deviation = (jnp.broadcast_to(s, y.shape).astype(jnp.float32) for s in statistics)
     return mean + y * deviation
 
-  return tuple(land(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
+  return tuple(adain(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
 
 
 def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """From the photo itself, neither mirrored nor pasted."""
+  """The two words from the photo itself, neither mirrored nor pasted."""
   return {"rows": tuple(r[None, None] for r in rows(params, frozen, features(frozen.subject, cfg)[0], cfg))}
 
 
@@ -158,10 +158,10 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
 
 
 def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.Array, cfg: Config):
-  """(error [B], whether a row's is that of the noise [B]) of the UNet's output; masks [B, h, w].
+  """(error [B] of the UNet's output, whether it is that of the noise [B]); masks [B, h, w].
 
   t > alpha T:  mse(M_f eps_hat, M_f eps) + hair mse(M_h eps_hat, M_h eps)
-  else:         the same of the clean latents as the VAE gives them, unscaled
+  else:         the same for the clean latents as the VAE gives them, unscaled
   """
   schedule = b.nets.schedule
   noisy = e.t > cfg.alpha * schedule.num_train_timesteps
@@ -170,30 +170,30 @@ def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.A
   z0 = diffusion.x0_from(out, e.noisy, jnp.where(noisy, 0.5, e.abar), schedule.prediction_type)
   gain = backbone.scale_latents(b, jnp.ones((1, 1, 1, e.latents.shape[-1])))
   gain -= backbone.scale_latents(b, jnp.zeros_like(gain))
-  wrong = jnp.where(noisy[:, None, None, None], eps - e.noise, (z0 - e.latents) / gain)
+  difference = jnp.where(noisy[:, None, None, None], eps - e.noise, (z0 - e.latents) / gain)
 
-  def masked(mask):
-    error = diffusion.mse(wrong, jnp.zeros_like(wrong), mask[..., None])
+  def under(mask):
+    error = diffusion.mse(difference, jnp.zeros_like(difference), mask[..., None])
     if cfg.mask_norm == "all":
       return error
     return error / jnp.maximum(mask.mean((1, 2)), 1 / mask[0].size)
 
-  return masked(face) + cfg.hair * masked(hair), noisy
+  return under(face) + cfg.hair * under(hair), noisy
 
 
 def combine(error: jax.Array, noisy: jax.Array, cfg: Config) -> jax.Array:
-  """The errors of a batch [B] as one number. They are the same for a batch of one, the paper's."""
+  """The errors of a batch [B] as one number. For a batch of one, as in the paper, both ways are the same."""
   if cfg.mixed == "rows":
     return error.mean()
-  average = lambda chosen: (error * chosen).sum() / jnp.maximum(chosen.sum(), 1)
+  average = lambda rows: (error * rows).sum() / jnp.maximum(rows.sum(), 1)
   return average(noisy) + average(~noisy)
 
 
 def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   """The masked error of the noise, or of the clean latents where little noise is left (`errors`)."""
   e, b, s = subject.draw(frozen, keys), frozen.backbone, frozen.subject
-  learned = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
-  identity = {"rows": tuple(r[:, None, None] for r in learned)}
+  words = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
+  identity = {"rows": tuple(r[:, None, None] for r in words)}
   size = tuple(n * b.nets.factor for n in e.latents.shape[1:3])  # SDXL learns at 512 px too
   cond = condition([identity], b, subject.prompts(frozen, e), cfg, per_row=True, size=size, remat=True)
   out = predict(b, e.noisy, e.t, cond)

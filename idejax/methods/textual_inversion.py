@@ -1,4 +1,4 @@
-"""Textual Inversion (Gal et al. 2022): a new word's input embeddings, and nothing else, are learned.
+"""Textual Inversion (Gal et al. 2022): only the input embeddings of a new word are learned.
 
 With `start="cross"` (Pang et al. 2023) the rows begin as the text encoder's output for an average
 celebrity's name: the scale at which learned embeddings end up.
@@ -93,8 +93,8 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   identity = represent(params, frozen, cfg)
   cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, remat=True)
   error = diffusion.mse(predict(frozen.backbone, e.noisy, e.t, cond), e.target).mean()
-  moved = jnp.concatenate([anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])
-  return error + cfg.reg * moved.mean(), {"diffusion": error, "moved": moved.mean()}
+  distances = jnp.concatenate([anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])
+  return error + cfg.reg * distances.mean(), {"diffusion": error, "moved": distances.mean()}
 
 
 def rates(cfg: Config):

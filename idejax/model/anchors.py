@@ -50,12 +50,12 @@ def mean(
     raise UserError("no celebrity names: this method needs a list of names that the model knows")
   out = []
   for tokenizer, table in zip(tokenizers, tables(b)):
-    table = np.asarray(table, np.float32)
+    rows = np.asarray(table, np.float32)
     if by == "tokens":
       ids = [[[i] for i in name] for name in name_ids(tokenizer, names)]
     else:
       ids = [name_ids(tokenizer, _ends(n)) for n in names]
-    columns = [[table[i[k]].mean(0) for i in ids if len(i) > k] for k in (0, 1)]
+    columns = [[rows[i[k]].mean(0) for i in ids if len(i) > k] for k in (0, 1)]
     if not all(columns):
       raise UserError("the celebrity names have no second token: give first and last names")
     # Summed in float64 and in sorted order: the anchor does not depend on the order of the file.

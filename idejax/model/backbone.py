@@ -127,8 +127,7 @@ def load(
   a gradient through the UNet recomputes its blocks instead of keeping what they computed.
   """
   index = read_json(folder / "model_index.json")
-  named = lambda part: isinstance(part, list) and len(part) == 2 and None not in part
-  parts = [name for name in _COMPONENTS if named(index.get(name))]
+  parts = [name for name in _COMPONENTS if is_component(index.get(name))]
   if missing := {"unet", "vae", "text_encoder"} - set(parts):
     raise UserError(
       f"{folder}/model_index.json ({index.get('_class_name')}) has no {', '.join(sorted(missing))}: "
@@ -196,6 +195,11 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise UserError(f"{path} holds no JSON object")
   return flaxfiles.class_names(value)
+
+
+def is_component(entry: Any) -> bool:
+  """Whether an entry of model_index.json is a component's [library, class]; absent ones are [null, null]."""
+  return isinstance(entry, list) and len(entry) == 2 and None not in entry
 
 
 def _check_widths(folder: Path, nets: Nets):

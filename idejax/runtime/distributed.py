@@ -68,7 +68,12 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
       jax.distributed.initialize(**limits)
     else:
       jax.distributed.initialize(
-        cluster.coordinator, cluster.processes, cluster.process, cluster.gpus, cluster_detection_method="deactivate", **limits
+        cluster.coordinator,
+        cluster.processes,
+        cluster.process,
+        cluster.gpus,
+        cluster_detection_method="deactivate",
+        **limits,
       )
   except (RuntimeError, ValueError, OSError) as e:
     raise UserError(f"{_unmet(cluster, timeout)} ({one_line(str(e))[:200]})") from e

@@ -1,4 +1,4 @@
-"""An identity on disk: what a method learned for one person, as far as sampling needs it."""
+"""An identity on disk: the part of a person's training that sampling needs."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
 FILE = "identity.safetensors"
-_KEY = "idejax"  # of the metadata
+_KEY = "idejax"  # the metadata's entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Learned:
   method: str  # a key of METHODS
   cfg: Any  # the method's Config
   identity: Mapping[str, Any]  # see idejax.methods
-  model: str  # the pipeline it was made on, as it was named
+  model: str  # the pipeline that it was trained on, as --model named it
   digest: str  # of that pipeline
   licence: str = ""  # of the face pack
 
@@ -37,14 +37,14 @@ class Learned:
     return self.identity["rows"][0].shape[2] if "rows" in self.identity else 0
 
   def with_strength(self, scale: float) -> "Learned":
-    """The same with another runtime strength. UserError if the method has none."""
+    """The person with another strength. UserError if the method has none."""
     if "scale" not in self.identity:
       raise UserError(f"{self.method} has no strength to set")
     return dataclasses.replace(self, identity={**self.identity, "scale": np.float32(scale)})
 
 
 def save(folder: Path, person: Learned) -> Path:
-  """Write `folder`/identity.safetensors: float32 tensors, and all else as JSON in its metadata."""
+  """Write `folder`/identity.safetensors: float32 tensors, and everything else as JSON in its metadata."""
   facts = {
     "word": person.word,
     "method": person.method,
@@ -60,18 +60,18 @@ def save(folder: Path, person: Learned) -> Path:
 
 
 def file(path: Path) -> Path:
-  """The identity's file, given as such or by its run folder. UserError if it is not there."""
-  found = path / FILE if path.is_dir() else path
-  if not found.is_file():
+  """The identity's file, from its own path or its run folder's. UserError if it does not exist."""
+  target = path / FILE if path.is_dir() else path
+  if not target.is_file():
     raise UserError(
       f"{path} holds no {FILE}: give the folder that idejax personalize wrote"
       + (", once it has finished" if path.is_dir() else "")
     )
-  return found
+  return target
 
 
 def load(path: Path) -> Learned:
-  """A run folder or its identity.safetensors. UserError says what is wrong with it."""
+  """The identity in a run folder or an identity.safetensors. UserError says what is wrong with it."""
   try:
     with safe_open(file(path), "numpy") as f:
       facts = json.loads((f.metadata() or {})[_KEY])
@@ -82,7 +82,7 @@ def load(path: Path) -> Learned:
       facts["word"],
       facts["method"],
       module.Config(**fields),
-      _nested(tensors),
+      _nest(tensors),
       facts["model"],
       facts["digest"],
       facts.get("licence", ""),
@@ -93,12 +93,12 @@ def load(path: Path) -> Learned:
 
 def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str, *, other: bool = False):
   """UserError unless the identity fits a pipeline: its widths, and unless `other` its digest."""
-  wanted = [t.hidden_size for t in text]
-  widths = [r.shape[-1] for r in person.identity.get("rows", ())] or wanted
-  if widths != wanted:
+  expected = [t.hidden_size for t in text]
+  widths = [r.shape[-1] for r in person.identity.get("rows", ())] or expected
+  if widths != expected:
     raise UserError(
       f"{person.word} was made on {person.model} (text width {_plus(widths)}), "
-      f"{model} has width {_plus(wanted)}: it cannot be used there"
+      f"{model} has width {_plus(expected)}: it cannot be used there"
     )
   if person.digest != digest and not other:
     raise UserError(
@@ -120,7 +120,7 @@ def _flatten(node, path: str):
       yield from _flatten(child, f"{path}/{key}")  # parameter names hold dots
 
 
-def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _nest(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
   out: dict[str, Any] = {}
   for path, x in tensors.items():
     *parents, leaf = path.split("/")

@@ -10,14 +10,14 @@ from idejax.sampling import sampler
 
 
 class Pieces:
-  """Progress over rows of the table. A batch runs in a few calls of one program: short jobs in
-  one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
+  """Runs batches in a few calls of one program, by masking rows of the table, and shows a bar."""
 
   def __init__(self, show: bool, pictures: int, rows: int):
     self.rows, self.piece, self.show = rows, 1, show
     self.bar = counting(pictures * rows, "step", show)
 
   def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
+    """Latents after all rows of `table`; `real` is the number of pictures without padding."""
     at = 0
     while at < self.rows:
       end = min(at + self.piece, self.rows)

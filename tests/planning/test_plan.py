@@ -178,7 +178,7 @@ def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path,
 
 def test_an_estimate_of_all_weights_has_gradients_optimiser_and_class_pictures(folder, monkeypatch):
   asked = []
-  monkeypatch.setattr(blocks, "_compiled", {})
+  monkeypatch.setattr(blocks, "_costs", {})
   monkeypatch.setattr(blocks, "_compile", lambda *a: asked.append(a[2::2]) or blocks.Cost(100.0, 10, 1))
   made, cpu = [], topology.read("cpu:1")
   for how in (dict(method="textual-inversion", batch=2), dict(method="dreambooth", batch=1)):
