@@ -65,7 +65,7 @@ def within(name: str, allowed) -> bool:
 
 
 def test_the_walk_sees_what_is_there():
-  """Else every rule below would hold for want of imports."""
+  """Otherwise every rule below would hold for want of imports."""
   seen = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
   assert ("idejax.model.backbone", "idejax.nets.unet", True) in seen
   assert ("idejax.storage.tensorfiles", "torch", False) in seen
@@ -185,7 +185,7 @@ def test_a_package_is_known_in_few_places(package, homes):
 
 
 def test_torch_is_never_needed_to_import_idejax():
-  """But for the files that exports carry along, which idejax never imports."""
+  """Only the files that exports carry along import it, and idejax never imports those."""
   assert not [
     i
     for i in IMPORTS
@@ -248,7 +248,7 @@ def test_a_module_says_what_it_is_for(file):
 
 
 def test_no_error_is_swallowed_whole():
-  """A handler for everything must do something with it: a corrupt file must not pass for a fresh start."""
+  """A handler for every exception must do something with it: a corrupt file must not pass for a fresh start."""
   broad = {None, "Exception", "BaseException"}
   silent = []
   for file, tree in TREES.items():
@@ -266,7 +266,7 @@ def test_no_error_is_swallowed_whole():
 
 
 def test_nothing_that_jax_has_dropped_or_is_about_to():
-  """What old code is full of, and fails on jax 0.10 or silently does nothing."""
+  """Calls that are frequent in old code, and fail on jax 0.10 or silently do nothing."""
   dead = (
     "jax.tree_map",
     "jax.tree_leaves",

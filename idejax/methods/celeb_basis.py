@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -144,7 +144,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"layer": layers, "average": predicted(layers, jnp.asarray(face))}  # upstream: from noise
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The two words, and the coefficients from which they are composed."""
   if cfg.keep == "last":
     coefficients = predicted(params["layer"], jnp.asarray(frozen.subject.face))
@@ -161,7 +161,9 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"])
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c(z_1, z_2))||^2, each row with the words of its own face."""
   e = subject.draw(frozen, keys)
   x = predicted(params["layer"], jnp.asarray(frozen.subject.faces)[e.variant])
@@ -183,6 +185,6 @@ def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
   return square - jax.lax.stop_gradient(square)
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = lambda decay: optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay)
   return ((r"^average", optax.sgd(1 - cfg.momentum)), (r"bias$", adam(0.0)), (r".*", adam(cfg.weight_decay)))

@@ -16,7 +16,7 @@ import optax
 
 from idejax import draws, tree
 from idejax.errors import UserError
-from idejax.methods.contract import ClassPictures, Export, Identity, Needs, Scope
+from idejax.methods.contract import ClassPictures, Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict, with_unet
 from idejax.model.conditioning import Prompts
@@ -134,7 +134,7 @@ def _class_pictures(s: Subject) -> tuple[Any, Any]:
   return s.prior_mean, s.prior_logvar
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The name, the weights, and `scale`: how much of their change is applied when sampling."""
   return {"rows": frozen.constants["rows"], **params, "scale": jnp.ones(())}
 
@@ -172,7 +172,9 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=low_rank, called=cfg.word)
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, "sks person")||^2 + prior mean ||...||^2 of class pictures."""
   k_variant, k_caption, k_latent, k_t, k_noise, k_class = draws.split(keys, 6)
   s, b = frozen.subject, frozen.backbone
@@ -192,7 +194,7 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return objective(params, frozen, of_person, of_class, cfg)
 
 
-def objective(params: Any, frozen: Frozen, of_person: Example, of_class: Example | None, cfg: Config):
+def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_class: Example | None, cfg: Config):
   """(loss, metrics) from examples of the person and of the class, in one call of the UNet."""
   b = frozen.backbone
   changes = params["unet"] if "unet" in params else merge(_attention(b), [params["lora"]], [1.0], cfg)
@@ -209,7 +211,7 @@ def objective(params: Any, frozen: Frozen, of_person: Example, of_class: Example
   return person + cfg.prior * others, {"diffusion": person, "class": others}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   def group(lr):
     adam = optax.adamw(lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)

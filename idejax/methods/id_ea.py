@@ -22,7 +22,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Adapter, Export, Identity, Needs, Scope
+from idejax.methods.contract import Adapter, Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -243,7 +243,7 @@ def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, cfg: Confi
   return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
 
 
-def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """Everything that was learned about a person: {"rows"[, "face", "adapter", "kv", "scale"]}."""
   out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
   if "face" in params:
@@ -254,7 +254,7 @@ def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return out | {"scale": jnp.ones(())} if "adapter" in out or "kv" in out else out
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """`learned` at the strength for sampling, or the two words alone."""
   out = learned(params, frozen, cfg)
   if cfg.sampling == "rows":
@@ -356,7 +356,9 @@ def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
   return jnp.sqrt(jnp.maximum(square, 1e-8))
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta'(z_t, t, c')||^2 + reg_weight * mean distance of the words from their start."""
   e = subject.draw(frozen, keys)
   identity = learned(params, frozen, cfg)
@@ -371,7 +373,7 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * offset, metrics
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = lambda lr, decay: optax.adamw(lr, b1=0.9, b2=0.999, eps=cfg.adam_eps, weight_decay=decay)
   rules = [
     (r"^rows", adam(cfg.lr, cfg.rows_decay)),

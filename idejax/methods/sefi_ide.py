@@ -22,7 +22,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -169,7 +169,7 @@ def block(p: Mapping[str, Any], word: jax.Array) -> jax.Array:
   return blocks.dense(p["ff"]["out"], y * jax.nn.gelu(gate, approximate=False))[0]
 
 
-def table(params: Any, frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
+def table(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
   """The words [S, W, d] for each text encoder; W is 2, keys and values, or 1."""
   if "table" in params:
     return params["table"]
@@ -183,7 +183,7 @@ def table(params: Any, frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
   return tuple(make(p, word) for p, word in zip(params["module"], frozen.constants["word"]))
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[:, :, None] for r in table(params, frozen, cfg))}
 
 
@@ -280,7 +280,9 @@ def columns(prompts: Prompts, option: int) -> jax.Array:
 # Training.
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c_K, c_V)||^2 + lambda * the attention loss, each row at its own stage."""
   b, e = frozen.backbone, subject.draw(frozen, keys)
   prompts = subject.prompts(frozen, e)
@@ -300,6 +302,6 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return error + cfg.weight * distance, {"diffusion": error, "attention": distance, "ratio": ratio}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = optax.adam(cfg.lr, b1=0.9, b2=0.999, eps=1e-8)
   return ((r"", optax.chain(optax.clip_by_global_norm(cfg.clip), adam) if cfg.clip else adam),)

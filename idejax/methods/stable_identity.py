@@ -16,7 +16,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -133,7 +133,7 @@ def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
   return x.reshape(*x.shape[:-1], 2, -1)
 
 
-def rows(params: Any, frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
+def rows(params: Mapping[str, Any], frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
   """Features [..., F] -> the two words [..., 2, d] for each text encoder: mean + normalised * deviation."""
 
   def adain(p, statistics):
@@ -144,7 +144,7 @@ def rows(params: Any, frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Ar
   return tuple(adain(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The two words from the photo itself, neither mirrored nor pasted."""
   return {"rows": tuple(r[None, None] for r in rows(params, frozen, features(frozen.subject, cfg)[0], cfg))}
 
@@ -189,7 +189,9 @@ def combine(error: jax.Array, noisy: jax.Array, cfg: Config) -> jax.Array:
   return average(noisy) + average(~noisy)
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """The masked error of the noise, or of the clean latents where little noise is left (`errors`)."""
   e, b, s = subject.draw(frozen, keys), frozen.backbone, frozen.subject
   words = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
@@ -202,7 +204,7 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return total, {"diffusion": diffusion.mse(out, e.target).mean(), "masked": error.mean()}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   kernels = lambda params: tree.map_with_path(lambda path, _: path.endswith("kernel"), params)
   adam = optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=kernels)
   return ((r".*", optax.chain(optax.clip_by_global_norm(cfg.clip), adam)),)

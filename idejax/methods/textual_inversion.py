@@ -5,14 +5,14 @@ celebrity's name: the scale at which learned embeddings end up.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -75,7 +75,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(0.02 * jax.random.normal(k, r.shape) for k, r in zip(keys, rows))}
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[None, None] for r in params["rows"])}
 
 
@@ -87,7 +87,9 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"])
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c(v*))||^2 + reg * mean |v* - v_start|."""
   e = subject.draw(frozen, keys)
   identity = represent(params, frozen, cfg)
@@ -97,5 +99,5 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return error + cfg.reg * distances.mean(), {"diffusion": error, "moved": distances.mean()}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   return ((r"^rows", optax.adamw(cfg.lr, b1=0.9, b2=0.999, weight_decay=cfg.weight_decay)),)

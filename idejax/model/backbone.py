@@ -314,7 +314,7 @@ def control(
   t: jax.Array,
   context: jax.Array,
   image: jax.Array,
-  added: Any,
+  added: tuple[jax.Array, jax.Array] | None,
   scale: jax.Array | None = None,
 ) -> unet.Residuals:
   """The ControlNet's residuals for noisy latents [B, h, w, C] at timesteps [B]; `scale` [B].

@@ -4,8 +4,6 @@ Every layer takes `dtype`, the dtype it computes in (None: that of its input); p
 the dtype they were loaded with. Norm statistics are always taken in float32.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 from idejax.nets.convolve import convolve, convolve_grown
 from idejax.nets.naming import naming
 
-Dtype = Any
+Dtype = jax.typing.DTypeLike | None
 
 
 def param(module: nn.Module, name: str, initializer: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:

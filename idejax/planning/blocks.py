@@ -20,6 +20,7 @@ from idejax.methods.contract import Needs
 from idejax.nets import unet
 from idejax.nets.naming import parameter_shapes
 from idejax.planning import figures, work
+from idejax.planning.topology import Topology
 
 
 class Block(NamedTuple):
@@ -67,7 +68,9 @@ def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
   return counts
 
 
-def estimate(w: work.Work, t: Any, device: Any, total_flops: int, notify: Callable[[str], None]) -> dict[str, Any]:
+def estimate(
+  w: work.Work, t: Topology, device: jax.Device, total_flops: int, notify: Callable[[str], None]
+) -> dict[str, Any]:
   """Figures like those of `figures.of`, marked as an estimate."""
   c, trains, rows = w.backbone.nets.unet, needs(w).unet_gradients, rows_of(w, t)
   gradients = w.gradient_bytes
@@ -107,7 +110,7 @@ def estimate(w: work.Work, t: Any, device: Any, total_flops: int, notify: Callab
   return f | {"estimate": True, "program": 0, "blocks": parts}
 
 
-def rows_of(w: work.Work, t: Any) -> int:
+def rows_of(w: work.Work, t: Topology) -> int:
   """Rows of the UNet's batch on one device, with the class pictures beside the person's."""
   return max(1, round(figures.rows(w, t))) * (2 if needs(w).class_pictures else 1)
 
@@ -120,7 +123,7 @@ def needs(w: work.Work) -> Needs:
 _costs: dict[Any, Cost] = {}  # topologies of one kind of chip often need the same blocks
 
 
-def cost(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
+def cost(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
   """Bytes of a block and its gradient at `rows` rows, on one device."""
   question = (block, c, rows, device.device_kind, trains)
   if question not in _costs:
@@ -128,7 +131,7 @@ def cost(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Train
   return _costs[question]
 
 
-def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
+def _compile(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
   side, S = c.sample_size >> block.level, jax.ShapeDtypeStruct
   x = S((rows, side, side, block.width), c.dtype)
   net: Any

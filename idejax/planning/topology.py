@@ -5,7 +5,7 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -88,7 +88,7 @@ def prepare():
   os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
 
-def devices(t: Topology) -> list[Any]:
+def devices(t: Topology) -> list[jax.Device]:
   """The topology's devices; a TPU's exist for the compiler only. UserError if libtpu is missing."""
   prepare()
   if t.platform == "cpu":

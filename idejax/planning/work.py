@@ -26,7 +26,7 @@ from idejax.training import step as st
 class Work(NamedTuple):
   """A step and the shapes that it takes."""
 
-  step: Any  # jitted: step(state, frozen, batch, key)
+  step: fit.Meshed  # step(state, frozen, batch, key)
   args: tuple[Any, ...]
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone
@@ -37,7 +37,7 @@ class Work(NamedTuple):
   gradient_bytes: int
 
 
-def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int | None = None) -> Work:
+def build(s: Settings, t: Topology, devices: list[jax.Device], people: int, fsdp: int | None = None) -> Work:
   """The work of `idejax personalize`: one person (`people` 0) or `people` at once on each device.
 
   fsdp: devices among which large arrays are divided; None: as `idejax personalize` divides them.
@@ -80,7 +80,9 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int |
   )
 
 
-def _bytes_per_device(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tuple[int, int, int]:
+def _bytes_per_device(
+  state: Any, frozen: Frozen, total: int, count: int, mesh: jax.sharding.Mesh
+) -> tuple[int, int, int]:
   """Bytes of state, frozen arrays and gradients on one device, where `fit` puts them."""
   if total:
     return size(state) // count, size(frozen[:-1]) + size(frozen.subject) // count, size(state.params) // count

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from idejax import sharding
 from idejax.model.backbone import Backbone
@@ -86,7 +87,9 @@ LARGE = 1 << 28  # numbers (1 GB) in a state, moments included, from which on it
 PARTS = 8  # how many parts; fewer if these do not divide the devices
 
 
-def mapped(method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[Any], dtype: Any = None):
+def mapped(
+  method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[jax.Device], dtype: Any = None
+):
   """`one` with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
   step, tx = _step(method, cfg, dtype, axis="replica")
   params = method.init(_init_key(key), frozen, cfg)
@@ -199,7 +202,9 @@ def _step(method: "Method", cfg: Any, dtype: Any, **how: Any):
   return st.make_step(functools.partial(method.loss, cfg=cfg), tx, dtype=dtype, **how), tx
 
 
-def _begin(method: "Method", cfg: Any, tx: Any, plateau: int, key: jax.Array, frozen: Frozen) -> st.State:
+def _begin(
+  method: "Method", cfg: Any, tx: optax.GradientTransformation, plateau: int, key: jax.Array, frozen: Frozen
+) -> st.State:
   """The state before the first step."""
   return st.init(method.init(_init_key(key), frozen, cfg), tx, trend=plateau > 0)
 

@@ -26,7 +26,7 @@ from idejax.errors import UserError, tell
 from idejax.runtime import distributed
 from idejax.training.board import Board
 from idejax.training.checkpoint import Checkpoints
-from idejax.training.step import PATIENCE, Batch, State, Step
+from idejax.training.step import PATIENCE, Batch, Metrics, State, Step
 
 _AHEAD = 3  # steps that are dispatched before the oldest must have finished
 _AGREE = 10  # steps between agreements of several processes on whether to save or stop
@@ -203,8 +203,8 @@ class _Log:
   def __init__(self, run: Run, start: int):
     self.run, self.start = run, start
     self.lost = self.over = False  # not finite again and again; everybody's loss has stopped falling
-    self._now: list[tuple[int, Any]] = []
-    self._before: list[tuple[int, Any]] = []
+    self._now: list[tuple[int, Metrics]] = []
+    self._before: list[tuple[int, Metrics]] = []
     self._begin_time = time.monotonic()
     self._file = None
     if jax.process_index() == 0:
@@ -215,7 +215,7 @@ class _Log:
       self._file = path.open("a")
     self._board = Board(run.folder, start) if run.tensorboard and self._file else None
 
-  def add(self, step: int, metrics: Any):
+  def add(self, step: int, metrics: Metrics):
     self._now.append((step, metrics))
     first = step == self.start  # so that something is seen at once after the compilation
     if len(self._now) < self.run.log_steps and not first:
@@ -260,7 +260,7 @@ class _Log:
         out.close()
 
 
-def _fetch(window: list[Any]) -> list[Any]:
+def _fetch(window: list[Metrics]) -> list[Metrics]:
   """The metrics of some steps, with every person's numbers on every process."""
   if jax.process_count() == 1:
     return window
@@ -269,7 +269,7 @@ def _fetch(window: list[Any]) -> list[Any]:
   return [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(window))]
 
 
-def _stack(window: list[Any]) -> Any:
+def _stack(window: list[Metrics]) -> Metrics:
   return jax.tree.map(lambda *xs: jnp.stack(xs), *window)
 
 

@@ -27,7 +27,7 @@ Step = Callable[["State", Any, Batch, jax.Array], tuple["State", Metrics]]
 class State(NamedTuple):
   step: jax.Array  # int32 [], steps done, skipped ones too: it fixes data and random numbers
   params: Any  # trainable, float32
-  opt: Any
+  opt: optax.OptState
   skipped: jax.Array  # int32 [2]: skipped in all, skipped in a row until now
   ema: Any = None  # average of params, or None
   trend: Any = None  # float32 [4]: running mean of the loss, its least, steps since then, steps taken; or None
@@ -61,7 +61,7 @@ def make_step(
   dtype: Any = None,
   axis: str | None = None,
   plateau: int = 0,
-  whole: Any = None,
+  whole: jax.sharding.Sharding | None = None,
 ) -> Step:
   """The step for one loss.
 
@@ -149,7 +149,12 @@ def _follow(trend: jax.Array, loss: jax.Array) -> jax.Array:
 
 
 def on_mesh(
-  step: Step, mesh: jax.sharding.Mesh, state: State, frozen, threshold: int | None = None, rows: Any = None
+  step: Step,
+  mesh: jax.sharding.Mesh,
+  state: State,
+  frozen,
+  threshold: int | None = None,
+  rows: jax.sharding.NamedSharding | None = None,
 ) -> tuple[Step, State, Any]:
   """The step compiled for a mesh, with state and frozen parameters placed on it.
 

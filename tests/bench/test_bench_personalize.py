@@ -1,4 +1,4 @@
-"""The benchmark of training: the peer's step is the same arithmetic, the crowd's costs are linear."""
+"""The benchmark of training: the peer's step computes the same, and a crowd's cost is linear in its people."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_what_cannot_be_measured(tmp_path):
 
 
 def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, capsys):
-  """The arithmetic, with commands that take as long as is said here."""
+  """The arithmetic, with stand-in commands that take a stated time."""
   ran, seconds = [], iter([60.0, 30.0, 120.0])
 
   def pretend(line, folder):

@@ -1,4 +1,4 @@
-"""A device per core, for small models on a CPU only, and never against the user's word."""
+"""A device per core for small models on a CPU only, and never against the user's settings."""
 
 import os
 import subprocess

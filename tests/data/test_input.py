@@ -1,4 +1,4 @@
-"""A folder of people as a TFDS data set, and the stream of batches out of it."""
+"""A folder of people as a TFDS data set, and the stream of batches from it."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from idejax.errors import UserError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Three people with four photos, rubbish among them."""
+  """Three people with four photos, and files that are no photos."""
   root = tmp_path_factory.mktemp("faces") / "people"
   (root / "Cleo B").mkdir(parents=True)
   for i, name in enumerate(("ben.png", "Cleo B/1.png", "Cleo B/2.jpg", "dora.png")):

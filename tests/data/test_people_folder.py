@@ -1,4 +1,4 @@
-"""Whose photos are whose, and what is told of photos that are no use."""
+"""The people of a folder, and the report of photos that cannot be used."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Scores by the judges in the package: what they say of renders whose truth is known; intervals."""
+"""Scores by the judges in the package on renders whose truth is known, and their confidence intervals."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def judges():
 
 @pytest.fixture(scope="module")
 def renders():
-  """Photo-style pictures of six held-out people, four each, and whose they are."""
+  """Photo-style pictures of six held-out people, four each, and the index of the person in each."""
   batch = data.batch(people.split("heldout")[:6], 8, seed=3)
   keep = batch.factors["style"] == 0
   return batch.images[keep], batch.factors["id"][keep], {k: v[keep] for k, v in batch.factors.items()}

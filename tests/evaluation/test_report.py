@@ -18,7 +18,7 @@ def people():
 
 
 def test_pictures_are_compared_with_their_own_persons_photo(people, tmp_path):
-  """Everybody's own photo scores about 1, shown as somebody else's it does not; prompts stay with their pictures."""
+  """A person's own photo scores about 1, and as a picture of somebody else it does not; prompts stay with their pictures."""
   photos = [report.reference(p) for p in people]
   shown = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (person, whose photo)
   made = [Picture(person, f"a photo of {{}} {n}", n, photos[of]) for n, (person, of) in enumerate(shown)]

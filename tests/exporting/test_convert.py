@@ -1,4 +1,4 @@
-"""Folders rewritten, and people learned elsewhere brought in: bits where the dtype stays, one sentence where not."""
+"""Converted folders and people imported from elsewhere: bits are kept where the dtype stays, mistakes are one sentence."""
 
 import dataclasses
 import json

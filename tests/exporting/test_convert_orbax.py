@@ -1,4 +1,4 @@
-"""Our own checkpoints as pipeline folders and back: the bits of the average, and no other network in its place."""
+"""Checkpoints of our runs as pipeline folders and back: the average's bits, and refusals of what does not fit."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def pipe(root):
 
 
 def run(folder, params, *, ema=False, step=7, model=None, before=False):
-  """A run folder as personalize and train-miniature leave it; its average is twice its parameters."""
+  """A run folder as personalize and train-miniature write it; its average is twice its parameters."""
   state = st.init(jax.tree.map(jnp.asarray, params), optax.sgd(1e-3) if ema else optax.sgd(1e-3, 0.9), ema=ema)
   if ema:
     state = state._replace(ema=jax.tree.map(lambda x: 2 * x, state.ema))
@@ -47,7 +47,7 @@ def read(folder, part):
 
 
 def test_dreambooths_unet(root, pipe, tmp_path, rng):
-  """The whole UNet of the run, and the rest of the model that the run names."""
+  """The folder has the run's whole UNet, and the other components of the model that the run names."""
   trained = jax.tree.map(
     lambda w: np.asarray(w + rng.standard_normal(w.shape), np.float32), pipe.backbone.params["unet"]
   )
@@ -64,7 +64,7 @@ def test_dreambooths_unet(root, pipe, tmp_path, rng):
 
 
 def test_the_average_is_taken_where_there_is_one(root, pipe, tmp_path):
-  """As the miniature's runs keep it: text encoder and UNet in one, the autoencoder alone in another."""
+  """As in the miniature's runs: text encoder and UNet in one run, the autoencoder alone in another."""
   params = pipe.backbone.params
   nets = {k: params[k] for k in ("unet", "text_encoder")}
   go(run(tmp_path / "diffusion", nets, ema=True), tmp_path / "both", model=str(root / "sd15"))

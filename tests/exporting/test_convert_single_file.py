@@ -1,4 +1,4 @@
-"""Checkpoints of one file: every tensor of a folder finds its place and its way back, and diffusers agrees on the names."""
+"""Checkpoints of one file: every tensor of a folder is found again in the way back, and diffusers agrees on the names."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_half_stays_half(root, tmp_path):
 
 @pytest.mark.parametrize("family", NAMES)
 def test_diffusers_opens_it(root, family):
-  """Its own loader makes the same networks of the file, in every component and tensor."""
+  """diffusers' own loader reads the same networks from the file, in every component and tensor."""
   import diffusers
 
   kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
@@ -79,7 +79,7 @@ def test_diffusers_opens_it(root, family):
 
 @pytest.mark.parametrize("family, kind", [("sd15", "v1"), ("sd21-base", "v2"), ("sdxl", "xl_base")])
 def test_names_of_the_released_sizes(family, kind):
-  """diffusers tells the family from our names, and makes of them the keys that we began with; no memory is spent."""
+  """diffusers recognises the family by our names and converts them to the keys that we began with; no memory is spent."""
   import torch
   from diffusers.loaders import single_file_utils as theirs
 
@@ -109,7 +109,7 @@ def test_names_of_the_released_sizes(family, kind):
 
 
 def test_extras_of_released_files_are_left_out(root, tmp_path, rng):
-  """Buffers, the averaged copy, and the layer and the projection of SD 2's OpenCLIP that no UNet was trained with."""
+  """Buffers, the averaged copy, and the layer and projection of SD 2's OpenCLIP that no UNet was trained with."""
   tensors = load_file(root / "sd21.safetensors")
   block = {k: v for k, v in tensors.items() if ".resblocks.0." in k}
   tensors |= {k.replace("resblocks.0.", "resblocks.23."): v for k, v in block.items()}
@@ -125,7 +125,7 @@ def test_extras_of_released_files_are_left_out(root, tmp_path, rng):
 
 
 def test_very_old_names(root, tmp_path):
-  """CLIP without text_model., and the VAE's attention as matrices."""
+  """CLIP without the prefix text_model., and the VAE's attention as matrices."""
   tensors = {
     k.replace(".transformer.text_model.", ".transformer."): v for k, v in load_file(root / "sd15.safetensors").items()
   }

@@ -1,4 +1,4 @@
-"""Exports in stock diffusers, in a process that cannot import idejax: the same contexts, answers and pictures."""
+"""Exports in stock diffusers, in a process that cannot import idejax: the same contexts, noise predictions and pictures."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def opened(root):
 
 @pytest.fixture(scope="module")
 def measured(root, opened):
-  """{(family, case): (Check, what diffusers did)}, all in one process of PyTorch."""
+  """{(family, case): (Check, diffusers' results)}, all from one process of PyTorch."""
   checks = {}
   for i, (family, case) in enumerate(CHECKED):
     make, kind = CASES[case]
@@ -73,7 +73,7 @@ def test_diffusers_makes_the_same_pictures(measured, family, case):
 
 
 def test_another_person_does_not_pass(measured, opened):
-  """Each part that makes a person is seen by the certificate."""
+  """The certificate fails whichever part of a person is changed."""
   check, done = measured["sd15", "adapter, whole keys and values"]
   p = check.person
   for part in ("rows", "adapter", "kv"):
@@ -85,7 +85,7 @@ def test_another_person_does_not_pass(measured, opened):
 
 
 def test_the_pooled_vector_is_that_of_the_end_of_the_text(measured, opened):
-  """Where the folder or load.py sets the end token; stock SDXL alone pools at the word, whose id is the largest."""
+  """The folder or load.py sets the end token; stock SDXL alone pools at the word, whose id is the largest."""
   check, (theirs, _) = measured["sdxl", "words"]
   pipe = opened["sdxl"].with_people(check.person)
   texts = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, check.prompts, print)
@@ -239,7 +239,7 @@ def test_numbers_that_are_not_finite_never_pass():
   ],
 )
 def test_every_part_of_a_certificate_is_judged_alone(part, said):
-  """Pictures may agree to the last bit where latents, which they are rounded from, do not."""
+  """Pictures may agree to the last bit where the latents that they are rounded from do not."""
   good = {"relative": 1e-7}
   found = {
     "contexts": good,

@@ -1,4 +1,4 @@
-"""Every method in every family: in the form that loses nothing, stock diffusers draws the same; one process of PyTorch a family."""
+"""Every method in every family: exported without loss, stock diffusers draws the same pictures; one process of PyTorch a family."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 
 
 def two_words(module, method):
-  """StableIdentity's and Celeb Basis' people: two words for all stages."""
+  """People of StableIdentity and Celeb Basis: two words for all stages."""
 
   def make(pipe):
     rows = people.words(pipe, np.random.default_rng(5))

@@ -1,4 +1,4 @@
-"""The commands, one after the other, on the model that is built in: learn, export with a certificate, bring back."""
+"""The commands one after another on the built-in model: train, export with a certificate, import again."""
 
 import json
 

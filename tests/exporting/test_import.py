@@ -1,4 +1,4 @@
-"""People whose files diffusers, transformers and peft wrote themselves: idejax draws what diffusers draws."""
+"""People whose files diffusers, transformers and peft wrote: idejax draws the same pictures as diffusers."""
 
 import functools
 import importlib.util
@@ -49,7 +49,7 @@ STEPS, GUIDANCE, PROMPTS = 5, 3.0, ("a photo of <x>", "a photo of <x> on the bea
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-  """A function from a family to what `write` gives, made once."""
+  """A function from a family to the result of `write`, which runs once per family."""
   return functools.cache(lambda family: write(tmp_path_factory.mktemp(family), family))
 
 

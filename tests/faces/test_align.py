@@ -113,7 +113,7 @@ def test_the_portrait_goes_beyond_the_edge_without_black():
 
 
 def test_celeb_basis_released_warp():
-  """Where the released code puts FFHQ's points: a face 28 % smaller than ArcFace's (baselines, 4)."""
+  """Where the released code puts FFHQ's points: the face is 28 % smaller than ArcFace's."""
   got = align.apply(align.released_matrix(), align.FFHQ)
   np.testing.assert_allclose(got[:2], [[43.0, 53.3], [68.4, 52.5]], atol=0.1)
   assert ((got[3:, 1] > 78.9) & (got[3:, 1] < 80.1)).all()

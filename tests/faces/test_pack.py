@@ -1,4 +1,4 @@
-"""Packs: what opens, what is refused and how; what the 106 landmarks mean."""
+"""Face packs: which open, which are refused and how, and the order of the 106 landmarks."""
 
 import importlib.metadata
 import json
@@ -239,7 +239,7 @@ def test_72_of_106_part_by_part():
 
 
 def test_72_of_106_mirror_alike():
-  """The order's own mirror and insightface's agree: each part's n-th from the left to its n-th from the right."""
+  """The 72 landmarks' own mirror order agrees with insightface's: the n-th of a part from the left is the n-th from the right."""
   from idejax.miniature.world.landmarks import MIRROR
 
   pairs = dict(zip([1, 10, 12, 14, 16, 3, 5, 7, 0], [17, 26, 28, 30, 32, 19, 21, 23, 0]))

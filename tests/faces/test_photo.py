@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB; what cannot is refused in one sentence."""
+"""Pictures of every kind become upright RGB; others are refused in one sentence."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from idejax.faces import photo
 
 
 def sample(height=24, width=32):
-  """Smooth, with no symmetry, so that every turn and mirror shows."""
+  """A smooth picture without symmetry, so that every turn and mirror shows."""
   y, x = np.mgrid[:height, :width]
   return np.stack([x * 255 / (width - 1), y * 255 / (height - 1), (x + 2 * y) * 2], -1).astype(np.uint8)
 
@@ -139,7 +139,7 @@ def test_arrays_that_are_no_pictures(bad, said):
 
 
 def png_header(width, height):
-  """A PNG that promises much: 60 bytes."""
+  """A PNG of 60 bytes that claims to be large."""
   chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
   return (
     b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,4 @@
-"""Photo -> Identity: agreement with insightface, masks and where they are from, files, cache, batches."""
+"""Photo -> FaceRecord: agreement with insightface, masks and their sources, files, cache, batches."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def pack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
-  """With the 106-point stub."""
+  """A pack with the 106-point stub."""
   folder = facepack.pack(tmp_path_factory.mktemp("packs") / "marked", landmarks=True)
   return faces.open_pack(folder, notify=lambda _: None)
 
@@ -47,7 +47,7 @@ def quiet(photo, pack, **more):
 @pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")  # insightface calls scikit-image's old name
 @pytest.mark.parametrize("size", [128, 300, 1111])
 def test_agrees_with_insightface(size, marked):
-  """Its own FaceAnalysis on the same pack: embedding to 1e-5, key points to 0.1 px."""
+  """insightface's own FaceAnalysis on the same pack: embedding to 1e-5, key points to 0.1 px."""
   image = facepack.picture((2, 1), size=4 * (size // 4))
   theirs = marked.app.get(np.ascontiguousarray(image[..., ::-1]))[0]
   ours = quiet(image, marked)
@@ -169,7 +169,7 @@ def test_mask_of_the_landmarks_hull(marked):
 
 @pytest.mark.parametrize("side", [512, 256])
 def test_masks_of_a_parsing_network(side, marked, tmp_path):
-  """It sees the portrait; its classes come back to where they were in the photo."""
+  """The network reads the portrait; its classes are mapped back to the photo."""
   onnx.save(facepack.parsing(size=side), tmp_path / "parse.onnx")
   image = facepack.picture((1, 1), size=256)
   image[56:64, 64:128] = (255, 0, 0)  # hair, above the face
@@ -353,7 +353,7 @@ def test_damaged_files(changes, cut):
 
 @pytest.fixture
 def runs(monkeypatch):
-  """How often the detector ran."""
+  """Counts how often the detector runs."""
   count = []
   real = faces.Pack.detect
   monkeypatch.setattr(faces.Pack, "detect", lambda *a: count.append(1) or real(*a))

@@ -202,7 +202,7 @@ def arguments(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(request):
-  """Every case that was asked for, two processes at a time."""
+  """The outcome of every requested case, two processes at a time."""
   write_bad_files()
   wanted = [
     i.callspec.params["name"] for i in request.session.items if i.path == request.path and hasattr(i, "callspec")

@@ -30,7 +30,7 @@ SEEDS = 4  # pictures of each
 
 
 def scores(seed=0):
-  """[3, 2]: mean similarity of pictures of the untrained word, of the first and of the second person's, to
+  """[3, 2]: mean similarity of pictures of the untrained word, of the first and of the second person's word, to
   the photos of both. The same photos in the other order only change whose is whose."""
   pipe, pack = (
     f(notify=lambda _: None)

@@ -203,7 +203,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
 
 
 def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_path):
-  """Whoever is asked for by their word is who is counted, and stands in their own row of the sheet."""
+  """A picture is counted for the person whose word its prompt has, and stands in that person's row of the sheet."""
   pack = faces.open_pack(root / "pack")
   people = people_folder.read(root / "people", tmp_path, pack, "<x>")
   asked = []
@@ -279,7 +279,7 @@ def test_a_person_of_a_folder_is_the_person_alone(root):
 
 
 def test_people_in_prompts_of_the_installed_command(anna, root):
-  """One, another and both in one batch; strangers are told apart from plain prompts."""
+  """One person, another, and both in one batch; their pictures differ from those of plain prompts."""
   dora = root / "runs" / "people" / "dora"  # ben is another file of anna's photo
   args = ["sample", "--identity", str(anna), "--identity", str(dora), "--steps=2", "--guidance=2"]
   asked = ["<anna> and <dora> at sea", "<anna> at sea", "<dora> at sea", "person at sea"]

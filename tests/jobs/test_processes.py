@@ -45,7 +45,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(root):
-  """The toy on this process's eight devices, 20 steps."""
+  """The toy run on this process's eight devices, 20 steps."""
   several.toy(root / "alone", 20)
   return arrays(root / "alone.npz")
 
@@ -133,7 +133,7 @@ def single(world):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2)])
 def test_a_crowd_and_its_pictures_are_the_same(world, single, shape):
-  """Float32: nobody waits for anybody in a crowd, so only the compiler's order of sums may differ."""
+  """In float32: a crowd's step has no collective, so only the compiler's order of sums may differ."""
   folder = world / f"crowd-{shape[0]}"
   good(several.launch(shape, "real", folder, json.dumps({"root": str(world)})))
   losses = [[r["loss_each"] for r in records(f / "run")] for f in (folder, single)]

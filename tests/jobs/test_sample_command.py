@@ -174,7 +174,7 @@ def test_people_and_a_plain_prompt_in_one_batch_on_two_devices_equal_each_by_its
 
 
 def test_the_strength_of_the_command_is_the_persons(tmp_path, monkeypatch):
-  """Not the identity's own, and the same as that of an identity which carries it."""
+  """--strength replaces the identity's own strength, and equals an identity that carries that strength."""
   monkeypatch.setattr(pipeline, "load", functools.partial(pipeline.load, devices=jax.devices()[:1]))
   bea = learned_people.id_ea_person(pipeline.load(tiny_model()))  # of strength 0.8
   for name, person in (("own", bea), ("weak", bea.with_strength(0.1))):
@@ -217,7 +217,7 @@ def uninterrupted(tmp_path_factory):
   ids=lambda x: str(int(x)),
 )
 def test_stopped_and_continued(uninterrupted, tmp_path, number, code):
-  """What was finished stays, and the same command makes the bytes of a run that was left alone."""
+  """Finished pictures stay, and the same command gives the bytes of a run that was not stopped."""
   out, args = tmp_path / "out", command(tmp_path / "out", *LONG, "--save-latents", tmp_path / "z.npy")
   stopped = run_until(out / "00002.png", number, *args)
   assert stopped.code == code, stopped.err
@@ -236,7 +236,7 @@ def test_stopped_and_continued(uninterrupted, tmp_path, number, code):
 
 
 def test_damaged_and_missing_pictures_are_made_again(uninterrupted, tmp_path):
-  """Also in the midst of a batch, and with the latents on file already."""
+  """Also in the middle of a batch, and with the latents on file already."""
   out = shutil.copytree(uninterrupted, tmp_path / "out")
   shutil.copy(uninterrupted.with_name("z.npy"), tmp_path / "z.npy")
   os.truncate(out / "00003.png", (out / "00003.png").stat().st_size - 60)
@@ -284,7 +284,7 @@ def test_weights_with_nan(tmp_path):
 
 
 def test_disk_full(tmp_path):
-  """A real one: 128 KB of memory that calls itself a disk."""
+  """A real full disk: a file system of 128 KB in memory."""
   disk = tmp_path / "disk"
   disk.mkdir()
   mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True)
@@ -319,7 +319,7 @@ def test_a_file_that_may_not_grow(tmp_path):
 
 
 def test_without_torch_and_without_a_home(once, tmp_path):
-  """What a JAX user sees: our words only, whatever is not installed, in a C locale, with a long prompt."""
+  """A JAX user sees our words only, whatever is not installed, in a C locale, with a long prompt."""
   (tmp_path / "sitecustomize.py").write_text(
     "from importlib.machinery import PathFinder\n"
     "find = PathFinder.find_spec\n"

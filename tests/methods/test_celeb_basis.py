@@ -44,7 +44,7 @@ def names_table(rng, count=20, width=12):
 
 
 def test_axes_are_orthonormal_and_rebuild_every_name(rng):
-  """Invariant 6: with as many axes as the names span."""
+  """The axes span the first word's names, so projecting a name on all of them changes nothing."""
   table = names_table(rng)
   columns = [np.arange(8), np.arange(9, 20)]
   made = cb.basis(table, columns, 512)
@@ -64,7 +64,7 @@ def test_axes_are_as_many_as_there_can_be(rng, components, width, count):
 
 
 def test_first_axes_are_those_of_the_widest_spread(rng):
-  """The projector on the leading axes is the covariance's, whatever the signs."""
+  """The projector on the leading axes is that of the covariance, whatever the axes' signs."""
   table = names_table(rng) * np.linspace(3, 0.1, 12, dtype=np.float32)
   axes = cb.basis(table, [np.arange(20), np.arange(20)], 3)[0, 1:]
   _, vectors = np.linalg.eigh(np.cov(table.astype(np.float64).T))
@@ -73,7 +73,7 @@ def test_first_axes_are_those_of_the_widest_spread(rng):
 
 
 def test_the_basis_of_names(folder):
-  """Positions 1 and 2 of each name, whatever follows; in any order; each encoder its own."""
+  """Tokens 1 and 2 of each name count, whatever follows, in any order of names; each encoder has its own basis."""
   b, words = subjects.opened(folder, "sdxl")
   names = ("ab", "cde", "f", "gh")  # bytes are tokens: "f" has no second one
   made = cb.constants(b, words, names, CFG)["basis"]
@@ -97,7 +97,7 @@ def test_the_basis_of_names(folder):
 
 
 def test_sizes(sd):
-  """525,312 trained and 1,024 kept, per encoder."""
+  """525,312 numbers are trained and 1,024 coefficients averaged, per encoder."""
   fz = sd._replace(constants={"basis": (np.zeros((2, 513, 768)), np.zeros((2, 513, 1280)))})
   params = jax.eval_shape(lambda key: cb.init(key, fz, CFG), jax.random.key(0))
   assert [tree.size(p) for p in params["layer"]] == [525_312] * 2
@@ -108,7 +108,7 @@ def test_sizes(sd):
 
 @pytest.mark.parametrize("radius", [1.0, 0.3])
 def test_a_face_is_at_distance_one_from_the_mean_name(sd, radius):
-  """Invariant 7, first and second part."""
+  """The distance is `radius`, and a scaled embedding gives the same words."""
   cfg = dataclasses.replace(CFG, keep="last", radius=radius)
   params = cb.init(jax.random.key(0), sd, cfg)
   rows = cb.represent(params, sd, cfg)["rows"][0][0, 0]
@@ -143,7 +143,7 @@ def train_average(cfg, start, predictions):
 
 
 def test_the_average_is_exponential(rng):
-  """Invariant 8."""
+  """With momentum m the average after n steps weighs the start by m^n; momentum 0 gives the last step's mean."""
   start = rng.standard_normal((2, 5)).astype(np.float32)
   xs = rng.standard_normal((6, 3, 2, 5)).astype(np.float32)
   expected = start
@@ -179,7 +179,7 @@ def test_an_average_of_unit_vectors_may_be_made_one_again(sd):
 
 
 def test_steps(sd, gradient):
-  """Three steps move the layer and the average, which is that of the steps' predictions."""
+  """Three steps move the layer and the average, which is the average of the steps' predictions."""
   tx = step.by_path(*cb.rates(CFG))
   params = start = cb.init(jax.random.key(0), sd, CFG)
   opt, expected = tx.init(params), np.asarray(params["average"][0])
@@ -216,7 +216,7 @@ def test_the_face_of_the_variant_that_is_shown_is_read(sd, gradient):
 
 @pytest.mark.slow
 def test_people_train_side_by_side_on_sdxl(folder):
-  """Invariant 9, under vmap: another neighbour leaves a person's average as it was, to the bit."""
+  """Under vmap, another neighbour changes no bit of a person's layer or average."""
   fz = subjects.frozen(folder, "sdxl", cb, CFG)
   people = lambda *seeds: jax.tree.map(lambda *x: np.stack(x), *(subjects.person(fz.backbone, s) for s in seeds))
   one = lambda s: fz._replace(subject=s)

@@ -99,7 +99,7 @@ def test_the_module_is_as_large_as_the_papers(family, counts):
 
 
 def test_it_starts_as_the_class_word(fz, look):
-  """Invariant 1: rows, contexts and attention are those of the prompt with the class word."""
+  """Rows, contexts and attention maps begin as those of the prompt with the class word."""
   identity = sefi.represent(start(fz, MODULE), fz, MODULE)
   assert identity["rows"][0].shape == (5, 2, 1, 32)
   assert (np.asarray(identity["rows"][0]) == np.asarray(fz.constants["word"][0])).all()
@@ -118,7 +118,7 @@ def test_init_prospect_starts_elsewhere(fz):
 
 
 def test_table_and_module_agree(fz):
-  """Invariant 15: a table holds what a module makes, at the start and when copied."""
+  """A table begins with the module's output, and a copy of that output represents the same identity."""
   cfg = dataclasses.replace(MODULE, init="prospect")
   direct = dataclasses.replace(cfg, parameterisation="direct")
   params = start(fz, cfg)
@@ -129,7 +129,7 @@ def test_table_and_module_agree(fz):
 
 
 def test_the_module_follows_its_equations(fz):
-  """One token attends to itself alone, so that an attention is a linear map."""
+  """One token attends to itself alone, so each attention is a linear map."""
   cfg = dataclasses.replace(MODULE, init="prospect")
   p, x = start(fz, cfg)["module"][0], noise(1, 32)
   p = jax.tree.map(np.asarray, p)
@@ -145,7 +145,7 @@ def test_the_module_follows_its_equations(fz):
 
 
 def test_only_the_words_train(fz):
-  """Invariant 10; everything that the module's output depends on has a gradient."""
+  """All parameters on which the module's output depends have a gradient, and the UNet is not changed."""
   params = start(fz, dataclasses.replace(MODULE, init="prospect"))
   assert set(params) == {"module"}
   cfg = dataclasses.replace(MODULE, init="prospect")
@@ -167,7 +167,7 @@ def test_words_of_several_tokens_are_refused(pipeline):
 
 
 def test_stages_are_fifths_noisiest_first():
-  """Invariant 4, here counted from 0."""
+  """Stages are counted from 0, the noisiest; training timesteps and DDIM's 50 steps are shared equally."""
   at = np.asarray(backbone.stage(jnp.arange(1000), 5, 1000))
   assert [at[t] for t in (999, 800, 799, 200, 199, 0)] == [0, 0, 1, 3, 4, 4]
   assert np.bincount(at).tolist() == [200] * 5
@@ -175,7 +175,7 @@ def test_stages_are_fifths_noisiest_first():
 
 
 def test_equal_stages_with_one_word_are_textual_inversion(fz, look):
-  """Invariant 3, at every stage."""
+  """With one word in all stages, for keys and values, predictions are textual inversion's at every timestep."""
   row = noise(1, 32, std=0.1)
   ours = {"rows": (np.tile(row, (5, 2, 1, 1)),)}
   many = sefi.condition([ours], fz.backbone, fz.captions, CFG)
@@ -188,7 +188,7 @@ def test_equal_stages_with_one_word_are_textual_inversion(fz, look):
 
 
 def test_keys_and_values_go_their_own_ways(fz, look):
-  """Invariant 6: values do not change the first layer's map, keys do, and both change the output."""
+  """Values do not change the first layer's map, keys do, and both change the output."""
   x, t = noise(2, 16, 16, 4), np.array([500, 100])
   rows = [(noise(5, 1, 1, 32, seed=i, std=0.3),) for i in (0, 1)]
   p, q = (contexts(fz, r, np.arange(2)).k for r in rows)
@@ -200,11 +200,11 @@ def test_keys_and_values_go_their_own_ways(fz, look):
   np.testing.assert_array_equal(maps(values), maps(base))
   assert np.abs(maps(swapped) - maps(base)).max() > 1e-4
   assert min(np.abs(o[0] - base[0]).max() for o in (values, swapped)) > 1e-4
-  np.testing.assert_allclose(maps(base).sum(-1), 1, atol=1e-5)  # invariant 7
+  np.testing.assert_allclose(maps(base).sum(-1), 1, atol=1e-5)  # a map is a distribution over tokens
 
 
 def test_a_prompt_takes_each_path_through_the_whole_encoder(fz):
-  """G8: keys come of P^K alone, values of P^V alone."""
+  """The keys' context comes from P^K alone, the values' from P^V alone."""
   rows = noise(5, 2, 1, 32, std=0.3)
   cond = sefi.condition([{"rows": (rows,)}], fz.backbone, fz.captions, CFG)
   for i, got in enumerate((cond.k, cond.v)):
@@ -213,7 +213,7 @@ def test_a_prompt_takes_each_path_through_the_whole_encoder(fz):
 
 
 def test_two_people_in_a_prompt(pipeline):
-  """Invariant 13: a person's rows are his own; a later person does not reach back to him."""
+  """Each person has their own rows, and the text encoder is causal: a later person does not change what precedes."""
   b, words = pipeline
   one, two, three = ({"rows": (noise(5, 2, 1, 32, seed=i, std=0.3),)} for i in range(3))
   joined = conditioning.join([one, two])[0], conditioning.join([one, three])[0]
@@ -232,7 +232,7 @@ def test_two_people_in_a_prompt(pipeline):
 @given(st.integers(0, 10_000), st.sampled_from([4, 8, 16, 32]), st.sampled_from([8, 16]))
 @settings(max_examples=12, deadline=None)
 def test_resized_maps_keep_their_sums_and_constants(seed, side, target):
-  """Invariants 7 and 8."""
+  """Resized attention maps still sum to 1 over tokens, and constants stay; halving is the mean of 2 x 2 cells."""
   maps = np.random.default_rng(seed).dirichlet(np.ones(7), (2, 3, side, side)).astype(np.float32)
   made = np.asarray(sefi.resize(maps, target))
   assert made.shape == (2, 3, target, target, 7)
@@ -299,7 +299,7 @@ def test_native_layers_alone():
 
 
 def test_sum_mean_and_options(fz):
-  """Invariant 9: SD 1.x's sum is 630,784 means; options are nested sets of tokens."""
+  """On SD 1.x the sum is 630,784 times the mean; options 1, 2 and 3 are nested sets of tokens."""
   captured, reference = captured_maps()
   at = lambda c, **how: np.asarray(sefi.attention_loss(captured, reference, c, (16, 16), sefi.Config(**how)))
   ones = jnp.ones((2, 77))
@@ -315,7 +315,7 @@ def test_sum_mean_and_options(fz):
 
 @pytest.mark.parametrize("stopped", [True, False])
 def test_where_the_gradient_flows(stopped):
-  """Invariant 11: with A_r stopped, nothing flows but through A_t."""
+  """With A_r stopped, gradients flow through A_t only; otherwise through both."""
   captured, reference = captured_maps(length=9)
   cfg, ones = sefi.Config(target=8, stop_reference=stopped), jnp.ones((2, 9))
   got = jax.grad(lambda c: sefi.attention_loss(c, reference, ones, (16, 16), cfg).sum())(captured)
@@ -337,7 +337,7 @@ def test_where_the_gradient_flows(stopped):
 
 
 def test_keys_of_the_class_word_leave_no_attention_loss(fz, look):
-  """Invariant 2, first part: whatever the values."""
+  """The loss is zero whatever the values, as maps depend on keys alone."""
   word = np.asarray(fz.constants["word"][0])
   k = contexts(fz, (np.tile(word, (5, 1, 1, 1)),), np.arange(2)).k
   v = contexts(fz, (noise(5, 1, 1, 32, std=0.5),), np.arange(2)).k
@@ -347,7 +347,7 @@ def test_keys_of_the_class_word_leave_no_attention_loss(fz, look):
 
 
 def test_with_one_layer_values_do_not_reach_the_attention_loss(folder):
-  """Invariant 2, second part; with several layers they do."""
+  """With several layers they do, through the first layer's output."""
   pipeline = toys.opened(folder, "sd15", attends=False)
   fz = toys.frozen(pipeline, sefi, CFG, subjects.person(pipeline[0]))
   assert len(fz.constants["keys"]) == 1
@@ -366,7 +366,7 @@ def test_with_one_layer_values_do_not_reach_the_attention_loss(folder):
 
 
 def test_the_loss_is_its_two_parts(fz, gradient, look):
-  """By the functions of inference: contexts of all stages, the sampler's own gather, captured maps."""
+  """The loss equals the two parts computed by inference: contexts of all stages, the sampler's gather, captured maps."""
   table = {"table": (noise(5, 2, 32, std=0.3),)}
   (value, metrics), _ = gradient(table, fz, keys())
   e = subject.draw(fz, keys())
@@ -383,7 +383,7 @@ def test_the_loss_is_its_two_parts(fz, gradient, look):
 
 
 def test_only_stages_of_the_batch_learn(fz, gradient):
-  """Invariant 5."""
+  """Gradients reach the words of the stages that the batch's timesteps lie in, and no others."""
   table = {"table": (noise(5, 2, 32, std=0.3),)}
   seen = set()
   for i in range(6):
@@ -424,7 +424,7 @@ def test_people_side_by_side_train_as_each_alone(pipeline, fz, gradient):
 
 
 def test_one_stage_without_attention_loss_is_textual_inversion(pipeline, fz):
-  """Of baselines' invariants the third: the same losses and gradients, draw by draw."""
+  """One stage, tied words and no attention loss give textual inversion's losses and gradients, draw by draw."""
   cfg = dataclasses.replace(CFG, stages=1, tie_kv=True, weight=0.0)
   assert "keys" not in sefi.constants(*pipeline, (), cfg)
   plain = ti.Config(vectors=1, word="x", templates=CAPTIONS)
@@ -462,7 +462,7 @@ def test_the_papers_words():
 
 @pytest.mark.slow
 def test_it_trains_on_sdxl(folder):
-  """Both encoders' words move; the pooled vector is the values'."""
+  """Both encoders' words move, and the pooled vector comes from the values' pass."""
   pipeline = toys.opened(folder, "sdxl")
   cfg = dataclasses.replace(MODULE, every=1, lr=1e-3)
   fz = toys.frozen(pipeline, sefi, cfg, subjects.person(pipeline[0]))

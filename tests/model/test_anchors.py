@@ -1,4 +1,4 @@
-"""Names as anchors: averages, cross-initialisation, statistics; of any text encoder and any list."""
+"""Names as anchors: averages, cross-initialisation and statistics, for any text encoder and any list of names."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def test_the_mean_name_by_words(opened):
 
 @pytest.mark.parametrize("by", ["tokens", "words"])
 def test_the_order_of_the_names_does_not_matter(opened, by):
-  """ID-EA's invariant 9: to the bit."""
+  """The reversed list of names gives the same anchor to the bit."""
   b, words = opened
   for a, c in zip(anchors.mean(b, words, NAMES, by=by), anchors.mean(b, words, NAMES[::-1], by=by)):
     np.testing.assert_array_equal(a, c)
@@ -76,7 +76,7 @@ def test_cross_initialisation_is_the_encoders_output_for_the_mean_name(opened, c
 
 
 def test_padding_does_not_matter(opened, crossed):
-  """ID-EA's invariant 9: neither how many pads follow nor which token they are."""
+  """The anchor does not depend on the number of pads after the names, nor on the pad token."""
   b, words = opened
   other = anchors.cross(b, tuple(dataclasses.replace(w, length=8, pad=5) for w in words), NAMES)
   for a, c in zip(crossed, other):
@@ -84,7 +84,7 @@ def test_padding_does_not_matter(opened, crossed):
 
 
 def test_words_begin_at_the_anchor_exactly(opened, crossed):
-  """ID-EA's invariant 9, last part, by the method that starts there; float32, and bit for bit again."""
+  """Cross-initialised words are the anchor to the bit, in float32."""
   b, words = opened
   cfg = textual_inversion.PRESETS["cross-init"]
   made = textual_inversion.constants(b, words, NAMES, cfg)

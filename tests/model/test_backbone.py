@@ -1,4 +1,4 @@
-"""A pipeline folder as a backbone: what loads, what does not, stages and splices."""
+"""Pipeline folders as backbones: loading, refusals, stages and spliced rows."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ STAGES, TRAIN_STEPS = 5, 1000
 
 
 def tiny(family):
-  """Two levels and four-channel norms: what a load or a compilation takes half a second for."""
+  """Two levels and norms of four channels: loading or compiling it takes half a second."""
   full, xl = families.small(family), family == "sdxl"
   levels = dict(block_out_channels=[8, 16], norm_num_groups=4, layers_per_block=1)
   attends = dict(
@@ -54,7 +54,7 @@ def opened(request, folders):
 
 @pytest.fixture
 def copy(folders, tmp_path):
-  """A folder of one's own to spoil."""
+  """A copy of the folder that a test may damage."""
   return lambda family: shutil.copytree(folders / family, tmp_path / family)
 
 
@@ -63,7 +63,7 @@ def edit(path, **changes):
 
 
 def refuse(folder, *said, **options):
-  """Loading fails with one sentence in which everything in `said` is found."""
+  """Loading fails with one sentence that contains everything in `said`."""
   with pytest.raises(UserError) as caught:
     backbone.load(folder, **options)
   message = str(caught.value)
@@ -100,7 +100,7 @@ def test_what_is_static_about_it(opened):
 
 
 def test_old_sd_schedulers_are_mended_as_in_diffusers(copy):
-  """SD 1.4's own file says clip_sample and no offset; diffusers' pipeline overrules both."""
+  """SD 1.4's file says clip_sample and no offset; diffusers' pipeline overrules both."""
   folder = copy("sd15")
   edit(folder / "scheduler" / "scheduler_config.json", clip_sample=True, steps_offset=0)
   schedule = backbone.load(folder).nets.schedule
@@ -265,7 +265,7 @@ def test_a_spoilt_tensor_is_named(copy, spoil, said):
 
 
 def test_stages_of_the_paper():
-  """SeFi-IDE, section (j)4 of our notes, counted from 0: the noisiest fifth is stage 0."""
+  """SeFi-IDE's five stages, counted from 0: the noisiest fifth is stage 0."""
   t = np.arange(TRAIN_STEPS)
   at = np.asarray(jax.jit(lambda t: backbone.stage(t, STAGES, TRAIN_STEPS))(t))
   assert {int(k): int(at[k]) for k in (999, 800, 799, 200, 199, 0)} == {999: 0, 800: 0, 799: 1, 200: 3, 199: 4, 0: 4}
@@ -311,7 +311,7 @@ def test_each_row_reads_the_context_of_its_own_stage(opened, rng):
 
 @pytest.mark.parametrize("stages", [1, STAGES])
 def test_predict_hands_everything_to_the_unet(opened, stages, rng, monkeypatch):
-  """The UNet's own tests show what it does with it."""
+  """Only the arguments are checked; the UNet's own tests show what it computes from them."""
   _, b = opened
   seen = {}
 

@@ -19,7 +19,7 @@ ROWS = 3
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
 def opened(request, tmp_path_factory):
-  """A small backbone with a ControlNet of random weights, all of them, the zero convolutions too."""
+  """A small backbone with a ControlNet whose weights are all random, the zero convolutions' too."""
   folder = tmp_path_factory.mktemp("control") / request.param
   families.write_random(folder, request.param, configs=configs(request.param))
   b = backbone.load(folder)
@@ -57,7 +57,7 @@ def test_predict_adds_the_residuals_of_its_controlnet(opened, inputs):
 
 
 def test_each_row_is_steered_by_its_own_image_context_and_strength(opened, inputs):
-  """What one row is given changes that row alone; strength 0 is no ControlNet at all."""
+  """A change to one row's inputs changes that row alone; strength 0 equals no ControlNet."""
   x, t, plain, steered = inputs
   strength = jnp.array([1.0, 0.0, 0.5])
   all_rows = PREDICT(opened, x, t, dataclasses.replace(steered, control_scale=strength))

@@ -161,7 +161,7 @@ def test_published_configs(name, monkeypatch):
 
 @pytest.mark.parametrize("name", CLASS_DEFAULTS)
 def test_defaults_are_those_of_the_class(name):
-  """A key that a file leaves out has the default of the class that the file names."""
+  """A key that a file leaves out has the default of the file's class."""
   schedule = NoiseSchedule.from_json({"_class_name": name})
   aliases = {"deis": "dpmsolver++", "logrho": "midpoint", "bh2": "midpoint"}
   parameters = inspect.signature(twin_class(name).__init__).parameters

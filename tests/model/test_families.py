@@ -1,4 +1,4 @@
-"""Folders that idejax writes from nothing: what PyTorch's libraries make of them."""
+"""Folders with random weights that idejax writes: PyTorch's libraries open them."""
 
 import json
 import warnings
@@ -145,7 +145,7 @@ def test_same_seed_same_bytes_another_seed_other_weights(tmp_path):
 
 
 def test_random_weights_keep_activations_near_one():
-  """Else random pipelines would give black or NaN, and no parity could be measured on them."""
+  """Otherwise random pipelines would give black pictures or NaN, and parity could not be measured on them."""
   shapes = {
     "a": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 32), np.float32), "bias": jax.ShapeDtypeStruct((32,), np.float32)},
     "n": {"scale": jax.ShapeDtypeStruct((32,), np.float32)},

@@ -197,13 +197,13 @@ def test_a_placeholder_that_is_cut_off_is_an_error(byte):
 
 
 def test_a_placeholder_twice_in_one_prompt_is_an_error(byte):
-  """Rows have one position each; the second use would be read as an end of text."""
+  """A row has one position, so the second use would be read as an end of text."""
   with pytest.raises(UserError, match="<me> is used twice in 'a <me> and <me>'"):
     byte.encode(["a <me> and <me>"], {"<me>": 2})
 
 
 def test_half_a_surrogate_pair_is_an_error(byte):
-  """What Python makes of bytes in a terminal that are no UTF-8."""
+  """Python decodes bytes from a terminal that are not UTF-8 to such halves."""
   with pytest.raises(UserError, match="not valid Unicode"):
     byte.encode(["caf\udce9"])
 

@@ -130,7 +130,7 @@ class Processor:
 
 @pytest.fixture(scope="module")
 def hooked():
-  """Everything that a method may hand to the UNet, our answer to it and torch's."""
+  """The outputs of our UNet and of torch's with everything that a method may pass to it."""
   module, cfg, params = twin("unusual")
   rng = np.random.default_rng(5)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
@@ -185,7 +185,7 @@ def test_separate_keys_and_values_extra_ones_and_residuals_equal_diffusers(hooke
 
 @pytest.mark.parametrize("change", ["keys", "values", "extra", "down", "middle"])
 def test_every_hook_is_felt(hooked, change):
-  """Else the parity above could hold because neither side did anything."""
+  """Without this the parity above could hold because neither side did anything."""
   _, cfg, params = twin("unusual")
   (x, t, (k, v)), more, ours, _, _ = hooked
   down, mid = more["residuals"]
@@ -237,7 +237,7 @@ def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
 
 @pytest.mark.parametrize("upcast, want", [(True, jnp.float32), (False, jnp.bfloat16)])
 def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
-  """Only traced, as for a TPU, where a convolution is no more than that: dtypes are known without a number."""
+  """Only traced, for a TPU, where no convolution is rewritten: dtypes are known without computing."""
   cfg = unet.UNetConfig.from_json(CONFIGS["sd21"] | {"upcast_attention": upcast}, dtype=jnp.bfloat16)
   params = {"params": weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)}
   apply = functools.partial(unet.UNet(cfg).apply, mutable=["attention"])
@@ -251,7 +251,7 @@ def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
 
 
 def test_remat_changes_nothing_but_the_memory(rng):
-  """One level with a scanned run: same output and gradients, with the layers computed again."""
+  """One level with a scanned run has the same output and gradients when its layers are computed again."""
   json = TINY | dict(
     block_out_channels=(8,),
     attention_head_dim=2,
@@ -327,7 +327,7 @@ def test_a_config_with_all_of_diffusers_fields_is_the_short_one():
 
 
 def test_a_config_is_hashable_and_equal_by_value():
-  """It is a static argument of jitted functions: a list inside would fail there, far away."""
+  """It is a static argument of jitted functions, which would fail on a list inside it."""
   lists = {k: list(v) if isinstance(v, tuple) else v for k, v in CONFIGS["sdxl"].items()}
   a, b = unet.UNetConfig.from_json(CONFIGS["sdxl"]), unet.UNetConfig.from_json(lists)
   assert len({a, b}) == 1

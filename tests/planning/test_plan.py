@@ -221,7 +221,7 @@ def test_what_the_compiler_says_of_too_little_memory(said, bytes_):
 
 
 class _Refused:
-  """A step that the compiler does not take."""
+  """A step that the compiler refuses."""
 
   def __init__(self, said):
     self.said = said
@@ -287,7 +287,7 @@ def test_large_states_are_divided_as_the_run_divides_them(one):
 
 
 def test_a_crowds_step_lowers_for_tpus_with_their_kernels(tmp_path):
-  """Rows that the devices divide: the attention kernel would divide them, and so are the people divided."""
+  """The rows divide by the devices, so the attention kernel would divide them although the people are divided."""
   configs = tiny_pipelines.configs("sd21-base")
   configs["unet"] = configs["unet"] | {"sample_size": 64}  # long enough for the kernel
   families.write_random(tmp_path, "sd21-base", configs=configs)

@@ -1,4 +1,4 @@
-"""What moves while a person waits."""
+"""Progress on stderr while a person waits."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Whole pipelines against diffusers: same folder, same initial latents, same final latents."""
+"""Complete pipelines against diffusers: the same folder and initial latents give the same final latents."""
 
 import dataclasses
 import warnings
@@ -120,7 +120,7 @@ def test_pictures_equal_diffusers(opened, theirs, family):
 
 
 def test_the_folder_sampler_is_diffusers_default(opened, theirs):
-  """Nothing said: the scheduler of the folder, 7.5 (5 for SDXL), empty negative or zeros."""
+  """By default: the folder's scheduler, guidance 7.5 (5 for SDXL), and an empty negative prompt or zeros."""
   for family, kind in (("sd15", "PNDMScheduler"), ("sdxl", "EulerDiscreteScheduler")):
     init = np.random.default_rng(3).standard_normal((3, 4, 8, 12)).astype(np.float32)
     pipe = opened(family)
@@ -138,7 +138,7 @@ def run(pipe, requests, sampler="euler_ancestral", steps=3, batch=3, **settings)
 
 
 def test_every_row_is_its_own(opened):
-  """Prompt, negative, seed and guidance of one row do not touch another; batch size neither."""
+  """Prompt, negative, seed and guidance of one row do not affect another row, and neither does the batch size."""
   requests = [
     Request("a cat", None, 1, 0, 7.5),
     Request("a dog", "blurry", 2, 0, 3.0),
@@ -153,7 +153,7 @@ def test_every_row_is_its_own(opened):
 
 
 def test_noise_that_is_given_goes_with_its_picture(opened):
-  """Also beyond the first batch, and where only some pictures are asked for."""
+  """Also beyond the first batch, and where only some pictures are requested."""
   pipe, requests = opened("sd15"), [Request(f"picture {i}", seed=3, index=i) for i in range(4)]
   want = run(pipe, requests)
   shape = pipe.latent_shape(Settings(height=SIZE[0], width=SIZE[1]))
@@ -230,7 +230,7 @@ def test_a_negative_prompt_of_the_python_interface_is_the_requests(opened):
 
 
 def test_pictures_of_one_seed_have_a_samplers_noise_of_their_own(opened):
-  """From the same latents the stochastic samplers still part ways; all 64 bits of a seed count."""
+  """From the same latents, stochastic samplers give different pictures; all 64 bits of a seed count."""
   names = [(5, 0), (5, 1), (6, 0), (6, 1), (5 + 2**32, 0), (0, 5)]
   assert len({jax.random.key_data(pipeline._key(*n)).tobytes() for n in names}) == len(names)
   z = np.stack([pipeline.noise(5, 0, (8, 12, 4))] * 3)

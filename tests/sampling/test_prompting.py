@@ -71,7 +71,7 @@ def written_out(pipe, word, text):
 
 
 def test_rows_of_real_words_draw_what_the_words_draw(pipe):
-  """Each person stands where their word stands, in either order."""
+  """Each person stands where their word stands, in either order of the two."""
   both = pipe.with_people(written_out(pipe, "<a>", "q z"), written_out(pipe, "<b>", "x k"))
   texts = ("<a> and <b>", "<b> and <a>", "q z and x k", "x k and q z")
   ab, ba, one, other = latents(both, [Request(t, seed=1) for t in texts])
@@ -103,7 +103,7 @@ def test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone(pipe, mak
 
 
 def test_an_encoding_is_what_the_method_says(pipe, peopled):
-  """Keys and values each, of every stage; the plain prompt beside them repeats its one stage."""
+  """Keys' and values' contexts of every stage; the plain prompt beside them repeats its one stage."""
   asked = ["<s> at sea", "at sea"]
   texts = prompting.Texts(pipe.backbone, pipe.tokenizers, peopled.people, asked, print)
   got, who = texts.encode(asked), peopled.people["<s>"]

@@ -79,7 +79,7 @@ def twin_class(name):
 
 
 def theirs(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0):
-  """diffusers' own loop, fed the noise that `ours` is fed."""
+  """diffusers' own loop on the noise that `ours` reads."""
   cls = twin_class(TWINS.get(name, name))
   scheduler = cls.from_config(config)
   scheduler.set_timesteps(steps)
@@ -296,7 +296,7 @@ def denoise_as(z, table, abar, prediction):
 
 
 def test_predictions_agree():
-  """One denoiser told as eps, v or z0 gives the same latents, also where diffusers lacks it."""
+  """One denoiser expressed as eps, v or z0 gives the same latents, also where diffusers lacks it."""
   for name in TWINS:
     if name in ("pndm", "dpmpp_sde"):
       continue  # extrapolates what is told; fractional timesteps
@@ -310,11 +310,11 @@ def test_predictions_agree():
     assert max(relative_error(v, eps), relative_error(x0, eps)) < 1e-5, name
 
 
-# ---- DPM++ SDE, facesnap.md (f) and (j) 10, 11 --------------------------------------------------
+# ---- DPM-Solver++ SDE -------------------------------------------------------------------------------
 
 
 def sde_in_float64(schedule, steps, prediction, eta=1.0):
-  """facesnap.md (f), word for word, with Karras sigmas."""
+  """DPM-Solver++ SDE with Karras sigmas, written out in float64 from its equations."""
   z, noise = (v.astype(np.float64) for v in draws())
   train = np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)
   ramp = np.linspace(0, 1, steps)

@@ -1,4 +1,4 @@
-"""Names to folders with no network: what is fetched, what is refused, what the user is told."""
+"""Names to folders without network: downloads, refusals and notices."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def pipeline(folder: pathlib.Path, parts=("unet", "vae", "text_encoder")) -> pat
 
 @pytest.fixture
 def net(monkeypatch, tmp_path):
-  """A hub that lives in `tmp_path/remote`; `calls` says what was asked of it."""
+  """A hub in `tmp_path/remote`; `calls` records the requests."""
   calls = []
 
   class Api:

@@ -77,7 +77,7 @@ def detector(outputs: int = 9) -> onnx.ModelProto:
 
 
 def recogniser(size: int = 112, features: int = 512, batch: str | int = "N") -> onnx.ModelProto:
-  """Coarse pixels through a random matrix, from one set of weights for all sizes."""
+  """Coarse pixels through a random matrix, with one set of weights for all input sizes."""
   step = size // 7  # 16 at 112, 18 at 128: the rest is not looked at
   rng = np.random.default_rng(1)
   consts = {

@@ -23,7 +23,7 @@ class Ended(NamedTuple):
 
 
 def environment(shape: tuple[int, int], i: int, port: int) -> dict[str, str]:
-  """Of process i among `shape` processes x devices."""
+  """The environment variables of process i among `shape` processes x devices."""
   return os.environ | {
     "IDEJAX_COORDINATOR": f"localhost:{port}",
     "IDEJAX_PROCESSES": str(shape[0]),
@@ -108,7 +108,7 @@ def toy(
 
 
 def fsdp(folder: Path, root: Path, steps: int = 3, batch: int = 8):
-  """DreamBooth of all weights of a UNet that is held in eight parts; losses and weights to FOLDER.npz."""
+  """DreamBooth of all weights of a UNet in eight parts; losses and weights go to FOLDER.npz."""
   import jax
   import numpy as np
   from support.subjects import NAMES, opened, person
@@ -183,7 +183,7 @@ if __name__ == "__main__":
   folder = Path(rest[0])
 
   def job(_):
-    """In place of a command, for all that the command line does about failures."""
+    """Stands in for a command, to test everything that the command line does about failures."""
     distributed.hush(cluster.detect())
     distributed.start()
     if name == "fsdp":

@@ -1,4 +1,4 @@
-"""idejax.training.checkpoint and idejax.training.loop: what is interrupted, killed, damaged or moved goes on as if not."""
+"""Runs that are interrupted, killed, damaged or moved continue as if they had not been."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def same(a, b):
 
 
 def interrupted(folder: Path, at: int, steps: int = 12, **kwargs):
-  """A run broken off by its caller after `at` steps, with its state saved."""
+  """A run that its caller ended after `at` steps, with its state saved."""
   compiled, state, frozen = fresh(**kwargs)
   with Checkpoints(folder / "checkpoints") as checkpoints:
     walk = loop.train(

@@ -1,4 +1,4 @@
-"""Who this process is among many: flags, environment, Slurm, Open MPI, TPU; and two that meet."""
+"""The process among many from flags, environment, Slurm, Open MPI or TPU; and two processes that meet."""
 
 import os
 import socket

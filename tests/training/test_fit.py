@@ -1,4 +1,4 @@
-"""One person alone, over a mesh, with pmap and in a crowd: the same numbers; resume to the bit."""
+"""One person alone, over a mesh, with pmap and in a crowd has the same numbers; resumed runs are equal to the bit."""
 
 import dataclasses
 import functools

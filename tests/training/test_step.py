@@ -261,7 +261,7 @@ def test_the_state_is_donated(world):
 
 
 def test_a_person_whose_loss_falls_no_more_stops_alone_and_in_a_crowd():
-  """The loss of the second has no slope: the least mean is that after the first 50 steps."""
+  """The second person's loss has no slope: its least mean is that after the first 50 steps."""
   tx, frozen, plateau = optax.sgd(1e-3), {"target": jnp.array([5.0, 0.0])}, 20
 
   def loss(params, frozen, batch, keys):
