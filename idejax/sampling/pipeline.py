@@ -86,8 +86,7 @@ class Pipeline:
   def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
     """The pipeline with people who may be named in prompts.
 
-    UserError for a person of another model (with `other`: only if the widths differ), and for two people
-    of one name.
+    UserError for a person of another model (with `other`: only if the widths differ), and for equal names.
     """
     by_word = dict(self.people)
     for p in people:
@@ -309,10 +308,7 @@ def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
 
 
 def _key(seed: int, index: int) -> jax.Array:
-  """The key of a stochastic sampler's noise for picture (seed, index).
-
-  All 64 bits of the seed count; jax.random.key alone would drop the upper half.
-  """
+  """The key of a stochastic sampler's noise; all 64 bits of the seed count, of which jax.random.key keeps 32."""
   low, high = seed % 2**32, seed % 2**64 >> 32
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
 
