@@ -66,11 +66,11 @@ def within(name: str, allowed) -> bool:
 
 def test_the_walk_sees_what_is_there():
   """Otherwise every rule below would hold for want of imports."""
-  seen = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
-  assert ("idejax.model.backbone", "idejax.nets.unet", True) in seen
-  assert ("idejax.storage.tensorfiles", "torch", False) in seen
-  assert ("idejax", "idejax.sampling.pipeline", False) in seen
-  assert ("idejax.nets.controlnet", "idejax.nets.unet", True) in seen
+  edges = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
+  assert ("idejax.model.backbone", "idejax.nets.unet", True) in edges
+  assert ("idejax.storage.tensorfiles", "torch", False) in edges
+  assert ("idejax", "idejax.sampling.pipeline", False) in edges
+  assert ("idejax.nets.controlnet", "idejax.nets.unet", True) in edges
   assert len(FILES) > 40 and len(OURS) > 80
 
 
@@ -121,10 +121,10 @@ def test_imports_point_downwards(importer):
 
 def test_the_floors_have_no_circle():
   """The table itself: from the ground up, every room stands on rooms that are there already."""
-  built: set[str] = set()
+  lower: set[str] = set()
   for name, below in ROOMS.items():
-    assert below <= built | {name}, (name, below - built)
-    built.add(name)
+    assert below <= lower | {name}, (name, below - lower)
+    lower.add(name)
 
 
 def test_nobody_imports_jobs_benchmarks_or_the_app():
@@ -197,17 +197,17 @@ def test_torch_is_never_needed_to_import_idejax():
 
 def test_there_are_no_cycles():
   graph = {m: {i.imported for i in OURS if i.importer == m and i.at_start} for m in MODULES}
-  done, path = set(), []
+  visits, path = set(), []
 
   def visit(m):
     assert m not in path, " -> ".join([*path[path.index(m) :], m])
-    if m in done:
+    if m in visits:
       return
     path.append(m)
     for other in sorted(graph.get(m, ())):
       visit(other)
     path.pop()
-    done.add(m)
+    visits.add(m)
 
   for m in graph:
     visit(m)
@@ -279,5 +279,5 @@ def test_nothing_that_jax_has_dropped_or_is_about_to():
     "with mesh:",
     "jax.experimental.maps",
   )
-  found = [(file.name, word) for file in FILES for word in dead if word in file.read_text()]
-  assert not found
+  uses = [(file.name, word) for file in FILES for word in dead if word in file.read_text()]
+  assert not uses

@@ -24,8 +24,8 @@ def test_people_and_what_was_skipped(capsys):
     ("cleo_m", "<cleo_m>", 1, False),
   ]
   assert len({p.digest for p in got}) == 2
-  said = capsys.readouterr().err
-  assert said.count("blurred: no face") == 2 and "2 photo(s) skipped, 2 people are left" in said
+  output = capsys.readouterr().err
+  assert output.count("blurred: no face") == 2 and "2 photo(s) skipped, 2 people are left" in output
 
 
 def test_two_of_one_name_are_refused():

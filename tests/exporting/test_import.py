@@ -66,10 +66,10 @@ def write(root, family):
   )
   (root / "job.json").write_text(json.dumps(job))
   script = Path(__file__).parents[1] / "support" / "stock_writer.py"
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, script, root / "job.json"], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
   )
-  assert done.returncode == 0, done.stderr[-3000:]
+  assert process.returncode == 0, process.stderr[-3000:]
   return root / family, root / "noise.npy", root
 
 

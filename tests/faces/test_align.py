@@ -82,9 +82,9 @@ def test_crops_do_not_depend_on_the_photos_rotation_and_scale(angle, scale):
   corners = align.apply(move, np.array([[0, 0], [319, 0], [0, 239], [319, 239]]))
   move[:, 2] -= corners.min(0)
   size = tuple(int(n) + 1 for n in np.ptp(corners, axis=0))
-  moved = cv2.warpAffine(image, move, size, flags=cv2.INTER_CUBIC)
+  turned = cv2.warpAffine(image, move, size, flags=cv2.INTER_CUBIC)
   for make in (align.crop, lambda i, p: align.portrait(i, p)[150:400, 150:360]):
-    a, b = make(image, points), make(moved, align.apply(move, points))
+    a, b = make(image, points), make(turned, align.apply(move, points))
     assert np.abs(a.astype(int) - b).mean() < 1.5
     assert np.abs(a.astype(int) - make(image, points + 6)).mean() > 10  # the test can fail
 

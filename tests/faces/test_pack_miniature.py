@@ -102,15 +102,15 @@ def test_its_pack_json(shipped):
 
 
 def test_it_finds_drawn_faces(shipped, drawn):
-  error, found = [], 0
+  error, count = [], 0
   for image, box, points, _ in zip(*drawn):
     got = shipped.detect(image)
     if not len(got.scores):
       continue
-    found += 1
+    count += 1
     best = int(np.argmax(got.scores))
     error.append(np.linalg.norm(got.points[best] - points, axis=-1).mean() / (box[2] - box[0]))
-  assert found >= 0.9 * len(drawn[0]) and np.median(error) < 0.06
+  assert count >= 0.9 * len(drawn[0]) and np.median(error) < 0.06
 
 
 def test_it_agrees_with_insightface(shipped, drawn):

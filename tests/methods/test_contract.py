@@ -59,10 +59,10 @@ def test_captions_of_every_method_fit_into_a_prompt(folder, nets, name):
     needs = METHODS[name].needs(cfg, nets)
     assert needs.captions and needs.tokens > 0
     texts = [c.replace("{}", "<id>") for c in needs.captions]
-    encoded = tokenizers[0].encode(texts, {"<id>": needs.tokens})
-    assert not any(encoded.cut)
-    used = (encoded.where >= 0).all(-1)
-    assert used.any() and ((encoded.where >= 0).any(-1) == used).all()
+    encoding = tokenizers[0].encode(texts, {"<id>": needs.tokens})
+    assert not any(encoding.cut)
+    used = (encoding.where >= 0).all(-1)
+    assert used.any() and ((encoding.where >= 0).any(-1) == used).all()
 
 
 def test_the_word_takes_its_place_in_captions_and_other_braces_stay(folder):
@@ -103,9 +103,9 @@ def test_what_planning_counts_of_id_ea_are_its_keys_and_values(folder):
   """The patterns match keys and values of every cross-attention, and no other path of the UNet."""
   b, _ = subjects.opened(folder, "sd15")
   (pattern,) = id_ea.needs(id_ea.Config(), b.nets).unet_gradients
-  chosen = [p for p in tree.flatten(unet.shapes(b.nets.unet)) if re.search(pattern, p)]
-  assert chosen and all(".attn2.to_k." in p or ".attn2.to_v." in p for p in chosen)
-  assert len(chosen) == 2 * len([p for p in tree.flatten(b.params["unet"]) if p.endswith("attn2.to_q.kernel")])
+  paths = [p for p in tree.flatten(unet.shapes(b.nets.unet)) if re.search(pattern, p)]
+  assert paths and all(".attn2.to_k." in p or ".attn2.to_v." in p for p in paths)
+  assert len(paths) == 2 * len([p for p in tree.flatten(b.params["unet"]) if p.endswith("attn2.to_q.kernel")])
   assert id_ea.needs(id_ea.Config(kv="none"), b.nets).unet_gradients == ()
 
 
@@ -114,8 +114,8 @@ def test_methods_do_not_know_one_another():
   for file in folder.glob("*.py"):
     if file.stem in ("__init__",):
       continue
-    seen = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
-    assert not {m for m in seen if m.startswith("idejax.methods") and m != "idejax.methods.contract"}, file
+    result = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
+    assert not {m for m in result if m.startswith("idejax.methods") and m != "idejax.methods.contract"}, file
 
 
 def test_an_identity_needs_no_words(folder):

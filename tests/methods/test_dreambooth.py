@@ -58,20 +58,20 @@ def test_the_whole_unet_trains_on_sd_and_lora_on_sdxl(folder, sd):
   xl = shapes(sd._replace(backbone=b), auto)
   assert set(xl) == {"lora"}
   cross = cross_attention.attention_paths(b.params["unet"])
-  found = tree.flatten(xl)
+  result = tree.flatten(xl)
   for path, (context, width) in cross.items():  # the factors of stacked blocks are stacked
-    assert found[f"lora.{path}.to_k.kernel.lora_A"].shape[-2:] == (context, 4)
-    assert found[f"lora.{path}.to_k.kernel.lora_B"].shape[-2:] == (4, width)
-  assert len(found) == 2 * 4 * 2 * len(cross)  # factors, projections, self- and cross-attention
-  assert any(x.ndim == 3 for x in found.values())
+    assert result[f"lora.{path}.to_k.kernel.lora_A"].shape[-2:] == (context, 4)
+    assert result[f"lora.{path}.to_k.kernel.lora_B"].shape[-2:] == (4, width)
+  assert len(result) == 2 * 4 * 2 * len(cross)  # factors, projections, self- and cross-attention
+  assert any(x.ndim == 3 for x in result.values())
 
 
 def test_lora_begins_as_torch_begins(sd):
   """A is uniform in +-1 / sqrt(inputs), also where blocks are stacked; B is zero."""
   wide = {"attn1": {"to_q": {"kernel": np.zeros((3, 64, 32), np.float32)}}}
   b = dataclasses.replace(sd.backbone, params={"unet": {"down.0": wide}})
-  made = tree.flatten(db.init(jax.random.key(0), sd._replace(backbone=b), dataclasses.replace(CFG, rank=256)))
-  a, zero = made["lora.down.0.attn1.to_q.kernel.lora_A"], made["lora.down.0.attn1.to_q.kernel.lora_B"]
+  leaves = tree.flatten(db.init(jax.random.key(0), sd._replace(backbone=b), dataclasses.replace(CFG, rank=256)))
+  a, zero = leaves["lora.down.0.attn1.to_q.kernel.lora_A"], leaves["lora.down.0.attn1.to_q.kernel.lora_B"]
   assert a.shape == (3, 64, 256) and not zero.any()
   assert 0.124 < np.abs(a).max() <= 0.125 and abs(np.std(a) - 0.125 / 3**0.5) < 1e-3
 
@@ -108,8 +108,8 @@ def test_steps_of_lora(sd, trained):
 
 
 def test_scale_is_a_runtime_knob(sd, trained, forward):
-  made = db.represent(trained[1], sd, CFG)
-  at = lambda scale: db.override([made | {"scale": jnp.float32(scale)}], sd.backbone, CFG)
+  identity = db.represent(trained[1], sd, CFG)
+  at = lambda scale: db.override([identity | {"scale": jnp.float32(scale)}], sd.backbone, CFG)
   untrained = db.represent(trained[0], sd, CFG)
   base, full = forward(db.override([untrained], sd.backbone, CFG)), forward(at(1.0))
   np.testing.assert_array_equal(forward(at(0.0)), base)
@@ -165,11 +165,11 @@ def test_equal_batches_count_one_plus_prior_times(sd, objective):
 
 
 def test_each_half_has_its_own_pictures_and_caption(sd, objective):
-  own, other, same = example(sd, 0), example(sd, 5), example(sd, 0)
-  _, m = objective(own, other)
+  person, other, same = example(sd, 0), example(sd, 5), example(sd, 0)
+  _, m = objective(person, other)
   _, alone = objective(other, None)
   np.testing.assert_allclose(m["class"], alone["diffusion"], rtol=1e-5)
-  _, renamed = objective(own, same._replace(caption=jnp.ones(2, jnp.int32)))
+  _, renamed = objective(person, same._replace(caption=jnp.ones(2, jnp.int32)))
   assert abs(renamed["class"] / renamed["diffusion"] - 1) > 1e-6  # the class has another caption
   assert db.needs(CFG, sd.backbone.nets).captions == ("a photo of {}", "a photo of a person")
 
@@ -242,8 +242,8 @@ def test_a_step_of_the_whole_unet(sd):
   assert subjects.moved(params, after) == set(tree.flatten(params))
   assert np.isfinite(log[-1]["loss"]) and log[0]["grad_norm"] > 0
   assert not subjects.moved(before, sd.backbone.params)
-  trained = db.represent(after, sd, FULL)
-  assert not subjects.moved(db.override([trained], sd.backbone, FULL), after["unet"])
+  identity = db.represent(after, sd, FULL)
+  assert not subjects.moved(db.override([identity], sd.backbone, FULL), after["unet"])
 
 
 @pytest.mark.slow

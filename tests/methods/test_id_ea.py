@@ -86,8 +86,8 @@ def shaken(params, std=0.3, seed=1):
   """Every leaf moved by noise: gates open, changes not zero."""
   flat, shape = jax.tree.flatten(params)
   rng = np.random.default_rng(seed)
-  moved = [x + std * rng.standard_normal(np.shape(x)).astype(np.float32) for x in flat]
-  return jax.tree.unflatten(shape, moved)
+  leaves = [x + std * rng.standard_normal(np.shape(x)).astype(np.float32) for x in flat]
+  return jax.tree.unflatten(shape, leaves)
 
 
 def tokenised(pipeline, texts, placeholders):
@@ -168,8 +168,8 @@ def test_what_trains_and_what_does_not(fz, gradient, pipeline):
   assert subjects.moved(before, after) >= {k for k in tree.flatten(before) if not k.endswith("to_k.bias")}
   assert {k.split(".")[0] for k in tree.flatten(before)} == {"rows", "face", "enhancer", "adapter", "kv"}
   unet = pipeline[0].params["unet"]
-  changed = id_ea.override([id_ea.represent(after, fz, CFG)], pipeline[0], CFG)
-  new = backbone.with_unet(pipeline[0], changed).params["unet"]
+  changes = id_ea.override([id_ea.represent(after, fz, CFG)], pipeline[0], CFG)
+  new = backbone.with_unet(pipeline[0], changes).params["unet"]
   want = {k for k in tree.flatten(unet) if k.endswith(("attn2.to_k.kernel", "attn2.to_v.kernel"))}
   assert len(want) == 8 and subjects.moved(unet, new) == want
 
@@ -186,7 +186,7 @@ def test_every_part_learns_at_its_own_rate():
     "kv": {"whole": {to_k: {"kernel": one}}, "low": {to_k: {"kernel": {"A": one, "B": one}}}},
   }
   tx = step.by_path(*id_ea.rates(cfg))
-  found = tree.flatten(tx.update(params, tx.init(params), params)[0])
+  updates = tree.flatten(tx.update(params, tx.init(params), params)[0])
   rates = {
     "rows.0": 1.2e-2,
     "face.kernel": 1.1e-3,
@@ -199,9 +199,9 @@ def test_every_part_learns_at_its_own_rate():
     f"kv.low.{to_k}.kernel.A": 1.1e-4,
     f"kv.low.{to_k}.kernel.B": 1.1e-4,
   }
-  assert found.keys() == rates.keys()
+  assert updates.keys() == rates.keys()
   for path, rate in rates.items():
-    np.testing.assert_allclose(found[path], -rate, rtol=1e-4, err_msg=path)
+    np.testing.assert_allclose(updates[path], -rate, rtol=1e-4, err_msg=path)
 
 
 def test_released_trains_words_and_adapter_only(fz):
@@ -211,8 +211,8 @@ def test_released_trains_words_and_adapter_only(fz):
   tx = step.by_path(*id_ea.rates(cfg))
   ones = jax.tree.map(jnp.ones_like, params)
   updates = jax.jit(lambda p: tx.update(ones, tx.init(p), p)[0])(params)
-  moved = subjects.moved(params, optax.apply_updates(params, updates))
-  assert moved == {k for k in tree.flatten(params) if k.startswith(("rows", "adapter"))}
+  paths = subjects.moved(params, optax.apply_updates(params, updates))
+  assert paths == {k for k in tree.flatten(params) if k.startswith(("rows", "adapter"))}
   assert not any(k.startswith("kv") for k in tree.flatten(params))
   assert set(id_ea.represent(params, fz, cfg)) == {"rows"}  # its test script loads the words alone
   identity = id_ea.learned(params, fz, cfg)
@@ -267,12 +267,12 @@ def test_the_enhancer_mixes_the_two_anchor_values(seed):
   """With W_o = I each head's output lies between the values of the two anchor rows."""
   p, faces, anchor, cfg = enhancer(seed)
   p["to_out"] = {"kernel": np.eye(16, dtype=np.float32), "bias": np.zeros(16, np.float32)}
-  made = np.asarray(id_ea.enhance(p, faces, anchor, cfg), np.float64).reshape(2, 4, 4)
+  mix = np.asarray(id_ea.enhance(p, faces, anchor, cfg), np.float64).reshape(2, 4, 4)
   a, z = ((anchor @ p["to_v"]["kernel"])[i].astype(np.float64) + p["to_v"]["bias"] for i in (0, 1))
   a, z = a.reshape(4, 4), z.reshape(4, 4)
-  share = ((made - a) * (z - a)).sum(-1) / np.square(z - a).sum(-1)  # [M, heads]
+  share = ((mix - a) * (z - a)).sum(-1) / np.square(z - a).sum(-1)  # [M, heads]
   assert (share > -1e-5).all() and (share < 1 + 1e-5).all()
-  np.testing.assert_allclose(made, a + share[..., None] * (z - a), atol=1e-5)
+  np.testing.assert_allclose(mix, a + share[..., None] * (z - a), atol=1e-5)
   project = lambda n, x: (x @ p[n]["kernel"] + np.tile(p[n]["bias"], (2, 1))).reshape(1, 2, 4, 4)
   shares = np.asarray(weights(project("to_q", faces), project("to_k", anchor)))  # [1, heads, M, 2]
   np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-6)
@@ -310,14 +310,16 @@ def test_the_order_of_identity_tokens_does_not_matter(fz, opened, encode):
 def test_the_adapter_is_bounded_by_its_gate(fz, opened, encode):
   """|c' - c| <= beta tanh(gamma) max|MHA|, it is linear in the strength, and strength 0 gives the prompt's context."""
   plain = encode([{"rows": opened["rows"]}], fz.captions)
-  made = encode([opened], fz.captions)
+  adapted = encode([opened], fz.captions)
   ungated = opened["adapter"] | {"gamma": jnp.float32(100.0)}  # tanh = 1
   mha = id_ea.adapt(ungated, plain, opened["face"], CFG)
   gate = abs(float(jnp.tanh(opened["adapter"]["gamma"])))
-  change = np.abs(made - plain)
+  change = np.abs(adapted - plain)
   assert 0 < change.max() <= CFG.beta * gate * float(np.abs(mha).max()) * 1.0001
   np.testing.assert_allclose(change, CFG.beta * gate * np.abs(mha), atol=1e-5)
-  np.testing.assert_allclose(encode([opened | {"scale": jnp.float32(0.5)}], fz.captions), (plain + made) / 2, atol=1e-5)
+  np.testing.assert_allclose(
+    encode([opened | {"scale": jnp.float32(0.5)}], fz.captions), (plain + adapted) / 2, atol=1e-5
+  )
   np.testing.assert_array_equal(encode([opened | {"scale": jnp.float32(0)}], fz.captions), plain)
   none = id_ea.condition([opened], fz.backbone, fz.captions, dataclasses.replace(CFG, beta=0.0)).k[0]
   np.testing.assert_allclose(none, plain, atol=1e-6)
@@ -337,8 +339,8 @@ def test_the_adapter_is_attention_over_text_and_face(fz, opened):
   context = rng.standard_normal((2, 7, 32)).astype(np.float32)
   linear = lambda n, x: x @ np.asarray(p[n]["kernel"]) + np.tile(p[n]["bias"], (*x.shape[:-1], 1))
   faces = np.tile(linear("project", np.asarray(opened["face"]))[None], (2, 1, 1))
-  whole = np.concatenate([context, faces], 1)
-  q, k, v = (x.reshape(2, 9, 8, 4) for x in np.split(linear("in_proj", whole), 3, -1))
+  rows = np.concatenate([context, faces], 1)
+  q, k, v = (x.reshape(2, 9, 8, 4) for x in np.split(linear("in_proj", rows), 3, -1))
   mixed = np.einsum("bnls,bsnd->blnd", weights(q, k), v).reshape(2, 9, 32)
   want = np.tanh(p["gamma"]) * linear("out_proj", mixed)[:, :7]
   np.testing.assert_allclose(id_ea.adapt(p, context, opened["face"], CFG), want, atol=2e-5)
@@ -381,15 +383,15 @@ def test_naive_concat_puts_face_tokens_in_the_last_places(pipeline):
   identity = id_ea.represent(params, fz, cfg)
   prompts = tokenised(pipeline, ["<id> and <you>", "a photo of <you>", ""], {"<id>": 2, "<you>": 2})
   other = identity | {"face": -identity["face"]}
-  made = np.asarray(id_ea.condition([identity, other], pipeline[0], prompts, cfg).k[0])
+  context = np.asarray(id_ea.condition([identity, other], pipeline[0], prompts, cfg).k[0])
   plain = conditioning.contexts(pipeline[0], prompts, conditioning.join([identity, other])).k[0]
   face = params["face"]
   want = (np.asarray(fz.subject.face) @ face["kernel"] + face["bias"]).reshape(2, 32)
-  np.testing.assert_allclose(made[0, -2:], want, atol=1e-5)
-  np.testing.assert_allclose(made[:2, -4:-2], np.stack([-want, -want]), atol=1e-5)
-  np.testing.assert_array_equal(made[1, -2:], plain[1, -2:])
-  np.testing.assert_array_equal(made[:, :-4], plain[:, :-4])
-  np.testing.assert_array_equal(made[2], plain[2])
+  np.testing.assert_allclose(context[0, -2:], want, atol=1e-5)
+  np.testing.assert_allclose(context[:2, -4:-2], np.stack([-want, -want]), atol=1e-5)
+  np.testing.assert_array_equal(context[1, -2:], plain[1, -2:])
+  np.testing.assert_array_equal(context[:, :-4], plain[:, :-4])
+  np.testing.assert_array_equal(context[2], plain[2])
 
 
 def test_lora_is_a_change_of_low_rank(pipeline):
@@ -422,16 +424,16 @@ def test_the_anchor_is_one_of_four(pipeline):
   """The anchor is the mean of tokens or of words, as output or input; the words always begin cross-initialised."""
   b, words = pipeline
   names = ("ab c", "d ef")
-  made = {
+  constants = {
     (a, s): id_ea.constants(b, words, names, id_ea.Config(anchor=a, anchor_space=s))
     for a in ("tokens", "words")
     for s in ("output", "input")
   }
   for by in ("tokens", "words"):
-    np.testing.assert_array_equal(made[by, "output"]["anchor"], anchors.cross(b, words, names, by=by)[0])
-    np.testing.assert_array_equal(made[by, "input"]["anchor"], anchors.mean(b, words, names, by=by)[0])
-    np.testing.assert_array_equal(made[by, "input"]["start"][0], made[by, "output"]["anchor"])
-  flat = [np.asarray(m["anchor"]) for m in made.values()]
+    np.testing.assert_array_equal(constants[by, "output"]["anchor"], anchors.cross(b, words, names, by=by)[0])
+    np.testing.assert_array_equal(constants[by, "input"]["anchor"], anchors.mean(b, words, names, by=by)[0])
+    np.testing.assert_array_equal(constants[by, "input"]["start"][0], constants[by, "output"]["anchor"])
+  flat = [np.asarray(m["anchor"]) for m in constants.values()]
   assert min(np.abs(x - y).max() for i, x in enumerate(flat) for y in flat[:i]) > 1e-4
 
 
@@ -448,9 +450,9 @@ def test_mahalanobis_in_closed_form(seed, scale):
   np.testing.assert_allclose(id_ea.distance(rows, start, "mahalanobis"), want, rtol=1e-6)
   c32 = c.astype(np.float32)
   values, vectors = np.linalg.eigh(c32.astype(np.float64))  # a pinv at float32's default tolerance
-  kept = values > 64 * np.finfo(np.float32).eps * values.max()
-  assert kept.sum() == 1
-  want = [np.sqrt(np.square(vectors[:, kept].T @ d) / values[kept])[0] for d in delta]
+  large = values > 64 * np.finfo(np.float32).eps * values.max()
+  assert large.sum() == 1
+  want = [np.sqrt(np.square(vectors[:, large].T @ d) / values[large])[0] for d in delta]
   np.testing.assert_allclose(id_ea.distance(rows, start, "mahalanobis_released"), want, rtol=1e-4, atol=1e-4)
   pinv = np.linalg.pinv(c32, rcond=64 * np.finfo(np.float32).eps)
   want = [np.sqrt(max(d @ pinv @ d, 1e-8)) for d in delta.astype(np.float32)]
@@ -486,8 +488,8 @@ def test_without_adapter_and_kv_it_is_textual_inversion(pipeline, fz, gradient):
 def test_the_error_falls(fz, gradient):
   """The loss at fixed draws falls within 50 steps, and the gate opens."""
   cfg = dataclasses.replace(CFG, **LARGE)
-  held = [keys(1000 + i) for i in range(8)]
-  look = lambda p: float(np.mean([gradient(p, fz, k)[0][0] for k in held]))
+  fixed_keys = [keys(1000 + i) for i in range(8)]
+  look = lambda p: float(np.mean([gradient(p, fz, k)[0][0] for k in fixed_keys]))
   after, log = trained(gradient, fz, cfg, 50)
   assert look(after) < 0.97 * look(start(fz))
   assert abs(log[-1][1]["gate"]) > 0 and log[-1][1]["moved"] > 0
@@ -506,9 +508,9 @@ def test_people_side_by_side_train_as_each_alone(pipeline, fz, gradient):
   crowd = jax.jit(
     jax.vmap(jax.value_and_grad(functools.partial(id_ea.loss, cfg=CFG), has_aux=True), (0, axes, None, 0))
   )
-  made = crowd(stack(*(p for p, _ in alone)), fz._replace(subject=stack(*people)), {}, stack(keys(0), keys(1)))
+  crowd_result = crowd(stack(*(p for p, _ in alone)), fz._replace(subject=stack(*people)), {}, stack(keys(0), keys(1)))
   want = stack(*(out for _, out in alone))
-  for (path, a), b in zip(tree.flatten(made).items(), jax.tree.leaves(want)):
+  for (path, a), b in zip(tree.flatten(crowd_result).items(), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5 * max(1, float(np.abs(b).max())), err_msg=path)
 
 

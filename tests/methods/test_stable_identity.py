@@ -87,8 +87,8 @@ def test_the_mlp_has_the_papers_size(sd, family, depth, count):
   fz = of_width(sd, family)
   params = jax.eval_shape(lambda key: si.init(key, fz, cfg), jax.random.key(0))
   assert tree.size(params) == count
-  made = jax.eval_shape(lambda p: si.represent(p, fz, cfg), params)
-  assert [r.shape for r in made["rows"]] == [(1, 1, 2, w) for w in WIDTHS[family]]
+  identity = jax.eval_shape(lambda p: si.represent(p, fz, cfg), params)
+  assert [r.shape for r in identity["rows"]] == [(1, 1, 2, w) for w in WIDTHS[family]]
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -248,8 +248,8 @@ def test_both_phases_of_a_batch_are_averaged_and_added(pairs):
 def test_a_step_moves_the_mlp_and_nothing_else(sd, stepped):
   """Every leaf of the MLP moves; backbone, subject and constants stay."""
   before = jax.tree.map(np.array, sd)
-  params, trained, metrics = stepped(sd)
-  assert subjects.moved(params, trained) == set(tree.flatten(params))
+  params, after, metrics = stepped(sd)
+  assert subjects.moved(params, after) == set(tree.flatten(params))
   assert not subjects.moved(before, sd)
   assert all(np.isfinite(m) for m in metrics.values())
   assert metrics["grad_norm"] > 0 and metrics["skipped"] == 0

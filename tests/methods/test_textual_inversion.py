@@ -54,22 +54,22 @@ def train(gradient, cfg, fz, steps):
 def test_starts(folder):
   b, words = subjects.opened(folder, "sdxl")
   fz = subject.Frozen(b, None, None, None)
-  made = lambda **how: ti.init(
+  begin = lambda **how: ti.init(
     jax.random.key(1),
     fz._replace(constants=ti.constants(b, words, subjects.NAMES, cfg := dataclasses.replace(CFG, **how))),
     cfg,
   )["rows"]
   widths = [t.hidden_size for t in b.nets.text]
-  for row, table, d in zip(made(vectors=3), anchors.tables(b), widths):
+  for row, table, d in zip(begin(vectors=3), anchors.tables(b), widths):
     assert row.shape == (3, d)
     np.testing.assert_array_equal(row, np.tile(table[words[0].bpe("f", add_special_tokens=False)["input_ids"]], (3, 1)))
-  for row, cross in zip(made(start="cross"), anchors.cross(b, words, subjects.NAMES)):
+  for row, cross in zip(begin(start="cross"), anchors.cross(b, words, subjects.NAMES)):
     np.testing.assert_array_equal(row, cross)
-  noise = made(start="normal", vectors=50)
+  noise = begin(start="normal", vectors=50)
   assert [r.shape for r in noise] == [(50, d) for d in widths]
   assert all(abs(r.std() / 0.02 - 1) < 0.1 and abs(r.mean()) < 2e-3 for r in noise)
   with pytest.raises(UserError, match="tokens"):
-    made(word="face")  # bytes are tokens here
+    begin(word="face")  # bytes are tokens here
 
 
 # Steps.
@@ -177,9 +177,9 @@ def test_placeholders_expand_in_order_and_shift_what_follows(folder):
   rows = rng.standard_normal((5, 32)).astype(np.float32)
   person = lambda r: {"rows": (jnp.asarray(r)[None, None],)}
   cond = ti.condition([person(rows[:3]), person(rows[3:])], b, many, CFG)
-  changed = rows.copy()
-  changed[4] += 1  # the second row of <b>
-  other = ti.condition([person(changed[:3]), person(changed[3:])], b, many, CFG)
+  other_rows = rows.copy()
+  other_rows[4] += 1  # the second row of <b>
+  other = ti.condition([person(other_rows[:3]), person(other_rows[3:])], b, many, CFG)
   differs = (cond.k != other.k).any(-1)[0]
   assert [int(d.argmax()) for d in differs] == [7, 3]  # seen from its own position on, no earlier
 

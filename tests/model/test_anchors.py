@@ -38,10 +38,10 @@ def columns(tokenizer, table, names, take):
 
 def test_the_mean_name_is_that_of_first_and_second_tokens(opened):
   b, words = opened
-  for made, tokenizer, table in zip(anchors.mean(b, words, NAMES), words, anchors.tables(b)):
+  for mean, tokenizer, table in zip(anchors.mean(b, words, NAMES), words, anchors.tables(b)):
     first = columns(tokenizer, table, NAMES, lambda ids: ids[0]).mean(0)
     second = columns(tokenizer, table, [n for n in NAMES if n != "i"], lambda ids: ids[1]).mean(0)
-    np.testing.assert_allclose(made, [first, second], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(mean, [first, second], rtol=1e-4, atol=1e-7)
 
 
 def test_the_mean_name_by_words(opened):
@@ -50,10 +50,10 @@ def test_the_mean_name_by_words(opened):
   def average(tokenizer, table, word):
     return np.asarray(table, np.float64)[tokenizer.bpe(word, add_special_tokens=False)["input_ids"]].mean(0)
 
-  for made, *encoder in zip(anchors.mean(b, words, NAMES, by="words"), words, anchors.tables(b)):
+  for mean, *encoder in zip(anchors.mean(b, words, NAMES, by="words"), words, anchors.tables(b)):
     first = np.mean([average(*encoder, n.split()[0]) for n in NAMES], 0)
     last = np.mean([average(*encoder, n.split()[-1]) for n in NAMES if " " in n], 0)
-    np.testing.assert_allclose(made, [first, last], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(mean, [first, last], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("by", ["tokens", "words"])
@@ -87,8 +87,8 @@ def test_words_begin_at_the_anchor_exactly(opened, crossed):
   """Cross-initialised words are the anchor to the bit, in float32."""
   b, words = opened
   cfg = textual_inversion.PRESETS["cross-init"]
-  made = textual_inversion.constants(b, words, NAMES, cfg)
-  params = textual_inversion.init(jax.random.key(0), subject.Frozen(b, made, None, None), cfg)
+  constants = textual_inversion.constants(b, words, NAMES, cfg)
+  params = textual_inversion.init(jax.random.key(0), subject.Frozen(b, constants, None, None), cfg)
   for row, anchor in zip(params["rows"], crossed):
     np.testing.assert_array_equal(row, anchor)
     assert row.dtype == jnp.float32

@@ -138,8 +138,8 @@ def test_same_seed_same_bytes_another_seed_other_weights(tmp_path):
     p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()
   }
   assert content("a") == content("b")
-  changed = {str(p) for p, data in content("a").items() if content("c")[p] != data}
-  assert changed == {p for p in map(str, content("a")) if p.endswith(".safetensors")} and len(changed) == 3
+  paths = {str(p) for p, data in content("a").items() if content("c")[p] != data}
+  assert paths == {p for p in map(str, content("a")) if p.endswith(".safetensors")} and len(paths) == 3
   index = json.loads((tmp_path / "a" / "model_index.json").read_text())
   assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["safety_checker"] == [None, None]
 

@@ -142,16 +142,16 @@ def test_choice(platform, l, s, d, dtype, want):
 
 
 def test_the_backend_or_the_planned_platform_decides(rng, monkeypatch):
-  seen = []
+  calls = []
   for name in ("plain", "chunk", "flash"):
-    monkeypatch.setitem(attention._IMPLEMENTATIONS, name, lambda q, k, v, name=name: seen.append(name) or v)
+    monkeypatch.setitem(attention._IMPLEMENTATIONS, name, lambda q, k, v, name=name: calls.append(name) or v)
   q, k, v = inputs(rng, 1, 512, 512, 1, 4)
   attention.attention(q, k, v)  # the tests run on the CPU
   for planned in ("tpu", "cuda"):
     with target.compiling_for(planned):
       attention.attention(q, k, v)
   attention.attention(q, k, v, impl="plain")
-  assert seen == ["chunk", "flash", "plain", "plain"]
+  assert calls == ["chunk", "flash", "plain", "plain"]
 
 
 def test_an_unknown_name_is_an_error():
@@ -171,8 +171,8 @@ def test_chunk_holds_no_score_matrix(gradient):
 
   shaped = [jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)] * 3
   program = jax.jit(jax.grad(attend, argnums=(0, 1, 2)) if gradient else attend)
-  scores, held = 8 * 4096**2 * 4, program.lower(*shaped).compile().memory_analysis().temp_size_in_bytes
-  assert held < (scores / 5 if gradient else scores / 20)
+  scores, memory = 8 * 4096**2 * 4, program.lower(*shaped).compile().memory_analysis().temp_size_in_bytes
+  assert memory < (scores / 5 if gradient else scores / 20)
   assert "4096,4096" not in str(jax.make_jaxpr(program)(*shaped))
 
 

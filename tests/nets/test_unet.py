@@ -141,9 +141,9 @@ def hooked():
     p: CONFIGS["unusual"]["transformer_layers_per_block"][-1] if "*" in p else None
     for p in cross_attention.attention_paths(params)
   }
-  chosen = ["mid_block.attentions.0.transformer_blocks.*.attn2", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"]
+  paths = ["mid_block.attentions.0.transformer_blocks.*.attn2", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"]
   extra = {}
-  for path in chosen:
+  for path in paths:
     shape = (3, 4, cross_attention.attention_paths(params)[path][1])
     shape = shape if depth[path] is None else (depth[path], *shape)
     extra[path] = normal(*shape), normal(*shape)
@@ -217,10 +217,12 @@ def test_projected_context_equals_the_direct_path(hooked):
 def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
   _, cfg, params = twin("unusual")
   args, more, ours, _, processors = hooked
-  out, captured = run(cfg, params, *args, **more, capture=True)
+  out, queries_keys = run(cfg, params, *args, **more, capture=True)
   np.testing.assert_array_equal(out, ours)
   found = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(captured["attention"], is_leaf=lambda y: isinstance(y, tuple)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    queries_keys["attention"], is_leaf=lambda y: isinstance(y, tuple)
+  ):
     *names, last = (p.key for p in path)
     assert last == "qk"
     found[".".join(names)] = leaf
@@ -242,9 +244,9 @@ def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
   params = {"params": weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)}
   apply = functools.partial(unet.UNet(cfg).apply, mutable=["attention"])
   with target.compiling_for("tpu"):
-    program, (out, captured) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
+    program, (out, queries_keys) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
   assert out.dtype == jnp.float32
-  assert {y.dtype for y in jax.tree.leaves(captured)} == {jnp.dtype(want)}
+  assert {y.dtype for y in jax.tree.leaves(queries_keys)} == {jnp.dtype(want)}
   convolutions = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
   assert len(convolutions) > 10
   assert {v.aval.dtype for c in convolutions for v in c.outvars} == {jnp.dtype(jnp.bfloat16)}
@@ -318,9 +320,9 @@ def test_full_size_controlnet_keys_and_shapes(family, count):
 
 def test_a_config_with_all_of_diffusers_fields_is_the_short_one():
   for name, json in CONFIGS.items():
-    whole = dict(twin(name)[0].config)
-    assert len(whole) > 45 and None in whole.values()
-    assert unet.UNetConfig.from_json(whole) == unet.UNetConfig.from_json(json)
+    config = dict(twin(name)[0].config)
+    assert len(config) > 45 and None in config.values()
+    assert unet.UNetConfig.from_json(config) == unet.UNetConfig.from_json(json)
   with torch.device("meta"):
     default = UNet2DConditionModel()
   assert unet.UNetConfig.from_json(dict(default.config)) == unet.UNetConfig.from_json({})

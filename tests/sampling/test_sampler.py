@@ -124,8 +124,8 @@ def compare(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0, to
 
 
 def config_of(name, **fields):
-  own = {"dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"}, "pndm": {"skip_prk_steps": True}}
-  return {"_class_name": TWINS[name], **SD, **own.get(name, {}), **fields}
+  extra = {"dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"}, "pndm": {"skip_prk_steps": True}}
+  return {"_class_name": TWINS[name], **SD, **extra.get(name, {}), **fields}
 
 
 # What diffusers lacks is in test_predictions_agree and test_sde_is_the_specification.
@@ -255,8 +255,8 @@ def test_plms_from_the_middle_is_plms_on_fewer_timesteps():
   part = sampler.table("pndm", schedule, 10, start=4)
   t = part.rows.t[part.active]
   assert t.tolist() == [500, 400, 400, 300, 200, 100, 0]
-  whole = sampler.table("pndm", schedule, 10)
-  np.testing.assert_array_equal(whole.rows.t[:3], [900, 800, 800])
+  full = sampler.table("pndm", schedule, 10)
+  np.testing.assert_array_equal(full.rows.t[:3], [900, 800, 800])
   np.testing.assert_allclose(part.start_signal**2 + part.start_sigma**2, 1, rtol=1e-6)
 
 
@@ -521,15 +521,15 @@ def test_without_noise_the_variants_are_their_solvers():
 
 def test_state_is_float32_whatever_the_model_computes_in():
   table = sampler.table("dpmpp_sde", NoiseSchedule.from_json(config_of("dpmpp_sde")), 4)
-  seen = []
+  calls = []
 
   def model(x, t):
-    seen.append((x.dtype, t.dtype, t.shape))
+    calls.append((x.dtype, t.dtype, t.shape))
     return x.astype(jnp.bfloat16)
 
   keys = jax.random.split(jax.random.key(0), SHAPE[0])
   x = sampler.sample(model, jnp.ones(SHAPE, jnp.bfloat16), table, keys)
-  assert x.dtype == jnp.float32 and set(seen) == {(jnp.dtype("float32"),) * 2 + ((),)}
+  assert x.dtype == jnp.float32 and set(calls) == {(jnp.dtype("float32"),) * 2 + ((),)}
 
 
 def test_gradient_passes_through_the_scan():

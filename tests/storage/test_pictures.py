@@ -35,12 +35,12 @@ def written(tmp_path_factory, image):
 
 def test_pixels_and_record_come_back(written, image):
   assert pictures.read_record(written) == (RECORD, True)
-  with Image.open(written) as found:
-    np.testing.assert_array_equal(np.asarray(found), image)
+  with Image.open(written) as picture:
+    np.testing.assert_array_equal(np.asarray(picture), image)
     # What any other program shows: one field each, and the mark of generated pictures.
-    assert found.text["AI-generated"] == "true"
-    assert found.text["prompt"] == RECORD["prompt"] and found.text["seed"] == str(2**63)
-    assert "negative" not in found.text and json.loads(found.text["idejax"]) == RECORD
+    assert picture.text["AI-generated"] == "true"
+    assert picture.text["prompt"] == RECORD["prompt"] and picture.text["seed"] == str(2**63)
+    assert "negative" not in picture.text and json.loads(picture.text["idejax"]) == RECORD
   assert [p.name for p in written.parent.iterdir()] == ["a.png"]
 
 
@@ -63,17 +63,17 @@ def test_a_decompression_bomb_has_no_record(tmp_path, written):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), cut=st.booleans())
 def test_a_damaged_picture_is_never_taken_for_whole(tmp_path_factory, written, image, data, cut):
-  whole = written.read_bytes()
-  at = data.draw(st.integers(0, len(whole) - 1))
-  spoilt = whole[:at] if cut else whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
+  content = written.read_bytes()
+  at = data.draw(st.integers(0, len(content) - 1))
+  damaged = content[:at] if cut else content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
   path = tmp_path_factory.getbasetemp() / "spoilt.png"
-  path.write_bytes(spoilt)
+  path.write_bytes(damaged)
   record, intact = pictures.read_record(path)
   assert record in (None, RECORD)
   if not intact:
     return
-  with Image.open(path) as found:  # the damage is in a checksum that nobody reads
-    assert record == RECORD and np.array_equal(np.asarray(found), image)
+  with Image.open(path) as picture:  # the damage is in a checksum that nobody reads
+    assert record == RECORD and np.array_equal(np.asarray(picture), image)
 
 
 # Writes that are whole or absent.
@@ -131,8 +131,8 @@ def test_sheet(tmp_path):
     files.append(tmp_path / f"{i}.png")
     Image.new("RGB", size, colour).save(files[-1])
   pictures.sheet(tmp_path / "sheet.png", files, ["first", "\u65e5\u672c " * 100, "x" * 1000], 2, side=64)
-  with Image.open(tmp_path / "sheet.png") as found:
-    sheet = np.asarray(found)
+  with Image.open(tmp_path / "sheet.png") as picture:
+    sheet = np.asarray(picture)
   pitch = 64 + 4
   assert sheet.shape == (3 * pitch, 180 + 2 * pitch, 3)
   for i, colour in enumerate(colours):
@@ -196,20 +196,20 @@ def test_latents_that_do_not_fit(save, array, said):
 def test_files_that_hold_no_latents(tmp_path, save):
   with pytest.raises(UserError, match="does not exist"):
     pictures.read_latents(tmp_path / "no.npy", 1, (4, 3, 3))
-  whole = save(np.zeros((1, 4, 3, 3), np.float32)).read_bytes()
+  data = save(np.zeros((1, 4, 3, 3), np.float32)).read_bytes()
   np.savez(tmp_path / "z.npz", z=np.zeros((1, 4, 3, 3), np.float32))
   archive = (tmp_path / "z.npz").read_bytes()
-  huge = whole.replace(b"(1, 4, 3, 3)", b"(9" + 8 * b"9" + b",)")
+  huge = data.replace(b"(1, 4, 3, 3)", b"(9" + 8 * b"9" + b",)")
   for content in (
     b"",
     b"no array",
-    whole[:-5],
-    whole[:40],
+    data[:-5],
+    data[:40],
     archive,
     archive[:9],
     huge,
-    whole.replace(b"}", b"("),
-    whole.replace(b"'descr'", b" 0007 "),
+    data.replace(b"}", b"("),
+    data.replace(b"'descr'", b" 0007 "),
   ):
     (tmp_path / "bad.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"bad.npy is not a readable \.npy file"):

@@ -316,16 +316,16 @@ def test_digest_is_sha256_and_its_cache_is_only_a_cache(tmp_path, monkeypatch):
   for rubbish in ("", "[]", "{", json.dumps({str(big): 3})):
     cache.write_text(rubbish)
     assert tensorfiles.digest(big) == want
-  whole = tensorfiles.digest(tmp_path / "d")
+  before = tensorfiles.digest(tmp_path / "d")
   big.write_bytes(bytes(2 << 20) + b"x")
-  assert tensorfiles.digest(big) != want and tensorfiles.digest(tmp_path / "d") != whole
+  assert tensorfiles.digest(big) != want and tensorfiles.digest(tmp_path / "d") != before
   big.write_bytes(bytes(2 << 20) + b"y")  # as large as before
   os.utime(big, ns=(0, 1))  # file systems may count in ticks
   assert tensorfiles.digest(big) == hashlib.sha256(bytes(2 << 20) + b"y").hexdigest()
   (tmp_path / "d/.hidden").write_text("x")
-  changed = tensorfiles.digest(tmp_path / "d")
+  after = tensorfiles.digest(tmp_path / "d")
   big.write_bytes(bytes(2 << 20))
-  assert tensorfiles.digest(tmp_path / "d") == whole != changed
+  assert tensorfiles.digest(tmp_path / "d") == before != after
   with pytest.raises(UserError, match="cannot be read"):
     tensorfiles.digest(tmp_path / "no")
   monkeypatch.setenv("XDG_CACHE_HOME", str(pathlib.Path(tmp_path / "d/big")))  # cannot be made

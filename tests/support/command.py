@@ -41,8 +41,8 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 def run(*args, cwd: Path = ROOT, timeout: float = 240, **env: str | None) -> Result:
   """Run `idejax ARGS` to its end."""
-  done = subprocess.run([IDEJAX, *args], capture_output=True, cwd=cwd, env=environment(**env), timeout=timeout)
-  return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+  process = subprocess.run([IDEJAX, *args], capture_output=True, cwd=cwd, env=environment(**env), timeout=timeout)
+  return Result(process.returncode, process.stdout.decode(), process.stderr.decode())
 
 
 def run_until(file: Path, number: signal.Signals, *args, timeout: float = 240) -> Result:

@@ -61,7 +61,7 @@ def detector(outputs: int = 9) -> onnx.ModelProto:
     nodes.append(
       helper.make_node("AveragePool", ["image"], [f"p{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2)
     )
-    for part, width, found in (("s", 1, scores), ("b", 4, boxes), ("k", 10, kps)):
+    for part, width, result in (("s", 1, scores), ("b", 4, boxes), ("k", 10, kps)):
       name = f"{part}{stride}"
       w, b = kernel[part]
       consts[name + "w"], consts[name + "bias"] = w[:, :, None, None].astype(np.float32), b.astype(np.float32)
@@ -72,7 +72,7 @@ def detector(outputs: int = 9) -> onnx.ModelProto:
       ]
       if part == "s":
         nodes.append(helper.make_node("Sigmoid", [name + "r"], [name]))
-      found.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]))
+      result.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]))
   return _model(nodes, "image", [1, 3, "height", "width"], [*scores, *boxes, *kps][:outputs], consts)
 
 

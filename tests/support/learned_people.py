@@ -63,8 +63,8 @@ def low_rank(pipe, word="<dan>"):
 def whole_unet(pipe, word="<fay>", seed=6):
   """A DreamBooth person with a whole UNet."""
   rng = np.random.default_rng(seed)
-  changed = lambda w: np.asarray(w * (1 + 0.2 * rng.standard_normal(w.shape)), np.float32)
-  unet = jax.tree.map(changed, pipe.backbone.params["unet"])
+  shake = lambda w: np.asarray(w * (1 + 0.2 * rng.standard_normal(w.shape)), np.float32)
+  unet = jax.tree.map(shake, pipe.backbone.params["unet"])
   identity = {"rows": words(pipe, rng), "unet": unet, "scale": np.float32(1)}
   return _made(pipe, word, "dreambooth", dreambooth.Config(trains="unet"), identity)
 
