@@ -17,7 +17,7 @@ from idejax.runtime.progress import counting
 class Person:
   """One person of a run. `alone`: the run was given one photo, not a folder."""
 
-  stem: str  # of file names
+  stem: str  # with which the person's files begin
   word: str  # in prompts
   photos: tuple[faces.FaceRecord, ...]
   alone: bool = True

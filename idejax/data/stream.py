@@ -39,7 +39,7 @@ class Stream:
   batch. Consecutive calls are cheap; any other call starts reading anew.
 
   batch: rows of all `hosts` together, a multiple of them. workers: processes that read and decode; 0:
-  threads of this process. Each epoch is shuffled by itself and holds every example once.
+  threads of this process. Each epoch is shuffled separately and holds every example once.
   """
 
   def __init__(

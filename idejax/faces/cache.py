@@ -60,5 +60,5 @@ def put(file: Path | None, answers: Answers):
   if file is None:
     return
   with contextlib.suppress(OSError):
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # faces are nobody else's business
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # faces are private
     npz.write(file, {k: v for k, v in answers._asdict().items() if v is not None})

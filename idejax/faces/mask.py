@@ -11,7 +11,7 @@ import numpy as np
 from idejax.errors import UserError, one_line
 from idejax.faces import align, onnx_files
 
-CLASSES = 19  # of BiSeNet in CelebAMask-HQ's order
+CLASSES = 19  # BiSeNet's, in CelebAMask-HQ's order
 # Skin, brows, eyes, glasses, ears, nose, mouth, lips; not neck, jewels, cloth, hat.
 _FACE = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 _HAIR = (17,)
@@ -138,7 +138,7 @@ def _hull(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _ellipse(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  x, y, wide, high = _ELLIPSE
+  x, y, half_width, half_height = _ELLIPSE
   angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-  rim = np.stack([x + wide * np.cos(angle), y + high * np.sin(angle)], -1)
+  rim = np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], -1)
   return _hull(align.apply(align.invert(align.portrait_matrix(points)), rim), shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from idejax.storage.files import replacing
 
-MOST_BYTES = 2**32  # of what a file unpacks to
+MOST_BYTES = 2**32  # to which a file may unpack
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]):

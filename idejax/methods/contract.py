@@ -80,7 +80,7 @@ class Needs:
 class Adapter:
   """A person's own module that changes the prompt's context, with the PyTorch files that run it."""
 
-  name: str  # of its folder in the exported pipeline, and of the template with its code
+  name: str  # both its folder in the exported pipeline and the template with its code are called so
   class_name: str
   pipeline: str  # template of the pipeline that calls it
   config: Mapping[str, Any]
@@ -124,7 +124,7 @@ class Method(Protocol):
     """What training, sampling and planning must provide or know."""
 
   def init(self, key: jax.Array, frozen: Frozen, cfg: Any) -> Any:
-    """What is trained, float32. UserError for settings that do not fit the model."""
+    """The parameters before training, float32. UserError for settings that do not fit the model."""
 
   def loss(
     self, params: Any, frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Any

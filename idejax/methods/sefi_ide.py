@@ -33,7 +33,7 @@ from idejax.person import subject, templates
 from idejax.person.augment import Augment
 from idejax.person.subject import Frozen
 
-HEADS, INNER = 8, 512  # of the block's self-attention
+HEADS, INNER = 8, 512  # heads and width of the block's self-attention
 PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
 
 scope: Scope = "person"

@@ -26,7 +26,7 @@ from idejax.person import subject, templates
 from idejax.person.augment import Augment
 from idejax.person.subject import Example, Frozen, Subject
 
-_MULTIPLIER = 0.1  # of every kernel and bias of the MLP, as a slower learning rate
+_MULTIPLIER = 0.1  # scales every kernel and bias of the MLP, which acts as a slower learning rate
 
 scope: Scope = "person"
 
@@ -194,7 +194,7 @@ def loss(
 ) -> tuple[jax.Array, Metrics]:
   """The masked error of the noise, or of the clean latents where little noise is left (`errors`)."""
   e, b, s = subject.draw(frozen, keys), frozen.backbone, frozen.subject
-  words = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
+  words = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # from the variant that is shown
   identity = {"rows": tuple(r[:, None, None] for r in words)}
   size = tuple(n * b.nets.factor for n in e.latents.shape[1:3])  # SDXL learns at 512 px too
   cond = condition([identity], b, subject.prompts(frozen, e), cfg, per_row=True, size=size, remat=True)

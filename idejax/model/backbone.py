@@ -40,7 +40,7 @@ class Nets:
   dtype: Any = jnp.float32
   zero_empty_negative: bool = False  # SDXL base: no negative prompt means zeros, not "" encoded
   guidance: float | None = None  # what suits the model, where its folder says
-  controlnet: ControlNetConfig | None = None  # of the ControlNet that `params` has, if it has one
+  controlnet: ControlNetConfig | None = None  # None: `params` has no ControlNet
 
   @classmethod
   def from_json(

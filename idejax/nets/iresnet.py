@@ -19,7 +19,7 @@ from idejax.nets.layers import Conv, Dense, Dtype, param
 from idejax.nets.naming import parameter_shapes
 from idejax.nets.resnet import BatchNorm
 
-_EPS = 1e-5  # of every BatchNorm
+_EPS = 1e-5  # the epsilon of every BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
 
 
 def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
-  """What a user would want to change."""
+  """Sentences on what a user would want to change."""
   out = []
   state = w.args[0]
   if not f["fits"]:

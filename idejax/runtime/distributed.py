@@ -54,7 +54,7 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
     _wait_for_first(cluster, cluster.coordinator, timeout)
   import jax
 
-  # It would take SIGTERM away from us; the training loop agrees on where to stop by itself.
+  # That service would take over SIGTERM; the training loop itself agrees on where to stop.
   jax.config.update("jax_enable_preemption_service", False)
   limits: Any = dict(
     initialization_timeout=timeout + 30, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=7 * 86400

@@ -28,8 +28,8 @@ class Learned:
   cfg: Any  # the method's Config
   identity: Mapping[str, Any]  # see idejax.methods
   model: str  # the pipeline that it was trained on, as --model named it
-  digest: str  # of that pipeline
-  licence: str = ""  # of the face pack
+  digest: str  # that pipeline's
+  licence: str = ""  # the face pack's
 
   @property
   def rows(self) -> int:

@@ -252,8 +252,8 @@ def generate(
   size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
   all_batches = batching.form(groups, size, changes.whole)
   parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in all_batches]
-  batches = [(b, own & todo) for b, own in parts if own & todo]
-  todo = {i for _, own in batches for i in own}
+  batches = [(b, share & todo) for b, share in parts if share & todo]
+  todo = {i for _, share in batches for i in share}
   if not batches:
     return
   all_rows = [requests[i] for b, _ in batches for i in b]
@@ -261,9 +261,9 @@ def generate(
   texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, all_texts, pipe.notify, on_mesh)
 
   with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
-    for batch, own in batches:
+    for batch, share in batches:
       rows = [requests[i] for i in batch]
-      pictures = sorted(own)
+      pictures = sorted(share)
       place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
       if init_latents is None:
         z = np.stack([noise(r.seed, r.index, shape) for r in rows])

@@ -120,7 +120,7 @@ class State(NamedTuple):
   x: jax.Array
   base: jax.Array  # x before the last row
   history: tuple[jax.Array, ...]  # D of the last four rows, newest first
-  noise: jax.Array  # of the last row
+  noise: jax.Array  # the last row's
 
 
 def init(z: jax.Array, table: Table, latents: jax.Array | None = None) -> State:

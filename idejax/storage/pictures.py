@@ -19,7 +19,7 @@ def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
   info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
   for key, value in record.items():
     if value is not None and key != "idejax":
-      info.add_itxt(key, str(value))  # of two chunks with one name readers see the last
+      info.add_itxt(key, str(value))  # if two chunks have one name, readers see the last
   with replacing(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
 

@@ -175,7 +175,7 @@ class _Digest:
       temporary = _digests(folder, step).with_suffix(".tmp")
       temporary.write_text(text)
       temporary.replace(_digests(folder, step))
-      for file in folder.glob("*.sha256"):  # of checkpoints that orbax has removed meanwhile
+      for file in folder.glob("*.sha256"):  # digests of checkpoints that orbax has removed
         if not (folder / file.stem).exists():
           file.unlink(missing_ok=True)
     except BaseException as e:  # raised again by the main thread, in finish

@@ -144,7 +144,7 @@ class Meshed:
 
   run: Any
   mesh: jax.sharding.Mesh
-  rows: jax.sharding.NamedSharding  # of the batch
+  rows: jax.sharding.NamedSharding  # where the batch lies
   keys: jax.sharding.NamedSharding
 
   def __call__(self, state: st.State, frozen: Any, batch: st.Batch, key: jax.Array) -> tuple[st.State, st.Metrics]:

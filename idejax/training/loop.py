@@ -84,9 +84,9 @@ def resume_and_train(
   """
   with Checkpoints(run.folder / "checkpoints") as checkpoints:
     state = resume(checkpoints, state, facts, people)
-    done = steps_done(state)
-    if done >= run.steps:
-      yield done, state
+    count = steps_done(state)
+    if count >= run.steps:
+      yield count, state
     else:
       yield from train(step, state, frozen, batch, key=key, run=run, checkpoints=checkpoints, facts=facts)
 
@@ -108,7 +108,7 @@ def train(
   sees. It is called one step ahead in a thread. The last state is saved however the loop ends.
   Raises KeyboardInterrupt after SIGTERM or Ctrl-C, UserError when the loss stayed not finite.
   """
-  done = saved = start = steps_done(state)
+  count = saved_count = start = steps_done(state)
   log = _Log(run, start)
   begin_time = last_save = time.monotonic()
   in_flight: collections.deque[jax.Array] = collections.deque()
@@ -116,25 +116,25 @@ def train(
     ahead = pool.submit(batch, start) if start < run.steps else None
     caught = stop = failed = False
     try:
-      while done < run.steps and not (stop or log.lost or log.over):
+      while count < run.steps and not (stop or log.lost or log.over):
         assert ahead is not None  # there is one as long as steps are left
         data = ahead.result()
-        if done + 1 < run.steps:
-          ahead = pool.submit(batch, done + 1)
+        if count + 1 < run.steps:
+          ahead = pool.submit(batch, count + 1)
         state, metrics = step(state, frozen, data, key)
         # A few steps ahead of the device, not more: a stop or a save waits for all of them.
         in_flight.append(metrics["loss"])
         if len(in_flight) > _AHEAD:
           jax.block_until_ready(in_flight.popleft())
-        log.add(done, metrics)
-        done += 1
-        yield done, state
+        log.add(count, metrics)
+        count += 1
+        yield count, state
         now = time.monotonic()
         over = run.minutes is not None and now - begin_time > 60 * run.minutes
-        caught, over, late = _agree(done, signals.caught, over, now - last_save > run.save_seconds)
-        if late or run.save_steps is not None and done % run.save_steps == 0:
-          checkpoints.save(done, state, facts)
-          saved, last_save = done, now
+        caught, over, late = _agree(count, signals.caught, over, now - last_save > run.save_seconds)
+        if late or run.save_steps is not None and count % run.save_steps == 0:
+          checkpoints.save(count, state, facts)
+          saved_count, last_save = count, now
         stop = caught or over
     except (Exception, KeyboardInterrupt):
       failed = jax.process_count() > 1  # then the others do not come to save: they would be waited for
@@ -142,25 +142,25 @@ def train(
     finally:
       # Also when the caller breaks off. A step that raised has consumed its state: there is nothing to save.
       if not failed:
-        if done > saved and not any(x.is_deleted() for x in jax.tree.leaves(state)):
-          checkpoints.save(done, state, facts)
+        if count > saved_count and not any(x.is_deleted() for x in jax.tree.leaves(state)):
+          checkpoints.save(count, state, facts)
         checkpoints.wait()
         log.flush()
   plot(run.folder)
   (caught,) = distributed.agree(caught or signals.caught)
   if caught:
-    raise KeyboardInterrupt(f"stopped and saved at step {done}")
+    raise KeyboardInterrupt(f"stopped and saved at step {count}")
   if log.lost:
     raise UserError(
       f"{run.name}: loss or gradient not finite {PATIENCE} times in a row at step "
-      f"{done}; the last good state is saved in {checkpoints.folder}"
+      f"{count}; the last good state is saved in {checkpoints.folder}"
     )
-  if done == run.steps:
+  if count == run.steps:
     return
   if log.over:
-    tell(f"{run.name}: no loss fell any more; done at step {done} of {run.steps}")
+    tell(f"{run.name}: no loss fell any more; done at step {count} of {run.steps}")
   else:
-    tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
+    tell(f"{run.name}: stopped at step {count} of {run.steps}; the same command continues")
 
 
 def steps_done(state: State) -> int:
@@ -169,11 +169,11 @@ def steps_done(state: State) -> int:
   return int(np.max(step.addressable_data(0) if isinstance(step, jax.Array) else step))
 
 
-def _agree(done: int, *requests: bool) -> tuple[bool, ...]:
+def _agree(count: int, *requests: bool) -> tuple[bool, ...]:
   """For each request, whether any process makes it after `done` steps; several processes ask every _AGREE steps."""
   if jax.process_count() == 1:
     return requests
-  return distributed.agree(*requests) if done % _AGREE == 0 else (False,) * len(requests)
+  return distributed.agree(*requests) if count % _AGREE == 0 else (False,) * len(requests)
 
 
 class _Signals:
@@ -244,15 +244,15 @@ class _Log:
     self._file.flush()
     if self._board:
       self._board.add(rows)
-    done, seconds = rows[-1]["step"] + 1, time.monotonic() - self._begin_time
-    rate = (done - self.start) / max(seconds, 1e-9)
-    left = (self.run.steps - done) / rate
+    count, seconds = rows[-1]["step"] + 1, time.monotonic() - self._begin_time
+    rate = (count - self.start) / max(seconds, 1e-9)
+    left = (self.run.steps - count) / rate
     if self.run.minutes is not None:
       left = min(left, max(0.0, 60 * self.run.minutes - seconds))
     finite = [r["loss"] for r in rows if r["loss"] is not None]
     loss = sum(finite) / len(finite) if finite else math.nan
     skipped = f", {rows[-1]['skipped']} skipped" if rows[-1]["skipped"] else ""
-    tell(f"{self.run.name} {done}/{self.run.steps}: loss {loss:.4f}, {rate:.2f} steps/s, {_clock(left)} left{skipped}")
+    tell(f"{self.run.name} {count}/{self.run.steps}: loss {loss:.4f}, {rate:.2f} steps/s, {_clock(left)} left{skipped}")
 
   def close(self):
     for out in (self._file, self._board):
