@@ -269,7 +269,7 @@ def broken(arrays, **changes):
     (dict(points=np.full((5, 2), np.nan, np.float32)), "not finite"),
     (dict(record=None), "record is missing"),
     (dict(record=np.array("[]")), "not a record"),
-    (dict(record=np.array("{")), "identity file"),
+    (dict(record=np.array("{")), "no record file"),
     (dict(record=np.array('{"version": 9, "meta": {}, "quality": {}}')), "version is 9"),
     (dict(landmarks=np.zeros((68, 2), np.float32)), "landmarks is float32 [68, 2]"),
   ],
