@@ -59,9 +59,13 @@ def test_config_json_repeats_the_run(tmp_path):
 
 def test_a_config_of_another_shape_is_refused(tmp_path):
   file = tmp_path / "config.json"
-  for text, said in (("[1]", "no JSON object"), ('{"lrr": 1}', "no setting 'lrr'"), ('{"seed": "x"}', "seed is 'x'")):
+  for text, message in (
+    ("[1]", "no JSON object"),
+    ('{"lrr": 1}', "no setting 'lrr'"),
+    ('{"seed": "x"}', "seed is 'x'"),
+  ):
     file.write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       parse("--config", str(file))
 
 
@@ -77,5 +81,5 @@ def test_a_python_config_sets_command_and_method(tmp_path):
 
 def test_help_shows_the_methods_own_options(capsys):
   assert parse("--method", "textual-inversion", "--help") is None
-  said = capsys.readouterr().out
-  assert "--weight-decay" in said and "--photo" in said and "idejax personalize anna.png" in said
+  output = capsys.readouterr().out
+  assert "--weight-decay" in output and "--photo" in output and "idejax personalize anna.png" in output

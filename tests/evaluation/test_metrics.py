@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from idejax.evaluation import summary
 from idejax.miniature.judging import scoring
 from idejax.miniature.judging.judges import CLASSES
-from idejax.miniature.world.world import captions, data, people, scene
+from idejax.miniature.world import captions, data, people, scene
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,9 @@ def renders():
 
 def test_the_judge_knows_people_again(judges, renders):
   images, ids, _ = renders
-  found = judges.embed(list(images))
-  assert all(e is not None for e in found)
-  similar = np.stack(found) @ np.stack(found).T
+  embeddings = judges.embed(list(images))
+  assert all(e is not None for e in embeddings)
+  similar = np.stack(embeddings) @ np.stack(embeddings).T
   upper = np.triu_indices(len(ids), 1)
   same = (ids[:, None] == ids[None])[upper]
   assert similar[upper][same].mean() > similar[upper][~same].mean() + 0.4
@@ -55,9 +55,9 @@ def test_a_picture_without_a_face_shifts_nobodys_score(judges, renders):
 
 def test_the_classifier_sees_what_a_render_shows(judges, renders):
   images, _, factors = renders
-  said = judges.attributes(list(images))
+  attributes = judges.attributes(list(images))
   for name in ("background", "accessory", "expression"):
-    right = [CLASSES[name].index(s) == t for s, t in zip(said[name], factors[name])]
+    right = [CLASSES[name].index(s) == t for s, t in zip(attributes[name], factors[name])]
     assert np.mean(right) > 0.85, name
 
 
@@ -92,8 +92,8 @@ def test_models_without_judges_are_told_so():
 def test_an_interval_holds_its_mean_and_people_weigh_alike(rows):
   groups, values = zip(*rows)
   got = summary.interval(values, groups)
-  kept = {g: [v for h, v in rows if h == g and v is not None] for g in groups}
-  means = [np.mean(v) for v in kept.values() if v]
+  by_group = {g: [v for h, v in rows if h == g and v is not None] for g in groups}
+  means = [np.mean(v) for v in by_group.values() if v]
   assert got["n"] == len(means)
   if means:
     assert got["mean"] == pytest.approx(np.mean(means))

@@ -20,18 +20,18 @@ def people():
 def test_pictures_are_compared_with_their_own_persons_photo(people, tmp_path):
   """A person's own photo scores about 1, and as a picture of somebody else it does not; prompts stay with their pictures."""
   photos = [report.reference(p) for p in people]
-  shown = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (person, whose photo)
-  made = [Picture(person, f"a photo of {{}} {n}", n, photos[of]) for n, (person, of) in enumerate(shown)]
-  found = report.score(made, people, "miniature", tmp_path)
+  pairs = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (person, whose photo)
+  pictures = [Picture(person, f"a photo of {{}} {n}", n, photos[of]) for n, (person, of) in enumerate(pairs)]
+  scores = report.score(pictures, people, "miniature", tmp_path)
   rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
   assert [(r["person"], r["text"], r["seed"]) for r in rows] == [
-    (people[m.person].stem, m.prompt, m.seed) for m in made
+    (people[m.person].stem, m.prompt, m.seed) for m in pictures
   ]
-  own, other = ([r["identity"] for r in rows[a : a + 2]] for a in (0, 2))
-  assert own == pytest.approx([1, 1], abs=1e-5) and max(other) < 0.4
-  assert found["scores"]["identity"]["mean"] == pytest.approx(sum(own + other) / 4)
-  assert found["scores"]["identity"]["n"] == 2 and found["scores"]["face_found"]["mean"] == 1
-  assert "second recogniser" in found["judges"]["identity"]
+  same, other = ([r["identity"] for r in rows[a : a + 2]] for a in (0, 2))
+  assert same == pytest.approx([1, 1], abs=1e-5) and max(other) < 0.4
+  assert scores["scores"]["identity"]["mean"] == pytest.approx(sum(same + other) / 4)
+  assert scores["scores"]["identity"]["n"] == 2 and scores["scores"]["face_found"]["mean"] == 1
+  assert "second recogniser" in scores["judges"]["identity"]
 
 
 def test_a_model_of_photographs_is_not_scored_by_the_drawn_worlds_judges(people, tmp_path):

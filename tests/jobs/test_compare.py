@@ -49,9 +49,9 @@ def test_methods_side_by_side(root):  # noqa: F811
   out = root / "runs" / "compared"
   names = "textual-inversion,textual-inversion/cross-init/steps=2/lr=0.1/batch=2"
   personalize.main(method_options.parse(options(root, out, compare=names), "idejax personalize"))
-  found = json.loads((out / "compare.json").read_text())
-  assert [r["name"] for r in found.values()] == [*names.split(","), compare.FLOOR]  # nobody knows the real pictures
-  assert {p.name for p in out.iterdir()} >= {*found, "compare.md", "compare.png"}
+  figures = json.loads((out / "compare.json").read_text())
+  assert [r["name"] for r in figures.values()] == [*names.split(","), compare.FLOOR]  # nobody knows the real pictures
+  assert {p.name for p in out.iterdir()} >= {*figures, "compare.md", "compare.png"}
   table = (out / "compare.md").read_text().splitlines()
   assert len(table) == 2 + 3 and all(n in "".join(table) for n in names.split(","))
   with Image.open(out / "compare.png") as sheet, Image.open(out / compare.folder(compare.FLOOR) / "sheet.png") as one:
@@ -63,19 +63,19 @@ def test_the_ceiling_shows_what_was_asked_and_whom():
 
   ids = people.split("development")[:4]
   who = [Person(f"drawn_{i}", f"<drawn_{i}>", (), alone=False) for i in ids]
-  made = compare.ceiling(who, report.PROMPTS, range(2))
-  assert len(made) == 4 * len(report.PROMPTS) * 2
+  pictures = compare.ceiling(who, report.PROMPTS, range(2))
+  assert len(pictures) == 4 * len(report.PROMPTS) * 2
   judges = scoring.Judges()
-  said = judges.attributes([m.image for m in made])
-  right = [said[n][k] == c for k, m in enumerate(made) for n, c in scoring.asked(m.prompt).items()]
+  attributes = judges.attributes([m.image for m in pictures])
+  right = [attributes[n][k] == c for k, m in enumerate(pictures) for n, c in scoring.asked(m.prompt).items()]
   assert np.mean(right) > 0.95
-  photos = [m for m in made if not m.prompt.startswith("a sketch") and "sunglasses" not in m.prompt]
-  found = judges.embed([m.image for m in photos])
+  photos = [m for m in pictures if not m.prompt.startswith("a sketch") and "sunglasses" not in m.prompt]
+  embeddings = judges.embed([m.image for m in photos])
   score = lambda same: np.mean(
     [
       a @ b
-      for a, m in zip(found, photos)
-      for b, n in zip(found, photos)
+      for a, m in zip(embeddings, photos)
+      for b, n in zip(embeddings, photos)
       if a is not None and b is not None and m is not n and (m.person == n.person) == same
     ]
   )

@@ -9,11 +9,11 @@ import pytest
 from support import drawn
 
 from idejax import faces
-from idejax.data import people_folder
-from idejax.evaluation import metrics, report
+from idejax.evaluation import report
 from idejax.methods import textual_inversion as ti
-from idejax.miniature.world import people
-from idejax.model import conditioning
+from idejax.methods.contract import encode_captions
+from idejax.miniature.judging import scoring
+from idejax.miniature.world import people, portraits
 from idejax.person import subjects
 from idejax.person.subject import Frozen
 from idejax.sampling import pipeline
@@ -24,7 +24,7 @@ CFG = dataclasses.replace(
   ti.PRESETS["miniature"],
   steps=40,
   batch=4,
-  templates=tuple(f"{t} {people_folder.SHOWN}" for t in ti.PRESETS["miniature"].templates),
+  templates=tuple(f"{t} {portraits.SHOWN}" for t in ti.PRESETS["miniature"].templates),
 )
 SEEDS = 4  # pictures of each
 
@@ -36,10 +36,11 @@ def scores(seed=0):
     f(notify=lambda _: None)
     for f in (functools.partial(pipeline.load, "miniature", devices=jax.devices()[:1]), faces.open_pack)
   )
-  b, two, judges = pipe.backbone, drawn.portraits(2, pack), metrics.Judges(pack=pack)
+  b, two, judges = pipe.backbone, drawn.portraits(2, pack), scoring.Judges(pack=pack)
   constants = ti.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
-  captions = conditioning.tokenise(pipe.tokenizers, ti.captions(CFG, "<id>"), {"<id>": CFG.vectors})
-  frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, ti.augment(CFG), 0)) for p in two]
+  needs = ti.needs(CFG, b.nets)
+  captions = encode_captions(needs, pipe.tokenizers, "<id>")
+  frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, needs.augment, 0)) for p in two]
   tx = step.by_path(*ti.rates(CFG))
   run = jax.jit(step.make_step(functools.partial(ti.loss, cfg=CFG), tx))
   start = ti.init(jax.random.key(0), frozen[0], CFG)
@@ -56,11 +57,13 @@ def scores(seed=0):
     for n, x in zip("nab", learned)
   ]
   texts = [f"a photo of {p.word}" for p in named for _ in range(SEEDS)]
-  made = pipe.with_people(*named).sample(
+  pictures = pipe.with_people(*named).sample(
     texts, seeds=[*range(SEEDS)] * 3, steps=8, sampler="dpmpp_2m", batch=len(texts)
   )
-  seen = [np.zeros(512) if e is None else e for e in judges.embed(list(made))]
-  return (np.stack(seen) @ np.stack(judges.embed([report.reference(p) for p in two])).T).reshape(3, SEEDS, 2).mean(1)
+  embeddings = [np.zeros(512) if e is None else e for e in judges.embed(list(pictures))]
+  return (
+    (np.stack(embeddings) @ np.stack(judges.embed([report.reference(p) for p in two])).T).reshape(3, SEEDS, 2).mean(1)
+  )
 
 
 @pytest.fixture(scope="module")

@@ -144,15 +144,15 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_read(flags, said)
 
 def test_what_else_a_photo_shows_is_said_in_every_caption(root):
   parse = lambda *flags: method_options.parse([*options(root, root / "no"), *flags], "idejax personalize")
-  plain, told = parse(), parse("--describe", "in a red hat ")
+  plain, described = parse(), parse("--describe", "in a red hat ")
   assert personalize.with_description(plain) is plain
-  got = personalize.with_description(told).cfg.templates
+  got = personalize.with_description(described).cfg.templates
   assert got == tuple(f"{t} in a red hat" for t in plain.cfg.templates)
   with pytest.raises(UserError, match="braces"):
     personalize.check(parse("--describe", "{}"))
   drawn = method_options.parse(["--method=dreambooth"], "idejax personalize")
-  shown = personalize.with_description(drawn).cfg
-  assert shown.templates[0] == f"a photo of {{}} {portraits.SHOWN}" and shown.class_prompt == drawn.cfg.class_prompt
+  cfg = personalize.with_description(drawn).cfg
+  assert cfg.templates[0] == f"a photo of {{}} {portraits.SHOWN}" and cfg.class_prompt == drawn.cfg.class_prompt
   assert set(captions.words(portraits.SHOWN)) <= set(captions.VOCABULARY)
 
 
@@ -166,14 +166,14 @@ def test_class_pictures_are_encoded_as_the_vae_reads_pictures(root, monkeypatch,
   """In [-1, 1]; as many as the method asks for, of its class."""
   flags = options(root, root / "no", method="dreambooth", preset="lora", class_pictures=3)
   s = method_options.parse(flags, "idejax personalize")
-  pipe, asked = personalize.open_model(s.run), []
+  pipe, requests = personalize.open_model(s.run), []
   nets = pipe.backbone.nets
   pixels = rng.integers(0, 256, (3, *[nets.unet.sample_size * nets.factor] * 2, 3), np.uint8)
-  monkeypatch.setattr(class_pictures, "make", lambda pipe, *how: asked.append(how) or pixels)
+  monkeypatch.setattr(class_pictures, "make", lambda pipe, *how: requests.append(how) or pixels)
   monkeypatch.setattr(dreambooth, "constants", lambda *_: {})
   mean, logvar = personalize.share(s, pipe, ()).prior
   want = jax.jit(backbone.encode_image)(pipe.backbone, 2 * pixels.astype(np.float32) / 255 - 1)
-  assert asked == [("a photo of a person", 3)]
+  assert requests == [("a photo of a person", 3)]
   assert relative_error(mean, want[0]) < 1e-5 and relative_error(logvar, want[1]) < 1e-5
 
 
@@ -182,10 +182,10 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   s = method_options.parse(options(root, tmp_path, "people", method="id-ea", preset="paper"), "idejax personalize")
   pack = faces.open_pack(root / "pack")
   people = people_folder.read(root / "people", tmp_path, pack, "<x>")
-  given = {}
+  calls = {}
 
   def crowd(module, cfg, b, constants, captions, subject, key, mesh, **_):
-    given.update(count=len(key), key=jax.random.key_data(key))
+    calls.update(count=len(key), key=jax.random.key_data(key))
     state = types.SimpleNamespace(step=np.full(len(key), cfg.steps), params={"face": subject.face})
     return None, state, Frozen(b, constants, captions, subject)
 
@@ -193,10 +193,10 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
   monkeypatch.setattr(fit, "train", lambda step, state, *_: iter([(s.cfg.steps, state)]))
   monkeypatch.setattr(fit, "represent", lambda module, cfg, frozen, params: (params["face"], frozen.subject.face))
   shared = personalize.Shared({}, (), None, None)
-  made = personalize.train(s, personalize.open_model(s.run), pack, shared, people, tmp_path, personalize.Watch())
-  assert [m.word for m in made] == [p.word for p in people] == ["<ben>", "<cleo>", "<dora>"] and given["count"] == 8
-  np.testing.assert_array_equal(given["key"][:3], jax.random.key_data(fit.keys(0, [p.digest for p in people])))
-  for person, one in zip(people, made):
+  result = personalize.train(s, personalize.open_model(s.run), pack, shared, people, tmp_path, personalize.Watch())
+  assert [m.word for m in result] == [p.word for p in people] == ["<ben>", "<cleo>", "<dora>"] and calls["count"] == 8
+  np.testing.assert_array_equal(calls["key"][:3], jax.random.key_data(fit.keys(0, [p.digest for p in people])))
+  for person, one in zip(people, result):
     mean = np.mean([p.embedding for p in person.photos], axis=0)
     for face in one.identity:
       np.testing.assert_allclose(face, mean / np.linalg.norm(mean), rtol=1e-5)
@@ -206,33 +206,33 @@ def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_pat
   """A picture is counted for the person whose word its prompt has, and stands in that person's row of the sheet."""
   pack = faces.open_pack(root / "pack")
   people = people_folder.read(root / "people", tmp_path, pack, "<x>")
-  asked = []
+  requests = []
 
   def sample(texts, *, seeds, **_):
-    asked.extend(zip(texts, seeds))
+    requests.extend(zip(texts, seeds))
     return np.stack([np.full((16, 16, 3), 10 * (i + 1), np.uint8) for i in range(len(texts))])
 
   pipe = types.SimpleNamespace(sample=sample)
   pictures = report.sample(pipe, people, PROMPTS, tmp_path, num=2, steps=1, guidance=None, seed=5)
   words = ("<ben>", "<cleo>", "<dora>")
   rows = [(i, p, s) for i in range(3) for p in PROMPTS for s in (5, 6)]
-  assert asked == [(p.replace("{}", words[i]), s) for i, p, s in rows]
+  assert requests == [(p.replace("{}", words[i]), s) for i, p, s in rows]
   assert [(p.person, p.prompt, p.seed) for p in pictures] == rows
   with Image.open(tmp_path / "sheet.png") as opened:
     sheet = np.asarray(opened.convert("RGB")).astype(int)
   for row, person in enumerate(people):
     strip = sheet[44 + row * 134 : 44 + row * 134 + 128]
     assert np.abs(strip[:, :128] - augment.resize(report.reference(person), 128)).max() == 0
-    shown = [strip[64, 134 + k * 262 + j * 128 + 64, 0] for k in range(2) for j in range(2)]
-    assert shown == [10 * (4 * row + n + 1) for n in range(4)]
+    pixels = [strip[64, 134 + k * 262 + j * 128 + 64, 0] for k in range(2) for j in range(2)]
+    assert pixels == [10 * (4 * row + n + 1) for n in range(4)]
 
 
 @pytest.mark.slow
 def test_a_person_whose_loss_stops_falling_ends_the_run_early(root, capfd):
   args = dict(name="<anna>", steps=1000, plateau=1, lr=1e-9)
   out = personalise(root, root / "runs" / "plateau", **args)
-  said, report = capfd.readouterr().err, json.loads((out / "report.json").read_text())
-  assert "no loss fell any more" in said and 51 <= report["steps"]["anna"] < 200
+  output, report = capfd.readouterr().err, json.loads((out / "report.json").read_text())
+  assert "no loss fell any more" in output and 51 <= report["steps"]["anna"] < 200
   first = (out / "identity.safetensors").read_bytes()
   personalise(root, out, **args)  # ends again where it ended
   assert (out / "identity.safetensors").read_bytes() == first
@@ -265,8 +265,8 @@ def test_other_settings_in_the_same_folder_are_refused(anna, root):
 
 def test_a_folder_of_people_trains_them_all_and_lists_what_is_no_use(root, capfd):
   out = personalise(root, root / "runs" / "people", "people")
-  said = capfd.readouterr().err
-  assert "nobody.png" in said and "broken.png" in said and "2 photo(s) skipped, 3 people" in said
+  output = capfd.readouterr().err
+  assert "nobody.png" in output and "broken.png" in output and "2 photo(s) skipped, 3 people" in output
   words = {p.parent.name: learned.load(p).word for p in out.glob("*/identity.safetensors")}
   assert words == {"ben": "<ben>", "cleo": "<cleo>", "dora": "<dora>"}
   assert len(json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["loss_each"]) >= 3
@@ -282,13 +282,13 @@ def test_people_in_prompts_of_the_installed_command(anna, root):
   """One person, another, and both in one batch; their pictures differ from those of plain prompts."""
   dora = root / "runs" / "people" / "dora"  # ben is another file of anna's photo
   args = ["sample", "--identity", str(anna), "--identity", str(dora), "--steps=2", "--guidance=2"]
-  asked = ["<anna> and <dora> at sea", "<anna> at sea", "<dora> at sea", "person at sea"]
-  rows = [json.dumps({"prompt": p, "seed": 1}) for p in asked]  # a row's own seed: all begin with one noise
+  requests = ["<anna> and <dora> at sea", "<anna> at sea", "<dora> at sea", "person at sea"]
+  rows = [json.dumps({"prompt": p, "seed": 1}) for p in requests]  # a row's own seed: all begin with one noise
   (root / "asked.jsonl").write_text("\n".join(rows))
-  done = run(
-    *args, f"--prompts={root / 'asked.jsonl'}", f"--save-latents={root / 'both.npy'}", f"--out={root / 'both'}"
+  process = run(
+    *args, f"--prompts={root / 'requests.jsonl'}", f"--save-latents={root / 'both.npy'}", f"--out={root / 'both'}"
   )
-  assert done.code == 0, done.err
+  assert process.code == 0, process.err
   alone = run(
     "sample",
     f"--identity={anna}",
@@ -336,8 +336,8 @@ def test_an_identity_of_another_model_is_refused_by_both_names(anna, root):
   other = root / "other"
   if not other.exists():
     tiny_pipelines.families.write_random(other, "sd21-base", seed=5, configs=tiny_pipelines.configs("sd21-base"))
-  done = run("sample", f"--identity={anna}", f"--model={other}", "--prompt", "<anna>", f"--out={root / 'no'}")
-  assert done.code == 2 and "sd21-base" in done.last and "other" in done.last
+  process = run("sample", f"--identity={anna}", f"--model={other}", "--prompt", "<anna>", f"--out={root / 'no'}")
+  assert process.code == 2 and "sd21-base" in process.last and "other" in process.last
   half = run("sample", f"--identity={root / 'people'}", "--prompt", "<anna>", f"--out={root / 'no'}")
   assert half.code == 2 and "identity.safetensors" in half.last
 
@@ -349,10 +349,10 @@ def test_a_killed_run_continues_to_the_same_bytes(anna, root):
   args = ["personalize", *options(root, out, name="<anna>", steps=6, checkpoint_every=1)]
   got = run_until(out / "checkpoints" / "2.sha256", signal.SIGKILL, *args)
   assert got.code == -signal.SIGKILL and not (out / "identity.safetensors").exists()
-  done = run(*args)
-  assert done.code == 0 and "continuing" in done.err, done.err
-  whole = personalise(root, root / "runs" / "whole", name="<anna>", steps=6)
-  a, b = (learned.load(p).identity["rows"][0] for p in (out, whole))
+  process = run(*args)
+  assert process.code == 0 and "continuing" in process.err, process.err
+  unbroken = personalise(root, root / "runs" / "whole", name="<anna>", steps=6)
+  a, b = (learned.load(p).identity["rows"][0] for p in (out, unbroken))
   np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)  # a process on one device, this one on eight
 
 
@@ -360,19 +360,19 @@ def test_a_killed_run_continues_to_the_same_bytes(anna, root):
 def test_twenty_kills_at_random_moments_change_no_bit(root):
   """kill -9 again and again, wherever it hits: imports, compilation, a step, a save, the sheet."""
   args = lambda out: ["personalize", *options(root, out, name="<anna>", steps=40, checkpoint_every=4)]
-  whole, length = root / "runs" / "unbroken", 0.0
-  for out in (root / "runs" / "first", whole):  # the first keeps its compiled programs for all that follow
+  unbroken, length = root / "runs" / "unbroken", 0.0
+  for out in (root / "runs" / "first", unbroken):  # the first keeps its compiled programs for all that follow
     begun = time.monotonic()
     assert run(*args(out)).code == 0
     length = time.monotonic() - begun
-  rng, kills, broken = random.Random(0), 0, [root / "runs" / "broken-0"]
+  rng, kills, folders = random.Random(0), 0, [root / "runs" / "broken-0"]
   while kills < 20:
-    code = run_for(rng.uniform(0.2, 0.95) * length, *args(broken[-1]))
+    code = run_for(rng.uniform(0.2, 0.95) * length, *args(folders[-1]))
     assert code in (0, -signal.SIGKILL)
     kills += code != 0
     if code == 0:
-      broken.append(root / "runs" / f"broken-{len(broken)}")
-  for out in broken:
-    done = run(*args(out))
-    assert done.code == 0, done.err
-    assert (out / "identity.safetensors").read_bytes() == (whole / "identity.safetensors").read_bytes(), out
+      folders.append(root / "runs" / f"broken-{len(folders)}")
+  for out in folders:
+    process = run(*args(out))
+    assert process.code == 0, process.err
+    assert (out / "identity.safetensors").read_bytes() == (unbroken / "identity.safetensors").read_bytes(), out

@@ -152,7 +152,8 @@ def test_only_the_words_train(fz):
   g = jax.jit(jax.grad(lambda p: (sefi.table(p, fz, cfg)[0] ** 2).sum()))(params)
   dead = {k for k, x in tree.flatten(g).items() if not np.any(x)}
   assert all(".to_q." in k or ".to_k." in k for k in dead)  # a softmax over one key
-  assert sefi.override([sefi.represent(params, fz, cfg)], fz.backbone, cfg) == {}
+  override = sefi.needs(cfg, fz.backbone.nets).override
+  assert override([sefi.represent(params, fz, cfg)], fz.backbone, cfg) == {}
 
 
 def test_words_of_several_tokens_are_refused(pipeline):

@@ -131,17 +131,17 @@ def test_the_denoiser_starts_at_the_loss_of_saying_nothing_and_empties_captions(
   }
   params, frozen = denoiser.init(nets, 0), {"text_encoder": text_encoder.init(nets.text[0], 0)["text"]}
   keys = jax.random.split(jax.random.key(0), n)
-  seen = []
+  calls = []
 
   def spy(self, ids, *args):
-    seen.append(ids)
+    calls.append(ids)
     return clip.TextOutput(jnp.zeros((n, 40, 32)), None, None)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(clip.TextEncoder, "__call__", spy)
     value, _ = denoiser.make_loss(nets, np.zeros(40, np.int32), TINY)(params, frozen, data, keys)
   np.testing.assert_allclose(value, 1, rtol=0.05)
-  empty = np.asarray(seen[0] == 0).all(1).mean()
+  empty = np.asarray(calls[0] == 0).all(1).mean()
   assert 0.04 < empty < 0.17
 
 
@@ -237,15 +237,15 @@ def test_the_denoiser_takes_a_unet_as_it_is(nets):
 
 def test_a_finished_pipelines_vae_is_taken_as_it_is(tmp_path, rng, monkeypatch):
   images = rng.integers(0, 255, (4, 64, 64, 3), np.uint8)
-  drawn = pictures.Pictures(images, ["a man"] * 4, np.arange(4), "digest")
-  monkeypatch.setattr(training, "data", lambda *_: drawn)
-  monkeypatch.setattr(training, "held_out", lambda *_: drawn)
+  data = pictures.Pictures(images, ["a man"] * 4, np.arange(4), "digest")
+  monkeypatch.setattr(training, "data", lambda *_: data)
+  monkeypatch.setattr(training, "held_out", lambda *_: data)
   start, out = tmp_path / "start", tmp_path / "out"
   config = recipe.vae(recipe.TINY) | {"scaling_factor": 0.7}
   export.write_net(start, "vae", config, random_params(vae.shapes(vae.VAEConfig.from_json(config)), 0))
   c = TrainMiniature(out=out, tiny=True, start=start)
   vae_training.train(c, recipe.TINY)
-  ready = vae_training.ready(c, recipe.TINY, out / "pipeline", drawn, drawn)
+  ready = vae_training.ready(c, recipe.TINY, out / "pipeline", data, data)
   for file in ("config.json", "diffusion_pytorch_model.safetensors"):
     assert (out / "pipeline" / "vae" / file).read_bytes() == (start / "vae" / file).read_bytes()
   assert ready.scale == pytest.approx(1 / 0.7) and ready.moments.mean.shape[0] == 4

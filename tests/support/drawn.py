@@ -9,7 +9,7 @@ from idejax.miniature.world import people, scene, world
 
 
 def draw(who, scenes, size=64):
-  """`miniature.data.draw` without a compiler: fields [N] to uint8 [N, S, S, 3] and geometry."""
+  """`miniature.world.data.render_all` without a compiler: fields [N] to uint8 [N, S, S, 3] and geometry."""
   pairs = [(people.take(who, n), people.take(scenes, n)) for n in range(len(who.gender))]
   images = [(np.asarray(world.render(np, *p, size)) * 255 + 0.5).astype(np.uint8) for p in pairs]
   return np.stack(images), jax.tree.map(lambda *x: np.stack(x), *(world.geometry(np, *p, size) for p in pairs))
