@@ -1,4 +1,4 @@
-"""Every method in every family: exported without loss, stock diffusers draws the same pictures; one process of PyTorch a family."""
+"""Every method in every family: exported without loss, stock diffusers samples the same pictures; one process of PyTorch a family."""
 
 import importlib.util
 

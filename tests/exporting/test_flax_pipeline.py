@@ -42,7 +42,7 @@ def made(old):
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-def test_it_draws_the_same_pictures(which, request, made):
+def test_it_samples_the_same_pictures(which, request, made):
   pipe = idejax.load(request.getfixturevalue(which), devices=jax.devices()[:1])
   (batch,) = pipeline.generate(
     pipe,

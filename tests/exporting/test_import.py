@@ -1,4 +1,4 @@
-"""People whose files diffusers, transformers and peft wrote: idejax draws the same pictures as diffusers."""
+"""People whose files diffusers, transformers and peft wrote: idejax samples the same pictures as diffusers."""
 
 import functools
 import importlib.util
@@ -82,7 +82,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("family, case", PAIRS)
-def test_idejax_draws_what_diffusers_draws(written, tmp_path, family, case):
+def test_idejax_samples_what_diffusers_samples(written, tmp_path, family, case):
   base, noise, root = written(family)
   if "lora" in case and not HAS_PEFT:
     pytest.skip("peft writes these files, and is not installed")

@@ -226,7 +226,7 @@ def test_a_stage_before_its_text_encoders_names_the_one_that_is_missing(tmp_path
 
 @pytest.mark.slow
 def test_the_recipe_end_to_end(tmp_path):
-  """Losses fall, and stock diffusers draws from the folder what idejax draws."""
+  """Losses fall, and stock diffusers samples from the folder what idejax samples."""
   process = run("train-miniature", "--family", "sdxl", "--tiny", "--out", str(tmp_path), XLA_FLAGS=None, timeout=900)
   assert process.code == 0, process.err
   for stage in ("words_sdxl/text_encoder", "words_sdxl/text_encoder_2", "diffusion_sdxl"):

@@ -6,12 +6,12 @@
 MUTANTS = [
   # People in prompts.
 
-  # "<a> and <b>" draws b in a's place.
+  # "<a> and <b>" puts b in a's place.
   ("people of a prompt reversed", "idejax/sampling/texts.py",
    "      identities = [self.people[w].identity for w in group]\n      cond =",
    "      identities = [self.people[w].identity for w in group[::-1]]\n      cond =",
-   "tests/sampling/test_prompting.py::test_rows_of_real_words_draw_what_the_words_draw"),
-  # One ID-EA person of a batch is drawn with the keys and values of another.
+   "tests/sampling/test_prompting.py::test_rows_of_real_words_sample_what_the_words_sample"),
+  # One ID-EA person of a batch is sampled with the keys and values of another.
   ("keys and values go to the wrong rows", "idejax/sampling/texts.py",
    "self.under(_pick, mask, projected, out)", "self.under(_pick, mask, out, projected)",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[id_ea_person]"),
@@ -27,19 +27,19 @@ MUTANTS = [
   ("values from the keys' context", "idejax/sampling/texts.py",
    "Encoding(k[:, i], v[:, i], None", "Encoding(k[:, i], k[:, i], None",
    "tests/sampling/test_prompting.py::test_an_encoding_is_what_the_method_says"),
-  # Two people of different settings in one prompt are both drawn with the first one's.
+  # Two people of different settings in one prompt are both sampled with the first one's.
   ("settings of people not compared", "idejax/sampling/texts.py",
    "if len(methods) > 1 or len(configs) > 1:", "if len(methods) > 1:",
    "tests/sampling/test_prompting.py::test_people_who_do_not_fit"),
-  # One DreamBooth UNet draws everybody of the job.
+  # One DreamBooth UNet samples everybody of the job.
   ("whole weights mixed in a batch", "idejax/sampling/batching.py",
    "kinds.setdefault(g if whole(g) else None, [])", "kinds.setdefault(None, [])",
    "tests/sampling/test_batching.py::test_every_picture_is_in_one_batch_and_whole_weights_are_not_mixed"),
-  # Two processes draw and write the same picture at the end of a job.
+  # Two processes sample and write the same picture at the end of a job.
   ("padding made twice", "idejax/sampling/batching.py",
    "set(batch[at]) - set(batch[: at.start])", "set(batch[at])",
    "tests/sampling/test_batching.py::test_of_padding_the_first_row_counts"),
-  # A whole DreamBooth UNet is loaded, and the base model draws.
+  # A whole DreamBooth UNet is loaded, and the base model samples.
   ("whole weights not used", "idejax/sampling/pipeline.py",
    "        changes.backbone_of(people[0]),", "        pipe.backbone,",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[whole_unet]"),
@@ -129,7 +129,7 @@ MUTANTS = [
   ("scores shifted by a picture without a face", "idejax/miniature/judging/scoring.py",
    "for i, e in zip(where, face_metrics", "for i, e in enumerate(face_metrics",
    "tests/evaluation/test_metrics.py::test_a_picture_without_a_face_shifts_nobodys_score"),
-  # A crowd's report draws the first person for everybody.
+  # A crowd's report shows the first person for everybody.
   ("first person's word in all prompts of a report", "idejax/evaluation/report.py",
    'p.replace("{}", people[i].word) for', 'p.replace("{}", people[0].word) for',
    "tests/jobs/test_personalize.py::test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed"),

@@ -70,7 +70,7 @@ def written_out(pipe, word, text):
   return dataclasses.replace(somebody(pipe, word), identity={"rows": rows})
 
 
-def test_rows_of_real_words_draw_what_the_words_draw(pipe):
+def test_rows_of_real_words_sample_what_the_words_sample(pipe):
   """Each person stands where their word stands, in either order of the two."""
   both = pipe.with_people(written_out(pipe, "<a>", "q z"), written_out(pipe, "<b>", "x k"))
   texts = ("<a> and <b>", "<b> and <a>", "q z and x k", "x k and q z")
@@ -130,7 +130,7 @@ def test_equal_stages_are_one_stage(pipe):
   assert relative_error(a, b) < 1e-5
 
 
-def test_a_late_start_draws_the_plain_prompt_first(peopled):
+def test_a_late_start_samples_the_plain_prompt_first(peopled):
   make = lambda start: Request("<a> at sea", seed=7, start=start, plain="person at sea")
   never, half, always, plain = latents(peopled, [make(0.999), make(0.5), make(0.0), Request("person at sea", seed=7)])
   assert relative_error(never, plain) < 0.2 * relative_error(always, plain)  # the last step sees t = 1

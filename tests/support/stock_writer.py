@@ -1,8 +1,8 @@
-"""Stock diffusers, transformers and peft write a person's files, load them again and draw: `python stock_writer.py JOB.json`.
+"""Stock diffusers, transformers and peft write a person's files, load them again and sample: `python stock_writer.py JOB.json`.
 
 A process that cannot import idejax. The job: {"base", "out", "cases", "noise", "steps", "guidance"}. For each
 case, which is the name of a function here, it makes out/case/ with the files, and latents.npy and pictures.npy of what
-diffusers draws once it has loaded them.
+diffusers samples once it has loaded them.
 """
 
 import json
@@ -148,7 +148,7 @@ def custom_diffusion(open_, folder):
 
 
 @torch.no_grad()
-def draw(job, pipe, called):
+def sample(job, pipe, called):
   pipe.set_progress_bar_config(disable=True)
   pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
   noise = np.load(job["noise"])
@@ -171,7 +171,7 @@ def main(job):
   for case in job["cases"]:
     folder = Path(job["out"], case)
     folder.mkdir()
-    latents, pictures = draw(job, *globals()[case](open_, folder))
+    latents, pictures = sample(job, *globals()[case](open_, folder))
     np.save(folder / "latents.npy", latents)
     np.save(folder / "pictures.npy", pictures)
 
