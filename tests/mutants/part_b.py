@@ -76,12 +76,12 @@ MUTANTS = [
    "tests/sampling/test_learned.py"),
   # An identity of other text encoders is used.
   ("another width's identity", "idejax/sampling/learned.py", "if widths != expected:", "if False:", "tests/sampling/test_learned.py"),
-  # A person saved and read again is of another word.
+  # A saved person loses the licence of the face pack.
   ("licence lost", "idejax/sampling/learned.py", '"licence": person.licence,', '"licence": "",', "tests/sampling/test_learned.py"),
   # Two people whose files have one stem become one.
   ("people of one name merge", "idejax/data/people.py", "if records and short in people:\n      raise", "if False:\n      raise",
    "tests/data/test_people_folder.py"),
-  # Photos that cannot be used are not told of.
+  # Photos that cannot be used are not reported.
   ("skipped in silence", "idejax/data/people.py", "reasons.append(str(e))", "pass", "tests/data/test_people_folder.py"),
   # True passes for a number in a config file.
   ("a switch passes for a number", "idejax/cli/config_file.py", "(kind is bool or not isinstance(x, bool))", "True",
