@@ -37,8 +37,8 @@ def scores(seed=0):
     for f in (functools.partial(pipeline.load, "miniature", devices=jax.devices()[:1]), faces.open_pack)
   )
   b, two, judges = pipe.backbone, drawn.portraits(2, pack), scoring.Judges(pack=pack)
-  constants = ti.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
   needs = ti.needs(CFG, b.nets)
+  constants = needs.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
   captions = encode_captions(needs, pipe.tokenizers, "<id>")
   frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, needs.augment, 0)) for p in two]
   tx = step.by_path(*ti.rates(CFG))
