@@ -13,10 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 
+hypothesis.settings.register_profile("idejax", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("idejax")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

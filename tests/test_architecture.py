@@ -65,12 +65,12 @@ def within(name: str, allowed) -> bool:
 
 
 def test_the_walk_sees_what_is_there():
-  """Else every rule below would hold for want of imports."""
-  seen = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
-  assert ("idejax.model.backbone", "idejax.nets.unet", True) in seen
-  assert ("idejax.storage.tensorfiles", "torch", False) in seen
-  assert ("idejax", "idejax.sampling.pipeline", False) in seen
-  assert ("idejax.nets.controlnet", "idejax.nets.unet", True) in seen
+  """Otherwise every rule below would hold for want of imports."""
+  edges = {(i.importer, i.imported, i.at_start) for i in IMPORTS}
+  assert ("idejax.model.backbone", "idejax.nets.unet", True) in edges
+  assert ("idejax.storage.tensorfiles", "torch", False) in edges
+  assert ("idejax", "idejax.sampling.pipeline", False) in edges
+  assert ("idejax.nets.controlnet", "idejax.nets.unet", True) in edges
   assert len(FILES) > 40 and len(OURS) > 80
 
 
@@ -95,8 +95,20 @@ ROOMS: dict[str, set[str]] = {
   "cli": {"config", "methods", "model", "runtime", "storage"},
   "miniature": {"sampling", "training", "person", "model", "nets", "storage", "faces", "config"},
   "data": {"miniature", "person", "faces", "runtime", "storage"},  # of miniature: its celebrities' names
-  "personalizing": {"cli", "config", "data", "training", "sampling", "methods", "person", "miniature", "model", "faces",
-                    "runtime", "storage"},
+  "personalizing": {
+    "cli",
+    "config",
+    "data",
+    "training",
+    "sampling",
+    "methods",
+    "person",
+    "miniature",
+    "model",
+    "faces",
+    "runtime",
+    "storage",
+  },
   "evaluation": {"miniature", "sampling", "data", "person", "model", "nets", "faces", "runtime", "storage", "cli"},
   "exporting": {"sampling", "training", "methods", "model", "nets", "storage"},
   "planning": {"data", "training", "methods", "person", "model", "nets", "runtime", "storage", "miniature", "cli"},
@@ -124,10 +136,10 @@ def test_imports_point_downwards(importer):
 
 def test_the_floors_have_no_circle():
   """The table itself: from the ground up, every room stands on rooms that are there already."""
-  built: set[str] = set()
+  lower: set[str] = set()
   for name, below in ROOMS.items():
-    assert below <= built | {name}, (name, below - built)
-    built.add(name)
+    assert below <= lower | {name}, (name, below - lower)
+    lower.add(name)
 
 
 def test_nobody_imports_jobs_benchmarks_or_the_app():
@@ -187,7 +199,7 @@ def test_a_package_is_known_in_few_places(package, homes):
 
 
 def test_torch_is_never_needed_to_import_idejax():
-  """But for the files that exports carry along, which idejax never imports."""
+  """Only the files that exports carry along import it, and idejax never imports those."""
   assert not [
     i
     for i in IMPORTS
@@ -199,17 +211,17 @@ def test_torch_is_never_needed_to_import_idejax():
 
 def test_there_are_no_cycles():
   graph = {m: {i.imported for i in OURS if i.importer == m and i.at_start} for m in MODULES}
-  done, path = set(), []
+  visits, path = set(), []
 
   def visit(m):
     assert m not in path, " -> ".join([*path[path.index(m) :], m])
-    if m in done:
+    if m in visits:
       return
     path.append(m)
     for other in sorted(graph.get(m, ())):
       visit(other)
     path.pop()
-    done.add(m)
+    visits.add(m)
 
   for m in graph:
     visit(m)
@@ -250,7 +262,7 @@ def test_a_module_says_what_it_is_for(file):
 
 
 def test_no_error_is_swallowed_whole():
-  """A handler for everything must do something with it: a corrupt file must not pass for a fresh start."""
+  """A handler for every exception must do something with it: a corrupt file must not pass for a fresh start."""
   broad = {None, "Exception", "BaseException"}
   silent = []
   for file, tree in TREES.items():
@@ -268,7 +280,7 @@ def test_no_error_is_swallowed_whole():
 
 
 def test_nothing_that_jax_has_dropped_or_is_about_to():
-  """What old code is full of, and fails on jax 0.10 or silently does nothing."""
+  """Calls that are frequent in old code, and fail on jax 0.10 or silently do nothing."""
   dead = (
     "jax.tree_map",
     "jax.tree_leaves",
@@ -281,5 +293,5 @@ def test_nothing_that_jax_has_dropped_or_is_about_to():
     "with mesh:",
     "jax.experimental.maps",
   )
-  found = [(file.name, word) for file in FILES for word in dead if word in file.read_text()]
-  assert not found
+  uses = [(file.name, word) for file in FILES for word in dead if word in file.read_text()]
+  assert not uses

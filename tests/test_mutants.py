@@ -1,4 +1,4 @@
-"""The list of mutants does not rot: each still has its place in the code, and its test is there."""
+"""Every mutant still has its place in the code, and its test exists."""
 
 import ast
 import runpy
@@ -30,7 +30,7 @@ def test_names_are_used_once():
 
 
 def test_a_mutant_is_judged_by_its_test(tmp_path):
-  """On a tree of one function: noticed, not noticed, and of a text that is no longer there."""
+  """A tree with one function: a mutant that its test notices, one that it does not, and one whose text is gone."""
   (tmp_path / "add.py").write_text("def add(a, b): return a + b\n")
   (tmp_path / "test_add.py").write_text("from add import add\ndef test_add(): assert add(2, 2) == 4\n")
   judge = lambda old, new, test="test_add.py": RUN["judge"](tmp_path, RUN["Mutant"]("x", "add.py", old, new, test))

@@ -69,10 +69,10 @@ def test_override():
   assert out["a"]["b"] is new and out["a"]["c"] is params["a"]["c"] and out["d"] is params["d"]
   assert params["a"]["b"] is not new  # the tree itself stays
   assert tree.override(params, {}) == params
-  for changes, said in (
+  for changes, message in (
     ({"x": new}, "no parameter 'x'"),
     ({"a": {"x": new}}, "no parameter 'x'"),
     ({"a": {"b": np.ones(3)}}, r"'b' has shape (2,), not (3,)"),
   ):
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(message)):
       tree.override(params, changes)

@@ -118,7 +118,9 @@ def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
   """FIELD=VALUE, or FIELD for a boolean that is set, or no_FIELD for one that is not (or whose choice is "none")."""
   field, equals, text = part.partition("=")
   kinds = typing.get_type_hints(type(cfg))
-  off = {"no_" + f: False if k is bool else "none" for f, k in kinds.items() if k is bool or "none" in typing.get_args(k)}
+  off = {
+    "no_" + f: False if k is bool else "none" for f, k in kinds.items() if k is bool or "none" in typing.get_args(k)
+  }
   if field in off and field not in kinds and not equals:
     return {field[3:]: off[field]}
   fields = {field: _read(text) if equals else True}

@@ -46,19 +46,19 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-  """(person, picture) of every picture that opens; the others are told."""
-  for inside in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
-    if not inside.is_dir() and inside.suffix.lower() not in photo.SUFFIXES:
+  """(person, picture) of every picture that opens; the others are reported on stderr."""
+  for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+    if not entry.is_dir() and entry.suffix.lower() not in photo.SUFFIXES:
       continue
-    for file in pictures_in(inside):
+    for file in pictures_in(entry):
       if photo.header_size(file) != (0, 0):
-        yield inside.stem if inside.is_file() else inside.name, file
+        yield entry.stem if entry.is_file() else entry.name, file
       else:
         tell(f"skipped: {file} is no picture that can be read")
 
 
 def prepare(folder: Path, data: Path, shards: int | None = None) -> Path:
-  """Write the people of `folder` below `data`; the data set's own folder. UserError if there are none."""
+  """Write the people of `folder` below `data` -> the data set's own folder. UserError if there are none."""
   if not folder.is_dir():
     raise UserError(f"{folder} is no folder of people")
   if next(_files(folder), None) is None:
@@ -76,7 +76,7 @@ def prepare(folder: Path, data: Path, shards: int | None = None) -> Path:
 def source(path: Path, split: str = "train") -> Sequence[dict[str, Any]]:
   """The examples {"image": encoded bytes, "person", "file": bytes} of a prepared folder: `len` and [i].
 
-  Any data set of TFDS with an image will do that was prepared as ArrayRecord. UserError if it was not.
+  It reads any TFDS data set with an image that was prepared as ArrayRecord; UserError for others.
   """
   try:
     builder = tfds.builder_from_directory(str(path))
@@ -89,7 +89,7 @@ def source(path: Path, split: str = "train") -> Sequence[dict[str, Any]]:
 
 def people(path: Path, pack: faces.Pack, face: int | None = None, parsing: Path | None = None) -> list[Person]:
   """The people of a data set with the fields of `FaceFolder`. As in a folder, photos that cannot be used
-  are skipped and told; UserError if none is left."""
+  are skipped and reported; UserError if none is left."""
   examples, sources = source(path), dict[str, list[int]]()
   for i in range(len(examples)):
     example = examples[i]

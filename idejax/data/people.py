@@ -1,4 +1,4 @@
-"""The people of a run, and how the photos of many are read: bad ones are skipped, counted and listed."""
+"""The people of a run. Photos that cannot be used are skipped, counted and listed."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from idejax.runtime.progress import counting
 class Person:
   """One person of a run. `alone`: the run was given one photo, not a folder."""
 
-  stem: str  # of file names
+  stem: str  # with which the person's files begin
   word: str  # in prompts
   photos: tuple[faces.FaceRecord, ...]
   alone: bool = True
@@ -32,30 +32,34 @@ class Person:
 def crowd(
   place: Path, sources: Sequence[tuple[str, Sequence[Any]]], look: Callable[[Any], faces.FaceRecord]
 ) -> list[Person]:
-  """The people of `sources`, (name, photos) each; `look` reads a photo. See `read` for what is skipped."""
+  """The people of `sources`, each (name, photos); `look` reads a photo.
+
+  Photos for which `look` raises UserError are skipped and reported. UserError if none is left, or if two
+  people would have one name.
+  """
   people: dict[str, Person] = {}
-  skipped: list[str] = []
+  reasons: list[str] = []
   bar = counting(sum(len(photos) for _, photos in sources), "photo", True)
   for name, photos in sources:
-    found = []
+    records = []
     for photo in photos:
       try:
-        found.append(look(photo))
+        records.append(look(photo))
       except UserError as e:
-        skipped.append(str(e))
+        reasons.append(str(e))
       bar.update(1)
     short = stem(name)
-    if found and short in people:
+    if records and short in people:
       raise UserError(f"{place}: two people are called {short}; rename one of them")
-    if found:
-      people[short] = Person(short, f"<{short}>", tuple(found), alone=False)
+    if records:
+      people[short] = Person(short, f"<{short}>", tuple(records), alone=False)
     elif not photos:
-      skipped.append(f"{place / name}: no pictures in it")
+      reasons.append(f"{place / name}: no pictures in it")
   bar.close()
-  for reason in skipped:
+  for reason in reasons:
     tell(f"skipped: {reason}")
-  if skipped:
-    tell(f"{len(skipped)} photo(s) skipped, {len(people)} people are left")
+  if reasons:
+    tell(f"{len(reasons)} photo(s) skipped, {len(people)} people are left")
   if not people:
     raise UserError(f"{place}: no photo here can be used")
   return list(people.values())

@@ -1,4 +1,4 @@
-"""Whose photos a run is given: one portrait, a folder with a file or a sub-folder per person, a data set."""
+"""The photos of a run: one portrait, a folder with a file or a sub-folder per person, or a data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +24,9 @@ def read(
     from idejax.data import face_folder  # TFDS takes a while to import
 
     return face_folder.people(photo, pack, face, parsing)
-  inside = sorted(p for p in photo.iterdir() if not p.name.startswith("."))
+  entries = sorted(p for p in photo.iterdir() if not p.name.startswith("."))
   sources = [
-    (p.stem if p.is_file() else p.name, pictures_in(p)) for p in inside if p.is_dir() or p.suffix.lower() in SUFFIXES
+    (p.stem if p.is_file() else p.name, pictures_in(p)) for p in entries if p.is_dir() or p.suffix.lower() in SUFFIXES
   ]
   if not sources:
     raise UserError(f"{photo}: no pictures here (.png, .jpg, .webp and others), and no sub-folders with any")

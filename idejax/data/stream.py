@@ -1,10 +1,10 @@
-"""An endless, shuffled stream of training batches out of a data set: a function of (seed, step).
+"""An endless, shuffled stream of training batches from a data set: a function of (seed, step).
 
     load = Stream(face_folder.source(path), Picture(64), batch=32, seed=0, workers=8)
     loop.train(..., batch=load)        # load(i) is batch i, on any number of processes and workers
 
-So nothing of it is in a checkpoint but the step: a resumed run sees what an uninterrupted one would have,
-though it may have another number of processes or workers. Reading and decoding are grain's.
+A checkpoint therefore holds the step alone: a resumed run sees what an uninterrupted one would have seen,
+even on another number of processes or workers. Reading and decoding are grain's.
 """
 
 import dataclasses
@@ -36,10 +36,10 @@ _END = 1 << 48  # examples; grain's own endless data sets have lengths that over
 
 class Stream:
   """`stream(i)`: batch i of this process, a dict of arrays with "index", the rows' places in the global
-  batch. Cheap in order, anywhere else the reading begins anew.
+  batch. Consecutive calls are cheap; any other call starts reading anew.
 
   batch: rows of all `hosts` together, a multiple of them. workers: processes that read and decode; 0:
-  threads of this one. The epochs are shuffled one by one and joined: every example once in each.
+  threads of this process. Each epoch is shuffled separately and holds every example once.
   """
 
   def __init__(
@@ -70,11 +70,11 @@ class Stream:
     import grain
 
     order = grain.MapDataset.source(self.source).seed(self.seed).shuffle().repeat(_END // len(self.source))
-    mine = order[i * self.batch + self.host :: self.hosts].map(self.decode).batch(self.batch // self.hosts)
+    rows = order[i * self.batch + self.host :: self.hosts].map(self.decode).batch(self.batch // self.hosts)
     if not self.workers:
-      return iter(mine.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)))
+      return iter(rows.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)))
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()  # or grain's workers refuse to start
-    one = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
-    return iter(one.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers)))
+    dataset = rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    return iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers)))

@@ -1,1 +1,1 @@
-"""What leaves idejax for the diffusers world, and what comes in from there; `idejax export`, `idejax convert`."""
+"""To and from the formats of the diffusers world: `idejax export`, `idejax convert`."""

@@ -44,7 +44,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
   """README.md in `folder`. `facts` is what certificate.json holds."""
   provenance, report = _json(run / "provenance.json"), _json(run / "report.json")
   xl, name = len(e.rows) == 2, folder.name
-  which = (
+  recipe = (
     "code"
     if facts["code"]
     else "pipeline"
@@ -71,7 +71,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
   lines += [
     "## Open it",
     "",
-    HOW[which].format(**fill),
+    HOW[recipe].format(**fill),
     *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
     "",
     f'Then, for instance: `pipe("a photo of {called} on the beach").images[0]`',
@@ -88,7 +88,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
   if kind == "pipeline" and e.unet:
     lines += ["The UNet of this folder is the person's for every prompt, with or without the word.", ""]
   if xl:
-    how = "load.py sets it right." if which == "load" else "The configs of this folder name the true end token."
+    how = "load.py sets it right." if recipe == "load" else "The configs of this folder name the true end token."
     lines += [POOLED.format(how=how), ""]
   lines += [
     "## Facts",
@@ -102,13 +102,13 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     "",
   ]
   lines += _scores(report)
-  lines += ["## Checked", "", _checked(facts), ""]
+  lines += ["## Checked", "", _verification(facts), ""]
   if (folder / "sheet.png").exists():
     lines += ["![sheet](sheet.png)", ""]
   (folder / "README.md").write_text("\n".join(lines), "utf-8")
 
 
-def _checked(facts: Mapping[str, Any]) -> str:
+def _verification(facts: Mapping[str, Any]) -> str:
   if not facts["verified"]:
     return "Not verified: exported with --no-verify."
   worst = max(x["relative"] for x in facts["final_latents"].values())

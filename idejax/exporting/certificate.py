@@ -1,10 +1,11 @@
 """The certificate of an export: idejax and stock diffusers, in separate processes, on the same prompts and latents.
 
-diffusers runs first and keeps what its UNet was given and what it answered; idejax computes the same
-contexts from the prompts, the same answers for the same inputs, and the same pictures from the same
-noise. Relative differences are |ours - theirs| / |theirs| in the Euclidean norm.
+diffusers runs first and records its UNet's inputs and outputs; idejax computes the same contexts from
+the prompts, the same outputs for the same inputs, and the same pictures from the same noise. Relative
+differences are |ours - theirs| / |theirs| in the Euclidean norm.
 """
 
+import functools
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from idejax.storage import tensorfiles
 
 LARGEST = 1e-3  # relative difference of contexts, noise predictions and final latents, float32
 SMALLEST = 40.0  # dB, PSNR of the pictures
-EQUAL = 100.0  # dB, said of pictures that are equal
+EQUAL = 100.0  # dB, reported for pictures that are equal
 PROMPTS = ("a photo of {}", "a photo of {} on the beach")
 INSTALL = 'pip install -e ".[export]"'
 
@@ -42,10 +43,10 @@ INSTALL = 'pip install -e ".[export]"'
 class Check(NamedTuple):
   """One exported folder to be compared.
 
-  pipe: the base in float32, `person` not yet in it.
-  person: as the folder has it (`torch_files.as_written`).
-  standalone: the folder is a pipeline; else its load.py puts it onto the base.
-  code: the pipeline brings code of its own.
+  pipe: the base in float32, without `person`.
+  person: the person in the folder's form (`torch_files.as_written`).
+  standalone: whether the folder is a pipeline; else its load.py applies it to the base.
+  code: whether the pipeline has code of its own.
   steps: numbers of sampler steps; the first one's UNet calls are compared one by one.
   """
 
@@ -75,12 +76,15 @@ class Check(NamedTuple):
 
 
 def certify(*checks: Check) -> list[dict[str, Any]]:
-  """What certificate.json says of each. One process of PyTorch for all; it does not judge: see `verdict`."""
+  """The content of each certificate.json. One process of PyTorch serves all; `verdict` judges the result."""
   return [compare(c, theirs, about) for c, (theirs, about) in zip(checks, run_stock(checks))]
 
 
 def run_stock(checks: Sequence[Check]) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-  """stock.py in a process of its own: its tensors and {"timesteps", "versions"} for each. UserError with its last line."""
+  """(tensors, {"timesteps", "versions"}) of each check from stock.py, run in a process of its own.
+
+  UserError with the last line that it printed, if it fails.
+  """
   script = resources.files("idejax.exporting").joinpath("templates", "stock.py")
   with tempfile.TemporaryDirectory(prefix="idejax-certificate-") as tmp, resources.as_file(script) as path:
     names = [str(Path(tmp, f"job{i}")) for i in range(len(checks))]
@@ -94,9 +98,9 @@ def run_stock(checks: Sequence[Check]) -> list[tuple[dict[str, np.ndarray], dict
     }
     env.pop("PYTHONPATH", None)
     command = [sys.executable, str(path), *(n + ".json" for n in names)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp, env=env)
-    if done.returncode:
-      raise _failed(done.stderr)
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp, env=env)
+    if process.returncode:
+      raise _stock_error(process.stderr)
     return [(load_file(n + ".out"), json.loads(Path(n + ".about").read_text())) for n in names]
 
 
@@ -121,19 +125,19 @@ def _job(c: Check, name: str) -> dict[str, Any]:
   )
 
 
-def _failed(stderr: str) -> UserError:
-  said = [x for x in stderr.strip().splitlines() if x.strip()] or ["no message"]
-  if "ModuleNotFoundError" in said[-1]:
+def _stock_error(stderr: str) -> UserError:
+  lines = [x for x in stderr.strip().splitlines() if x.strip()] or ["no message"]
+  if "ModuleNotFoundError" in lines[-1]:
     return UserError(
-      f"the certificate needs PyTorch and diffusers ({said[-1].split(': ', 1)[-1]}): {INSTALL}; "
+      f"the certificate needs PyTorch and diffusers ({lines[-1].split(': ', 1)[-1]}): {INSTALL}; "
       "or export with --no-verify"
     )
-  return UserError(f"stock diffusers cannot use the export: {said[-1][:400]}")
+  return UserError(f"stock diffusers cannot use the export: {lines[-1][:400]}")
 
 
 def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
-  """What certificate.json says, from what `run_stock` brought back."""
-  named, (height, width) = c.pipe.with_people(c.person), c.size
+  """The content of certificate.json, from the results of `run_stock`."""
+  pipe, (height, width) = c.pipe.with_people(c.person), c.size
   out: dict[str, Any] = {
     "prompts": c.prompts,
     "guidance": c.guidance,
@@ -144,12 +148,12 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
     "versions": versions() | about["versions"],
     "thresholds": {"relative": LARGEST, "psnr_db": SMALLEST},
   }
-  out |= compare_calls(named, c.prompts, theirs, about["timesteps"], (height, width))
+  out |= compare_calls(pipe, c.prompts, theirs, about["timesteps"], (height, width))
   out["final_latents"], out["pictures"] = {}, {}
   requests = [Request(p, guidance=c.guidance) for p in c.prompts]
   for n in c.steps:
-    made = list(pipeline.generate(named, requests, Settings(n, "ddim"), c.noise))
-    latents, images = (np.concatenate([getattr(b, k) for b in made]) for k in ("latents", "images"))
+    batches = list(pipeline.generate(pipe, requests, Settings(n, "ddim"), c.noise))
+    latents, images = (np.concatenate([getattr(b, k) for b in batches]) for k in ("latents", "images"))
     out["final_latents"][str(n)] = difference(latents.transpose(0, 3, 1, 2), theirs[f"latents{n}"])
     out["pictures"][str(n)] = {"psnr_db": psnr(images.transpose(0, 3, 1, 2), theirs[f"pictures{n}"])}
   return out
@@ -158,11 +162,11 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
 def compare_calls(
   pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.ndarray], timesteps: list[float], size: tuple[int, int]
 ) -> dict[str, Any]:
-  """Contexts and noise predictions; diffusers' rows are all without text, then all with."""
+  """Differences of contexts and noise predictions. diffusers' rows are first all negative, then all prompts."""
   empty = None if pipe.backbone.nets.zero_empty_negative else ""
   guided = len(theirs["call0.sample"]) == 2 * len(prompts)
   rows: list[str | None] = [empty] * len(prompts) * guided + list(prompts)
-  under = lambda f, *a: _exactly(pipe, f, *a)
+  under = functools.partial(_exactly, pipe)
   cond = encoded(pipe, rows, size, under)
   changes = prompting.Weights(pipe.backbone, pipe.people, under)
   b = backbone.with_unet(pipe.backbone, changes.of(tuple(pipe.people))[0])
@@ -170,17 +174,17 @@ def compare_calls(
   contexts, pooled, predictions = [], [], []
   for i, t in enumerate(timesteps):
     s = int(backbone.stage(jnp.float32(t), stages, train_steps))
-    given = theirs[f"call{i}.context"]
+    context = theirs[f"call{i}.context"]
     ours = np.asarray(cond.k[s])
-    if given.shape[1] == 2 * ours.shape[1]:
+    if context.shape[1] == 2 * ours.shape[1]:
       ours = np.concatenate([ours, np.asarray(cond.v[s])], axis=1)
-    contexts.append(difference(ours, given))
+    contexts.append(difference(ours, context))
     if cond.pooled is not None:
       p = np.asarray(cond.pooled)
       pooled.append(difference(p[s] if p.ndim == 3 else p, theirs[f"call{i}.pooled"]))
     x = theirs[f"call{i}.sample"].transpose(0, 2, 3, 1)
-    made = np.asarray(under(_predict, b, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
-    predictions.append({"timestep": t} | difference(made, theirs[f"call{i}.output"]))
+    prediction = np.asarray(under(_predict, b, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
+    predictions.append({"timestep": t} | difference(prediction, theirs[f"call{i}.output"]))
   out: dict[str, Any] = {"contexts": _worst(contexts)}
   if pooled:
     out["pooled"] = _worst(pooled)
@@ -194,46 +198,46 @@ def _predict(b, x, t, cond):
 
 def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], under) -> Conditioning:
   """The UNet's conditioning of texts, a row each."""
-  made = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, rows, pipe.notify, under).encode(rows)
-  k, v = (jnp.asarray(np.moveaxis(x, 1, 0)) for x in (made.k, made.v))
-  if made.pooled is None:
+  encoding = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, rows, pipe.notify, under).encode(rows)
+  k, v = (jnp.asarray(np.moveaxis(x, 1, 0)) for x in (encoding.k, encoding.v))
+  if encoding.pooled is None:
     return Conditioning(k, v)
   ids = jnp.asarray(conditioning.time_ids(len(rows), size))
-  return Conditioning(k, v, jnp.asarray(np.moveaxis(made.pooled, 1, 0)), ids)
+  return Conditioning(k, v, jnp.asarray(np.moveaxis(encoding.pooled, 1, 0)), ids)
 
 
 def _exactly(pipe: Pipeline, f, *args):
-  """In full float32, which GPUs and TPUs do not do by themselves."""
+  """Call a function in full float32, which is not the default of GPUs and TPUs."""
   with jax.set_mesh(pipe.mesh), jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "float32"):
     return f(*args)
 
 
-def loss(pipe: Pipeline, whole: Learned, written: Learned) -> dict[str, Any]:
-  """What a lossy form loses, in idejax: differences of contexts and of the noise prediction in the middle."""
-  under = lambda f, *a: _exactly(pipe, f, *a)
-  text, size = PROMPTS[0].format(whole.word), pipe.size(Settings())
+def loss(pipe: Pipeline, complete: Learned, lossy: Learned) -> dict[str, Any]:
+  """What a lossy form loses, measured in idejax: differences of contexts and of a noise prediction at T / 2."""
+  under = functools.partial(_exactly, pipe)
+  text, size = PROMPTS[0].format(complete.word), pipe.size(Settings())
   noise = pipeline.noise(0, 0, pipe.latent_shape(Settings()))[None]
   t, out = pipe.backbone.nets.schedule.num_train_timesteps // 2, []
-  for person in (whole, written):
-    named = pipe.with_people(person)
-    cond = encoded(named, [text], size, under)
-    change = prompting.Weights(named.backbone, named.people, under).of((person.word,))[0]
-    b = backbone.with_unet(named.backbone, change)
+  for person in (complete, lossy):
+    with_person = pipe.with_people(person)
+    cond = encoded(with_person, [text], size, under)
+    change = prompting.Weights(with_person.backbone, with_person.people, under).of((person.word,))[0]
+    b = backbone.with_unet(with_person.backbone, change)
     middle = backbone.stage(jnp.float32(t), cond.k.shape[0], 2 * t)
     out.append((np.asarray(cond.k[middle]), np.asarray(under(_predict, b, noise, np.float32(t), cond))))
   return {"contexts": difference(out[1][0], out[0][0]), "noise_prediction": difference(out[1][1], out[0][1])}
 
 
-def verdict(found: Mapping[str, Any]) -> list[str]:
-  """What is beyond the thresholds, in words; [] is a pass."""
+def verdict(report: Mapping[str, Any]) -> list[str]:
+  """A sentence for each figure beyond its threshold; [] is a pass."""
   bad = []
-  checks = [("contexts", found["contexts"]), ("pooled vector", found.get("pooled", {"relative": 0.0}))]
-  checks += [(f"noise prediction at timestep {p['timestep']:g}", p) for p in found["noise_predictions"]]
-  checks += [(f"final latents after {n} steps", x) for n, x in found["final_latents"].items()]
+  checks = [("contexts", report["contexts"]), ("pooled vector", report.get("pooled", {"relative": 0.0}))]
+  checks += [(f"noise prediction at timestep {p['timestep']:g}", p) for p in report["noise_predictions"]]
+  checks += [(f"final latents after {n} steps", x) for n, x in report["final_latents"].items()]
   for what, x in checks:
     if not x["relative"] <= LARGEST:
       bad.append(f"{what} differ by {x['relative']:.2g} (relative; {LARGEST:g} is allowed)")
-  for n, x in found["pictures"].items():
+  for n, x in report["pictures"].items():
     if not x["psnr_db"] >= SMALLEST:
       bad.append(f"pictures after {n} steps: {x['psnr_db']:.1f} dB ({SMALLEST:g} are wanted)")
   return bad
@@ -244,16 +248,16 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
   if ours.shape != theirs.shape:
     raise UserError(f"idejax has an array of {ours.shape}, diffusers one of {theirs.shape}")
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-  off = np.abs(a - b)
-  if not np.isfinite(off).all():
+  gap = np.abs(a - b)
+  if not np.isfinite(gap).all():
     return {"max": math.inf, "mean": math.inf, "relative": math.inf}
   norm = float(np.linalg.norm(b))
-  relative = float(np.linalg.norm(a - b)) / norm if norm else float(off.max() > 0)
-  return {"max": float(off.max()), "mean": float(off.mean()), "relative": relative}
+  relative = float(np.linalg.norm(a - b)) / norm if norm else float(gap.max() > 0)
+  return {"max": float(gap.max()), "mean": float(gap.mean()), "relative": relative}
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-  """Of uint8 pictures, dB; `EQUAL` at most."""
+  """Peak signal-to-noise ratio of uint8 pictures in dB, at most `EQUAL`."""
   error = np.square(ours.astype(np.float64) - theirs.astype(np.float64)).mean()
   return EQUAL if error == 0 else min(EQUAL, float(10 * np.log10(255**2 / error)))
 
@@ -268,5 +272,5 @@ def versions() -> dict[str, str]:
   return {"idejax": __version__, "jax": jax.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
-def _worst(found: list[dict[str, float]]) -> dict[str, float]:
-  return {k: max(f[k] for f in found) for k in found[0]}
+def _worst(differences: list[dict[str, float]]) -> dict[str, float]:
+  return {k: max(f[k] for f in differences) for k in differences[0]}

@@ -1,4 +1,4 @@
-"""Pipeline and component folders in diffusers' layout, written anew: other dtypes, shards, a few other tensors."""
+"""Copies of pipeline and component folders in diffusers' layout, with other dtypes, shards or tensors."""
 
 import re
 import shutil
@@ -10,14 +10,14 @@ import ml_dtypes
 import numpy as np
 
 from idejax.errors import UserError
-from idejax.model.backbone import read_json
+from idejax.model.backbone import is_component, read_json
 from idejax.storage import tensorfiles, weights
 from idejax.storage.files import write_json
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _STEMS = ("diffusion_pytorch_model", "model")
 _FLAX = {"diffusion_flax_model": "diffusion_pytorch_model", "flax_model": "model", "pytorch_model": "model"}
-_PLAIN = (".json", ".txt", ".model")  # what is copied beside weights: never code, never pickles
+_PLAIN = (".json", ".txt", ".model")  # files that are copied beside weights: never code, never pickles
 
 Rename = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -54,7 +54,7 @@ class Changed(Mapping):
 
 
 def stem_of(folder: Path) -> str | None:
-  """The stem of a component's weights, as `tensorfiles.read` wants it; None if it has none (a tokenizer)."""
+  """The stem of a component's weights for `tensorfiles.read`; None if it has no weights (a tokenizer)."""
   names = [p.name for p in folder.iterdir()]
   for stem in (*_STEMS, *_FLAX):
     if any(re.match(re.escape(stem) + r"[.-].*(safetensors|msgpack|bin|ckpt|pt|pth)", n) for n in names):
@@ -74,9 +74,9 @@ def component(
   variant: str | None = None,
   allow_pickle: bool = False,
 ) -> str:
-  """Write one component anew under PyTorch's names; what was done, in words.
+  """Write a copy of one component under PyTorch's names -> a phrase that says what was written.
 
-  changes: tensors in place of those of the same key. config: fields to replace in config.json.
+  changes: tensors that replace those of the same key. config: fields to replace in config.json.
   """
   if source.is_symlink() and not source.exists():
     raise UserError(f"{source}: a link that leads nowhere")
@@ -103,7 +103,7 @@ def write(
   dtype: str | None = None,
   max_shard_size: str | None = None,
 ):
-  """A component of these tensors, with the config of `like`, whose own weights need not be there."""
+  """Write a component of these tensors with the config of `like`, which needs no weights of its own."""
   _copy_plain(like, target, {})
   _write_tensors(target / f"{stem}.safetensors", tensors, {}, dtype, max_shard_size, str(target.name))
 
@@ -132,13 +132,13 @@ def pipeline(
   variant: str | None = None,
   allow_pickle: bool = False,
 ) -> dict[str, str]:
-  """A whole pipeline folder, every component that is there: {component: what was done}."""
-  index, done = index_of(source), {}
+  """Write a copy of a pipeline folder, with every component that exists -> {component: what was written}."""
+  index, report = index_of(source), {}
   for name in components(index):
     if not (source / name).is_dir():
       index[name] = [None, None]
     else:
-      done[name] = component(
+      report[name] = component(
         source / name,
         target / name,
         dtype=dtype,
@@ -147,11 +147,11 @@ def pipeline(
         allow_pickle=allow_pickle,
       )
   finish(index, source, target)
-  return done
+  return report
 
 
 def index_of(folder: Path) -> dict[str, Any]:
-  """model_index.json with the names of PyTorch's classes. UserError for a component outside the folder."""
+  """The model_index.json with PyTorch's class names. UserError for a component outside the folder."""
   index = read_json(folder / "model_index.json")
   for name in components(index):
     if not re.fullmatch(r"\w+", name):
@@ -160,12 +160,12 @@ def index_of(folder: Path) -> dict[str, Any]:
 
 
 def components(index: Mapping[str, Any]) -> list[str]:
-  named = lambda v: isinstance(v, list) and len(v) == 2 and None not in v
-  return [k for k, v in index.items() if not k.startswith("_") and named(v)]
+  """The names of a pipeline's components, from its model_index.json."""
+  return [k for k, v in index.items() if not k.startswith("_") and is_component(v)]
 
 
 def finish(index: Mapping[str, Any], source: Path, target: Path):
-  """model_index.json, last: a folder without it is no pipeline."""
+  """Write licence files and then model_index.json, which makes the folder a pipeline."""
   for name in ("LICENSE", "LICENSE.md", "LICENSE.txt"):
     if (source / name).is_file():
       shutil.copyfile(source / name, target / name)

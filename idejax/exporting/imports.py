@@ -27,7 +27,7 @@ from idejax.storage import tensorfiles, weights
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _KV = [r"\.attn2\.to_[kv]\.kernel$"]
-_MOST = 77  # rows of a word: a prompt has no room for more
+_MOST = 77  # rows of a word; a prompt has no room for more
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -55,8 +55,8 @@ def read(path: Path, allow_pickle: bool = False) -> dict[str, np.ndarray]:
   return out
 
 
-def _pickle(path: Path, allowed: bool) -> dict[str, np.ndarray]:
-  if not allowed:
+def _pickle(path: Path, allow: bool) -> dict[str, np.ndarray]:
+  if not allow:
     raise UserError(
       f"{path} is a pickle, which can run code when it is opened; pass --allow-pickle if you trust its author"
     )
@@ -67,18 +67,18 @@ def _pickle(path: Path, allowed: bool) -> dict[str, np.ndarray]:
       f"{path}: reading a pickle needs PyTorch: pip install torch --index-url https://download.pytorch.org/whl/cpu"
     ) from e
   try:
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as e:  # torch.load raises nearly anything
     raise UserError(
       f"{path}: PyTorch refuses to open it with weights_only=True ({' '.join(str(e).split())[:160]})"
     ) from e
-  if isinstance(found, torch.Tensor):
-    found = {"*": found}
-  if isinstance(found, dict) and "string_to_param" in found:
-    found = dict(found["string_to_param"])
-  if not isinstance(found, dict):
-    raise UserError(f"{path} holds {type(found).__name__}, not tensors")
-  return {str(k): v.detach().float().numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}
+  if isinstance(content, torch.Tensor):
+    content = {"*": content}
+  if isinstance(content, dict) and "string_to_param" in content:
+    content = dict(content["string_to_param"])
+  if not isinstance(content, dict):
+    raise UserError(f"{path} holds {type(content).__name__}, not tensors")
+  return {str(k): v.detach().float().numpy() for k, v in content.items() if isinstance(v, torch.Tensor)}
 
 
 def identity(
@@ -93,16 +93,16 @@ def identity(
   change: dict[str, Any] = {}
   for path in files:
     tensors = read(path, allow_pickle)
-    found = kind(tensors)
-    if found == "words":
-      made = words(tensors, path)
-      if len(made) == 2:
-        rows = made
+    form = kind(tensors)
+    if form == "words":
+      embeddings = words(tensors, path)
+      if len(embeddings) == 2:
+        rows = embeddings
       else:
-        per_file += made
+        per_file += embeddings
     elif change:
       raise UserError(f"{path}: a second file of weights; give one, and files of words beside it")
-    elif found == "lora":
+    elif form == "lora":
       change = {"lora": lora(tensors, pipe, path)}
     else:
       change = {"kv": keys_and_values(tensors, pipe, path)}
@@ -116,7 +116,7 @@ def identity(
       raise UserError("--word is empty; say what prompts called the person, such as sks person")
     rows = tuple(np.concatenate([np.asarray(x, np.float32) for x in r]) for r in zip(*parts))
   check_rows(rows, pipe, model, files)
-  held: dict[str, Any] = {"rows": tuple(jnp.asarray(r)[None, None] for r in rows)} | change
+  arrays: dict[str, Any] = {"rows": tuple(jnp.asarray(r)[None, None] for r in rows)} | change
   cfg: Any
   if "lora" in change:
     rank = jax.tree.leaves(change["lora"])[0].shape[-1]  # of lora_A
@@ -126,11 +126,12 @@ def identity(
   else:
     method, cfg = "textual-inversion", textual_inversion.Config(vectors=len(rows[0]))
   if change:
-    held["scale"] = jnp.ones(())
-  return Learned(word, method, cfg, held, model, pipe.digest)
+    arrays["scale"] = jnp.ones(())
+  return Learned(word, method, cfg, arrays, model, pipe.digest)
 
 
 def kind(tensors: Tensors) -> str:
+  """custom-diffusion, lora or words, by the names of the tensors."""
   if any("custom_diffusion" in k for k in tensors):
     return "custom-diffusion"
   return "lora" if any("lora" in k for k in tensors) else "words"
@@ -140,16 +141,16 @@ def kind(tensors: Tensors) -> str:
 
 
 def words(tensors: Tensors, path: Path) -> tuple[np.ndarray, ...]:
-  """[P, d] per text encoder. One tensor, or several of one width that are a word's rows in the order of their names."""
+  """A word's rows [P, d] per text encoder, from one tensor or from several in the order of their names."""
   if {"clip_l", "clip_g"} <= set(tensors):
-    found = [[tensors["clip_l"]], [tensors["clip_g"]]]
+    groups = [[tensors["clip_l"]], [tensors["clip_g"]]]
   else:
-    found = [[tensors[k] for k in sorted(tensors, key=_natural)]]
-  return tuple(_rows(x, path) for x in found)
+    groups = [[tensors[k] for k in sorted(tensors, key=_natural)]]
+  return tuple(_rows(x, path) for x in groups)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-  """v2* before v10*, <x> before <x>_1."""
+  """The sorting key that puts v2* before v10*, and <x> before <x>_1."""
   return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
@@ -163,12 +164,12 @@ def _rows(parts: list[np.ndarray], path: Path) -> np.ndarray:
 
 
 def check_rows(rows: tuple[np.ndarray, ...], pipe: Pipeline, model: str, files: list[Path]):
-  """UserError with both widths unless the words fit the model."""
-  widths, wanted = [r.shape[-1] for r in rows], [t.hidden_size for t in pipe.backbone.nets.text]
-  if widths != wanted:
+  """Raise UserError, with both widths, unless the words fit the model."""
+  widths, expected = [r.shape[-1] for r in rows], [t.hidden_size for t in pipe.backbone.nets.text]
+  if widths != expected:
     raise UserError(
       f"{', '.join(map(str, files))}: words of width {' + '.join(map(str, widths))}, but the text encoder(s) "
-      f"of {model} have width {' + '.join(map(str, wanted))}: made for another model"
+      f"of {model} have width {' + '.join(map(str, expected))}: made for another model"
     )
   if len({len(r) for r in rows}) > 1:
     raise UserError(
@@ -209,8 +210,8 @@ def lora(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
       )
     name = names[module]
     factors.setdefault(name, {})["down" if m["down"] else "up"] = x
-    if (own := tensors.get(f"{key.rsplit('.lora', 1)[0]}.alpha")) is not None:
-      factors[name]["alpha"] = own
+    if (alpha := tensors.get(f"{key.rsplit('.lora', 1)[0]}.alpha")) is not None:
+      factors[name]["alpha"] = alpha
     elif about:
       factors[name]["alpha"] = _lora_alpha(about, name, x.shape[0 if m["down"] else 1])
   for name, f in factors.items():
@@ -225,22 +226,22 @@ def lora(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
   rank = max(len(f["down"]) for f in factors.values())
   parts = []
   for side in ("down", "up"):
-    padded = {f"{n}.weight": _factor(factors.get(n), side, rank, shape) for n, shape in shapes.items()}
+    matrices = {f"{n}.weight": _factor(factors.get(n), side, rank, shape) for n, shape in shapes.items()}
     axis = (lambda w: (*w.shape[:-1], rank)) if side == "down" else (lambda w: (*w.shape[:-2], rank, w.shape[-1]))
     parts.append(
-      weights.from_torch(jax.tree.map(lambda w, a=axis: jax.ShapeDtypeStruct(a(w), jnp.float32), kernels), padded)
+      weights.from_torch(jax.tree.map(lambda w, a=axis: jax.ShapeDtypeStruct(a(w), jnp.float32), kernels), matrices)
     )
   return jax.tree.map(lambda a, b: {"lora_A": jnp.asarray(a), "lora_B": jnp.asarray(b)}, *parts)
 
 
 def _lora_about(path: Path) -> dict[str, Any]:
-  """peft's settings of the UNet's LoRA in a file's metadata, where diffusers >= 0.34 keeps them; {} if none."""
+  """peft's settings of the UNet's LoRA from a file's metadata, as diffusers >= 0.34 writes them; {} if none."""
   if path.suffix != ".safetensors":
     return {}
   try:
     with safe_open(path, "numpy") as f:
-      found = json.loads((f.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    about = {k.removeprefix("unet."): v for k, v in found.items() if k.startswith("unet.")}
+      metadata = json.loads((f.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    about = {k.removeprefix("unet."): v for k, v in metadata.items() if k.startswith("unet.")}
     if about:
       patterns = {str(k): float(v) for k, v in (about.get("alpha_pattern") or {}).items()}
       about |= {"lora_alpha": float(about["lora_alpha"]), "alpha_pattern": patterns}
@@ -254,23 +255,23 @@ def _lora_about(path: Path) -> dict[str, Any]:
 
 
 def _lora_alpha(about: Mapping[str, Any], module: str, rank: int) -> np.ndarray:
-  """By which, over the rank, a module's factors count; peft's patterns are ends of the module's name."""
-  own = [a for p, a in about["alpha_pattern"].items() if module == p or module.endswith(f".{p}")]
-  alpha = own[0] if own else about["lora_alpha"]
+  """A module's alpha: alpha / rank scales its factors. peft's patterns match the end of the module's name."""
+  matches = [a for p, a in about["alpha_pattern"].items() if module == p or module.endswith(f".{p}")]
+  alpha = matches[0] if matches else about["lora_alpha"]
   return np.asarray(alpha * rank**0.5 if about.get("use_rslora") else alpha, np.float32)
 
 
 def _factor(f: dict[str, np.ndarray] | None, side: str, rank: int, shape: tuple[int, ...]) -> np.ndarray:
-  """A factor in torch's axes, [rank, I] or [O, rank], filled up with zeros; alpha / rank goes into `up`."""
+  """A factor in torch's axes, [rank, I] or [O, rank], padded with zeros; alpha / rank goes into `up`."""
   o, i = shape
   out = np.zeros((rank, i) if side == "down" else (o, rank), np.float32)
   if f is None:
     return out
-  own = len(f["down"])
+  size = len(f["down"])
   if side == "down":
-    out[:own] = f["down"]
+    out[:size] = f["down"]
   else:
-    out[:, :own] = f["up"] * (np.float32(f["alpha"]) / own if "alpha" in f else 1)
+    out[:, :size] = f["up"] * (np.float32(f["alpha"]) / size if "alpha" in f else 1)
   return out
 
 
@@ -278,23 +279,23 @@ def _factor(f: dict[str, np.ndarray] | None, side: str, rank: int, shape: tuple[
 
 
 def keys_and_values(tensors: Tensors, pipe: Pipeline, path: Path) -> dict[str, Any]:
-  """Changes of the kernels of cross-attention's keys and values."""
+  """The changes of the kernels of cross-attention's keys and values, float32. UserError if they do not fit."""
   kernels = tree.split(pipe.backbone.params["unet"], _KV)[0]
-  own, new = weights.to_torch(kernels), dict[str, np.ndarray]()
+  base, new = weights.to_torch(kernels), dict[str, np.ndarray]()
   for key, x in tensors.items():
     if not x.size:
-      continue  # "as it is"
+      continue  # an attention that is not changed
     m = re.fullmatch(r"(?:unet\.)?(.*\.attn2)\.processor\.(to_[kv])_custom_diffusion\.weight", key)
     name = f"{m[1]}.{m[2]}.weight" if m else key
-    if name not in own:
+    if name not in base:
       raise UserError(f"{path} changes {key}; idejax imports keys and values of cross-attention only")
-    if x.shape != own[name].shape:
+    if x.shape != base[name].shape:
       raise UserError(
-        f"{path}: {name} is {list(x.shape)} there and {list(own[name].shape)} in {pipe.folder}: made for another model"
+        f"{path}: {name} is {list(x.shape)} there and {list(base[name].shape)} in {pipe.folder}: made for another model"
       )
     new[name] = x
   changes = {
-    k: new[k] - np.asarray(w, np.float32) if k in new else np.zeros(w.shape, np.float32) for k, w in own.items()
+    k: new[k] - np.asarray(w, np.float32) if k in new else np.zeros(w.shape, np.float32) for k, w in base.items()
   }
   shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, jnp.float32), kernels)
   return jax.tree.map(jnp.asarray, weights.from_torch(shapes, changes))

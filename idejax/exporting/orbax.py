@@ -1,8 +1,8 @@
 """Checkpoints of idejax's own runs as pipeline folders, and pipeline folders as such checkpoints; to the bit.
 
-A checkpoint holds {dotted path: array} (see idejax.training.checkpoint). What a run trained of a pipeline lies under
-`params.unet`, `params.text_encoder`, ...; where it kept an average, `ema` holds the same paths and is
-what the run would export. The autoencoder's run has its net under `params` itself.
+A checkpoint holds {dotted path: array} (see idejax.training.checkpoint). The networks that a run trained
+are under `params.unet`, `params.text_encoder`, ...; if the run averaged its parameters, the averages under
+`ema` are exported instead. The autoencoder's run has its net under `params` itself.
 """
 
 from collections.abc import Mapping
@@ -60,21 +60,21 @@ def _metadata(path: Path) -> Any:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-  """The average of the parameters where one was kept, else the parameters: {path: array}. UserError if damaged."""
+  """A checkpoint's averaged parameters, or its parameters if there is no average: {path: array}. UserError if damaged."""
   if reason := checkpoint.damage(path.parent, int(path.name)):
     raise UserError(f"checkpoint {path} is damaged ({reason}); remove it, and the one before is taken")
   stored = _metadata(path).metadata["state"]
   prefix = "ema." if any(k.startswith("ema.") for k in stored) else "params."
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  wanted = {
+  expected = {
     k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) if k.startswith(prefix) else ocp.PLACEHOLDER
     for k, v in stored.items()
   }
   try:
-    found = ocp.load_checkpointables(path, {"state": wanted})["state"]
+    leaves = ocp.load_checkpointables(path, {"state": expected})["state"]
   except Exception as e:
     raise UserError(f"checkpoint {path} cannot be read: {type(e).__name__} {' '.join(str(e).split())[:200]}") from e
-  return {k.removeprefix(prefix): np.asarray(x) for k, x in found.items() if k.startswith(prefix)}
+  return {k.removeprefix(prefix): np.asarray(x) for k, x in leaves.items() if k.startswith(prefix)}
 
 
 def components(leaves: Mapping[str, np.ndarray], where: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -96,33 +96,33 @@ def components(leaves: Mapping[str, np.ndarray], where: Path) -> dict[str, dict[
 
 
 def read(source: Path, base: Path, target: Path, dtype: str | None = None, max_shard_size: str | None = None) -> str:
-  """`base` with the networks of the newest checkpoint in place of its own; what was done, in words."""
+  """Write `base` with the networks of the newest checkpoint -> a sentence that says what was written."""
   step = step_of(source)
   path = _checkpoints(source) / str(step)
-  found, index, done = components(load(path), path), folders.index_of(base), []
-  if odd := set(found) - set(folders.components(index)):
+  networks, index, report = components(load(path), path), folders.index_of(base), []
+  if odd := set(networks) - set(folders.components(index)):
     raise UserError(f"{path} has a {sorted(odd)[0]}, but {base} has none: wrong --model?")
   for part in folders.components(index):
-    if part not in found:
+    if part not in networks:
       if (base / part).is_dir():
         folders.component(base / part, target / part, max_shard_size=max_shard_size)
       else:
         index[part] = [None, None]
       continue
     config = read_json(base / part / "config.json")
-    fit(found[part], single_file.shapes(part, config), f"{path}: its {part}", base)
+    fit(networks[part], single_file.shapes(part, config), f"{path}: its {part}", base)
     folders.write(
-      base / part, target / part, found[part], single_file.stem(part), dtype=dtype, max_shard_size=max_shard_size
+      base / part, target / part, networks[part], single_file.stem(part), dtype=dtype, max_shard_size=max_shard_size
     )
-    done.append(f"{part}: {len(found[part])} tensors" + (f" as {dtype}" if dtype else ""))
+    report.append(f"{part}: {len(networks[part])} tensors" + (f" as {dtype}" if dtype else ""))
   folders.finish(index, base, target)
-  return f"step {step}, the rest from {base}; " + "; ".join(done)
+  return f"step {step}, the rest from {base}; " + "; ".join(report)
 
 
-def fit(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], what: str, base: Path):
-  """UserError unless keys and shapes are those that `base` wants."""
-  for k in [*wanted, *tensors]:
-    there, here = (tensors[k].shape if k in tensors else None), wanted.get(k)
+def fit(tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], what: str, base: Path):
+  """Raise UserError unless keys and shapes are those of `base`."""
+  for k in [*expected, *tensors]:
+    there, here = (tensors[k].shape if k in tensors else None), expected.get(k)
     if there != here:
       raise UserError(
         f"{what} does not fit {base}: {k} is {list(there) if there else 'absent'} there and "
@@ -133,7 +133,7 @@ def fit(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
 def write(
   source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False
 ) -> str:
-  """A pipeline's networks as step 0 of a run: target/checkpoints; what was done, in words."""
+  """Write a pipeline's networks as step 0 of a run, in target/checkpoints -> what was written, in words."""
   index, params = folders.index_of(source), dict[str, Any]()
   for part, config in single_file.configs(source, index).items():
     tensors: Mapping[str, np.ndarray] = tensorfiles.read(

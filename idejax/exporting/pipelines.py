@@ -1,4 +1,4 @@
-"""A whole pipeline folder with a person in it: their words in the vocabulary, their weights, their code.
+"""A complete pipeline folder with a person in it: their words in the vocabulary, their weights, their code.
 
 The folder needs no call after `from_pretrained`. Vocabulary and end token are set so that stock
 transformers pools SDXL's vector at the end of the text, where idejax does.
@@ -27,15 +27,16 @@ _EMBEDDING = "text_model.embeddings.token_embedding.weight"
 def template(name: str) -> str:
   """The text of a PyTorch file that is copied into exported folders."""
   text = resources.files("idejax.exporting").joinpath("templates", name).read_text("utf-8")
-  return re.sub(r"  # (?:type: ignore|noqa|fmt).*", "", text)  # remarks to our own tools
+  return re.sub(r"  # (?:type: ignore|noqa|fmt).*", "", text)  # directives to this project's linters
 
 
 def needs_code(e: Export) -> bool:
+  """Whether stock pipelines cannot run the person without a pipeline.py."""
   return torch_files.staged(e) or e.adapter is not None
 
 
 def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
-  """Base and person as one pipeline. Changed components are float32, the others as they were."""
+  """Write base and person as one pipeline. Changed components are float32, the others unchanged."""
   base, index = pipe.folder, folders.index_of(pipe.folder)
   per_encoder = torch_files.words(person.word, e, by_stage=torch_files.staged(e))
   encoders = dict(zip(("text_encoder", "text_encoder_2"), per_encoder))
@@ -68,7 +69,7 @@ def _copy(source: Path, target: Path):
 
 
 def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
-  """A tokenizer with new words, in the files of both transformers 4 and 5; the words' ids."""
+  """Write a tokenizer with new words, in the files of both transformers 4 and 5 -> the words' ids."""
   bpe = tokens.load(source).bpe
   for word in words:
     if word in bpe.get_vocab():
@@ -94,7 +95,7 @@ def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
 
 
 def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: int):
-  """The encoder with a row for each new id, and the end token's true id in its config.
+  """Write the encoder with a row for each new id, and with the end token's true id in its config.
 
   Old configs say eos_token_id 2, for which transformers pools at the largest id: with new words,
   whose ids are larger than the end token's, at the word.
@@ -117,7 +118,7 @@ def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: i
 
 
 def write_code(folder: Path, person: Learned, e: Export, index: dict[str, Any], xl: bool):
-  """pipeline.py, and the adapter's files; `index` learns of both."""
+  """Write pipeline.py and the adapter's files, and enter both in `index`."""
   index["_class_name"] = ["pipeline", "PersonPipeline"]
   index["word"] = person.word
   if torch_files.staged(e):
@@ -136,7 +137,7 @@ def write_code(folder: Path, person: Learned, e: Export, index: dict[str, Any], 
 
 
 def for_family(text: str, xl: bool) -> str:
-  """A template less the constructor of the other family."""
+  """A template without the other family's constructor."""
   head, sd, sdxl, rest = re.split(r"  # -- .* --\n", text)
   text = head + (sdxl if xl else sd) + rest
   return text.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline") if xl else text

@@ -1,4 +1,4 @@
-"""Checkpoints of one file, as the original code and the community write them, and their names for diffusers' tensors.
+"""Checkpoints in one file, as the original code and the community write them, and their names for diffusers' tensors.
 
     model.diffusion_model.*                  UNet
     first_stage_model.*                      VAE
@@ -6,7 +6,7 @@
     cond_stage_model.model.*                 SD 2.x: OpenCLIP, whose q, k and v are one tensor
     conditioner.embedders.{0.transformer,1.model}.*   SDXL's two
 
-Every tensor of a folder has its place in the file and the other way round, to the bit.
+Folders are converted to files and back, equal to the bit.
 """
 
 import functools
@@ -25,7 +25,7 @@ from idejax.storage import tensorfiles, weights
 
 Config = Mapping[str, Any]
 PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
-_EXCUSED = re.compile(  # by design in files and not in folders: buffers, and what the UNet never hears of
+_EXCUSED = re.compile(  # tensors of files that folders do not have: buffers, and layers that the UNet does not read
   r"position_ids$|logit_scale$|^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)|^first_stage_model\.loss\."
 )
 
@@ -33,14 +33,14 @@ _EXCUSED = re.compile(  # by design in files and not in folders: buffers, and wh
 class Place(NamedTuple):
   """Where tensors of a component lie in the file."""
 
-  name: str  # there
+  name: str  # in the file
   keys: tuple[str, ...]  # in the component
   form: str = "same"  # or "1x1": a convolution there; "transposed"; "fused": stacked along the first axis
 
 
 # Names.
 
-Rules = list[tuple[str, Any]]  # (regex, what stands in its place)
+Rules = list[tuple[str, Any]]  # (regex, replacement)
 
 
 def _rename(key: str, rules: Rules) -> str:
@@ -89,7 +89,7 @@ _OPENCLIP: Rules = [
 ]
 
 
-def _of_unet(key: str, config: Config) -> str:
+def _unet_name(key: str, config: Config) -> str:
   n = config.get("layers_per_block", 2)
   if not isinstance(n, int):
     raise UserError(f"a UNet with layers_per_block {n} has no single-file form")
@@ -108,7 +108,7 @@ def _of_unet(key: str, config: Config) -> str:
   return _rename(key, [*_UNET, *(_RESNET if key.startswith("mid_block.resnets") else [])])
 
 
-def _of_vae(key: str, config: Config) -> str:
+def _vae_name(key: str, config: Config) -> str:
   last = len(config["block_out_channels"]) - 1
   rules: Rules = [
     (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
@@ -122,43 +122,43 @@ def _of_vae(key: str, config: Config) -> str:
 def places(part: str, keys: Iterable[str], config: Config, *, xl: bool, open_clip: bool) -> list[Place]:
   """The file's names for the tensors of a component: unet, vae, text_encoder or text_encoder_2."""
   if part in PREFIX:
-    name = _of_unet if part == "unet" else _of_vae
+    name = _unet_name if part == "unet" else _vae_name
     flat = re.compile(r"mid_block\.attentions\.0\.to_(q|k|v|out\.0)\.weight$") if part == "vae" else re.compile(r"(?!)")
     return [Place(PREFIX[part] + name(k, config), (k,), "1x1" if flat.search(k) else "same") for k in keys]
   embedder = f"conditioner.embedders.{int(part.endswith('_2'))}" if xl else "cond_stage_model"
   if not open_clip:
     return [Place(f"{embedder}.transformer.{k}", (k,)) for k in keys]
-  grouped: dict[str, list[str]] = {}
+  groups: dict[str, list[str]] = {}
   for k in keys:
-    grouped.setdefault(f"{embedder}.model.{_rename(k, _OPENCLIP)}", []).append(k)
+    groups.setdefault(f"{embedder}.model.{_rename(k, _OPENCLIP)}", []).append(k)
   form = lambda name: "fused" if ".in_proj_" in name else "transposed" if name.endswith(".text_projection") else "same"
   order = lambda k: [x in k for x in (".v_proj.", ".k_proj.", ".q_proj.")]  # q, k, v
-  return [Place(name, tuple(sorted(ks, key=order)), form(name)) for name, ks in grouped.items()]
+  return [Place(name, tuple(sorted(ks, key=order)), form(name)) for name, ks in groups.items()]
 
 
-# Out.
+# From a folder to a file.
 
 
 class Original(Mapping):
-  """A folder's tensors under the file's names, each made when asked for."""
+  """A folder's tensors under the file's names, each computed when it is read."""
 
   def __init__(self, parts: Mapping[str, tuple[Mapping[str, np.ndarray], list[Place]]]):
-    self._made: dict[str, Callable[[], np.ndarray]] = {}
-    for tensors, found in parts.values():
-      for p in found:
-        self._made[p.name] = functools.partial(_joined, tensors, p)
+    self._getters: dict[str, Callable[[], np.ndarray]] = {}
+    for tensors, locations in parts.values():
+      for p in locations:
+        self._getters[p.name] = functools.partial(_join, tensors, p)
 
   def __getitem__(self, key: str) -> np.ndarray:
-    return self._made[key]()
+    return self._getters[key]()
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._made)
+    return iter(self._getters)
 
   def __len__(self) -> int:
-    return len(self._made)
+    return len(self._getters)
 
 
-def _joined(tensors: Mapping[str, np.ndarray], p: Place) -> np.ndarray:
+def _join(tensors: Mapping[str, np.ndarray], p: Place) -> np.ndarray:
   parts = [tensors[k] for k in p.keys]
   if p.form == "fused":
     return np.concatenate(parts)
@@ -170,7 +170,7 @@ def _joined(tensors: Mapping[str, np.ndarray], p: Place) -> np.ndarray:
 def write(
   source: Path, target: Path, *, dtype: str | None = None, variant: str | None = None, allow_pickle: bool = False
 ) -> str:
-  """A pipeline folder as one safetensors file; what was done, in words."""
+  """Write a pipeline folder as one safetensors file -> a phrase that says what was written."""
   index, parts = folders.index_of(source), {}
   xl = "text_encoder_2" in folders.components(index)
   for part, config in configs(source, index).items():
@@ -178,38 +178,38 @@ def write(
       source / part, stem(part), variant=variant, allow_pickle=allow_pickle
     )
     tensors = modern(part, tensors)
-    # What tells the two original text encoders apart; only OpenCLIP's has the plain one.
+    # The activation tells the two original text encoders apart: OpenCLIP's is the plain GELU.
     open_clip = part == "text_encoder_2" or part == "text_encoder" and not xl and config.get("hidden_act") == "gelu"
     parts[part] = tensors, places(part, tensors, config, xl=xl, open_clip=open_clip)
-  whole = Original(parts)
+  original = Original(parts)
   kind = None if dtype is None else folders.DTYPES[dtype]
-  tensorfiles.write(target, folders.Changed(whole, {}, kind, str(source)), {"made_from": source.resolve().name})
-  return f"{len(whole)} tensors in one file" + (f" as {dtype}" if dtype else "")
+  tensorfiles.write(target, folders.Changed(original, {}, kind, str(source)), {"made_from": source.resolve().name})
+  return f"{len(original)} tensors in one file" + (f" as {dtype}" if dtype else "")
 
 
 def modern(part: str, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-  """Under today's keys, whenever they were written."""
+  """The tensors under diffusers' present keys, whichever version wrote them."""
   if part == "unet":
     return tensors
   return weights.rename_vae(tensors) if part == "vae" else weights.rename_clip(tensors)
 
 
 def stem(part: str) -> str:
-  """Of a component's weight file."""
+  """The stem of a component's weight file."""
   return "model" if part.startswith("text") else "diffusion_pytorch_model"
 
 
 def configs(folder: Path, index: Config) -> dict[str, dict[str, Any]]:
   """{component: config.json} of the networks that a checkpoint holds."""
-  named = folders.components(index)
-  if odd := [p for p in ("unet", "vae", "text_encoder") if p not in named]:
+  names = folders.components(index)
+  if odd := [p for p in ("unet", "vae", "text_encoder") if p not in names]:
     raise UserError(f"{folder}/model_index.json has no {odd[0]}: it is no Stable Diffusion pipeline")
   return {
-    p: read_json(folder / p / "config.json") for p in ("unet", "vae", "text_encoder", "text_encoder_2") if p in named
+    p: read_json(folder / p / "config.json") for p in ("unet", "vae", "text_encoder", "text_encoder_2") if p in names
   }
 
 
-# In.
+# From a file to a folder.
 
 
 def family(source: Path) -> str:
@@ -232,21 +232,21 @@ def dtype_of(source: Path) -> str:
 
 
 class Parted(Mapping):
-  """One component's tensors, out of the file's."""
+  """One component's tensors, read from the file's."""
 
-  def __init__(self, tensors: Mapping[str, np.ndarray], found: list[Place], names: Mapping[str, str]):
-    self._made = {
-      k: functools.partial(_part, tensors, names[p.name], p, i) for p in found for i, k in enumerate(p.keys)
+  def __init__(self, tensors: Mapping[str, np.ndarray], locations: list[Place], names: Mapping[str, str]):
+    self._getters = {
+      k: functools.partial(_part, tensors, names[p.name], p, i) for p in locations for i, k in enumerate(p.keys)
     }
 
   def __getitem__(self, key: str) -> np.ndarray:
-    return self._made[key]()
+    return self._getters[key]()
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._made)
+    return iter(self._getters)
 
   def __len__(self) -> int:
-    return len(self._made)
+    return len(self._getters)
 
 
 def _part(tensors: Mapping[str, np.ndarray], name: str, p: Place, i: int) -> np.ndarray:
@@ -269,29 +269,32 @@ def read(
   max_shard_size: str | None = None,
   allow_pickle: bool = False,
 ) -> str:
-  """A single file as a pipeline folder that is otherwise as `like`; what was done, in words. No PyTorch but for pickles.
+  """Write a single file as a pipeline folder, with all else from `like` -> what was written, in words.
 
-  Strict: every tensor that the configs of `like` want is there in the right shape, and none is left over.
+  Only pickles need PyTorch. UserError unless the file has every tensor that the configs of `like` describe,
+  in the right shape, and no other.
   """
   tensors = tensorfiles.read(source.parent, source.stem, allow_pickle=allow_pickle)
   if tensors.source != source:
     raise UserError(f"{source}: beside it lies {tensors.source.name}, which needs no pickle: convert that one")
-  index, used, done = folders.index_of(like), set[str](), []
+  index, names_read, report = folders.index_of(like), set[str](), []
   nets = configs(like, index)
   for part, config in nets.items():
-    wanted = shapes(part, config)
+    expected = shapes(part, config)
     open_clip = any(k.startswith(_open_prefix(part, nets)) for k in tensors)
-    found = places(part, wanted, config, xl="text_encoder_2" in nets, open_clip=open_clip)
-    names = {p.name: _there(p.name, tensors) for p in found}
+    locations = places(part, expected, config, xl="text_encoder_2" in nets, open_clip=open_clip)
+    names = {p.name: _there(p.name, tensors) for p in locations}
     if lost := [n for n, there in names.items() if there not in tensors]:
       raise UserError(
-        f"{source} has no {lost[0]} ({len(lost)} of {len(found)} tensors of {like.name}'s {part} are missing): "
+        f"{source} has no {lost[0]} ({len(lost)} of {len(locations)} tensors of {like.name}'s {part} are missing): "
         "it is of another family than --model"
       )
-    used |= set(names.values())
-    done.append(_write_part(part, Parted(tensors, found, names), wanted, source, like, target, dtype, max_shard_size))
+    names_read |= set(names.values())
+    report.append(
+      _write_part(part, Parted(tensors, locations, names), expected, source, like, target, dtype, max_shard_size)
+    )
   ours = tuple({*PREFIX.values(), "cond_stage_model.", "conditioner."})
-  if odd := [k for k in tensors if k.startswith(ours) and k not in used and not _EXCUSED.search(k)]:
+  if odd := [k for k in tensors if k.startswith(ours) and k not in names_read and not _EXCUSED.search(k)]:
     raise UserError(
       f"{source} has {odd[0]} ({len(odd)} such tensors), which {like} has no place for: it is of another family than --model"
     )
@@ -303,11 +306,11 @@ def read(
     else:
       index[name] = [None, None]
   folders.finish(index, like, target)
-  return "; ".join(done)
+  return "; ".join(report)
 
 
-def _write_part(part, tensors, wanted, source, like, target, dtype, max_shard_size) -> str:
-  for key, shape in wanted.items():
+def _write_part(part, tensors, expected, source, like, target, dtype, max_shard_size) -> str:
+  for key, shape in expected.items():
     if tensors[key].shape != shape:
       raise UserError(
         f"{source}: {part}'s {key} is {list(tensors[key].shape)} there and {list(shape)} in {like}: made for another model"
@@ -324,9 +327,9 @@ def shapes(part: str, config: Config) -> dict[str, tuple[int, ...]]:
 def net(part: str, config: Config) -> Any:
   """A component's parameters as ShapeDtypeStructs."""
   nets: dict[str, tuple[Any, Any]] = {"unet": (unet.UNetConfig, unet.shapes), "vae": (vae.VAEConfig, vae.shapes)}
-  kind, tell = nets.get(part, (clip.TextConfig, clip.shapes))
+  config_class, shapes_of = nets.get(part, (clip.TextConfig, clip.shapes))
   try:
-    return tell(kind.from_json(config))
+    return shapes_of(config_class.from_json(config))
   except (ValueError, KeyError, TypeError) as e:
     raise UserError(f"{part}/config.json describes no net that idejax knows: {e}") from e
 
@@ -338,5 +341,5 @@ def _open_prefix(part: str, nets: Config) -> str:
 
 
 def _there(name: str, tensors: Mapping[str, Any]) -> str:
-  """A name as the file spells it: very old files leave text_model out."""
+  """A name in the file's own spelling: very old files leave text_model out."""
   return name if name in tensors else name.replace(".transformer.text_model.", ".transformer.")

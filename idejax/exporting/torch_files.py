@@ -1,4 +1,4 @@
-"""What an identity is made of, in the tensors and names that the PyTorch world uses."""
+"""The parts of an identity, in the tensors and names that the PyTorch world uses."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from idejax.sampling.learned import Learned
 from idejax.storage import tensorfiles, weights
 from idejax.storage.files import write_json
 
-WORDS = "learned_embeds.safetensors"  # the names that diffusers looks for by itself
+WORDS = "learned_embeds.safetensors"  # the names that diffusers looks for by default
 LORA = "pytorch_lora_weights.safetensors"
 CUSTOM = "pytorch_custom_diffusion_weights.safetensors"
 
 
 def parts(person: Learned, b: Backbone) -> Export:
-  """What the person is made of, as their method says it."""
+  """The parts of a person's identity, from their method's `export`."""
   return METHODS[person.method].export(person.identity, b, person.cfg)
 
 
@@ -32,7 +32,7 @@ def staged(e: Export) -> bool:
 
 
 def lost(e: Export, kind: str) -> str:
-  """What a form leaves out, in words; "" if nothing. `kind` as --format of `idejax export`."""
+  """What a form leaves out, in words; "" if nothing. `kind` is the --format of `idejax export`."""
   if kind == "pipeline":
     return ""
   out = []
@@ -46,7 +46,7 @@ def lost(e: Export, kind: str) -> str:
 
 
 def as_written(person: Learned, e: Export, kind: str) -> Learned:
-  """The person as the written form has it: the same, less what is lost. What idejax compares with."""
+  """The person without what the written form loses: the reference for the certificate."""
   if not lost(e, kind):
     return person
   rows = tuple(r[None, None] for r in mean_rows(e))
@@ -57,7 +57,7 @@ def as_written(person: Learned, e: Export, kind: str) -> Learned:
 
 
 def mean_rows(e: Export) -> list[np.ndarray]:
-  """[P, d] per text encoder, over stages and keys and values."""
+  """The mean over stages, keys and values: [P, d] per text encoder, float32."""
   return [np.asarray(r, np.float32).mean((0, 1)) for r in e.rows]
 
 
@@ -66,9 +66,8 @@ def words(word: str, e: Export, *, by_stage: bool) -> list[list[tuple[str, np.nd
 
   by_stage: <id>-k0, <id>-v0, <id>-k1, ..., stage 0 the noisiest.
   """
-  numbered = lambda name, rows: [(name if i == 0 else f"{name}_{i}", row) for i, row in enumerate(rows)]
   if not by_stage:
-    return [numbered(word, rows) for rows in mean_rows(e)]
+    return [_number(word, rows) for rows in mean_rows(e)]
   out = []
   for rows in e.rows:
     x = np.asarray(rows, np.float32)
@@ -77,10 +76,14 @@ def words(word: str, e: Export, *, by_stage: bool) -> list[list[tuple[str, np.nd
         pair
         for s in range(len(x))
         for kind, w in (("k", 0), ("v", -1))
-        for pair in numbered(f"{word}-{kind}{s}", x[s, w])
+        for pair in _number(f"{word}-{kind}{s}", x[s, w])
       ]
     )
   return out
+
+
+def _number(name: str, rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
+  return [(name if i == 0 else f"{name}_{i}", row) for i, row in enumerate(rows)]
 
 
 def write_words(folder: Path, person: Learned, e: Export):
@@ -114,7 +117,7 @@ def lora(person: Learned, e: Export) -> dict[str, np.ndarray]:
 
 
 def changed_unet(e: Export) -> dict[str, np.ndarray]:
-  """The UNet's tensors that the person changes, as they are then, float32."""
+  """The UNet's tensors that the person changes, with their new values, float32."""
   return _float32(e.unet) if e.unet else {}
 
 
@@ -130,7 +133,7 @@ def write_custom_diffusion(folder: Path, person: Learned, e: Export):
     if not module.endswith(".attn2") or name not in ("to_k", "to_v"):
       raise UserError(f"{person.word} changes {key}; custom-diffusion holds keys and values of cross-attention only")
     out[f"{module}.processor.{name}_custom_diffusion.weight"] = x
-    # diffusers wants every attention named; an empty tensor says "as it is".
+    # diffusers needs a tensor for every attention; an empty one leaves it unchanged.
     out[f"{module.removesuffix('.attn2')}.attn1.processor"] = np.zeros(0, np.float32)
   if not out:
     raise UserError(f"{person.word} changes no keys and values ({person.method}): use --format textual-inversion")

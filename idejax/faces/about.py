@@ -1,4 +1,4 @@
-"""pack.json: what a pack of ours says of itself, checked field by field."""
+"""pack.json, the description of a face pack that this project made, checked field by field."""
 
 import json
 import math
@@ -34,7 +34,7 @@ _RULES = {
 
 
 def read(folder: Path) -> dict[str, Any]:
-  """The fields of FOLDER/pack.json, {} if there is none; others than these are let through."""
+  """The fields of FOLDER/pack.json, {} if there is none; unknown fields pass unchecked. UserError."""
   path = folder / "pack.json"
   if not path.exists():
     return {}

@@ -1,4 +1,4 @@
-"""Where a face lies: similarities between five points and the templates, and the crops they give.
+"""Alignment: similarities that take a face's five points to a template's, and the crops they give.
 
 Points are eye, eye, nose tip, mouth corners, first those on the image's left; pixel (0, 0) has its
 centre at (0, 0), as in cv2 and insightface.
@@ -94,7 +94,7 @@ def released(image: np.ndarray) -> np.ndarray:
 
 
 def _warp(pixels: np.ndarray, matrix: np.ndarray, size: int, border: int) -> np.ndarray:
-  """Bilinear, of an image made smaller first where bilinear sampling alone would skip pixels."""
+  """Bilinear warp; the image is shrunk first where bilinear sampling alone would skip pixels."""
   shrink = int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
   if shrink > 1:
     h, w = (max(1, n // shrink) for n in pixels.shape[:2])
@@ -106,10 +106,10 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray, size: int, border: int) -> np.
 
 
 def yaw(points: np.ndarray) -> float:
-  """How far the head is turned, in degrees, positive towards the image's right: an estimate.
+  """An estimate of how far the head is turned, in degrees, positive towards the image's right.
 
-  From the nose tip's distance to the line between the eyes' and the mouth's middle, against the
-  distance of the eyes; the nose stands out about 0.6 of that.
+  It compares the nose tip's distance from the line between the eyes' and the mouth's middle with the
+  distance of the eyes; a nose stands out by about 0.6 of the latter.
   """
   p = np.asarray(points, np.float64) @ [1, 1j]
   eyes, mouth, across = (p[0] + p[1]) / 2, (p[3] + p[4]) / 2, p[1] - p[0]

@@ -17,7 +17,7 @@ from idejax.faces.pack import Faces, Pack, open_pack
 from idejax.faces.record import FaceRecord
 
 
-class _Looked(NamedTuple):
+class _Detection(NamedTuple):
   photo: photo.Photo
   faces: Faces
   chosen: int
@@ -48,8 +48,8 @@ def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=T
   """The record in a photo (anything `photo.read` takes), or in each of a list of photos.
 
   `face` counts from 1, left to right; else the largest is taken, with a warning if there are
-  several. `parsing` is a face-parsing ONNX; `known` what a drawn world tells. UserError if there is
-  no face. What the networks said is kept by digests (`cached`), see `cache`.
+  several. `parsing` is a face-parsing ONNX file; `known` is what a drawn world knows about its picture.
+  With `cached` the networks' answers are kept, see `cache`. UserError if there is no face.
   """
   pack = pack if isinstance(pack, Pack) else open_pack(pack, notify=notify)
   parser = parsing if isinstance(parsing, Parser) or parsing is None else Parser(parsing)
@@ -57,18 +57,18 @@ def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=T
     return [read(p, pack, face, parser, known, cached, notify) for p in photos]
   picture = photo.read(photos)
   file = cache.path(picture.digest, pack.digest, parser and parser.digest, face) if cached else None
-  seen = cache.get(file)
-  if seen is None:
-    looked = _look(picture, pack, face)
-    seen = _see(looked, pack.embed([looked.crop])[0], pack, parser)
-    cache.put(file, seen)
-  count = len(seen.scores)
+  answers = cache.get(file)
+  if answers is None:
+    detection = _look(picture, pack, face)
+    answers = _ask(detection, pack.embed([detection.crop])[0], pack, parser)
+    cache.put(file, answers)
+  count = len(answers.scores)
   if count > 1 and face is None:
     notify(
       f"warning: {picture.name} has {count} faces; taking the largest, number "
-      f"{int(seen.chosen) + 1} from the left (--face N picks another)"
+      f"{int(answers.chosen) + 1} from the left (--face N picks another)"
     )
-  return _record(picture, seen, pack, parser, face, known)
+  return _record(picture, answers, pack, parser, face, known)
 
 
 def many(
@@ -80,10 +80,10 @@ def many(
   threads: int | None = None,
   batch: int = 32,
 ) -> Iterator[tuple[Path, Any]]:
-  """(photo, what `then` made of its record, or the UserError) for each photo, in order.
+  """(photo, `then`'s result for its record or the UserError) for each photo, in order.
 
-  Decoding, detection and `then` run in threads while others are under way; the recogniser runs on
-  batches. Nothing is cached. Open the pack with `threads=1`: the threads here share the cores.
+  Decoding, detection and `then` run in threads while the recogniser runs on batches. Nothing is
+  cached. Open the pack with `threads=1`: the threads here share the cores.
   """
 
   def look(path):
@@ -92,51 +92,53 @@ def many(
     except UserError as e:
       return e
 
-  def finish(path, looked, vector):
-    if isinstance(looked, UserError):
-      return looked
+  def finish(path, detection, vector):
+    if isinstance(detection, UserError):
+      return detection
     try:
-      seen = _see(looked, vector, pack, parser)
-      return then(path, _record(looked.photo, seen, pack, parser, face))
+      answers = _ask(detection, vector, pack, parser)
+      return then(path, _record(detection.photo, answers, pack, parser, face))
     except UserError as e:
       return e
 
-  pack.app  # noqa: B018 - once, before threads want it
+  pack.app  # noqa: B018 - open it once, before threads use it
   if parser:
     parser.session  # noqa: B018
   pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
   try:
-    done: list[tuple[Path, Future]] = []
+    pending: list[tuple[Path, Future]] = []
     for chunk in _chunks(photos, batch):
-      looking = [pool.submit(look, path) for path in chunk]
-      for path, future in done:
+      futures = [pool.submit(look, path) for path in chunk]
+      for path, future in pending:
         yield path, future.result()
-      looked = [future.result() for future in looking]
-      found = [n for n, x in enumerate(looked) if isinstance(x, _Looked)]
-      vectors = dict(zip(found, pack.embed([looked[n].crop for n in found]) if found else ()))
-      done = [(path, pool.submit(finish, path, x, vectors.get(n))) for n, (path, x) in enumerate(zip(chunk, looked))]
-    for path, future in done:
+      detections = [future.result() for future in futures]
+      hits = [n for n, x in enumerate(detections) if isinstance(x, _Detection)]
+      vectors = dict(zip(hits, pack.embed([detections[n].crop for n in hits]) if hits else ()))
+      pending = [
+        (path, pool.submit(finish, path, x, vectors.get(n))) for n, (path, x) in enumerate(zip(chunk, detections))
+      ]
+    for path, future in pending:
       yield path, future.result()
   finally:
     pool.shutdown(cancel_futures=True)
 
 
 def _chunks(photos: Iterable[Path], most: int, pixels: int = 2**26) -> Iterator[list[Path]]:
-  """A batch of the recogniser each, or less where photos are large: two chunks are held at a time."""
+  """Batches for the recogniser, smaller where photos are large: two chunks are in memory at a time."""
   chunk: list[Path] = []
-  held = 0
+  pixel_count = 0
   for path in photos:
     width, height = photo.header_size(path)
-    if chunk and (len(chunk) == most or held + width * height > pixels):
+    if chunk and (len(chunk) == most or pixel_count + width * height > pixels):
       yield chunk
-      chunk, held = [], 0
+      chunk, pixel_count = [], 0
     chunk.append(path)
-    held += width * height
+    pixel_count += width * height
   if chunk:
     yield chunk
 
 
-def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Looked:
+def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Detection:
   faces = pack.detect(picture.pixels)
   count = len(faces.scores)
   if not count:
@@ -151,50 +153,50 @@ def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Looked:
     crop = pack.crop(picture.pixels, faces.points[chosen])
   except ValueError as e:
     raise UserError(f"{picture.name}: the face cannot be aligned: {e}") from e
-  return _Looked(picture, faces, chosen, crop)
+  return _Detection(picture, faces, chosen, crop)
 
 
-def _see(looked: _Looked, vector: np.ndarray, pack: Pack, parser: Parser | None) -> cache.Seen:
-  picture, faces, n, _ = looked
+def _ask(detection: _Detection, vector: np.ndarray, pack: Pack, parser: Parser | None) -> cache.Answers:
+  picture, faces, n, _ = detection
   marks = pack.landmarks106(picture.pixels, faces.boxes[n])
   labels = parser.labels(align.portrait(picture.pixels, faces.points[n])) if parser else None
-  return cache.Seen(*faces, np.array(n), vector, marks, labels)
+  return cache.Answers(*faces, np.array(n), vector, marks, labels)
 
 
 def _record(
   picture: photo.Photo,
-  seen: cache.Seen,
+  answers: cache.Answers,
   pack: Pack,
   parser: Parser | None,
-  asked: int | None,
+  face: int | None,
   known: Known | None = None,
 ) -> FaceRecord:
-  n = int(seen.chosen)
-  box, points, pixels = seen.boxes[n], seen.points[n], picture.pixels
+  n = int(answers.chosen)
+  box, points, pixels = answers.boxes[n], answers.points[n], picture.pixels
   world = known and known.landmarks
-  marks = landmarks.from_106(seen.marks) if world is None else world
-  found = mask.masks(pixels.shape[:2], points, marks, seen.labels, known)
+  marks = landmarks.from_106(answers.marks) if world is None else world
+  masks = mask.masks(pixels.shape[:2], points, marks, answers.labels, known)
   crop = align.crop(pixels, points)
   missing = []
   if marks is None:
     missing.append("72 landmarks (the pack has no 106-point network)")
-  if found.hair_source == "none":
+  if masks.hair_source == "none":
     missing.append("hair mask (give a face-parsing network: --parsing FILE.onnx)")
   meta = dict(
     photo=Path(picture.name).name,
     photo_sha256=picture.digest,
-    faces=len(seen.scores),
+    faces=len(answers.scores),
     face=n + 1,
-    face_asked=asked,
-    score=float(seen.scores[n]),
-    boxes=[[round(float(x), 2) for x in b] for b in seen.boxes],
+    face_asked=face,
+    score=float(answers.scores[n]),
+    boxes=[[round(float(x), 2) for x in b] for b in answers.boxes],
     pack=pack.name,
     pack_sha256=pack.digest,
     licence=pack.licence,
     licence_url=pack.licence_url,
     parsing_sha256=parser.digest if parser else None,
-    face_source=found.face_source,
-    hair_source=found.hair_source,
+    face_source=masks.face_source,
+    hair_source=masks.hair_source,
     landmarks_source="none" if marks is None else "106 points" if world is None else "world",
     missing=missing,
     idejax_version=__version__,
@@ -202,14 +204,14 @@ def _record(
   if marks is not None:
     marks = np.asarray(marks, np.float32)
   return FaceRecord(
-    seen.embedding,
+    answers.embedding,
     box,
     points,
     crop,
     align.portrait(pixels, points),
     pixels,
-    found.face,
-    found.hair,
+    masks.face,
+    masks.hair,
     marks,
     quality(crop, box, points),
     meta,

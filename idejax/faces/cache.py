@@ -1,6 +1,6 @@
-"""What the networks said about a photo, kept by digests, so that the same photo needs no network.
+"""A cache of the networks' answers about a photo, keyed by digests, so that they run once per photo.
 
-Only what costs time is kept, no picture: boxes, points, embedding, landmarks, parsed classes.
+It holds what costs time, and no picture: boxes, points, embedding, landmarks, parsed classes.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from idejax.storage.files import cache
 _VERSION = 1
 
 
-class Seen(NamedTuple):
-  """Faces from left to right, and of the chosen one what else the networks gave."""
+class Answers(NamedTuple):
+  """All faces from left to right, and the networks' other outputs for the chosen one."""
 
   boxes: np.ndarray  # float32 [N, 4]
   scores: np.ndarray  # float32 [N]
@@ -29,36 +29,36 @@ class Seen(NamedTuple):
 
 
 def path(photo: str, pack: str, parsing: str | None, face: int | None) -> Path | None:
-  """Where the answer for these digests lies, or would."""
+  """The file for the answers with these digests, which need not exist; None if the cache is off."""
   key = hashlib.sha256(repr((_VERSION, photo, pack, parsing, face)).encode()).hexdigest()
   root = cache("faces")
   return root and root / f"{key[:40]}.npz"
 
 
-def get(file: Path | None) -> Seen | None:
-  """None if it is not there, or damaged."""
+def get(file: Path | None) -> Answers | None:
+  """The answers in a file; None if it does not exist or is damaged."""
   if file is None or not file.exists():
     return None
   try:
     arrays = npz.read(file)
-    seen = Seen(*(arrays.get(name) for name in Seen._fields))  # type: ignore[arg-type]
+    answers = Answers(*(arrays.get(name) for name in Answers._fields))  # type: ignore[arg-type]
     ok = (
-      seen.boxes.shape == (len(seen.scores), 4)
-      and seen.points.shape == (len(seen.scores), 5, 2)
-      and 0 <= int(seen.chosen) < len(seen.scores)
-      and seen.embedding.shape == (512,)
-      and (seen.marks is None or seen.marks.shape == (106, 2))
-      and (seen.labels is None or seen.labels.shape == (512, 512))
+      answers.boxes.shape == (len(answers.scores), 4)
+      and answers.points.shape == (len(answers.scores), 5, 2)
+      and 0 <= int(answers.chosen) < len(answers.scores)
+      and answers.embedding.shape == (512,)
+      and (answers.marks is None or answers.marks.shape == (106, 2))
+      and (answers.labels is None or answers.labels.shape == (512, 512))
     )
-    return seen if ok else None
+    return answers if ok else None
   except (OSError, ValueError, TypeError, AttributeError):
     return None
 
 
-def put(file: Path | None, seen: Seen):
-  """Kept if it can be: a full or read-only disk costs the next run time, this one nothing."""
+def put(file: Path | None, answers: Answers):
+  """Write the answers if possible: a full or read-only disk is no error, it only costs the next run time."""
   if file is None:
     return
   with contextlib.suppress(OSError):
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # faces are nobody else's business
-    npz.write(file, {k: v for k, v in seen._asdict().items() if v is not None})
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # faces are private
+    npz.write(file, {k: v for k, v in answers._asdict().items() if v is not None})

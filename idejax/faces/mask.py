@@ -11,7 +11,7 @@ import numpy as np
 from idejax.errors import UserError, one_line
 from idejax.faces import align, onnx_files
 
-CLASSES = 19  # of BiSeNet in CelebAMask-HQ's order
+CLASSES = 19  # BiSeNet's, in CelebAMask-HQ's order
 # Skin, brows, eyes, glasses, ears, nose, mouth, lips; not neck, jewels, cloth, hat.
 _FACE = (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13)
 _HAIR = (17,)
@@ -22,7 +22,7 @@ _ELLIPSE = (256.0, 284.0, 138.0, 172.0)
 
 
 class Known(NamedTuple):
-  """What a drawn world knows of its picture: masks bool [H, W], landmarks float32 [72, 2]."""
+  """What a drawn world knows about its picture: masks bool [H, W], landmarks float32 [72, 2]."""
 
   face: np.ndarray | None = None
   hair: np.ndarray | None = None
@@ -54,7 +54,7 @@ class Parser:
 
   @functools.cached_property
   def session(self) -> tuple[Any, int]:
-    """(session, side of its input). UserError if its shapes are others."""
+    """(session, side of its input). UserError if its shapes are not a face-parsing network's."""
     net = onnx_files.header(self.path)
     image, scores = net.inputs[0], net.outputs[0]
     reads = len(net.inputs) == 1 and len(image) == 4 and image[1] in (3, None) and image[2] == image[3]
@@ -100,14 +100,14 @@ def masks(
   labels: np.ndarray | None = None,
   known: Known | None = None,
 ) -> Masks:
-  """Of a photo [H, W], by the best source there is: the world, a parser's `labels` of the portrait,
-  the hull of the landmarks, an ellipse about the five points. Hair only by the first two.
+  """Masks of a photo [H, W] from the best source: the drawn world, a parser's `labels` of the portrait,
+  the hull of the landmarks, or an ellipse about the five points. Hair comes from the first two only.
   """
   known = known or Known()
   face, hair = known.face, known.hair
-  for given in (face, hair):
-    if given is not None and given.shape != shape:
-      raise ValueError(f"a known mask is {given.shape}, the photo {shape}")
+  for known_mask in (face, hair):
+    if known_mask is not None and known_mask.shape != shape:
+      raise ValueError(f"a known mask is {known_mask.shape}, the photo {shape}")
   from_face = from_hair = "world"
   if labels is not None:
     if face is None:
@@ -124,7 +124,7 @@ def masks(
 
 
 def _unwarp(mask: np.ndarray, points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """A mask of the portrait, laid over the photo that it was cut from."""
+  """A mask of the portrait -> a mask of the photo that the portrait was cut from."""
   back = align.invert(align.portrait_matrix(points))
   return cv2.warpAffine(mask.astype(np.float32), back, shape[::-1], borderValue=0) > 0.5
 
@@ -138,9 +138,9 @@ def _hull(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _ellipse(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  x, y, wide, high = _ELLIPSE
+  x, y, half_width, half_height = _ELLIPSE
   angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-  rim = np.stack([x + wide * np.cos(angle), y + high * np.sin(angle)], -1)
+  rim = np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], -1)
   return _hull(align.apply(align.invert(align.portrait_matrix(points)), rim), shape)
 
 

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: written whole or not at all, read without pickle and within bounds."""
+"""Arrays in .npz files: written completely or not at all, read without pickle and within bounds."""
 
 import io
 import zipfile
@@ -9,11 +9,11 @@ import numpy as np
 
 from idejax.storage.files import replacing
 
-MOST_BYTES = 2**32  # of what a file unpacks to
+MOST_BYTES = 2**32  # to which a file may unpack
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]):
-  """Lightly compressed: level 1 takes a fifth of the default's time. Same arrays, same bytes."""
+  """Write arrays by name. Equal arrays give equal bytes; compression level 1 takes a fifth of the default's time."""
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
     for name, array in arrays.items():
@@ -26,13 +26,13 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]):
 
 
 def write_bytes(path: Path, data: bytes | memoryview):
-  """Under a temporary name, renamed when whole."""
+  """Write bytes under a temporary name, and rename the file when it is complete."""
   with replacing(path) as temporary:
     temporary.write_bytes(data)
 
 
 def read(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
-  """The arrays by name. ValueError for whatever is not a sound .npz; OSError as usual."""
+  """The arrays by name, all or those in `only`. ValueError for a damaged .npz; OSError as usual."""
   try:
     with zipfile.ZipFile(path) as archive:
       if sum(i.file_size for i in archive.infolist()) > MOST_BYTES:

@@ -1,4 +1,4 @@
-"""What the ONNX files of a pack are, told from their headers by insightface's own rules."""
+"""The tasks of a pack's ONNX files, recognised from their headers by insightface's own rules."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ class Net(NamedTuple):
 
 
 def read(path: Path) -> Net:
-  """The header of a pack's file. UserError if it is none, or cannot be what its shapes promise."""
+  """The shapes and task of a pack's file. UserError if it is not ONNX, or insightface could not run it."""
   net = header(path)
   return net._replace(task=_task(path, net.inputs, net.outputs))
 
 
 def header(path: Path) -> Net:
-  """Any ONNX file's shapes, of no task. UserError if it is none."""
+  """The shapes of any ONNX file, with the task "other". UserError if it is not ONNX."""
   import onnx
   from google.protobuf.message import DecodeError
 
@@ -88,21 +88,21 @@ def show(shape: tuple[int | None, ...]) -> str:
 
 
 def chosen(folder: Path) -> dict[str, Net]:
-  """task -> net, the first by file name, as insightface chooses. UserError if the detector or the
-  recogniser is missing, and for files that no pack should hold."""
+  """{task: net}, the first by file name, as insightface chooses. UserError if the detector or the
+  recogniser is missing, and for files that insightface could not run."""
   files = sorted(folder.glob("*.onnx"))
   if not files:
     raise UserError(f"{folder} holds no .onnx file: it is no face pack")
   nets: dict[str, Net] = {}
-  found = []
+  summaries = []
   for path in files:
     net = read(path)
     nets.setdefault(net.task, net)
-    found.append(f"{path.name} reads {show(net.inputs[0])}")
+    summaries.append(f"{path.name} reads {show(net.inputs[0])}")
   for task, name, what in (
     ("detection", "detector", "9 or 15 outputs, as SCRFD has"),
     ("recognition", "recogniser", "input [1, 3, 112, 112], output [1, 512], as ArcFace has"),
   ):
     if task not in nets:
-      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); found: {'; '.join(found)}")
+      raise UserError(f"{folder} holds no face {name} (an ONNX file with {what}); found: {'; '.join(summaries)}")
   return nets

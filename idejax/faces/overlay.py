@@ -13,7 +13,7 @@ _BOX, _POINTS, _MARKS, _OTHER = (60, 220, 60), (255, 60, 60), (255, 230, 80), (1
 
 
 def picture(record: FaceRecord, side: int = 512) -> Image.Image:
-  """RGB, `side` high plus a line of text; the photo on the left, its crops on the right."""
+  """An RGB picture, `side` high plus a caption: the photo on the left, its crops on the right."""
   left, scale = _photo(record, side)
   draw = ImageDraw.Draw(left)
   at = lambda p: ((float(p[0]) + 0.5) * scale - 0.5, (float(p[1]) + 0.5) * scale - 0.5)
@@ -30,7 +30,7 @@ def picture(record: FaceRecord, side: int = 512) -> Image.Image:
   canvas = Image.new("RGB", (left.width + side // 2, side + 36), "white")
   canvas.paste(left, (0, (side - left.height) // 2))
   for n, image in enumerate((record.portrait, record.crop)):
-    half = Image.fromarray(_resized(image, (side // 2, side // 2)))
+    half = Image.fromarray(_resize(image, (side // 2, side // 2)))
     canvas.paste(half, (left.width, n * (side // 2)))
   fonts.write(ImageDraw.Draw(canvas), (6, side + 3), _caption(record, canvas.width - 12), _TEXT)
   return canvas
@@ -41,15 +41,15 @@ def _photo(record: FaceRecord, side: int) -> tuple[Image.Image, float]:
   height, width = record.photo.shape[:2]
   scale = min(side / height, 2 * side / width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
-  pixels = _resized(record.photo, size).astype(np.float32)
+  pixels = _resize(record.photo, size).astype(np.float32)
   for mask, tint in ((record.face, _FACE), (record.hair, _HAIR)):
     on = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     pixels[on] = 0.7 * pixels[on] + 0.3 * np.array(tint, np.float32)
   return Image.fromarray(pixels.astype(np.uint8)), scale
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Smaller by averaging, larger smoothly, and much larger by whole pixels: miniature pictures."""
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Shrink by averaging, enlarge smoothly, and enlarge miniature pictures by whole pixels."""
   grow = size[1] / image.shape[0]
   how = cv2.INTER_AREA if grow < 1 else cv2.INTER_CUBIC if grow <= 2.5 else cv2.INTER_NEAREST
   return cv2.resize(image, size, interpolation=how)

@@ -24,7 +24,7 @@ _LEAST = 0.05  # scores below this resemble nothing
 
 
 class Faces(NamedTuple):
-  """Found faces from left to right: boxes float32 [N, 4] x0 y0 x1 y1, scores [N], points [N, 5, 2]."""
+  """Detected faces from left to right: boxes float32 [N, 4] x0 y0 x1 y1, scores [N], points [N, 5, 2]."""
 
   boxes: np.ndarray
   scores: np.ndarray
@@ -36,18 +36,18 @@ class Pack:
 
   def __init__(self, folder: Path, threads: int = 0):
     self.folder, self.threads = folder, threads  # threads of one network's run; 0: all cores
-    told = about.read(folder)
+    facts = about.read(folder)
     self.bundled = folder == MINIATURE
-    self.name: str = told.get("name") or folder.name
-    self.licence: str = told.get("licence") or _INSIGHTFACE
-    self.licence_url: str = told.get("licence_url") or ("" if "licence" in told else _RELEASES)
-    self.det_size: tuple[int, int] = tuple(told.get("det_size") or (640, 640))
-    self.det_threshold: float = told.get("det_threshold", 0.5)
-    self.thresholds: dict[str, float] = told.get("thresholds") or {}
+    self.name: str = facts.get("name") or folder.name
+    self.licence: str = facts.get("licence") or _INSIGHTFACE
+    self.licence_url: str = facts.get("licence_url") or ("" if "licence" in facts else _RELEASES)
+    self.det_size: tuple[int, int] = tuple(facts.get("det_size") or (640, 640))
+    self.det_threshold: float = facts.get("det_threshold", 0.5)
+    self.thresholds: dict[str, float] = facts.get("thresholds") or {}
 
   @functools.cached_property
   def digest(self) -> str:
-    """sha256 over the names and bytes of the ONNX files, and what pack.json says of detection."""
+    """sha256 over the names and bytes of the ONNX files and pack.json's settings of detection."""
     total = hashlib.sha256(repr((self.det_size, self.det_threshold)).encode())
     for path in sorted(self.folder.rglob("*.onnx")):
       with open(path, "rb") as file:
@@ -57,7 +57,7 @@ class Pack:
 
   @functools.cached_property
   def app(self) -> Any:
-    """insightface's FaceAnalysis over this folder. UserError for what is no face pack."""
+    """insightface's FaceAnalysis of this folder. UserError if it is not a face pack."""
     import onnxruntime
 
     # insightface's newer layout has a manifest, which insightface checks itself.
@@ -86,19 +86,19 @@ class Pack:
     return "landmark_2d_106" in self.app.models
 
   def detect(self, pixels: np.ndarray, threshold: float | None = None) -> Faces:
-    """Faces of an RGB photo uint8 [H, W, 3]."""
+    """Faces in an RGB photo uint8 [H, W, 3]; `threshold` replaces the pack's own."""
     height, width = pixels.shape[:2]
-    none = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
-    # So narrow that it would vanish at the detector's size.
+    no_faces = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
+    # A photo so narrow would vanish at the detector's size.
     if min(width, height) * max(self.det_size) < 2 * max(width, height):
-      return none
+      return no_faces
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     try:
       boxes, points = self.app.det_model.detect(bgr, det_thresh=threshold)
     except Exception as e:  # ONNX Runtime's errors share no base class
       raise UserError(f"{self.folder}: the detector fails: {one_line(str(e))[:300]}") from e
     if not len(boxes) or points is None:
-      return none
+      return no_faces
     ok = np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
     ok &= (boxes[:, 2:4] > boxes[:, :2]).all(1)
     order = [i for i in np.argsort(boxes[:, 0], kind="stable") if ok[i]]
@@ -108,9 +108,9 @@ class Pack:
     """Aligned RGB crops uint8 [`crop_size`, `crop_size`, 3] -> float32 [N, 512], L2-normalised."""
     net = self.app.models["recognition"]
     bgr = [np.ascontiguousarray(c[..., ::-1]) for c in crops]
-    fixed = isinstance(net.input_shape[0], int)  # the file is for a batch of one
+    single = isinstance(net.input_shape[0], int)  # the file is for a batch of one
     try:
-      rows = [net.get_feat(group) for group in ([[c] for c in bgr] if fixed else [bgr])]
+      rows = [net.get_feat(group) for group in ([[c] for c in bgr] if single else [bgr])]
     except Exception as e:
       raise UserError(f"{self.folder}: the recogniser fails: {one_line(str(e))[:300]}") from e
     out = np.concatenate(rows).astype(np.float32).reshape(len(crops), -1)
@@ -140,7 +140,7 @@ class Pack:
     return np.asarray(self.app.models["landmark_2d_106"].get(bgr, Face(bbox=box)), np.float32)[:, :2]
 
   def no_face(self, pixels: np.ndarray) -> str:
-    """Why this photo gave nothing, as the end of a sentence."""
+    """Why no face was detected in this photo, as the end of a sentence."""
     near = self.detect(pixels, _LEAST)
     best = f"nothing scores even {_LEAST:g}"
     if len(near.scores):
@@ -204,7 +204,7 @@ def _folder(name: str) -> Path:
 
 @functools.cache
 def _warn_of_two_runtimes():
-  """Both wheels install the same folder; which one's files survived is chance."""
+  """Warn if both wheels of ONNX Runtime are installed: they share a folder, and either's files may be there."""
   names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
   if {"onnxruntime", "onnxruntime-gpu"} <= names:
     tell(

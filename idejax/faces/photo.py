@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
 
 
 class Photo(NamedTuple):
-  """pixels uint8 [H, W, 3], RGB and upright; the sha256 of the file, of an array that of its pixels."""
+  """Pixels uint8 [H, W, 3], RGB and upright; sha256 of the file, or of an array's shape and pixels."""
 
   pixels: np.ndarray
   digest: str
@@ -33,8 +33,8 @@ class Photo(NamedTuple):
 
 
 def read(source: Any) -> Photo:
-  """From a path, bytes, a PIL image or an array: uint8, uint16, bool, or floats in [0, 1], of shape
-  [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA, put on white). UserError names what is wrong.
+  """The photo in a path, bytes, a PIL image or an array: uint8, uint16, bool, or floats in [0, 1], of
+  shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (RGBA, put on white). UserError names what is wrong.
   """
   if isinstance(source, Photo):
     return source
@@ -87,8 +87,10 @@ def _decode(data: bytes, name: str) -> np.ndarray:
 
 
 def _open(file: Any, name: str) -> Image.Image:
-  """The picture behind a header, nothing decoded. `Image.open` would only count its pixels, and warn
-  or raise by a setting that is the whole process's; the caller's own limit comes next."""
+  """The picture with its header read and no pixel decoded; the caller checks its size next.
+
+  `Image.open` would check the size by a setting of the whole process, and warn or raise.
+  """
   Image.init()
   prefix = file.read(16)
   for kind in FORMATS:
@@ -97,8 +99,8 @@ def _open(file: Any, name: str) -> Image.Image:
       continue
     try:
       # A text is the reason why this build cannot; a TGA has no signature, so its name must tell.
-      known = accept(prefix) if accept else name.lower().endswith(".tga")
-      if not known or isinstance(known, str):
+      verdict = accept(prefix) if accept else name.lower().endswith(".tga")
+      if not verdict or isinstance(verdict, str):
         continue
       file.seek(0)
       return factory(file, "")
@@ -118,7 +120,7 @@ def _check(width: int, height: int, name: str):
 
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
-  """Decoded, upright, uint8 [H, W, 3]."""
+  """The decoded, upright picture, uint8 [H, W, 3]."""
   _check(*image.size, name)
   try:
     image.load()
@@ -149,7 +151,7 @@ def _flat(image: Image.Image) -> np.ndarray:
 
 
 def _grey(x: np.ndarray) -> np.ndarray:
-  """16-bit, 32-bit or float greys; what stays below 256 (floats: up to 1) is 8 bits (0 to 1)."""
+  """16-bit, 32-bit or float greys -> uint8 RGB; values below 256 count as 8 bits, floats up to 1 as [0, 1]."""
   y: np.ndarray = np.nan_to_num(x.astype(np.float32), posinf=0, neginf=0)
   top = y.max()
   if x.dtype.kind == "f" and top <= 1:

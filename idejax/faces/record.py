@@ -59,21 +59,21 @@ class FaceRecord:
 
 
 def save(path: Path, records: FaceRecord | Sequence[FaceRecord]):
-  """One .npz, plain arrays by field name; of several photos the n-th's names end in `.n`, from 1."""
-  several = [records] if isinstance(records, FaceRecord) else list(records)
+  """Write one .npz of plain arrays by field name; names of further records end in `.1`, `.2`, ..."""
+  all_records = [records] if isinstance(records, FaceRecord) else list(records)
   arrays: dict[str, np.ndarray] = {}
-  for n, one in enumerate(several):
-    end = f".{n}" if n else ""
+  for n, record in enumerate(all_records):
+    suffix = f".{n}" if n else ""
     for key in _FIELDS:
-      if (value := getattr(one, key)) is not None:
-        arrays[key + end] = value
-    record = {"version": VERSION, "quality": one.quality, "meta": one.meta}
-    arrays["record" + end] = np.array(json.dumps(record, ensure_ascii=False))
+      if (value := getattr(record, key)) is not None:
+        arrays[key + suffix] = value
+    header = {"version": VERSION, "quality": record.quality, "meta": record.meta}
+    arrays["record" + suffix] = np.array(json.dumps(header, ensure_ascii=False))
   npz.write(Path(path), arrays)
 
 
 def load(path: Path) -> FaceRecord:
-  """The (first) record of a file. UserError if it is not whole or not one of ours."""
+  """The first record of a file. UserError if the file is damaged or not a record file."""
   return load_all(path)[0]
 
 
@@ -86,40 +86,40 @@ def load_all(path: Path) -> list[FaceRecord]:
     raise UserError(f"{path} does not exist; idejax identity PHOTO --out {path} makes it")
   try:
     arrays = npz.read(path)
-    others = sum(key.startswith("record.") for key in arrays)
-    return [_from_arrays(arrays, end) for end in ("", *(f".{n + 1}" for n in range(others)))]
+    more = sum(key.startswith("record.") for key in arrays)
+    return [_from_arrays(arrays, suffix) for suffix in ("", *(f".{n + 1}" for n in range(more)))]
   except (ValueError, RecursionError) as e:
     raise UserError(f"{path} is no record file: {one_line(str(e))[:200]}") from e
 
 
 def peek(path: Path) -> dict[str, Any] | None:
-  """The record {version, quality, meta} of a file's first record; None if it cannot be read."""
+  """The header {version, quality, meta} of a file's first record; None if it cannot be read."""
   try:
     return _record(npz.read(path, only=("record",)), "record")
   except (OSError, ValueError, RecursionError):
     return None
 
 
-def _from_arrays(arrays: dict[str, np.ndarray], end: str) -> FaceRecord:
-  record = _record(arrays, "record" + end)
+def _from_arrays(arrays: dict[str, np.ndarray], suffix: str) -> FaceRecord:
+  header = _record(arrays, "record" + suffix)
   values: dict[str, Any] = {}
   sizes: dict[str, int] = {}
   for key, (dtype, shape) in _FIELDS.items():
-    x = values[key] = arrays.get(key + end)
+    x = values[key] = arrays.get(key + suffix)
     if x is None and key == "landmarks":
       continue
     if x is None:
-      raise ValueError(f"{key + end} is missing")
+      raise ValueError(f"{key + suffix} is missing")
     fits = (
       x.dtype == dtype
       and x.ndim == len(shape)
       and all(n == (m if isinstance(m, int) else sizes.setdefault(m, n)) for n, m in zip(x.shape, shape))
     )
     if not fits:
-      raise ValueError(f"{key + end} is {x.dtype} {list(x.shape)}, not {np.dtype(dtype)} {list(shape)}")
+      raise ValueError(f"{key + suffix} is {x.dtype} {list(x.shape)}, not {np.dtype(dtype)} {list(shape)}")
     if x.dtype == np.float32 and not np.isfinite(x).all():
-      raise ValueError(f"{key + end} is not finite")
-  return FaceRecord(**values, quality=record["quality"], meta=record["meta"])
+      raise ValueError(f"{key + suffix} is not finite")
+  return FaceRecord(**values, quality=header["quality"], meta=header["meta"])
 
 
 def _record(arrays: dict[str, np.ndarray], key: str) -> dict[str, Any]:

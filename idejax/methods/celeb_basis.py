@@ -1,8 +1,8 @@
 """Celeb Basis (Yuan et al. 2023): a person as coefficients on the principal axes of celebrities' names.
 
-One layer turns the recogniser's embedding into a unit vector of coefficients for each of two words;
-their average over the training steps is kept. Each person trains a layer of their own: the original
-can also train ten people jointly with one layer, which is not offered.
+One layer turns the recogniser's embedding into a unit vector of coefficients for each of two words,
+and the average of these coefficients over the training steps is the result. Each person trains their
+own layer; the original can also train ten people jointly with one layer, which is not offered here.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -82,15 +82,15 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"basis": [2, 1 + K, d] per text encoder}: for each word the mean, then K orthonormal axes."""
-  made = []
+  bases = []
   for tokenizer, table in zip(tokenizers, anchors.tables(b)):
     ids = anchors.name_ids(tokenizer, names)
     # Sorted: the axes, and their signs, do not depend on the order of the names.
     columns = [np.sort([i[e] for i in ids if len(i) > e]).astype(np.int64) for e in (0, 1)]
     if cfg.dedup:
       columns = [np.unique(c) for c in columns]
-    made.append(jnp.asarray(basis(np.asarray(table), columns, cfg.components), jnp.float32))
-  return {"basis": tuple(made)}
+    bases.append(jnp.asarray(basis(np.asarray(table), columns, cfg.components), jnp.float32))
+  return {"basis": tuple(bases)}
 
 
 def basis(table: np.ndarray, columns: Sequence[np.ndarray], components: int) -> np.ndarray:
@@ -114,11 +114,11 @@ def basis(table: np.ndarray, columns: Sequence[np.ndarray], components: int) -> 
 def predicted(layers: Sequence[Mapping[str, Any]], faces: jax.Array) -> tuple[jax.Array, ...]:
   """Unit coefficients [..., 2, K] per text encoder of the recogniser's embeddings [..., 512]."""
 
-  def one(layer):
+  def coefficients(layer):
     y = jax.nn.leaky_relu(blocks.dense(layer, faces.astype(jnp.float32)), 0.2)
     return _unit(y.reshape(*y.shape[:-1], 2, -1))
 
-  return tuple(one(layer) for layer in layers)
+  return tuple(coefficients(layer) for layer in layers)
 
 
 def _unit(x):
@@ -126,36 +126,36 @@ def _unit(x):
 
 
 def compose(coefficients: Sequence[jax.Array], frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
-  """The two words [..., 2, d] per text encoder: mean + sum_k x_k B_k."""
+  """The two words [..., 2, d] per text encoder: mean + radius sum_k x_k B_k."""
 
-  def one(x, basis):
+  def words(x, basis):
     mean, axes = basis[:, 0].astype(jnp.float32), basis[:, 1:].astype(jnp.float32)
     offset = cfg.radius * jnp.einsum("...ek,ekd->...ed", x, axes)
     return jnp.broadcast_to(mean, offset.shape) + offset
 
-  return tuple(one(x, b) for x, b in zip(coefficients, frozen.constants["basis"]))
+  return tuple(words(x, b) for x, b in zip(coefficients, frozen.constants["basis"]))
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"layer": per text encoder, "average": coefficients [2, K] per text encoder}."""
-  made, face = frozen.constants["basis"], frozen.subject.face
+  bases, face = frozen.constants["basis"], frozen.subject.face
   width = lambda b: 2 * (b.shape[1] - 1)
   layers = tuple(
     {"kernel": jax.random.normal(k, (face.shape[-1], width(b))), "bias": jnp.zeros(width(b))}
-    for k, b in zip(jax.random.split(key, len(made)), made)
+    for k, b in zip(jax.random.split(key, len(bases)), bases)
   )
   if cfg.keep == "last":
     return {"layer": layers}
   return {"layer": layers, "average": predicted(layers, jnp.asarray(face))}  # upstream: from noise
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """The two words, and the coefficients that they are made of."""
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """The two words, and the coefficients from which they are composed."""
   if cfg.keep == "last":
-    kept = predicted(params["layer"], jnp.asarray(frozen.subject.face))
+    coefficients = predicted(params["layer"], jnp.asarray(frozen.subject.face))
   else:
-    kept = tuple(_unit(x) if cfg.renormalise else x for x in params["average"])
-  return {"rows": tuple(r[None, None] for r in compose(kept, frozen, cfg)), "coefficients": kept}
+    coefficients = tuple(_unit(x) if cfg.renormalise else x for x in params["average"])
+  return {"rows": tuple(r[None, None] for r in compose(coefficients, frozen, cfg)), "coefficients": coefficients}
 
 
 def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
@@ -166,7 +166,9 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"])
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c(z_1, z_2))||^2, each row with the words of its own face."""
   e = subject.draw(frozen, keys)
   x = predicted(params["layer"], jnp.asarray(frozen.subject.faces)[e.variant])
@@ -178,16 +180,16 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
 
 
 def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
-  """0, whose gradient by `average` is average - mean x: [2, K] and predictions [B, 2, K].
+  """Zero, with gradient average - mean x with respect to `average`: [2, K] and predictions [B, 2, K].
 
-  A step of plain descent at rate 1 - momentum then makes the exponential moving average, exactly,
-  in the same state, skipped and resumed with all else.
+  A step of gradient descent at rate 1 - momentum then gives the exponential moving average exactly. It
+  lives in the trained parameters, so it is skipped and resumed with them.
   """
-  off = [a[None] - jax.lax.stop_gradient(p) for a, p in zip(average, x)]
-  square = jnp.stack([0.5 * jnp.square(o).sum((1, 2)).mean() for o in off]).sum()
+  offsets = [a[None] - jax.lax.stop_gradient(p) for a, p in zip(average, x)]
+  square = jnp.stack([0.5 * jnp.square(o).sum((1, 2)).mean() for o in offsets]).sum()
   return square - jax.lax.stop_gradient(square)
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = lambda decay: optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay)
   return ((r"^average", optax.sgd(1 - cfg.momentum)), (r"bias$", adam(0.0)), (r".*", adam(cfg.weight_decay)))

@@ -1,14 +1,14 @@
-"""What a method is: the Protocol that every file of this folder satisfies, and the types it speaks.
+"""The Protocol that every method in this folder satisfies, and its types.
 
-A method is a module of pure functions. `frozen` (`person.subject.Frozen`) is all that its loss reads and
-does not change: backbone, constants, captions and, where one person is trained, the subject. `params` is
-what trains, float32. An Identity is what sampling needs of a person, a dict of arrays; it is all that is
-kept of a training.
+A method is a module of pure functions. `frozen` (`person.subject.Frozen`) is everything that its loss
+reads and does not change: backbone, constants, captions and, where one person is trained, the subject.
+`params` is what trains, float32. An Identity is the result of a training: what sampling needs to know
+about a person, as a dict of arrays.
 
     photo --subject--> frozen --init--> params --loss, rates--> params --represent--> Identity
     (identities, prompts) --condition--> Conditioning          Identity --export--> Export
 
-Everything that a method does not need it leaves out: see the defaults of `Needs`.
+A method leaves out whatever it does not need: see the defaults of `Needs`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from idejax.person.augment import Augment
 from idejax.person.subject import Frozen
 
 # {"rows": per text encoder [S, W, P, d]: S stages, W = 1 or 2 (keys and values), P tokens; ...}. A method
-# without words of its own has no "rows". "scale", where there is one, is the strength: a runtime knob.
+# that learns no words has no "rows". The optional "scale" is the strength, which may be set when sampling.
 Identity = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 Rates = tuple[tuple[str, optax.GradientTransformation], ...]  # (regex of parameter paths, optimiser), first match wins
@@ -41,17 +41,19 @@ class ClassPictures:
   count: int
 
 
-def no_constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Any) -> Any:
+def no_constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Any) -> dict[str, Any]:
+  """The default of `Needs.constants`: nothing."""
   return {}
 
 
 def no_changes(identities: Sequence[Identity], b: Backbone, cfg: Any) -> dict[str, Any]:
+  """The default of `Needs.override`: the UNet stays as it is."""
   return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-  """What a method asks of those who run it. Each default means: nothing."""
+  """What a method needs from training, sampling and planning. Each default means nothing."""
 
   captions: tuple[str, ...] = ()
   """Training captions; {} is where the identity's word goes."""
@@ -60,9 +62,9 @@ class Needs:
   words: tuple[str, ...] = ()
   """Words of the vocabulary that `constants` looks up, beside captions and names."""
   constants: Callable[[Backbone, Sequence[Tokenizer], Sequence[str], Any], Any] = no_constants
-  """(backbone, tokenizers, celebrities' names, cfg) -> what is computed once for everybody: `frozen.constants`."""
+  """(backbone, tokenizers, celebrities' names, cfg) -> `frozen.constants`, computed once for everybody."""
   augment: Augment = Augment()
-  """What is done to the photo."""
+  """How the photo is varied."""
   class_pictures: ClassPictures | None = None
   face_vit: bool = False
   """Whether the subject needs a face ViT's features."""
@@ -76,9 +78,9 @@ class Needs:
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-  """A module of a person's own that changes the prompt's context, with the PyTorch files that run it."""
+  """A person's own module that changes the prompt's context, with the PyTorch files that run it."""
 
-  name: str  # of its folder in the exported pipeline, and of the template with its code
+  name: str  # both its folder in the exported pipeline and the template with its code are called so
   class_name: str
   pipeline: str  # template of the pipeline that calls it
   config: Mapping[str, Any]
@@ -88,26 +90,26 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """What a person is made of, for files that stock diffusers opens."""
+  """The parts of an identity, for files that stock diffusers opens."""
 
   rows: tuple[Any, ...] = ()
   """Words, per text encoder [S, W, P, d]."""
   unet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  """The UNet's parameters that the person changes, as they are then."""
+  """The UNet's parameters that the person changes, with their new values."""
   low_rank: tuple[Any, Any] | None = None
   """The same change as factors: trees of A [I, r] and B [r, O] at the kernels' paths, all scales applied."""
   adapter: Adapter | None = None
   without_adapter: Identity | None = None
-  """The identity as it remains in a form that has no code; None: as it is."""
+  """The identity for forms that cannot hold the adapter's code; None: the identity itself."""
   called: str = ""
-  """What the person is called in prompts where the UNet's change alone is written."""
+  """The person's name in prompts for a file that holds the UNet's change alone."""
 
 
 class Method(Protocol):
   """The functions and values of a method's file."""
 
   scope: Scope
-  """person: trained for each. dataset: trained once for everybody, then `represent` is one forward pass."""
+  """person: trained for each person. dataset: trained once for everybody, `represent` is one forward pass."""
 
   @property
   def Config(self) -> type[Any]:
@@ -115,19 +117,19 @@ class Method(Protocol):
 
   @property
   def PRESETS(self) -> Mapping[str, Any]:
-    """{name: Config}: `paper` for Stable Diffusion, `miniature` for the built-in models; with `-sdxl` behind
-    them, where SDXL wants other settings. See `default_preset`."""
+    """{name: Config}: `paper` for Stable Diffusion, `miniature` for the built-in models, and the same
+    names with `-sdxl` appended where SDXL needs other settings. See `default_preset`."""
 
   def needs(self, cfg: Any, nets: Nets) -> Needs:
-    """What must be there before training, and what others must know."""
+    """What training, sampling and planning must provide or know."""
 
   def init(self, key: jax.Array, frozen: Frozen, cfg: Any) -> Any:
-    """What is trained, float32. UserError for settings that do not fit the model."""
+    """The parameters before training, float32. UserError for settings that do not fit the model."""
 
   def loss(
     self, params: Any, frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Any
   ) -> tuple[jax.Array, Metrics]:
-    """The mean over a batch's rows, each with a key of its own [B]; and what is worth plotting."""
+    """(mean loss over the batch's rows, metrics to plot); `keys` [B] holds one key per row."""
 
   def rates(self, cfg: Any) -> Rates:
     """Parameter groups and their optimisers."""
@@ -141,7 +143,7 @@ class Method(Protocol):
     """The UNet's inputs for prompts that name these people, in the order of the prompts' placeholders."""
 
   def export(self, identity: Identity, b: Backbone, cfg: Any) -> Export:
-    """The person in parts that files can hold."""
+    """The identity in the parts that files hold."""
 
 
 def encode_captions(needs: Needs, tokenizers: Sequence[Tokenizer], word: str) -> Prompts:

@@ -1,9 +1,9 @@
 """DreamBooth (Ruiz et al. 2023): the UNet itself learns that a rare word means this person.
 
-Pictures of the class, made by the model before, keep it from forgetting what a person is. All of the
-UNet trains, or low-rank changes of its attention (LoRA, the default on SDXL). The text encoder does
-not train, so both prompts are encoded once. The placeholder stands for the rare word and the class
-noun, "sks person": prompts of other methods fit as they are.
+Pictures of the class, which the model makes beforehand, keep it from forgetting what a person is. The
+whole UNet trains, or low-rank changes of its attention (LoRA, the default on SDXL). The text encoder
+does not train, so both prompts are encoded once. The placeholder stands for the rare word and the class
+noun, "sks person", so prompts written for other methods can be used unchanged.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import optax
 
 from idejax import draws, tree
 from idejax.errors import UserError
-from idejax.methods.contract import ClassPictures, Export, Identity, Needs, Scope
+from idejax.methods.contract import ClassPictures, Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict, with_unet
 from idejax.model.conditioning import Prompts
@@ -119,13 +119,13 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   kernels, structure = jax.tree.flatten(_attention(b))
 
   def factors(key, w):  # [I, O], or [depth, I, O] where blocks are scanned
-    *stack, wide, out = w.shape
+    *stack, inputs, outputs = w.shape
     uniform = jax.nn.initializers.variance_scaling  # as torch's Kaiming with a = sqrt(5)
     kaiming = uniform(1 / 3, "fan_in", "uniform", batch_axis=tuple(range(len(stack))))
-    return {"lora_A": kaiming(key, (*stack, wide, cfg.rank)), "lora_B": jnp.zeros((*stack, cfg.rank, out))}
+    return {"lora_A": kaiming(key, (*stack, inputs, cfg.rank)), "lora_B": jnp.zeros((*stack, cfg.rank, outputs))}
 
-  made = [factors(k, w) for k, w in zip(jax.random.split(key, len(kernels)), kernels)]
-  return {"lora": jax.tree.unflatten(structure, made)}
+  pairs = [factors(k, w) for k, w in zip(jax.random.split(key, len(kernels)), kernels)]
+  return {"lora": jax.tree.unflatten(structure, pairs)}
 
 
 def _attention(b: Backbone) -> dict[str, Any]:
@@ -134,14 +134,14 @@ def _attention(b: Backbone) -> dict[str, Any]:
 
 
 def _class_pictures(s: Subject) -> tuple[Any, Any]:
-  """Mean and log-variance. UserError if there are none."""
+  """Mean and log-variance of the class pictures' latents. UserError if there are none."""
   if s.prior_mean is None or s.prior_logvar is None:
     raise UserError("DreamBooth needs pictures of the class for prior preservation; make them, or set prior to 0")
   return s.prior_mean, s.prior_logvar
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """The name, the weights, and `scale`: how much of their change is applied, a runtime knob."""
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """The name, the weights, and `scale`: how much of their change is applied when sampling."""
   return {"rows": frozen.constants["rows"], **params, "scale": jnp.ones(())}
 
 
@@ -150,7 +150,7 @@ def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg
 
 
 def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
-  """The changed UNet, all of it or its attention's kernels; of several identities the mean change."""
+  """The changed UNet, all of it or its attention's kernels; several identities change it by their mean."""
   part = [i["scale"] / len(identities) for i in identities]
   if "lora" in identities[0]:
     return merge(_attention(b), [i["lora"] for i in identities], part, cfg)
@@ -162,11 +162,11 @@ def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[s
 def merge(kernels: Mapping[str, Any], loras: Sequence[Any], part: Sequence[Any], cfg: Config) -> dict[str, Any]:
   """Kernels + alpha / rank sum_i part_i A_i B_i, float32."""
 
-  def one(w, *factors):
+  def add(w, *factors):
     change = sum(p * f["lora_A"].astype(jnp.float32) @ f["lora_B"].astype(jnp.float32) for p, f in zip(part, factors))
     return w.astype(jnp.float32) + cfg.alpha / cfg.rank * change
 
-  return jax.tree.map(one, kernels, *loras)
+  return jax.tree.map(add, kernels, *loras)
 
 
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
@@ -178,31 +178,35 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=low_rank, called=cfg.word)
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, "sks person")||^2 + prior mean ||...||^2 of class pictures."""
   k_variant, k_caption, k_latent, k_t, k_noise, k_class = draws.split(keys, 6)
   s, b = frozen.subject, frozen.backbone
   variant = draws.integers(k_variant, s.mean.shape[0] if cfg.variants else 1)
   caption = draws.integers(k_caption, len(cfg.templates))
   pick = lambda x, index: jnp.asarray(x)[index]
-  own = subject.noised(b, variant, caption, pick(s.mean, variant), pick(s.logvar, variant), (k_latent, k_t, k_noise))
+  of_person = subject.noised(
+    b, variant, caption, pick(s.mean, variant), pick(s.logvar, variant), (k_latent, k_t, k_noise)
+  )
   if not cfg.prior:
-    return objective(params, frozen, own, None, cfg)
+    return objective(params, frozen, of_person, None, cfg)
   mean, logvar = _class_pictures(s)
   k_picture, *k_rest = draws.split(k_class, 4)
   picture = draws.integers(k_picture, mean.shape[0])
   last = jnp.full_like(caption, len(cfg.templates))
   of_class = subject.noised(b, picture, last, pick(mean, picture), pick(logvar, picture), tuple(k_rest))
-  return objective(params, frozen, own, of_class, cfg)
+  return objective(params, frozen, of_person, of_class, cfg)
 
 
-def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | None, cfg: Config):
-  """(loss, metrics) of examples of the person and of its class, in one call of the UNet."""
+def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_class: Example | None, cfg: Config):
+  """(loss, metrics) from examples of the person and of the class, in one call of the UNet."""
   b = frozen.backbone
   changes = params["unet"] if "unet" in params else merge(_attention(b), [params["lora"]], [1.0], cfg)
-  # In turn, person and class: joined end to end, rows would move between the devices that hold the batch.
-  in_turn = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])
-  both = own if of_class is None else jax.tree.map(in_turn, own, of_class)
+  # Person and class alternate: joined end to end, rows would move between the devices that hold the batch.
+  interleave = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])
+  both = of_person if of_class is None else jax.tree.map(interleave, of_person, of_class)
   text = frozen.constants["text"]
   row = lambda x: None if x is None else x[both.caption]
   cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
@@ -213,7 +217,7 @@ def objective(params: Any, frozen: Frozen, own: Example, of_class: Example | Non
   return person + cfg.prior * others, {"diffusion": person, "class": others}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   def group(lr):
     adam = optax.adamw(lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)

@@ -5,11 +5,11 @@
     c'  = c + beta tanh(gamma) MHA([c; W_p E_r])     ID-Adapter, once per prompt, text rows only
     K', V' of every cross-attention                  learned too, as changes of the base model's
 
-The two words begin as the text encoder's output for the average name (cross-initialisation). Text
-encoder, VAE and all else of the UNet stay as they are. A prompt without the person is not adapted.
+The two words begin as the text encoder's output for the average name (cross-initialisation). The text
+encoder, the VAE and the rest of the UNet do not train. A prompt without the person is not adapted.
 
-Of several people in a prompt each adapter reads the plain prompt and the changes are added; those of
-K' and V' are averaged. Identities must be of one Config.
+With several people in a prompt, each adapter reads the plain prompt and their changes are added; the
+changes of K' and V' are averaged. The identities must share one Config.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Adapter, Export, Identity, Needs, Scope
+from idejax.methods.contract import Adapter, Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -176,9 +176,9 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
     params["enhancer"] = _init_enhancer(k_enhancer, width, cfg)
   if cfg.adapts:
     params["adapter"] = _init_adapter(k_adapter, width, cfg)
-  kind = cfg.kv if cfg.kv != "auto" else "lora" if b.nets.xl else "full"
-  if kind != "none":
-    params["kv"] = _init_kv(k_kv, b, kind, cfg)
+  kv = cfg.kv if cfg.kv != "auto" else "lora" if b.nets.xl else "full"
+  if kv != "none":
+    params["kv"] = _init_kv(k_kv, b, kv, cfg)
   return params
 
 
@@ -195,9 +195,9 @@ def _init_enhancer(key, width: int, cfg: Config):
 
 def _init_adapter(key, width: int, cfg: Config):
   k_project, k_in, k_out = jax.random.split(key, 3)
-  wide = 2 * width if cfg.enhances and cfg.enhancer == "released" else width
+  inputs = 2 * width if cfg.enhances and cfg.enhancer == "released" else width
   return {
-    "project": blocks.dense_init(k_project, wide, width),
+    "project": blocks.dense_init(k_project, inputs, width),
     "in_proj": blocks.dense_init(k_in, width, 3 * width, blocks.xavier),
     "out_proj": blocks.dense_init(k_out, width, width),
     "gamma": jnp.zeros(()),
@@ -205,19 +205,19 @@ def _init_adapter(key, width: int, cfg: Config):
 
 
 def _init_kv(key, b: Backbone, kind: str, cfg: Config):
-  """Changes of the kernels [(depth,) D, C] of the UNet, zero at first: whole, or {"A", "B"} of low rank."""
+  """Changes of the UNet's kernels [(depth,) D, C], zero at first: full, or factors {"A", "B"} of low rank."""
   kernels = tree.split(b.params["unet"], [_KV])[0]
   if kind == "full":
     return jax.tree.map(lambda w: jnp.zeros(w.shape), kernels)
   keys = iter(jax.random.split(key, len(jax.tree.leaves(kernels))))
 
-  def low(w):
+  def factors(w):
     *depth, inputs, outputs = w.shape
     bound = inputs**-0.5  # PyTorch's Kaiming-uniform of a Linear
     a = jax.random.uniform(next(keys), (*depth, inputs, cfg.rank), minval=-bound, maxval=bound)
     return {"A": a, "B": jnp.zeros((*depth, cfg.rank, outputs))}
 
-  return jax.tree.map(low, kernels)
+  return jax.tree.map(factors, kernels)
 
 
 # Forward.
@@ -225,8 +225,8 @@ def _init_kv(key, b: Backbone, kind: str, cfg: Config):
 
 def face_rows(p: Mapping[str, Any], face: jax.Array, cfg: Config) -> jax.Array:
   """E_f [M, D] of a face embedding [512]."""
-  made = blocks.dense(p, face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
-  return jnp.broadcast_to(made, (cfg.face_tokens, made.shape[-1]))
+  tokens = blocks.dense(p, face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
+  return jnp.broadcast_to(tokens, (cfg.face_tokens, tokens.shape[-1]))
 
 
 def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Config) -> jax.Array:
@@ -235,24 +235,24 @@ def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Conf
   x, y = faces[None], anchor[None]
   if "before_q" in p:
     x, y = blocks.dense(p["before_q"], x), blocks.dense(p["before_kv"], y)
-  made = blocks.multihead(p, x, y, cfg.heads)[0]
+  out = blocks.multihead(p, x, y, cfg.heads)[0]
   if "after" in p:
-    made = blocks.dense(p["after"], made)
-  return made + faces if cfg.enhancer_residual else made
+    out = blocks.dense(p["after"], out)
+  return out + faces if cfg.enhancer_residual else out
 
 
 def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, cfg: Config) -> jax.Array:
-  """tanh(gamma) times the text rows [B, L, D] of attention over context [B, L, D] and tokens [M, R]."""
+  """tanh(gamma) MHA([c; W_p E_r]) in the text rows: [B, L, D] from context [B, L, D] and tokens [M, R]."""
   faces = blocks.dense(p["project"], faces)
   x = context.astype(faces.dtype)
   faces = jnp.broadcast_to(faces, (x.shape[0], *faces.shape))
   q, k, v = jnp.split(blocks.dense(p["in_proj"], jnp.concatenate([x, faces], axis=1)), 3, axis=-1)
-  made = blocks.heads_attend(q[:, : x.shape[1]], k, v, cfg.heads)
-  return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], made)
+  attended = blocks.heads_attend(q[:, : x.shape[1]], k, v, cfg.heads)
+  return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
 
 
-def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """All of an identity: {"rows"[, "face", "adapter", "kv", "scale"]}."""
+def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """Everything that was learned about a person: {"rows"[, "face", "adapter", "kv", "scale"]}."""
   out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
   if "face" in params:
     out["face"] = face_rows(params["face"], frozen.subject.face, cfg)
@@ -262,8 +262,8 @@ def learned(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return out | {"scale": jnp.ones(())} if "adapter" in out or "kv" in out else out
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """`learned` at the strength for pictures, or the two words alone."""
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """`learned` at the strength for sampling, or the two words alone."""
   out = learned(params, frozen, cfg)
   if cfg.sampling == "rows":
     return {"rows": out["rows"]}
@@ -272,20 +272,20 @@ def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
   cond = conditioning.contexts(b, prompts, conditioning.join(identities), **how)
-  plain = made = cond.k[0]
+  plain = adapted = cond.k[0]
   first, last = 0, plain.shape[1]
   for identity in identities:
     count = identity["rows"][0].shape[2]
-    used = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
+    is_named = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
     first += count
     if "adapter" in identity:
       change = cfg.beta * identity["scale"] * adapt(identity["adapter"], plain, identity["face"], cfg)
-      made = jnp.where(used, made + change, made).astype(plain.dtype)
+      adapted = jnp.where(is_named, adapted + change, adapted).astype(plain.dtype)
     elif "face" in identity:
-      # In place of text, not behind it: with guidance both prompts need one length.
+      # In place of text, not behind it: under guidance both prompts need the same length.
       end, last = last, last - identity["face"].shape[0]
-      made = jnp.where(used, made.at[:, last:end].set(identity["face"].astype(plain.dtype)[None]), made)
-  return dataclasses.replace(cond, k=made[None], v=made[None])
+      adapted = jnp.where(is_named, adapted.at[:, last:end].set(identity["face"].astype(plain.dtype)[None]), adapted)
+  return dataclasses.replace(cond, k=adapted[None], v=adapted[None])
 
 
 def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
@@ -298,14 +298,19 @@ def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[s
   return jax.tree.map(lambda w, c: (w.astype(c.dtype) + c).astype(w.dtype), base, mean)
 
 
-def _changes(identity):
-  whole = lambda c: c["A"] @ c["B"] if isinstance(c, Mapping) else c
-  low = lambda c: isinstance(c, Mapping) and "A" in c
-  return jax.tree.map(lambda c: identity["scale"] * whole(c), identity["kv"], is_leaf=low)
+def _is_low_rank(change: Any) -> bool:
+  """Whether a node of a tree of changes is the factors of one kernel's change."""
+  return isinstance(change, Mapping) and "A" in change
+
+
+def _changes(identity: Identity) -> dict[str, Any]:
+  """The changes of the kernels [(depth,) D, C], at the identity's strength."""
+  product = lambda c: c["A"] @ c["B"] if _is_low_rank(c) else c
+  return jax.tree.map(lambda c: identity["scale"] * product(c), identity["kv"], is_leaf=_is_low_rank)
 
 
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
-  """Words, keys and values, and the adapter or the face tokens that take the padding's place."""
+  """The words, the keys and values, and the adapter or the face tokens that replace padding."""
   out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=_factors(identity))
   if "face" not in identity:
     return out
@@ -328,13 +333,12 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
 
 
 def _factors(identity: Identity) -> tuple[Any, Any] | None:
-  """A and B of keys and values, the strength in B; None where they are whole."""
+  """The factors A and B of the changed keys and values, with the strength in B; None if they are full."""
   if "kv" not in identity:
     return None
-  low = lambda c: isinstance(c, Mapping) and "A" in c
-  if not all(map(low, jax.tree.leaves(identity["kv"], is_leaf=low))):
+  if not all(map(_is_low_rank, jax.tree.leaves(identity["kv"], is_leaf=_is_low_rank))):
     return None
-  side = lambda name, scale: jax.tree.map(lambda c: c[name] * scale, identity["kv"], is_leaf=low)
+  side = lambda name, scale: jax.tree.map(lambda c: c[name] * scale, identity["kv"], is_leaf=_is_low_rank)
   return side("A", 1.0), side("B", identity["scale"])
 
 
@@ -344,9 +348,9 @@ def _factors(identity: Identity) -> tuple[Any, Any] | None:
 def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
   """How far words [2, d] are from where they began, [2]; gradients are zero where they coincide.
 
-  Mahalanobis: the covariance is C = u u^T + ZETA I with u = (start[0] - start[1]) / sqrt(2), so what
-  lies across u counts 1 / ZETA, along u 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C drops the
-  former (`mahalanobis_released`).
+  Mahalanobis: the covariance is C = u u^T + ZETA I with u = (start[0] - start[1]) / sqrt(2), so squares
+  across u are weighted by 1 / ZETA and along u by 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C
+  drops the part across u (`mahalanobis_released`).
   """
   if kind == "l2":
     return anchors.distance(rows, start)
@@ -360,7 +364,9 @@ def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
   return jnp.sqrt(jnp.maximum(square, 1e-8))
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta'(z_t, t, c')||^2 + reg_weight * mean distance of the words from their start."""
   e = subject.draw(frozen, keys)
   identity = learned(params, frozen, cfg)
@@ -368,14 +374,14 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   b = backbone.with_unet(frozen.backbone, override([identity], frozen.backbone, cfg))
   error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()
   kind = "l2" if cfg.reg == "none" else cfg.reg
-  far = jnp.concatenate([distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]).mean()
-  metrics = {"diffusion": error, "moved": far}
+  offset = jnp.concatenate([distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]).mean()
+  metrics = {"diffusion": error, "moved": offset}
   if cfg.adapts:
     metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])
-  return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * far, metrics
+  return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * offset, metrics
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = lambda lr, decay: optax.adamw(lr, b1=0.9, b2=0.999, eps=cfg.adam_eps, weight_decay=decay)
   rules = [
     (r"^rows", adam(cfg.lr, cfg.rows_decay)),

@@ -1,10 +1,10 @@
-"""Name inversion: several vectors that begin as an average celebrity's name and stay as large as names are.
+"""Name inversion: several vectors that begin as an average celebrity's name and stay as long as names are.
 
     L = mean ||eps - eps_theta(z_t, t, c(v*))||^2 + norm mean_p (|v_p| / n_p - 1)^2
 
 n_p is the root mean square length of celebrities' first (p even) and second (p odd) embeddings. Textual Inversion
-with more than one vector tends to grow until the word drowns the rest of the prompt; here its size is held, by a
-penalty that vanishes where the vectors are as long as names. Ours: no paper describes it in this form.
+with several vectors tends to grow until the word drowns the rest of the prompt; here a penalty, which vanishes
+where vectors are as long as names, holds their length. The method is this project's own: no paper describes it.
 """
 
 import dataclasses
@@ -51,18 +51,18 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
-  """{"start": [P, d], "length": [P]} per text encoder: the average name, and how long names are."""
-  in_turn = np.arange(cfg.vectors) % 2
+  """{"start": [P, d], "length": [P]} per text encoder: the average name, and the length n_p of names."""
+  alternate = np.arange(cfg.vectors) % 2
   lengths = []
   for tokenizer, table in zip(tokenizers, anchors.tables(b)):
     square = np.square(np.asarray(table, np.float32)).sum(-1)
     ids = [[i[k] for i in anchors.name_ids(tokenizer, names) if len(i) > k] for k in (0, 1)]
-    lengths.append(jnp.asarray([np.sqrt(square[np.array(i)].mean()) for i in ids])[in_turn])
-  return {"start": tuple(m[in_turn] for m in anchors.mean(b, tokenizers, names)), "length": tuple(lengths)}
+    lengths.append(jnp.asarray([np.sqrt(square[np.array(i)].mean()) for i in ids])[alternate])
+  return {"start": tuple(m[alternate] for m in anchors.mean(b, tokenizers, names)), "length": tuple(lengths)}
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """{"rows": [P, d] per text encoder}. Vectors of one start are told apart by a hundredth of their length."""
+  """{"rows": [P, d] per text encoder}. Noise of a hundredth of the length tells vectors of one start apart."""
   keys = jax.random.split(key, len(frozen.constants["start"]))
 
   def begin(key, start, length):
@@ -72,7 +72,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(map(begin, keys, frozen.constants["start"], frozen.constants["length"]))}
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[None, None] for r in params["rows"])}
 
 
@@ -91,15 +91,15 @@ def penalty(rows: Sequence[jax.Array], lengths: Sequence[jax.Array]) -> jax.Arra
 
 
 def loss(
-  params: Any, frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
 ) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c(v*))||^2 + norm * `penalty`."""
   e = subject.draw(frozen, keys)
   prompts = subject.prompts(frozen, e)
   cond = condition([represent(params, frozen, cfg)], frozen.backbone, prompts, cfg, remat=True)
   error = diffusion.mse(predict(frozen.backbone, e.noisy, e.t, cond), e.target).mean()
-  far = penalty(params["rows"], frozen.constants["length"])
-  return error + cfg.norm * far, {"diffusion": error, "length": far}
+  deviation = penalty(params["rows"], frozen.constants["length"])
+  return error + cfg.norm * deviation, {"diffusion": error, "length": deviation}
 
 
 def rates(cfg: Config) -> Rates:

@@ -1,14 +1,14 @@
-"""SeFi-IDE (arXiv 2402.00631): a word for each stage of diffusion, apart for keys and for values.
+"""SeFi-IDE (arXiv 2402.00631): for each stage of diffusion one word for keys and one for values.
 
-    (P_i^K, P_i^V), i = 1..5       made of the class word by a small self-attention block
-    A_t = softmax(Q (W_k c_K)^T)   of the person's prompt, in every cross-attention
-    A_r = softmax(Q (W_k c_r)^T)   of the same prompt with the class word: same Q, no second pass
+    (P_i^K, P_i^V), i = 1..5       computed from the class word by a small self-attention block
+    A_t = softmax(Q (W_k c_K)^T)   maps of the person's prompt, in every cross-attention
+    A_r = softmax(Q (W_k c_r)^T)   maps of the same prompt with the class word: same Q, no second pass
     L   = mean ||eps - eps_theta(z_t, t, c_K, c_V)||^2 + lambda ||mean over layers of A_r - A_t||^2
 
 Stage 1 is the noisiest fifth of the timesteps, as everywhere in idejax (ProSpect counts from the
 clean end; which number a stage has does not matter to what is learned). The face-wise attention loss
-keeps the word from swallowing the background, or the other words. UNet, VAE and text encoder stay as
-they are. Not only faces: with `word` dog and the caption "a photo of {}" it learns a dog.
+keeps the word from swallowing the background, or the other words. UNet, VAE and text encoder do not
+train. The method is not limited to faces: with `word` dog and the caption "a photo of {}" it learns a dog.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -34,7 +34,7 @@ from idejax.person.augment import Augment
 from idejax.person.subject import Frozen
 from idejax.ranges import at_least, between, one_word, with_person
 
-HEADS, INNER = 8, 512  # of the block's self-attention
+HEADS, INNER = 8, 512  # heads and width of the block's self-attention
 PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
 
 scope: Scope = "person"
@@ -139,7 +139,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 
 def _init_block(key, width: int, cfg: Config):
-  """PyTorch's default of linear layers; with init anchor the last one gives zero."""
+  """Weights drawn as PyTorch does for linear layers; with init anchor the last layer gives zero."""
   keys = iter(jax.random.split(key, 14))
 
   def dense(i, o, bias=True):
@@ -171,21 +171,21 @@ def block(p: Mapping[str, Any], word: jax.Array) -> jax.Array:
   return blocks.dense(p["ff"]["out"], y * jax.nn.gelu(gate, approximate=False))[0]
 
 
-def table(params: Any, frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
+def table(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> tuple[jax.Array, ...]:
   """The words [S, W, d] for each text encoder; W is 2, keys and values, or 1."""
   if "table" in params:
     return params["table"]
-  wide = 1 if cfg.tie_kv else 2
+  roles = 1 if cfg.tie_kv else 2
 
   def make(p, word):
     word = word.astype(p["norm1"]["scale"].dtype)
-    made = block(p, word).reshape(cfg.stages, wide, -1)
-    return made + jnp.broadcast_to(word, made.shape) if cfg.init == "anchor" else made
+    rows = block(p, word).reshape(cfg.stages, roles, -1)
+    return rows + jnp.broadcast_to(word, rows.shape) if cfg.init == "anchor" else rows
 
   return tuple(make(p, word) for p, word in zip(params["module"], frozen.constants["word"]))
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[:, :, None] for r in table(params, frozen, cfg))}
 
 
@@ -207,12 +207,16 @@ def resize(maps: jax.Array, side: int) -> jax.Array:
 
 
 def attention_loss(
-  captured: Mapping[str, Any], keys: Mapping[str, jax.Array], columns: jax.Array, shape: tuple[int, int], cfg: Config
+  queries_keys: Mapping[str, Any],
+  keys: Mapping[str, jax.Array],
+  columns: jax.Array,
+  shape: tuple[int, int],
+  cfg: Config,
 ) -> jax.Array:
   """|| mean over layers of (A_r - A_t) ||^2 of each row, [B].
 
   Args:
-    captured: what `predict` captures: queries and keys of each cross-attention.
+    queries_keys: those of each cross-attention, as `predict` captures them.
     keys: the reference's keys [(depth,) B, L, C] by path.
     columns: [B, L], 1 for the tokens that count.
     shape: (height, width) of the latents.
@@ -220,10 +224,10 @@ def attention_loss(
   Where layers differ in their number of heads, each layer's heads are averaged first. The sum is
   scaled to 8 heads, so that lambda means the same on all backbones.
   """
-  flat = tree.flatten(captured)
+  flat = tree.flatten(queries_keys)
   layers = {path: (flat[f"{path}.qk.0"], flat[f"{path}.qk.1"]) for path in keys}
   heads = {q.shape[-2] for q, _ in layers.values()}
-  one_by_one = len(heads) == 1
+  same_heads = len(heads) == 1
   h, w = shape
   side = lambda q: round((h * w / q.shape[-3]) ** 0.5)  # latents per query along a side
   if cfg.layers == "native":
@@ -231,15 +235,15 @@ def attention_loss(
     if not layers:
       raise UserError(f"layers native: no cross-attention of this model is {cfg.target} x {cfg.target}")
 
-  @functools.partial(jax.checkpoint, static_argnums=0)  # maps are large and cheap: made again for the gradient
+  @functools.partial(jax.checkpoint, static_argnums=0)  # maps are large and cheap: recompute them for the gradient
   def difference(per, q, k, reference):
     q, k, reference = (x.astype(jnp.float32) for x in (q, k, reference))
     reference = reference.reshape(*reference.shape[:2], *k.shape[-2:])
-    wanted = weights(q, reference)
+    expected = weights(q, reference)
     if cfg.stop_reference:
-      wanted = jax.lax.stop_gradient(wanted)
-    maps = wanted - weights(q, k)  # [B, N, h w, L]
-    if not one_by_one:
+      expected = jax.lax.stop_gradient(expected)
+    maps = expected - weights(q, k)  # [B, N, h w, L]
+    if not same_heads:
       maps = maps.mean(1, keepdims=True)
     maps = maps.reshape(*maps.shape[:2], -(-h // per), -(-w // per), maps.shape[-1])
     return resize(maps, cfg.target)
@@ -251,12 +255,12 @@ def attention_loss(
     else:
       step = cfg.every if len(q) > cfg.every else 1
       stack = tuple(x[::step] for x in (q, k, keys[path]))
-      one = functools.partial(difference, side(q))
+      compare = functools.partial(difference, side(q))
 
-      def add(sum, x, one=one):
-        return sum + one(*x), None
+      def add(sum, x, compare=compare):
+        return sum + compare(*x), None
 
-      start = jnp.zeros(jax.eval_shape(one, *(x[0] for x in stack)).shape)
+      start = jnp.zeros(jax.eval_shape(compare, *(x[0] for x in stack)).shape)
       total += jax.lax.scan(add, start, stack)[0]
       count += len(stack[0])
   square = jnp.square(total / count) * columns[:, None, None, None, :]
@@ -278,26 +282,28 @@ def columns(prompts: Prompts, option: int) -> jax.Array:
 # Training.
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c_K, c_V)||^2 + lambda * the attention loss, each row at its own stage."""
   b, e = frozen.backbone, subject.draw(frozen, keys)
   prompts = subject.prompts(frozen, e)
-  # Two passes of the text encoder a row: those of its stage.
+  # Only the passes of each row's own stage go through the text encoder: two a row.
   at = backbone.stage(e.t, cfg.stages, b.nets.schedule.num_train_timesteps)
   rows = tuple(r[at][:, None] for r in represent(params, frozen, cfg)["rows"])
   cond = conditioning.contexts(b, prompts, rows, per_row=True, remat=True)
   if not cfg.weight:
     error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()
     return error, {"diffusion": error}
-  out, captured = predict(b, e.noisy, e.t, cond, capture=True)
+  out, queries_keys = predict(b, e.noisy, e.t, cond, capture=True)
   error = diffusion.mse(out, e.target).mean()
   reference = {path: jnp.take(k, e.caption, axis=-3) for path, k in frozen.constants["keys"].items()}
   height, width = e.noisy.shape[1:3]
-  far = attention_loss(captured, reference, columns(prompts, cfg.option), (height, width), cfg).mean()
-  ratio = cfg.weight * far / jnp.maximum(error, jnp.finfo(jnp.float32).tiny)
-  return error + cfg.weight * far, {"diffusion": error, "attention": far, "ratio": ratio}
+  distance = attention_loss(queries_keys, reference, columns(prompts, cfg.option), (height, width), cfg).mean()
+  ratio = cfg.weight * distance / jnp.maximum(error, jnp.finfo(jnp.float32).tiny)
+  return error + cfg.weight * distance, {"diffusion": error, "attention": distance, "ratio": ratio}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   adam = optax.adam(cfg.lr, b1=0.9, b2=0.999, eps=1e-8)
   return ((r"", optax.chain(optax.clip_by_global_norm(cfg.clip), adam) if cfg.clip else adam),)

@@ -1,9 +1,9 @@
 """StableIdentity (Wang et al. 2024): a small MLP turns a face's features into a celebrity-like name.
 
 The MLP's output is normalised and given the mean and deviation of celebrities' first and last names
-(AdaIN). Above alpha T the loss is that of the noise, below it that of the clean latents; both see
-the face, and a little of the hair. Only the two vectors are kept. SDXL has an MLP and statistics for
-each of its text encoders.
+(AdaIN). Above alpha T the loss is the error of the noise, below it that of the clean latents; both are
+masked to the face and, with less weight, the hair. The result is the two vectors alone. SDXL has an MLP
+and statistics for each of its text encoders.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import optax
 
 from idejax import tree
 from idejax.errors import UserError
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, backbone, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -27,7 +27,7 @@ from idejax.person.augment import Augment
 from idejax.person.subject import Example, Frozen, Subject
 from idejax.ranges import above, at_least, between, with_person
 
-_MULTIPLIER = 0.1  # of every kernel and bias of the MLP, as a slower learning rate
+_MULTIPLIER = 0.1  # scales every kernel and bias of the MLP, which acts as a slower learning rate
 
 scope: Scope = "person"
 
@@ -127,7 +127,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
 
 
 def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
-  """Features [..., F] -> [..., 2, d]: unit variance and mean 0 over both tokens together at first."""
+  """Features [..., F] -> [..., 2, d], at first with mean 0 and variance 1 over both tokens together."""
   norm = lambda name, x: blocks.layer_norm(params[name], x)
   dense = lambda i, x: _MULTIPLIER * blocks.dense(params[f"layers.{i}"], x)
   x = jax.nn.leaky_relu(dense(0, x), 0.2)
@@ -137,19 +137,19 @@ def mlp(params: Mapping[str, Any], x: jax.Array, depth: int) -> jax.Array:
   return x.reshape(*x.shape[:-1], 2, -1)
 
 
-def rows(params: Any, frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
+def rows(params: Mapping[str, Any], frozen: Frozen, x: jax.Array, cfg: Config) -> tuple[jax.Array, ...]:
   """Features [..., F] -> the two words [..., 2, d] for each text encoder: mean + normalised * deviation."""
 
-  def land(p, statistics):
+  def adain(p, statistics):
     y = mlp(p, x, cfg.depth)
     mean, deviation = (jnp.broadcast_to(s, y.shape).astype(jnp.float32) for s in statistics)
     return mean + y * deviation
 
-  return tuple(land(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
+  return tuple(adain(p, s) for p, s in zip(params["mlp"], frozen.constants["statistics"]))
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """From the photo itself, neither mirrored nor pasted."""
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+  """The two words from the photo itself, neither mirrored nor pasted."""
   return {"rows": tuple(r[None, None] for r in rows(params, frozen, features(frozen.subject, cfg)[0], cfg))}
 
 
@@ -162,10 +162,10 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
 
 
 def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.Array, cfg: Config):
-  """(error [B], whether a row's is that of the noise [B]) of the UNet's output; masks [B, h, w].
+  """(error [B] of the UNet's output, whether it is that of the noise [B]); masks [B, h, w].
 
   t > alpha T:  mse(M_f eps_hat, M_f eps) + hair mse(M_h eps_hat, M_h eps)
-  else:         the same of the clean latents as the VAE gives them, unscaled
+  else:         the same for the clean latents as the VAE gives them, unscaled
   """
   schedule = b.nets.schedule
   noisy = e.t > cfg.alpha * schedule.num_train_timesteps
@@ -174,30 +174,32 @@ def errors(b: Backbone, out: jax.Array, e: Example, face: jax.Array, hair: jax.A
   z0 = diffusion.x0_from(out, e.noisy, jnp.where(noisy, 0.5, e.abar), schedule.prediction_type)
   gain = backbone.scale_latents(b, jnp.ones((1, 1, 1, e.latents.shape[-1])))
   gain -= backbone.scale_latents(b, jnp.zeros_like(gain))
-  wrong = jnp.where(noisy[:, None, None, None], eps - e.noise, (z0 - e.latents) / gain)
+  difference = jnp.where(noisy[:, None, None, None], eps - e.noise, (z0 - e.latents) / gain)
 
-  def masked(mask):
-    error = diffusion.mse(wrong, jnp.zeros_like(wrong), mask[..., None])
+  def under(mask):
+    error = diffusion.mse(difference, jnp.zeros_like(difference), mask[..., None])
     if cfg.mask_norm == "all":
       return error
     return error / jnp.maximum(mask.mean((1, 2)), 1 / mask[0].size)
 
-  return masked(face) + cfg.hair * masked(hair), noisy
+  return under(face) + cfg.hair * under(hair), noisy
 
 
 def combine(error: jax.Array, noisy: jax.Array, cfg: Config) -> jax.Array:
-  """The errors of a batch [B] as one number. They are the same for a batch of one, the paper's."""
+  """The errors of a batch [B] as one number. For a batch of one, as in the paper, both ways are the same."""
   if cfg.mixed == "rows":
     return error.mean()
-  average = lambda chosen: (error * chosen).sum() / jnp.maximum(chosen.sum(), 1)
+  average = lambda rows: (error * rows).sum() / jnp.maximum(rows.sum(), 1)
   return average(noisy) + average(~noisy)
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """The masked error of the noise, or of the clean latents where little noise is left (`errors`)."""
   e, b, s = subject.draw(frozen, keys), frozen.backbone, frozen.subject
-  learned = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # of the variant that is shown
-  identity = {"rows": tuple(r[:, None, None] for r in learned)}
+  words = rows(params, frozen, features(s, cfg)[1][e.variant], cfg)  # from the variant that is shown
+  identity = {"rows": tuple(r[:, None, None] for r in words)}
   size = tuple(n * b.nets.factor for n in e.latents.shape[1:3])  # SDXL learns at 512 px too
   cond = condition([identity], b, subject.prompts(frozen, e), cfg, per_row=True, size=size, remat=True)
   out = predict(b, e.noisy, e.t, cond)
@@ -206,7 +208,7 @@ def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
   return total, {"diffusion": diffusion.mse(out, e.target).mean(), "masked": error.mean()}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   kernels = lambda params: tree.map_with_path(lambda path, _: path.endswith("kernel"), params)
   adam = optax.adamw(cfg.lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay, mask=kernels)
   return ((r".*", optax.chain(optax.clip_by_global_norm(cfg.clip), adam)),)

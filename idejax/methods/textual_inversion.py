@@ -1,18 +1,18 @@
-"""Textual Inversion (Gal et al. 2022): a new word's input embeddings, and nothing else, are learned.
+"""Textual Inversion (Gal et al. 2022): only the input embeddings of a new word are learned.
 
 With `start="cross"` (Pang et al. 2023) the rows begin as the text encoder's output for an average
 celebrity's name: the scale at which learned embeddings end up.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from idejax.methods.contract import Export, Identity, Needs, Scope
+from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
@@ -79,7 +79,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(0.02 * jax.random.normal(k, r.shape) for k, r in zip(keys, rows))}
 
 
-def represent(params: Any, frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   return {"rows": tuple(r[None, None] for r in params["rows"])}
 
 
@@ -91,15 +91,17 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return Export(rows=identity["rows"])
 
 
-def loss(params: Any, frozen: Frozen, batch: Any, keys: jax.Array, cfg: Config):
+def loss(
+  params: Mapping[str, Any], frozen: Frozen, batch: Mapping[str, Any], keys: jax.Array, cfg: Config
+) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta(z_t, t, c(v*))||^2 + reg * mean |v* - v_start|."""
   e = subject.draw(frozen, keys)
   identity = represent(params, frozen, cfg)
   cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, remat=True)
   error = diffusion.mse(predict(frozen.backbone, e.noisy, e.t, cond), e.target).mean()
-  moved = jnp.concatenate([anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])
-  return error + cfg.reg * moved.mean(), {"diffusion": error, "moved": moved.mean()}
+  distances = jnp.concatenate([anchors.distance(r, r0) for r, r0 in zip(params["rows"], frozen.constants["start"])])
+  return error + cfg.reg * distances.mean(), {"diffusion": error, "moved": distances.mean()}
 
 
-def rates(cfg: Config):
+def rates(cfg: Config) -> Rates:
   return ((r"^rows", optax.adamw(cfg.lr, b1=0.9, b2=0.999, weight_decay=cfg.weight_decay)),)

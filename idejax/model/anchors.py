@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,14 +16,14 @@ from idejax.model.tokens import Tokenizer
 from idejax.nets import clip
 
 
-def tables(b: Backbone) -> tuple[Any, ...]:
+def tables(b: Backbone) -> tuple[jax.Array, ...]:
   """The input embedding table [V, d] of each text encoder."""
   names = ["text_encoder", "text_encoder_2"][: len(b.nets.text)]
   return tuple(b.params[n]["text_model.embeddings.token_embedding"]["embedding"] for n in names)
 
 
-def word_rows(b: Backbone, tokenizers: Sequence[Tokenizer], word: str) -> tuple[Any, ...]:
-  """The input embedding [1, d] of a single-token word in each encoder. UserError if it has more."""
+def word_rows(b: Backbone, tokenizers: Sequence[Tokenizer], word: str) -> tuple[jax.Array, ...]:
+  """The input embedding [1, d] of a single-token word in each encoder. UserError if it is several tokens."""
   out = []
   for tokenizer, table in zip(tokenizers, tables(b)):
     ids = tokenizer.bpe(word, add_special_tokens=False)["input_ids"]
@@ -37,7 +38,9 @@ def name_ids(tokenizer: Tokenizer, names: Sequence[str]) -> list[list[int]]:
   return [tokenizer.bpe(n, add_special_tokens=False)["input_ids"] for n in names]
 
 
-def mean(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, by: str = "tokens") -> tuple[Any, ...]:
+def mean(
+  b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, by: str = "tokens"
+) -> tuple[jax.Array, ...]:
   """The average name [2, d] of each encoder's input embeddings.
 
   by="tokens": row 0 averages every name's first token, row 1 the second (a name of one token counts
@@ -47,12 +50,12 @@ def mean(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, 
     raise UserError("no celebrity names: this method needs a list of names that the model knows")
   out = []
   for tokenizer, table in zip(tokenizers, tables(b)):
-    table = np.asarray(table, np.float32)
+    rows = np.asarray(table, np.float32)
     if by == "tokens":
       ids = [[[i] for i in name] for name in name_ids(tokenizer, names)]
     else:
       ids = [name_ids(tokenizer, _ends(n)) for n in names]
-    columns = [[table[i[k]].mean(0) for i in ids if len(i) > k] for k in (0, 1)]
+    columns = [[rows[i[k]].mean(0) for i in ids if len(i) > k] for k in (0, 1)]
     if not all(columns):
       raise UserError("the celebrity names have no second token: give first and last names")
     # Summed in float64 and in sorted order: the anchor does not depend on the order of the file.
@@ -68,7 +71,9 @@ def _ends(name: str) -> list[str]:
   return parts if len(parts) < 2 else [parts[0], parts[-1]]
 
 
-def cross(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, by: str = "tokens") -> tuple[Any, ...]:
+def cross(
+  b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, by: str = "tokens"
+) -> tuple[jax.Array, ...]:
   """Cross-initialisation [2, d]: each encoder's output at the two positions of the average name."""
   means = mean(b, tokenizers, names, by=by)
   where = jnp.array([[1, 2]])
@@ -77,12 +82,14 @@ def cross(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *,
     ids = np.full((1, tokenizer.length), tokenizer.pad, np.int32)
     ids[0, :4] = [tokenizer.bos, tokenizer.eos, tokenizer.eos, tokenizer.eos]
     params = b.params["text_encoder" if i == 0 else "text_encoder_2"]
-    made: Any = clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3]))
-    out.append(made.last[0, 1:3].astype(jnp.float32))
+    output: Any = clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3]))
+    out.append(output.last[0, 1:3].astype(jnp.float32))
   return tuple(out)
 
 
-def statistics(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str]) -> tuple[tuple[Any, Any], ...]:
+def statistics(
+  b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str]
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
   """(mean, deviation) [2, d] of the names' first and second input embeddings, per encoder.
 
   Only names of exactly two tokens count; the deviation is the unbiased one.
@@ -97,7 +104,7 @@ def statistics(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str
   return tuple(out)
 
 
-def distance(x, start):
-  """Euclidean distance [P] of rows [P, d], with a gradient (zero) where they coincide."""
+def distance(x: jax.Array, start: jax.Array) -> jax.Array:
+  """Euclidean distance [P] between rows [P, d]; its gradient is zero where they coincide."""
   square = jnp.square(x - start).sum(-1)
   return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

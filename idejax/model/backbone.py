@@ -40,7 +40,7 @@ class Nets:
   dtype: Any = jnp.float32
   zero_empty_negative: bool = False  # SDXL base: no negative prompt means zeros, not "" encoded
   guidance: float | None = None  # what suits the model, where its folder says
-  controlnet: ControlNetConfig | None = None  # of the ControlNet that `params` has, if it has one
+  controlnet: ControlNetConfig | None = None  # None: `params` has no ControlNet
 
   @classmethod
   def from_json(
@@ -91,7 +91,7 @@ class Backbone:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-  """What a prompt, and a method, make of the UNet's inputs. The one type that methods return.
+  """What the UNet is conditioned on, from a prompt and a method. The one type that methods return.
 
   k, v: contexts [S, B, L, D] for keys and for values, S stages of diffusion, noisiest first.
   pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
@@ -127,8 +127,7 @@ def load(
   a gradient through the UNet recomputes its blocks instead of keeping what they computed.
   """
   index = read_json(folder / "model_index.json")
-  named = lambda part: isinstance(part, list) and len(part) == 2 and None not in part
-  parts = [name for name in _COMPONENTS if named(index.get(name))]
+  parts = [name for name in _COMPONENTS if is_component(index.get(name))]
   if missing := {"unet", "vae", "text_encoder"} - set(parts):
     raise UserError(
       f"{folder}/model_index.json ({index.get('_class_name')}) has no {', '.join(sorted(missing))}: "
@@ -147,7 +146,7 @@ def load(
     params[name] = weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
   schedule = make_config(NoiseSchedule, folder / "scheduler" / "scheduler_config.json")
   if "text_encoder_2" not in parts:
-    # diffusers' StableDiffusionPipeline mends old configs so; without it SD 1.x latents are clipped.
+    # diffusers' StableDiffusionPipeline mends old configs this way; without it SD 1.x latents are clipped.
     schedule = schedule.override(clip_sample=False, steps_offset=1)
   nets = Nets(
     unet=dataclasses.replace(configs["unet"], dtype=dtype, attention=attention, remat=remat),
@@ -167,7 +166,7 @@ def _number(x: Any) -> float | None:
 
 
 def make_config(make, path: Path, **run):
-  """A config from its JSON file; what is wrong with it as a sentence with the file's name."""
+  """A config from its JSON file. Raises UserError with the file's name and what is wrong with it."""
   json = read_json(path)
   try:
     config = make.from_json(json, **run)
@@ -183,7 +182,7 @@ def net_shapes(shapes, config, path: Path):
     return shapes(config)
   except Exception as e:  # numbers from a stranger's file may break any operation of a net
     reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-    raise UserError(f"{path}: no net can be built so: {reason}") from e
+    raise UserError(f"{path}: no net can be built from it: {reason}") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -197,6 +196,11 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise UserError(f"{path} holds no JSON object")
   return flaxfiles.class_names(value)
+
+
+def is_component(entry: Any) -> bool:
+  """Whether an entry of model_index.json is a component's [library, class]; absent ones are [null, null]."""
+  return isinstance(entry, list) and len(entry) == 2 and None not in entry
 
 
 def _check_widths(folder: Path, nets: Nets):
@@ -254,7 +258,7 @@ def with_unet(b: Backbone, changes: dict[str, Any]) -> Backbone:
 
 
 def project(b: Backbone, cond: Conditioning) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """The UNet's cross-attention keys and values for a conditioning that stays fixed: once, not per step."""
+  """The UNet's cross-attention keys and values for a fixed conditioning, computed once instead of per step."""
   return cross_attention.project_context(b.params["unet"], cond.k, cond.v, b.nets.dtype)
 
 
@@ -311,7 +315,7 @@ def control(
   t: jax.Array,
   context: jax.Array,
   image: jax.Array,
-  added: Any,
+  added: tuple[jax.Array, jax.Array] | None,
   scale: jax.Array | None = None,
 ) -> unet.Residuals:
   """The ControlNet's residuals for noisy latents [B, h, w, C] at timesteps [B]; `scale` [B].

@@ -24,7 +24,7 @@ class Prompts(NamedTuple):
 
 
 def tokenise(tokenizers: Sequence[Tokenizer], texts: Sequence[str], placeholders: Mapping[str, int]) -> Prompts:
-  """Texts with placeholders, {word: number of rows}, as numpy arrays."""
+  """Prompts of texts, as numpy arrays; `placeholders` is {word: number of rows}."""
   return prompts([t.encode(texts, placeholders) for t in tokenizers])
 
 
@@ -55,16 +55,16 @@ def contexts(
       None: there is no placeholder. W = 2 gives keys and values contexts of their own.
     size: (height, width) in pixels for SDXL's time ids; by default what the UNet was made for.
 
-  SDXL's pooled vector is that of the values' pass.
+  SDXL's pooled vector comes from the pass for values.
   """
   n = prompts.ids[0].shape[0]
   if rows is None:
-    stages, wide = 1, 1
+    stages, roles = 1, 1
   else:
     if not per_row:
       rows = tuple(jnp.broadcast_to(r, (n, *r.shape)) for r in rows)
-    stages, wide = rows[0].shape[1:3]
-  passes = stages * wide  # one run of the encoder over all of them
+    stages, roles = rows[0].shape[1:3]
+  passes = stages * roles  # one run of the encoder over all of them
   spread = lambda x: jnp.repeat(jnp.asarray(x), passes, axis=0)
   flat = None if rows is None else tuple(r.reshape(-1, *r.shape[3:]) for r in rows)
   where = None if rows is None else tuple(spread(w) for w in prompts.where)
@@ -73,7 +73,7 @@ def contexts(
   )
 
   def arrange(x):  # [B S W, ...] -> [S, B, ...] of keys, of values
-    x = jnp.moveaxis(x.reshape(n, stages, wide, *x.shape[1:]), (2, 1), (0, 1))
+    x = jnp.moveaxis(x.reshape(n, stages, roles, *x.shape[1:]), (2, 1), (0, 1))
     return x[0], x[-1]
 
   k, v = arrange(context)
@@ -91,9 +91,9 @@ def time_ids(count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def join(identities: Sequence[Mapping[str, Any]]) -> Rows | None:
-  """The rows of several identities as those of one prompt, in their order: {"rows": Rows} each.
+  """The rows of several identities, each {"rows": Rows}, side by side as rows of one prompt.
 
-  None if no identity has words of its own.
+  None if no identity has rows.
   """
   rows = [i["rows"] for i in identities if "rows" in i]
   return tuple(jnp.concatenate(per_encoder, axis=2) for per_encoder in zip(*rows)) if rows else None

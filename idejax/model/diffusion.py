@@ -110,9 +110,9 @@ class NoiseSchedule:
     for key in values:
       if key not in _FIELDS and key not in CHOICES:
         raise UserError(f"unknown scheduler setting {key!r}; known: {', '.join(sorted(_FIELDS))}.")
-    checked = {k: _checked(k, v) for k, v in values.items()}
-    checked = {k: v for k, v in checked.items() if k in _FIELDS}
-    out = dataclasses.replace(self, **checked, given=self.given | frozenset(checked))
+    values = {k: _convert(k, v) for k, v in values.items()}
+    fields = {k: v for k, v in values.items() if k in _FIELDS}
+    out = dataclasses.replace(self, **fields, given=self.given | frozenset(fields))
     betas = out.betas
     if len(betas) != out.num_train_timesteps:
       raise UserError(
@@ -132,21 +132,21 @@ class NoiseSchedule:
     type stay, because they belong to the network; and clipping stays off unless asked for,
     because latents do not lie in [-1, 1] (diffusers' DDIM and DDPM would clip them).
     """
-    # It knows no other noise levels than the trained ones; a caller may still ask for them.
-    changed: dict[str, Any] = {}
+    # diffusers' class has the trained noise levels only; a caller may still ask for others.
+    changes: dict[str, Any] = {}
     if name == "EulerAncestralDiscreteScheduler":
-      changed = dict(use_karras_sigmas=False, use_exponential_sigmas=False)
+      changes = dict(use_karras_sigmas=False, use_exponential_sigmas=False)
     if name == self.class_name:
-      return dataclasses.replace(self, **changed)
+      return dataclasses.replace(self, **changes)
     base = NoiseSchedule(class_name=name, **CLASS_DEFAULTS[name])
     follow = ("timestep_spacing", "set_alpha_to_one", "lower_order_final", "variance_type")
-    changed |= {f: getattr(base, f) for f in follow if f not in self.given}
+    changes |= {f: getattr(base, f) for f in follow if f not in self.given}
     if "clip_sample" not in self.given:
-      changed["clip_sample"] = False
+      changes["clip_sample"] = False
     # Stable Diffusion's PNDM is the one without Runge-Kutta steps, whatever the class assumes.
     if "skip_prk_steps" not in self.given:
-      changed["skip_prk_steps"] = True
-    return dataclasses.replace(self, class_name=name, **changed)
+      changes["skip_prk_steps"] = True
+    return dataclasses.replace(self, class_name=name, **changes)
 
   def to_json(self) -> dict:
     """The content of a `scheduler_config.json` that diffusers and `from_json` both read."""
@@ -191,13 +191,13 @@ class NoiseSchedule:
 _FIELDS = {f.name: f.type for f in dataclasses.fields(NoiseSchedule) if f.name not in ("class_name", "given")}
 
 
-def _checked(name: str, value):
+def _convert(name: str, value):
   """`value` in the type of field `name`, or UserError."""
   value = _ALIASES.get(value, value) if isinstance(value, str) else value
   if name in CHOICES:
     if value not in CHOICES[name]:
-      known = ", ".join(str(c) for c in CHOICES[name])
-      raise UserError(f"scheduler setting {name} is {value!r}; supported: {known}.")
+      choices = ", ".join(str(c) for c in CHOICES[name])
+      raise UserError(f"scheduler setting {name} is {value!r}; supported: {choices}.")
     return value
   kind: Any = _FIELDS[name]
   got: Any = None
@@ -219,10 +219,10 @@ def _checked(name: str, value):
       got = tuple(array.astype(float).tolist())
   if got is not None:
     return got
-  wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a positive number")
+  expected = {bool: "true or false", int: "a whole number"}.get(kind, "a positive number")
   if name == "trained_betas":
-    wanted = "a list of numbers"
-  raise UserError(f"scheduler setting {name} is {value!r}; expected {wanted}.")
+    expected = "a list of numbers"
+  raise UserError(f"scheduler setting {name} is {value!r}; expected {expected}.")
 
 
 def _cumprod(alphas: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ def add_noise(z0: jax.Array, eps: jax.Array, abar_t) -> jax.Array:
 
 
 def target(z0: jax.Array, eps: jax.Array, abar_t, prediction: str = "epsilon") -> jax.Array:
-  """What the network is trained to say: eps, z0, or v = sqrt(abar) eps - sqrt(1 - abar) z0."""
+  """What the network is trained to predict: eps, z0, or v = sqrt(abar) eps - sqrt(1 - abar) z0."""
   if prediction == "epsilon":
     return eps
   if prediction == "sample":
@@ -302,13 +302,13 @@ def v_from(out: jax.Array, zt: jax.Array, abar_t, prediction: str = "epsilon") -
   return out
 
 
-def mse(out: jax.Array, wanted: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def mse(out: jax.Array, expected: jax.Array, mask: jax.Array | None = None) -> jax.Array:
   """mean ||M (out - wanted)||^2 of each sample over all its elements: [B, ...] -> float32 [B].
 
   `mask` broadcasts with `out`, for example [B, H, W, 1]; the mean is not renormalised by it
   (FaceSnap eq. 3), so a mask of ones gives the plain error and a mask of zeros gives 0.
   """
-  error = out.astype(jnp.float32) - wanted.astype(jnp.float32)
+  error = out.astype(jnp.float32) - expected.astype(jnp.float32)
   if mask is not None:
     error = error * mask
   return jnp.square(error).mean(tuple(range(1, error.ndim)))
@@ -316,4 +316,4 @@ def mse(out: jax.Array, wanted: jax.Array, mask: jax.Array | None = None) -> jax
 
 def _require(prediction: str):
   if prediction != "v_prediction":
-    _checked("prediction_type", prediction)
+    _convert("prediction_type", prediction)

@@ -1,7 +1,7 @@
 """The config.json of every component of SD 1.5, 2.1 and SDXL, and small relatives for a laptop.
 
-Names are facts of the released checkpoints. `write_random` makes a pipeline folder with random
-weights in exactly the layout that diffusers reads: for demonstrations, benchmarks and tests.
+The values are those of the released checkpoints. `write_random` writes a pipeline folder with
+random weights in exactly the layout that diffusers reads: for demonstrations, benchmarks and tests.
 """
 
 from pathlib import Path
@@ -91,8 +91,8 @@ def small(family: str) -> dict[str, Config]:
              down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3)  # fmt: skip
   configs = full | dict(vae=full["vae"] | vae, text_encoder=full["text_encoder"] | text)
   if "text_encoder_2" in full:
-    wide = dict(hidden_size=40, intermediate_size=80, projection_dim=24)
-    configs["text_encoder_2"] = full["text_encoder_2"] | text | wide
+    second = dict(hidden_size=40, intermediate_size=80, projection_dim=24)
+    configs["text_encoder_2"] = full["text_encoder_2"] | text | second
     unet |= dict(cross_attention_dim=72, transformer_layers_per_block=[1, 2, 3][:levels],
                  addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8)  # fmt: skip
   configs["unet"] = full["unet"] | unet
@@ -118,7 +118,7 @@ def random_params(shapes, seed: int):
 
 
 def write_random(folder: Path, family: str, *, seed: int = 0, configs: dict[str, Config] | None = None):
-  """A pipeline folder with random weights and a byte-level tokenizer; small unless `configs` says."""
+  """Write a pipeline folder with random weights and a byte-level tokenizer, small unless `configs` is given."""
   from idejax.nets import clip, unet, vae
   from idejax.storage import tensorfiles, weights
 
@@ -156,7 +156,7 @@ def write_random(folder: Path, family: str, *, seed: int = 0, configs: dict[str,
 
 
 def write_byte_tokenizer(folder: Path, length: int, pad: str):
-  """A CLIP tokenizer without merges: one token a byte, 514 in all; reads any text, slowly."""
+  """Write a CLIP tokenizer without merges: one token a byte, 514 in all; it reads any text, slowly."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [b for b in range(256) if b not in printable]
   chars = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
@@ -173,7 +173,7 @@ def write_byte_tokenizer(folder: Path, length: int, pad: str):
 def is_sdxl(model: str) -> bool:
   """Whether a model, as --model names it, is of SDXL's family, without fetching or opening it.
 
-  By its folder where it is here, else by its name: ids of SDXL's descendants say XL.
+  Judged by its folder where that is on this machine, else by its name: ids of SDXL's descendants say XL.
   """
   if model in KNOWN or model in FAMILIES:
     return KNOWN.get(model, model) == "sdxl"

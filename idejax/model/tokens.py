@@ -14,7 +14,7 @@ from idejax.errors import UserError
 
 
 class Encoded(NamedTuple):
-  """Ids [N, L] int32, position of the end-of-text token [N], and what did not fit, per prompt.
+  """N tokenised prompts: ids [N, L] int32, position of the end-of-text token [N], text that did not fit.
 
   `where` [N, P] holds the positions of the placeholders' rows, in the order of the rows, -1 where
   a prompt does not use a row.
@@ -118,7 +118,7 @@ def _quiet_transformers():
 def load(folder: Path) -> Tokenizer:
   """The tokenizer of a pipeline folder's `tokenizer/`; no network, no code from the folder."""
   if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
-    raise UserError(f"{folder} has neither tokenizer.json nor vocab.json: it is no CLIP tokenizer")
+    raise UserError(f"{folder} has neither tokenizer.json nor vocab.json: it is not a CLIP tokenizer")
   try:
     bpe = _quiet_transformers().CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     length, ids = int(bpe.model_max_length), (bpe.bos_token_id, bpe.eos_token_id, bpe.pad_token_id)

@@ -56,6 +56,11 @@ def choose(target: str, q, k) -> str:
   return "plain"
 
 
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+  """[B, L, D] -> [B, L, heads, D / heads]."""
+  return x.reshape(*x.shape[:2], heads, -1)
+
+
 def weights(q: jax.Array, k: jax.Array) -> jax.Array:
   """The attention map itself, softmax(q k^T / sqrt(D)): [B, L, N, D], [B, S, N, D] -> [B, N, L, S]."""
   scores = jnp.einsum("blnd,bsnd->bnls", q * q.shape[-1] ** -0.5, k)
@@ -68,8 +73,8 @@ def _plain(q, k, v, causal=False):
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
   scores = jnp.einsum("bnld,bnsd->bnls", q, k).astype(jnp.float32)
   if causal:
-    seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None]
-    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None]
+    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
   y = jnp.einsum("bnls,bnsd->bnld", jax.nn.softmax(scores, axis=-1).astype(dtype), v)
   return jnp.swapaxes(y, 1, 2)
 
@@ -124,8 +129,7 @@ def _on_each_device(kernel):
 def _flash(q, k, v):
   from jax.experimental.pallas.ops.tpu import flash_attention as fa
 
-  size = lambda length: next(b for b in (512, 256, 128) if length % b == 0)
-  bq, bk = size(q.shape[1]), size(k.shape[1])
+  bq, bk = (next(b for b in (512, 256, BLOCK) if length % b == 0) for length in (q.shape[1], k.shape[1]))
   blocks = fa.BlockSizes(
     block_q=bq,
     block_k_major=bk,

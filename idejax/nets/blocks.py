@@ -1,4 +1,4 @@
-"""Small trainable blocks of the methods: plain functions of a dict of arrays.
+"""Small trainable blocks that methods are made of: plain functions of a dict of arrays.
 
 A linear layer is {"kernel": [I, O], "bias": [O]}, bias optional.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from idejax.nets.attention import attention
+from idejax.nets.attention import attention, split_heads
 
 Params = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def norm_init(width: int) -> dict[str, jax.Array]:
 
 
 def layer_norm(p: Params, x: jax.Array, eps: float = 1e-5) -> jax.Array:
-  """Over the last axis, in float32."""
+  """Layer normalisation over the last axis, computed in float32; returned in the dtype of x."""
   y = x.astype(jnp.float32)
   y -= y.mean(-1, keepdims=True)
   y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
@@ -44,11 +44,11 @@ def layer_norm(p: Params, x: jax.Array, eps: float = 1e-5) -> jax.Array:
 
 def heads_attend(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
   """softmax(q k^T / sqrt(D / heads)) v per head: [B, L, D], [B, S, D] -> [B, L, D]."""
-  split = lambda y: y.reshape(*y.shape[:2], heads, -1)
-  return attention(split(q), split(k), split(v)).reshape(*q.shape[:2], -1)
+  q, k, v = (split_heads(x, heads) for x in (q, k, v))
+  return attention(q, k, v).reshape(*q.shape[:2], -1)
 
 
 def multihead(p: Params, x: jax.Array, y: jax.Array, heads: int) -> jax.Array:
   """x [B, L, D] attends to y [B, S, D], projected by "to_q", "to_k", "to_v" and "to_out"."""
-  made = heads_attend(dense(p["to_q"], x), dense(p["to_k"], y), dense(p["to_v"], y), heads)
-  return dense(p["to_out"], made)
+  attended = heads_attend(dense(p["to_q"], x), dense(p["to_k"], y), dense(p["to_v"], y), heads)
+  return dense(p["to_out"], attended)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from idejax.nets.attention import attention
+from idejax.nets.attention import attention, split_heads
 from idejax.nets.layers import Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
@@ -41,7 +41,7 @@ class TextConfig:
   def from_json(cls, json: Mapping[str, Any]) -> "TextConfig":
     """From transformers' config.json of CLIPTextModel, ...WithProjection, or a whole CLIPModel.
 
-    Raises ValueError, also for activations and several end tokens that CLIP never had.
+    Raises ValueError for a config that is not CLIP's, such as one with several end tokens.
     """
     cfg = tower_from_json(cls, json, "text")
     if not isinstance(cfg.eos_token_id, int):
@@ -88,20 +88,20 @@ class TextEncoder(nn.Module):
       raise ValueError("rows and where must be given together.")
     embed = lambda n, name: Embed(n, c.hidden_size, self.dtype, name=f"text_model.embeddings.{name}")
     x = embed(c.vocab_size, "token_embedding")(ids)
-    spliced = jnp.zeros(ids.shape, bool)
+    is_row = jnp.zeros(ids.shape, bool)
     if rows is not None and where is not None:
       # A gather, not a scatter: exact in every dtype, and its gradient sums over equal slots.
       hit = where[:, None, :] == jnp.arange(length)[None, :, None]  # [B, L, P]
-      spliced = hit.any(-1)
-      picked = jnp.take_along_axis(rows.astype(x.dtype), hit.argmax(-1)[..., None], axis=1)
-      x = jnp.where(spliced[..., None], picked, x)
+      is_row = hit.any(-1)
+      row = jnp.take_along_axis(rows.astype(x.dtype), hit.argmax(-1)[..., None], axis=1)
+      x = jnp.where(is_row[..., None], row, x)
     x += embed(c.max_position_embeddings, "position_embedding")(jnp.arange(length)[None])
 
     x, penultimate = encoder("text_model", c, True, self.dtype, self.remat)(x)
     last = LayerNorm(c.layer_norm_eps, self.dtype, name="text_model.final_layer_norm")(x)
     if eos is None:
       score = ids if c.eos_token_id == 2 else (ids == c.eos_token_id).astype(jnp.int32)
-      eos = jnp.where(spliced, -1, score).argmax(-1)
+      eos = jnp.where(is_row, -1, score).argmax(-1)
     pooled = jnp.take_along_axis(last, eos[:, None, None], axis=1)[:, 0]
     if c.projection_dim:
       pooled = Dense(c.projection_dim, False, self.dtype, name="text_projection")(pooled)
@@ -114,7 +114,7 @@ def shapes(cfg: TextConfig):
   return parameter_shapes(TextEncoder(cfg), ids)
 
 
-# What the vision towers (clip_vision.py) share.
+# Shared with the vision towers (clip_vision.py).
 
 
 class Embed(nn.Module):
@@ -139,8 +139,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dense = lambda name: Dense(x.shape[-1], dtype=self.dtype, name=name)
-    split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
-    q, k, v = (split(dense(name)(x)) for name in ("q_proj", "k_proj", "v_proj"))
+    q, k, v = (split_heads(dense(name)(x), self.heads) for name in ("q_proj", "k_proj", "v_proj"))
     return dense("out_proj")(attention(q, k, v, causal=self.causal).reshape(x.shape))
 
 
@@ -176,10 +175,10 @@ def tower_from_json(cls, json: Mapping[str, Any], tower: str):
   if (kind := json.get("model_type", "clip")) not in ("clip", f"clip_{tower}_model"):
     raise ValueError(f"CLIP {tower} config: model_type is {kind!r}, not CLIP's.")
   fields = {f.name for f in dataclasses.fields(cls)}
-  whole = f"{tower}_config" in json  # a CLIPModel's config: both towers and both projections
-  own = json[f"{tower}_config"] if whole else json
-  values = {k: v for k, v in own.items() if k in fields - {"projection_dim"} and v is not None}
-  if whole or any(a.endswith("WithProjection") for a in json.get("architectures") or ()):
+  both_towers = f"{tower}_config" in json  # a CLIPModel's config: both towers and both projections
+  tower_json = json[f"{tower}_config"] if both_towers else json
+  values = {k: v for k, v in tower_json.items() if k in fields - {"projection_dim"} and v is not None}
+  if both_towers or any(a.endswith("WithProjection") for a in json.get("architectures") or ()):
     values["projection_dim"] = json.get("projection_dim", 512)
   cfg = cls(**values)
   if cfg.hidden_act not in _ACTIVATIONS:

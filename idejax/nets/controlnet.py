@@ -25,7 +25,7 @@ class ControlNetConfig:
 
   @classmethod
   def from_json(cls, config: Mapping[str, Any], **run: Any) -> "ControlNetConfig":
-    """From diffusers' `controlnet/config.json`; ValueError for what is not supported."""
+    """From diffusers' `controlnet/config.json`. Raises ValueError for what is not supported."""
     return cls(
       UNetConfig.from_json({"out_channels": config.get("in_channels", 4), **config}, **run),
       config.get("conditioning_channels", 3),
@@ -104,7 +104,7 @@ class ControlNet(nn.Module):
 
     Args:
       x: noisy latents [B, H, W, C]; t: timesteps [B].
-      context: [B, L, D] of any origin: text as in ControlNet, or face tokens as in FaceSnap.
+      context: [B, L, D], from text as in ControlNet or from face tokens as in FaceSnap.
       control: image [B, factor * H, factor * W, 3] in [0, 1].
       added: SDXL's (pooled, time_ids).
       scale: conditioning scale, a number or a traced scalar.
@@ -121,7 +121,7 @@ class ControlNet(nn.Module):
 
 
 def shapes(c: ControlNetConfig):
-  """Parameter shapes, float32, with no memory spent."""
+  """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   x, t, context, added = example_inputs(c.unet)
   sides = (1, c.factor * x.shape[1], c.factor * x.shape[2], c.control_channels)
   control = jax.ShapeDtypeStruct(sides, jnp.float32)

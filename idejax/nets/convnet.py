@@ -66,11 +66,11 @@ class Layers:
   def conv(
     self, name: str, x, features: int, size: int = 3, stride: int = 1, *, act: str | None = "relu", norm: bool = True
   ):
-    """A square window with padding size // 2."""
+    """Convolution with a square window and padding size // 2, then norm or bias, then activation."""
     return Unit(features, size, stride, act, norm, self.folded, name=name)(x)
 
   def dense(self, name: str, x, features: int, *, act: str | None = None, norm: bool = False):
-    """Of rows [B, I]."""
+    """Matrix product: [B, I] -> [B, features], then norm or bias, then activation."""
     return Unit(features, 0, 1, act, norm, self.folded, name=name)(x)
 
   def add(self, x, y):
@@ -82,11 +82,11 @@ class Layers:
     return x.reshape(b, h // n, n, w // n, n, c).mean((2, 4))
 
   def grow(self, x):
-    """Every pixel four times."""
+    """Nearest-neighbour upsampling by two: [B, H, W, C] -> [B, 2H, 2W, C]."""
     return upsample2x(x)
 
   def mean(self, x):
-    """Over all pixels: [B, C]."""
+    """Mean over all pixels: [B, C]."""
     return x.mean((1, 2))
 
   def rows(self, x):
@@ -94,7 +94,7 @@ class Layers:
     return x.reshape(x.shape[0], -1)
 
   def anchors(self, x, width: int):
-    """A head's channels to one row a prediction: [B, H, W, A width] -> [B, H W A, width]."""
+    """A head's channels as one row per prediction: [B, H, W, A width] -> [B, H W A, width]."""
     return x.reshape(x.shape[0], -1, width)
 
   def sigmoid(self, x):
@@ -139,17 +139,17 @@ def init(body: Body, side: int, seed: int) -> Any:
 
 
 def fold(body: Body, params: Mapping[str, Any], batches) -> dict[str, dict[str, np.ndarray]]:
-  """The finished net's parameters: BatchNorms by the moments of `batches` go into kernel and bias.
+  """The finished net's parameters: BatchNorms are folded into kernel and bias by the moments of `batches`.
 
   `batches` yields images float32 [B, H, W, 3] as the net will see them, without augmentation.
   """
   run = jax.jit(lambda p, x: Net(body).apply({"params": p}, x, mutable="moments")[1]["moments"])
-  seen = [jax.device_get(run(params, x)) for x in batches]
+  moments = [jax.device_get(run(params, x)) for x in batches]
   out = {}
   for name, unit in params.items():
     unit = {k: np.asarray(v, np.float64) for k, v in unit.items()}
     if "scale" in unit:
-      mean, square = (np.mean([s[name][k][0] for s in seen], 0, np.float64) for k in ("mean", "square"))
+      mean, square = (np.mean([s[name][k][0] for s in moments], 0, np.float64) for k in ("mean", "square"))
       gain = unit.pop("scale") / np.sqrt(np.maximum(square - mean * mean, 0) + EPS)
       unit |= {"kernel": unit["kernel"] * gain, "bias": unit["bias"] - mean * gain}
     out[name] = {k: v.astype(np.float32) for k, v in unit.items()}

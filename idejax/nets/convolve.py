@@ -1,6 +1,6 @@
-"""Convolution and nearest-neighbour enlargement, NHWC, and what of them is tuned for CPUs.
+"""Convolution and nearest-neighbour upsampling, NHWC, with versions tuned for CPUs.
 
-`layers.Conv` holds the parameters; here is the arithmetic. On accelerators it is XLA's convolution.
+`layers.Conv` holds the parameters; here is the arithmetic. Accelerators use XLA's convolution.
 """
 
 import functools
@@ -17,8 +17,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
   """[B, H, W, I] with a kernel [h, w, I, O] -> [B, H', W', O].
 
   On CPU a wide kernel over few positions (the UNet's 8x8 and 16x16 levels at batch 1) is one
-  matmul of gathered patches: 1.2 to 2.3 times as fast there as XLA's convolution, which is at par
-  with PyTorch's everywhere else but over pictures smaller than the kernel: ten times as fast there.
+  matmul of gathered patches: 1.2 to 2.3 times as fast as XLA's convolution, and ten times as fast
+  over pictures smaller than the kernel. Elsewhere XLA's convolution is at par with PyTorch's.
   """
   (b, h, w, i), (size, _, _, o) = x.shape, kernel.shape
   if naming():
@@ -42,23 +42,25 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_cpu(x: jax.Array, kernel: jax.Array, pad) -> jax.Array:
-  """`_convolve` of stride 1, whose gradient is written as what it is, another convolution: in loops
-  (accumulated gradients) XLA's CPU takes three times as long for jax's own."""
+  """`_convolve` of stride 1 whose gradient is written out as another convolution.
+
+  Jax's own gradient takes three times as long on CPU inside loops, as of accumulated gradients.
+  """
   return _convolve(x, kernel, 1, pad)
 
 
 def _convolve_forward(x, kernel, pad):
-  """Keeps what the gradients that are asked for read: frozen kernels need no input."""
+  """Saves only what the requested gradients read: the input is saved for the kernel's gradient alone."""
   value = _convolve(x.value, kernel.value, 1, pad)
   return value, (x.value if kernel.perturbed else None, kernel.value, () if x.perturbed else None)
 
 
-def _convolve_backward(pad, kept, dy):
-  x, kernel, wanted = kept
+def _convolve_backward(pad, residuals, dy):
+  x, kernel, needs_dx = residuals
   if isinstance(dy, jax.custom_derivatives.SymbolicZero):
     return None, None
   sides = [(size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape, pad)]
-  dx = None if wanted is None else _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, sides)
+  dx = None if needs_dx is None else _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, sides)
   if x is None:
     return dx, None
   return dx, jax.linear_transpose(lambda k: _convolve(x, k, 1, pad), kernel)(dy)[0]

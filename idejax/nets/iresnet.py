@@ -19,7 +19,7 @@ from idejax.nets.layers import Conv, Dense, Dtype, param
 from idejax.nets.naming import parameter_shapes
 from idejax.nets.resnet import BatchNorm
 
-_EPS = 1e-5  # of every BatchNorm
+_EPS = 1e-5  # the epsilon of every BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load_onnx(path: str | os.PathLike) -> tuple[IResNetConfig, dict]:
 
   A folded BatchNorm comes back as an identity that carries the bias. Depths and widths are read
   from the graph; `image_size` is the one that fits `fc` (112 for insightface's own files).
-  Raises ValueError if the file is no ONNX or its graph no IResNet.
+  Raises ValueError if the file is not ONNX or its graph is not an IResNet's.
   """
   import onnx  # insightface brings it; nothing else here needs it
   from google.protobuf.message import DecodeError
@@ -103,7 +103,7 @@ def load_onnx(path: str | os.PathLike) -> tuple[IResNetConfig, dict]:
 
 
 class _Unexpected(Exception):
-  """What the graph has in place of what an IResNet has."""
+  """The graph differs from an IResNet's; the message says where."""
 
 
 class _Node(NamedTuple):
@@ -131,9 +131,9 @@ class _Graph:
         consts[node.output[0]] = consts[node.input[0]]
       else:
         inputs = tuple(name for name in node.input if name and name not in consts)
-        held = tuple(consts[name] for name in node.input if name in consts)
+        constants = tuple(consts[name] for name in node.input if name in consts)
         for name in inputs:
-          self.readers.setdefault(name, []).append(_Node(node.op_type, inputs, node.output[0], attrs, held))
+          self.readers.setdefault(name, []).append(_Node(node.op_type, inputs, node.output[0], attrs, constants))
     free = [i.name for i in graph.input if i.name not in consts]
     outputs = [o.name for o in graph.output]
     if (len(free), len(outputs)) != (1, 1):
@@ -142,21 +142,21 @@ class _Graph:
 
   def next(self, tensor: str, *ops: str) -> _Node | None:
     """The one reader of `tensor` whose op is among `ops`, if there is one."""
-    found = [n for n in self.readers.get(tensor, ()) if n.op in ops]
-    return found[0] if len(found) == 1 else None
+    matches = [n for n in self.readers.get(tensor, ()) if n.op in ops]
+    return matches[0] if len(matches) == 1 else None
 
   def take(self, tensor: str, *ops: str) -> _Node:
     if node := self.next(tensor, *ops):
       return node
-    found = ", ".join(n.op for n in self.readers.get(tensor, ())) or "the end"
-    raise _Unexpected(f"expected {' or '.join(ops)} after {tensor!r}, found {found}")
+    actual = ", ".join(n.op for n in self.readers.get(tensor, ())) or "the end"
+    raise _Unexpected(f"expected {' or '.join(ops)} after {tensor!r}, found {actual}")
 
 
 def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
-  found: dict[str, np.ndarray] = {}  # by dotted path
+  arrays: dict[str, np.ndarray] = {}  # by dotted path
 
   def put(module: str, **leaves) -> None:
-    found.update({f"{module}.{k}": np.asarray(x, np.float32) for k, x in leaves.items()})
+    arrays.update({f"{module}.{k}": np.asarray(x, np.float32) for k, x in leaves.items()})
 
   def norm(name: str, node: _Node | None, width: int = 0, bias=0.0) -> None:
     if node is None:  # folded: sqrt(var + eps) is 1
@@ -243,8 +243,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def pick(path, want):
     name = ".".join(k.key for k in path)
-    if (got := found[name].shape) != want.shape:
+    if (got := arrays[name].shape) != want.shape:
       raise _Unexpected(f"{name} is {list(got)}, expected {list(want.shape)}")
-    return found[name]
+    return arrays[name]
 
   return cfg, jax.tree_util.tree_map_with_path(pick, shapes(cfg))

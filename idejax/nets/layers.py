@@ -4,8 +4,6 @@ Every layer takes `dtype`, the dtype it computes in (None: that of its input); p
 the dtype they were loaded with. Norm statistics are always taken in float32.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,19 +11,21 @@ import jax.numpy as jnp
 from idejax.nets.convolve import convolve, convolve_grown
 from idejax.nets.naming import naming
 
-Dtype = Any
+Dtype = jax.typing.DTypeLike | None
 
 
 def param(module: nn.Module, name: str, initializer: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
-  """`module.param`. Of weights that are there it asks no more than their shape: flax would trace the
-  initialiser of each at every use, only to learn that, a sixth of the time of a start."""
+  """`module.param`, but existing weights are only compared with `shape`.
+
+  Flax would trace the initialiser of each to learn its shape: a sixth of the time of a start.
+  """
   if naming():
     module.put_variable("params", name, value := jnp.zeros(shape))
     return value
   if module.has_variable("params", name):
     value = module.get_variable("params", name)
     if value.shape == shape:
-      return value  # else flax tells what is wrong
+      return value  # otherwise flax says what is wrong
   return module.param(name, initializer, shape)
 
 
@@ -51,7 +51,7 @@ class Dense(nn.Module):
 class Conv(nn.Module):
   """`torch.nn.Conv2d` with symmetric integer padding: [B, H, W, I] -> [B, H', W', O].
 
-  grown: of the input enlarged to this size first (`upsample`), as the 3x3 convolutions of decoders are.
+  grown: (H', W') to which the input is upsampled first, as for the 3x3 convolutions of decoders.
   """
 
   features: int

@@ -16,7 +16,7 @@ from idejax.nets.naming import parameter_shapes
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
   depths: tuple[int, ...] = (3, 4, 6, 3)
-  width: int = 64  # of the stem; a stage is 4 * width * 2**stage channels wide
+  width: int = 64  # channels of the stem; a stage is 4 * width * 2**stage channels wide
   hidden: int = 1024
   outputs: int = 236  # DECA: 100 shape, 50 texture, 50 expression, 6 pose, 3 camera, 27 light
 

@@ -21,23 +21,23 @@ def body(f, x):
 
 
 def logits(f, x):
-  """The same with scores before the sigmoid, for training."""
+  """The outputs of `body` with scores before the sigmoid, for training."""
   heads = [_head(f, h, f"stride{s}") for h, s in zip(_features(f, x), STRIDES)]
   return tuple(h[i] for i in range(3) for h in heads)
 
 
 def _features(f, x):
-  """Three maps of NECK channels; coarse ones tell fine ones what is around."""
+  """Three maps of NECK channels, fine to coarse; coarse maps are added to finer ones (a feature pyramid)."""
   h = f.conv("stem", x, WIDTHS[0], 3, 2)
   h = f.conv("down4", h, WIDTHS[1], 3, 2)
-  found = []
+  maps = []
   for stride, width in zip(STRIDES, WIDTHS[2:]):
     h = f.conv(f"down{stride}", h, width, 3, 2)
     skip = h
     h = f.conv(f"block{stride}.0", h, width)
     h = f.add(skip, f.conv(f"block{stride}.1", h, width))
-    found.append(f.conv(f"lateral{stride}", h, NECK, 1))
-  fine, middle, coarse = found
+    maps.append(f.conv(f"lateral{stride}", h, NECK, 1))
+  fine, middle, coarse = maps
   middle = f.conv("merge16", f.add(middle, f.grow(coarse)), NECK)
   fine = f.conv("merge8", f.add(fine, f.grow(middle)), NECK)
   return fine, middle, coarse
@@ -51,7 +51,7 @@ def _head(f, h, name):
 
 
 def centres(height: int, width: int) -> np.ndarray:
-  """(x, y, stride) of every prediction, all strides after one another: float32 [P, 3]."""
+  """(x, y, stride) of every prediction, one stride after another: float32 [P, 3]."""
   parts = []
   for s in STRIDES:
     y, x = np.mgrid[: height // s, : width // s]
@@ -61,4 +61,5 @@ def centres(height: int, width: int) -> np.ndarray:
 
 
 def shapes(side: int = 128, folded: bool = False):
+  """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   return convnet.shapes(body, side, folded)

@@ -26,8 +26,8 @@ def _residual(f, name, x, width):
 def judge(f, x):
   """Wider crops 96 x 96, RGB in [-1, 1] -> embeddings [B, 512], not normalised.
 
-  Plain convolutions and ReLUs: unlike `recogniser` but for its last layer, since a mean over the map
-  instead forgets where things are and learnt too slowly.
+  Plain convolutions and ReLUs, to differ from `recogniser`. Only the last layer is alike: a mean over
+  the map in its place forgets where things are and learnt too slowly.
   """
   h = f.conv("stem", f.shrink(x, 2), 32, 3, 2)
   h = f.conv("conv24", h, 48)

@@ -2,9 +2,10 @@
 
 import jax
 
-# with compiling_for("tpu"): nets are traced as for `cpu`, `cuda` or `tpu`; what jax keeps goes by it.
+# Within `compiling_for("tpu")` nets are traced for that platform; jax's caches are keyed by it.
 compiling_for = jax.make_user_context(default_value=None)
 
 
 def platform() -> str:
+  """The platform that nets are traced for: `cpu`, `cuda`, `gpu` or `tpu`."""
   return compiling_for.value or jax.default_backend()

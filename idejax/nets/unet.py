@@ -49,7 +49,7 @@ class UNetConfig:
 
   @classmethod
   def from_json(cls, config: Mapping[str, Any], **run: Any) -> "UNetConfig":
-    """From diffusers' config.json. ValueError, one sentence, for what these nets do not do."""
+    """From diffusers' config.json. Raises ValueError, one sentence, for what these nets do not support."""
     get = {**_DEFAULTS, **config}.get
     for field, allowed in _SUPPORTED.items():
       if get(field) not in allowed:
@@ -283,7 +283,7 @@ class UNet(nn.Module):
     residuals: Residuals | None = None,
     extra: Mapping[str, tuple[jax.Array, jax.Array]] | None = None,
   ):
-    """The noise (or v, or x0) that the model sees in x.
+    """The noise (or v, or x0) that the model predicts from x.
 
     Args:
       x: noisy latents [B, H, W, C].
@@ -321,7 +321,7 @@ class UNet(nn.Module):
 
 
 def resnet(c: UNetConfig) -> type[ResBlock]:
-  """What the UNet's ResNet blocks are made of."""
+  """The class of ResNet blocks, which recompute themselves in the backward pass where `c.remat` says so."""
   return nn.remat(ResBlock) if c.remat else ResBlock
 
 
@@ -338,7 +338,7 @@ def embed_time(c: UNetConfig, t, added):
 
 
 def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None):
-  """conv_in and the down blocks: (h, skips). A ControlNet adds `control` after conv_in."""
+  """conv_in and the down blocks -> (h, skips). A ControlNet adds `control` after conv_in. Inside a module."""
   h = Conv(c.widths[0], name="conv_in")(x.astype(c.dtype))
   if control is not None:
     h += control
@@ -356,6 +356,7 @@ def down_path(c: UNetConfig, x, temb, context: Context, control=None, extra=None
 
 
 def mid_block(c: UNetConfig, h, temb, context: Context, extra=None):
+  """The blocks at the deepest level: [B, H, W, C] -> [B, H, W, C]. Inside a module."""
   h = resnet(c)(c.widths[-1], c, name="mid_block.resnets.0")(h, temb)
   h = Transformer(c.heads[-1], c.mid_depth, c, name="mid_block.attentions.0")(h, context, extra)
   return resnet(c)(c.widths[-1], c, name="mid_block.resnets.1")(h, temb)
@@ -370,5 +371,5 @@ def example_inputs(c: UNetConfig, batch: int = 1, length: int = 8) -> tuple:
 
 
 def shapes(c: UNetConfig):
-  """Parameter shapes, float32, with no memory spent."""
+  """The parameters as float32 ShapeDtypeStructs; nothing is computed or allocated."""
   return parameter_shapes(UNet(c), *example_inputs(c))

@@ -191,7 +191,8 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
 
   z [B, h, w, C] -> [B, h*f, w*f, 3], equal to diffusers' AutoencoderKL.tiled_decode with
   tile_latent_min_size `tile` (VAEConfig.latent_tile) and tile_overlap_factor `overlap`; a z
-  no larger than a tile is decoded whole. Raises ValueError if the overlap is no whole number.
+  no larger than a tile is decoded in one piece. Raises ValueError if the overlap is not a whole
+  number of latent cells.
 
   Tiles at the right and bottom edge are smaller. They are not padded: the decoder's GroupNorm
   and attention look at a whole tile, so padding would change every pixel. Instead tiles are
@@ -212,23 +213,23 @@ def tiled_decode(decode: Callable[[jax.Array], jax.Array], z: jax.Array, tile: i
   for y in ys:
     for x in xs:
       groups.setdefault((min(tile, h - y), min(tile, w - x)), []).append((y, x))
-  decoded: dict[tuple[int, int], jax.Array] = {}
+  tiles: dict[tuple[int, int], jax.Array] = {}
   for (th, tw), corners in groups.items():
     stack = jnp.stack([z[:, y : y + th, x : x + tw] for y, x in corners])
-    decoded |= zip(corners, jax.lax.map(decode, stack))
-  f = decoded[0, 0].shape[1] // min(tile, h)
+    tiles |= zip(corners, jax.lax.map(decode, stack))
+  f = tiles[0, 0].shape[1] // min(tile, h)
 
   # A tile is blended with its upper, then its left neighbour, both as already blended.
   rows = []
   for i, y in enumerate(ys):
     row = []
     for j, x in enumerate(xs):
-      pixels = decoded[y, x]
+      pixels = tiles[y, x]
       if i:
-        pixels = _blend(decoded[ys[i - 1], x], pixels, extent * f, axis=1)
+        pixels = _blend(tiles[ys[i - 1], x], pixels, extent * f, axis=1)
       if j:
-        pixels = _blend(decoded[y, xs[j - 1]], pixels, extent * f, axis=2)
-      decoded[y, x] = pixels
+        pixels = _blend(tiles[y, xs[j - 1]], pixels, extent * f, axis=2)
+      tiles[y, x] = pixels
       keep = (tile - extent) * f
       row.append(pixels[:, :keep, :keep])
     rows.append(jnp.concatenate(row, axis=2))

@@ -1,4 +1,4 @@
-"""Vision Transformers (ViT-B/16 and its like) as transformers' ViTModel, whose checkpoints' keys are the paths.
+"""Vision Transformers such as ViT-B/16. Submodule names are the keys of transformers' ViTModel.
 
 StableIdentity reads faces with one that was trained to tell people apart.
 """
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from idejax.nets.attention import attention
+from idejax.nets.attention import attention, split_heads
 from idejax.nets.layers import Conv, Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
@@ -56,11 +56,10 @@ class Layer(nn.Module):
     c = self.cfg
     norm = lambda name: LayerNorm(c.layer_norm_eps, self.dtype, name=name)
     dense = lambda size, name, bias=True: Dense(size, bias, self.dtype, name=name)
-    split = lambda y: y.reshape(*y.shape[:2], c.num_attention_heads, -1)
+
     h = norm("layernorm_before")(x)
-    q, k, v = (
-      split(dense(c.hidden_size, f"attention.attention.{n}", c.qkv_bias)(h)) for n in ("query", "key", "value")
-    )
+    project = lambda name: dense(c.hidden_size, f"attention.attention.{name}", c.qkv_bias)(h)
+    q, k, v = (split_heads(project(name), c.num_attention_heads) for name in ("query", "key", "value"))
     x += dense(c.hidden_size, "attention.output.dense")(attention(q, k, v).reshape(x.shape))
     h = dense(c.intermediate_size, "intermediate.dense")(norm("layernorm_after")(x))
     return x + dense(c.hidden_size, "output.dense")(jax.nn.gelu(h, approximate=False)), None

@@ -1,1 +1,1 @@
-"""What the training of one person reads: photos prepared, captions, augmentation."""
+"""What the training of one person reads: prepared photos, captions, augmentation."""

@@ -1,7 +1,7 @@
 """Variants of a photo: mirrored, jittered in colour, cropped, shrunk onto a black canvas.
 
-All are made and encoded before training begins, so a step only picks one. The papers draw a new
-one at every step; a pool of `variants` has the same distribution and costs one pass of the VAE.
+All variants are encoded before training begins, so a step only picks one. The papers draw a new
+variant at every step; a pool has the same distribution and costs one pass of the VAE per variant.
 """
 
 import dataclasses
@@ -54,9 +54,9 @@ def make(
     if flip:
       parts = [p[:, ::-1] for p in parts]
     if i and how.crop < 1:
-      parts = _cropped(parts, how.crop, rng)
+      parts = _crop(parts, how.crop, rng)
     if i and how.scale:
-      parts = _pasted(parts, how.scale, rng)
+      parts = _paste(parts, how.scale, rng)
     images.append(parts[0].astype(np.float32) / 127.5 - 1)
     faces.append(parts[1] > 127)
     hairs.append((parts[2] > 127) & (parts[1] <= 127))
@@ -70,9 +70,9 @@ def tint(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
   """uint8 [.., 3] with brightness, contrast, saturation (factors) and hue (turns) changed."""
   brightness, contrast, saturation, hue = colour
   x = image.astype(np.float32) * brightness
-  grey = lambda y: y @ np.array([0.299, 0.587, 0.114], np.float32)
-  x = (x - grey(x).mean()) * contrast + grey(x).mean()
-  g = grey(x)[..., None]
+  middle = _grey(x).mean()
+  x = (x - middle) * contrast + middle
+  g = _grey(x)[..., None]
   x = (x - g) * saturation + g
   # A small turn about the grey axis (Rodrigues); the axis, and so all greys, stays.
   angle, axis = 2 * np.pi * hue, np.ones(3, np.float32) / np.sqrt(3)
@@ -80,29 +80,34 @@ def tint(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
   return np.clip(np.round(x), 0, 255).astype(np.uint8)
 
 
+def _grey(rgb: np.ndarray) -> np.ndarray:
+  """Luma of RGB [.., 3] -> [..] (ITU-R BT.601)."""
+  return rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
 def resize(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
-  """Bicubic, uint8 [H, W] or [H, W, 3]."""
+  """uint8 [H, W] or [H, W, 3] resized bicubically to `height` x `width`, which is `height` by default."""
   size = (width or height, height)
   return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def square(photo: np.ndarray, box: np.ndarray) -> tuple[int, int, int]:
-  """(top, left, side) of the largest square of a photo that has the face's box in its middle."""
+  """(top, left, side) of the photo's largest square, centred on the face's box as far as the edges allow."""
   height, width = photo.shape[:2]
   side = min(height, width)
   x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-  clamp = lambda centre, whole: int(np.clip(round(centre - side / 2), 0, whole - side))
+  clamp = lambda centre, extent: int(np.clip(round(centre - side / 2), 0, extent - side))
   return clamp(y, height), clamp(x, width), side
 
 
-def _cropped(parts: list[np.ndarray], share: float, rng: np.random.Generator) -> list[np.ndarray]:
+def _crop(parts: list[np.ndarray], share: float, rng: np.random.Generator) -> list[np.ndarray]:
   size = parts[0].shape[0]
   side = round(share * size)
   y, x = rng.integers(0, size - side + 1, 2)
   return [resize(np.ascontiguousarray(p[y : y + side, x : x + side]), size) for p in parts]
 
 
-def _pasted(parts: list[np.ndarray], scale: tuple[float, float], rng: np.random.Generator) -> list[np.ndarray]:
+def _paste(parts: list[np.ndarray], scale: tuple[float, float], rng: np.random.Generator) -> list[np.ndarray]:
   size = parts[0].shape[0]
   height = max(1, round(rng.uniform(*scale) * size))
   width = int(np.clip(round(height * rng.uniform(0.9, 1.1)), 1, size))

@@ -1,4 +1,4 @@
-"""A face ViT from a folder of transformers: aligned portraits -> what StableIdentity's MLP reads."""
+"""A face ViT from a folder that transformers wrote: aligned portraits -> the input of StableIdentity's MLP."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Embed = Callable[[Sequence[np.ndarray]], np.ndarray]  # portraits uint8 [512, 51
 
 
 def load(folder: Path) -> Embed:
-  """The class token of the last layer, after the final norm, of each portrait. UserError if it is no ViT."""
+  """A function from portraits to the ViT's class tokens after the final norm. UserError if it is no ViT."""
   try:
     cfg = vit.ViTConfig.from_json(json.loads((folder / "config.json").read_text("utf-8")))
   except (OSError, ValueError, TypeError, AttributeError) as e:

@@ -1,4 +1,4 @@
-"""What one person's training reads, and the random example that a step draws from it."""
+"""The data of one person's training, and the random examples that a step draws from it."""
 
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ Array = Any  # numpy when prepared, traced inside jit
 
 
 class Subject(NamedTuple):
-  """One person. V variants of the photo (mirrored, cropped, pasted, ...), all encoded beforehand,
-  so that a step only gathers: nothing that is constant is computed twice."""
+  """One person: V variants of the photo (mirrored, cropped, pasted, ...), all encoded before training,
+  so that a step only gathers them."""
 
-  mean: Array  # [V, h, w, C] of the VAE's latents, unscaled
+  mean: Array  # [V, h, w, C] moments of the VAE's latents, unscaled
   logvar: Array  # [V, h, w, C]
   face: Array  # [512] the recogniser's embedding of the photo, L2-normalised
-  faces: Array  # [V, 512] of each variant before it was pasted
+  faces: Array  # [V, 512] the embedding of each variant before it was cropped or pasted
   face_mask: Array  # [V, h, w] in {0, 1}
   hair_mask: Array  # [V, h, w] in {0, 1}
   features: Array | None = None  # [V, F] of a face ViT; variant 0 is the photo itself
@@ -29,12 +29,12 @@ class Subject(NamedTuple):
 
 
 class Frozen(NamedTuple):
-  """All that a loss reads and does not change."""
+  """Everything that a loss reads and does not change."""
 
   backbone: Backbone
-  constants: Any  # of the method, the same for all people
+  constants: Any  # the method's `Needs.constants`, the same for all people
   captions: Prompts  # [T, L] training captions
-  subject: Subject  # of a method of scope dataset: None, its batches carry the data
+  subject: Subject  # None for a method of scope dataset, whose batches carry the data
 
 
 class Example(NamedTuple):
@@ -45,7 +45,7 @@ class Example(NamedTuple):
   t: jax.Array  # int32 [B]
   abar: jax.Array  # [B]
   noisy: jax.Array  # [B, h, w, C] at t
-  target: jax.Array  # what the UNet should say: noise, v or the latents
+  target: jax.Array  # what the UNet should predict: noise, v or the latents
 
 
 def draw(frozen: Frozen, keys: jax.Array) -> Example:

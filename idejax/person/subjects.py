@@ -1,4 +1,4 @@
-"""People's photos -> what their training reads: variants encoded once, masks, face features."""
+"""People's photos -> the data of their training: encoded variants, masks, face features."""
 
 import functools
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ def build(
   Raises UserError from the pack if a crop cannot be read.
   """
   side = b.nets.unet.sample_size * b.nets.factor
-  made, faces, features = [], [], []
+  variants, faces, features = [], [], []
   for photo in photos:
     top, left, size = augment.square(photo.photo, photo.box)
-    cut = lambda x, t=top, l=left, s=size: x[t : t + s, l : l + s]
+    window = np.s_[top : top + size, left : left + size]
     rng = np.random.Generator(np.random.Philox(key=[seed, int(photo.meta["photo_sha256"][:15], 16)]))
-    v = augment.make(cut(photo.photo), cut(photo.face), cut(photo.hair), side, how, rng)
-    made.append(v)
+    v = augment.make(photo.photo[window], photo.face[window], photo.hair[window], side, how, rng)
+    variants.append(v)
     faces.append(_embed(pack, photo, v))
-    if vit:  # of the variants it sees no change but the mirror
+    if vit:  # it sees variants mirrored, but not changed otherwise
       plain = vit([photo.portrait, photo.portrait[:, ::-1]])
       features.append(plain[v.flipped.astype(int)])
-  joined = Variants(*(np.concatenate(x) for x in zip(*made)))
-  mean, logvar = encode(b, joined.images)
+  pool = Variants(*(np.concatenate(x) for x in zip(*variants)))
+  mean, logvar = encode(b, pool.images)
   face = np.mean([p.embedding for p in photos], axis=0)
   small = functools.partial(_shrink, side=mean.shape[1])
   prior_mean, prior_logvar = prior or (None, None)
@@ -54,8 +54,8 @@ def build(
     logvar,
     (face / np.linalg.norm(face)).astype(np.float32),
     np.concatenate(faces),
-    small(joined.face),
-    small(joined.hair),
+    small(pool.face),
+    small(pool.hair),
     np.concatenate(features) if vit else None,
     prior_mean,
     prior_logvar,
@@ -66,9 +66,9 @@ def encode(b: Backbone, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Mean and log-variance of latents of images float32 [N, H, W, 3], in calls of one shape."""
   parts = []
   for at in range(0, len(images), CHUNK):
-    some = images[at : at + CHUNK]
-    whole = np.concatenate([some, np.zeros((CHUNK - len(some), *some.shape[1:]), np.float32)])
-    parts.append([np.asarray(x, np.float32)[: len(some)] for x in _encode(b, whole)])
+    part = images[at : at + CHUNK]
+    chunk = np.concatenate([part, np.zeros((CHUNK - len(part), *part.shape[1:]), np.float32)])
+    parts.append([np.asarray(x, np.float32)[: len(part)] for x in _encode(b, chunk)])
   mean, logvar = zip(*parts)
   return np.concatenate(mean), np.concatenate(logvar)
 
@@ -81,8 +81,8 @@ def _encode(b: Backbone, images: jax.Array) -> Any:
 def _embed(pack: Pack, photo: FaceRecord, v: Variants) -> np.ndarray:
   """The recogniser's embedding [V, 512] of each variant's face before it was cropped or pasted."""
   crop = pack.crop(photo.photo, photo.points)
-  mirrored = lambda x, flip: np.ascontiguousarray(x[:, ::-1]) if flip else x
-  return pack.embed([mirrored(augment.tint(crop, c), f) for c, f in zip(v.colours, v.flipped)])
+  mirror = lambda x, flip: np.ascontiguousarray(x[:, ::-1]) if flip else x
+  return pack.embed([mirror(augment.tint(crop, c), f) for c, f in zip(v.colours, v.flipped)])
 
 
 def _shrink(masks: np.ndarray, side: int) -> np.ndarray:
@@ -92,14 +92,13 @@ def _shrink(masks: np.ndarray, side: int) -> np.ndarray:
 
 
 def stack(subjects: Sequence[Subject]) -> Subject:
-  """Subjects [N, ...] for a crowd. They come of one method, so their shapes agree where the number
-  of photos does; people with fewer photos repeat their variants."""
+  """The subjects of one method stacked to [N, ...]; people with fewer photos repeat their variants."""
   most = max(s.mean.shape[0] for s in subjects)
 
-  def even(name: str, x: Any) -> Any:
+  def repeat(name: str, x: Any) -> Any:
     if name in ("face", "prior_mean", "prior_logvar"):
       return x
     return np.resize(x, (most, *x.shape[1:]))
 
-  rows = [s._replace(**{f: even(f, x) for f, x in s._asdict().items() if x is not None}) for s in subjects]
+  rows = [s._replace(**{f: repeat(f, x) for f, x in s._asdict().items() if x is not None}) for s in subjects]
   return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)

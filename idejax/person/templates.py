@@ -1,4 +1,4 @@
-"""Training captions with "{}" for the identity: the list that Textual Inversion began with."""
+"""Training captions with "{}" for the identity: the list of Textual Inversion."""
 
 from pathlib import Path
 
@@ -42,10 +42,10 @@ TEMPLATES = tuple(
   f"{opening} {{}}" for medium in MEDIA for opening in (*(f"{medium} of {a}" for a in ADJECTIVES), *SHARED)
 )
 
-# True of any photo of a person, and without an article before what may be a name.
+# These hold for any photo of a person, and have no article before what may be a name.
 PHOTO = ("a photo of {}", "a portrait of {}", "a portrait photo of {}")
 
 
 def celebrities() -> tuple[str, ...]:
-  """Names that text encoders trained on the web know, for anchors and statistics; a list of ours."""
+  """This project's list of names that text encoders trained on the web know, for anchors and statistics."""
   return tuple(n for n in _FILE.read_text("utf-8").splitlines() if n)

@@ -1,1 +1,1 @@
-"""Compiling a training step for devices that are not there, and reading what it will need."""
+"""Compiles a training step for devices that this machine does not have, and reports what it needs."""

@@ -1,10 +1,10 @@
-"""Where the whole step takes too long to compile: its repeating blocks, compiled one by one and summed.
+"""An estimate of a step that takes too long to compile: its repeating blocks, compiled one by one and summed.
 
 Each distinct ResNet block and transformer of the UNet is compiled with its gradient, at a device's rows,
-on one device; bytes are summed over their repetitions. Temporaries are what the blocks keep for the
-backward pass, all together, the greatest working space of one, and the gradients; the optimiser reads
-gradients and state once and writes the state. Text encoder and the UNet's first and last convolutions
-are left out: a few per cent. So are collectives.
+on one device; bytes are summed over their repetitions. Temporaries are the sum of what all blocks keep
+for the backward pass, the largest working space of one block, and the gradients. The optimiser reads
+gradients and state once and writes the state. The text encoder and the UNet's first and last convolutions
+are left out, which is a few per cent, and so are collectives.
 """
 
 import collections
@@ -20,12 +20,13 @@ from idejax.methods.contract import Needs
 from idejax.nets import unet
 from idejax.nets.naming import parameter_shapes
 from idejax.planning import figures, work
+from idejax.planning.topology import Topology
 
 
 class Block(NamedTuple):
   kind: str  # resnet or transformer
   level: int
-  width: int  # of its input
+  width: int  # channels of its input
   depth: int = 1  # transformer blocks inside, compiled as one loop
 
 
@@ -42,13 +43,13 @@ Trained = tuple[str, ...]  # regexes of the UNet's own weights that get a gradie
 
 def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
   """The UNet's blocks and how often each occurs."""
-  found: collections.Counter[Block] = collections.Counter()
+  counts: collections.Counter[Block] = collections.Counter()
   last, skips, width = len(c.widths) - 1, [c.widths[0]], c.widths[0]
 
   def add(level: int, inputs: int, depth: int):
-    found[Block("resnet", level, inputs)] += 1
+    counts[Block("resnet", level, inputs)] += 1
     if depth:
-      found[Block("transformer", level, c.widths[level], depth)] += 1
+      counts[Block("transformer", level, c.widths[level], depth)] += 1
 
   for i, depth in enumerate(c.down_depths):
     for _ in range(c.layers[i]):
@@ -64,30 +65,32 @@ def counted(c: unet.UNetConfig) -> Mapping[Block, int]:
     for _ in range(c.layers[i] + 1):
       add(i, width + skips.pop(), depth)
       width = c.widths[i]
-  return found
+  return counts
 
 
-def estimate(w: work.Work, t: Any, device: Any, total_flops: int, notify: Callable[[str], None]) -> dict[str, Any]:
-  """Figures like `figures.of`, marked as an estimate."""
+def estimate(
+  w: work.Work, t: Topology, device: jax.Device, total_flops: int, notify: Callable[[str], None]
+) -> dict[str, Any]:
+  """Figures like those of `figures.of`, marked as an estimate."""
   c, trains, rows = w.backbone.nets.unet, needs(w).unet_gradients, rows_of(w, t)
   gradients = w.gradient_bytes
   accessed, kept, working = 2.0 * (gradients + w.state_bytes), 0.0, 0
   parts = []
   for block, count in counted(c).items():
-    one = cost(block, c, rows, device, trains)
-    notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(one.accessed)}")
-    accessed += count * one.accessed
-    kept += count * one.kept
-    working = max(working, one.temporaries)
+    block_cost = cost(block, c, rows, device, trains)
+    notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(block_cost.accessed)}")
+    accessed += count * block_cost.accessed
+    kept += count * block_cost.kept
+    working = max(working, block_cost.temporaries)
     parts.append(
       {
         "kind": block.kind,
         "level": block.level,
         "width": block.width,
         "count": count,
-        "bytes": one.accessed,
-        "temporaries": one.temporaries,
-        "kept": one.kept,
+        "bytes": block_cost.accessed,
+        "temporaries": block_cost.temporaries,
+        "kept": block_cost.kept,
       }
     )
   arguments, state = w.state_bytes + w.frozen_bytes, w.state_bytes
@@ -107,27 +110,28 @@ def estimate(w: work.Work, t: Any, device: Any, total_flops: int, notify: Callab
   return f | {"estimate": True, "program": 0, "blocks": parts}
 
 
-def rows_of(w: work.Work, t: Any) -> int:
-  """Rows that the UNet sees on one device: pictures of the class come beside the person's."""
+def rows_of(w: work.Work, t: Topology) -> int:
+  """Rows of the UNet's batch on one device, with the class pictures beside the person's."""
   return max(1, round(figures.rows(w, t))) * (2 if needs(w).class_pictures else 1)
 
 
 def needs(w: work.Work) -> Needs:
+  """The needs of the work's method."""
   return METHODS[w.settings.run.method].needs(w.settings.cfg, w.backbone.nets)
 
 
-_compiled: dict[Any, Cost] = {}  # topologies of one kind of chip often ask for the same
+_costs: dict[Any, Cost] = {}  # topologies of one kind of chip often need the same blocks
 
 
-def cost(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
-  """Of a block at so many rows, on one device."""
+def cost(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
+  """Bytes of a block and its gradient at `rows` rows, on one device."""
   question = (block, c, rows, device.device_kind, trains)
-  if question not in _compiled:
-    _compiled[question] = _compile(block, c, rows, device, trains)
-  return _compiled[question]
+  if question not in _costs:
+    _costs[question] = _compile(block, c, rows, device, trains)
+  return _costs[question]
 
 
-def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: Trained) -> Cost:
+def _compile(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
   side, S = c.sample_size >> block.level, jax.ShapeDtypeStruct
   x = S((rows, side, side, block.width), c.dtype)
   net: Any
@@ -138,21 +142,21 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: Any, trains: T
     other = S((rows, 77, c.context_dim), c.dtype)
   shapes = parameter_shapes(net, x, other)
   params = jax.tree.map(lambda s: S(s.shape, c.dtype), shapes)
-  chosen = [r for r in trains if any(re.search(r, path) for path in tree.flatten(params))]
-  own, rest = tree.split(params, chosen)
+  patterns = [r for r in trains if any(re.search(r, path) for path in tree.flatten(params))]
+  variables, rest = tree.split(params, patterns)
 
-  def backward(own, rest, x, other):
-    call = lambda own, x, other: net.apply({"params": tree.merge(own, rest)}, x, other)
-    return jax.vjp(call, own, x, other)
+  def backward(variables, rest, x, other):
+    call = lambda variables, x, other: net.apply({"params": tree.merge(variables, rest)}, x, other)
+    return jax.vjp(call, variables, x, other)
 
-  gradient = lambda own, rest, x, other, dy: backward(own, rest, x, other)[1](dy)
-  y, closed = jax.eval_shape(backward, own, rest, x, other)
+  gradient = lambda variables, rest, x, other, dy: backward(variables, rest, x, other)[1](dy)
+  y, residuals = jax.eval_shape(backward, variables, rest, x, other)
   place = jax.sharding.SingleDeviceSharding(device)
   program = jax.jit(gradient, in_shardings=place, out_shardings=place)
-  compiled: Any = program.lower(own, rest, x, other, y).compile()
-  memory = compiled.memory_analysis()
-  kept = max(0, work.size(closed) - work.size(params))
-  return Cost(figures.accessed(compiled), int(memory.temp_size_in_bytes), kept)
+  executable: Any = program.lower(variables, rest, x, other, y).compile()
+  memory = executable.memory_analysis()
+  residual_bytes = max(0, work.size(residuals) - work.size(params))
+  return Cost(figures.accessed(executable), int(memory.temp_size_in_bytes), residual_bytes)
 
 
 __all__ = ["Block", "counted", "estimate", "needs", "rows_of"]

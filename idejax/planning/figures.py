@@ -1,4 +1,4 @@
-"""From a compiled step to figures for one device: memory, work, collectives, time, what fits, warnings."""
+"""A compiled step -> figures for one device: memory, work, collectives, time, what fits, warnings."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 from idejax.planning import hlo, work
 from idejax.planning.topology import CHIPS, Topology
 
-SPARE = 0.06  # of the memory, for the runtime and what fragments
+SPARE = 0.06  # share of the memory for the runtime and for fragmentation
 ASSUMPTIONS = (
   "FLOPs: matmuls and convolutions of the jaxpr, at the chip's dense bfloat16 peak; bytes: the compiler's count, "
   "at full memory bandwidth; the longer of the two, plus collectives at link bandwidth, not overlapped. No step "
@@ -16,12 +16,12 @@ ASSUMPTIONS = (
 
 
 def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, Any]:
-  """Everything about one device of a compiled step."""
+  """All figures of a compiled step on one device."""
   m = compiled.memory_analysis()
   arguments, temporaries = int(m.argument_size_in_bytes), int(m.temp_size_in_bytes)
   outputs, donated = int(m.output_size_in_bytes), hlo.donated(compiled)
   peak = max(int(getattr(m, "peak_memory_in_bytes", 0)), arguments + temporaries + outputs - donated)
-  found = hlo.collectives(compiled.as_text())
+  collectives = hlo.collectives(compiled.as_text())
   return derive(
     w,
     t,
@@ -31,14 +31,14 @@ def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, 
     outputs=outputs,
     donated=donated,
     peak=peak,
-    collectives=found,
+    collectives=collectives,
     bytes=accessed(compiled),
   ) | {"estimate": False, "program": int(m.generated_code_size_in_bytes)}
 
 
 def derive(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, Any]:
-  """What follows from a step's memory, bytes and collectives: time, what fits, warnings."""
-  # What the step does not read (the VAE, say) is dropped from the program and stays on the device.
+  """The figures that follow from a step's memory, bytes and collectives: time, what fits, warnings."""
+  # Weights that the step does not read, such as the VAE's, are no arguments but stay on the device.
   unread = max(0, w.state_bytes + w.frozen_bytes - f["arguments"])
   flops = total_flops * max(1, w.people) / (t.size if w.people else active(w, t))
   f |= {"flops": flops, "unread": unread, "peak": f["peak"] + unread, "state": w.state_bytes}
@@ -50,11 +50,12 @@ def derive(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, A
 
 
 def device_memory(t: Topology) -> float:
+  """Bytes of memory of one device."""
   return CHIPS[t.kind].memory / CHIPS[t.kind].devices
 
 
 def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[str, Any]:
-  """Seconds that no step can beat; see ASSUMPTIONS."""
+  """A lower bound of a step's seconds; see ASSUMPTIONS."""
   chip = CHIPS[t.kind]
   compute = flops * chip.devices / chip.flops
   memory = accessed * chip.devices / chip.bandwidth
@@ -80,12 +81,12 @@ def _part(w: work.Work) -> int:
 
 
 def active(w: work.Work, t: Topology) -> int:
-  """Devices that work: of one person those among which the batch can be divided."""
+  """The number of devices that work: for one person, those among which the batch can be divided."""
   return t.size if w.people else math.gcd(_part(w), t.size)
 
 
 def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
-  """What fits, if temporaries grow with the rows and, in a crowd, the state with the people."""
+  """The largest batch or crowd that fits, if temporaries grow with the rows and a crowd's state with the people."""
   free = device_memory(t) * (1 - SPARE) - f["unread"]
   if w.people:
     here = w.people // t.size
@@ -98,7 +99,7 @@ def largest(w: work.Work, t: Topology, f: dict[str, Any]) -> dict[str, Any]:
 
 
 def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
-  """What a user would want to change."""
+  """Sentences on what a user would want to change."""
   out = []
   state = w.args[0]
   if not f["fits"]:
@@ -107,11 +108,11 @@ def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
     out.append(f"not donated: {gib(f['state'] - f['donated'])} of the state are held twice while a step runs")
   if not w.people and t.size > 1 and work.size(state.opt) > 1e8 and f["state"] > 0.9 * work.size(state):
     out.append("the optimiser's state is replicated on every device: --fsdp divides it")
-  moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get("collective-permute", {}).get(
-    "bytes", 0
-  )
-  if moved > 1e6:
-    out.append(f"resharding: {gib(moved)} move between devices within a step")
+  bytes_moved = f["collectives"].get("all-to-all", {}).get("bytes", 0) + f["collectives"].get(
+    "collective-permute", {}
+  ).get("bytes", 0)
+  if bytes_moved > 1e6:
+    out.append(f"resharding: {gib(bytes_moved)} move between devices within a step")
   if w.people and f["collectives"]:
     out.append("people wait for one another: a crowd's step should have no collective")
   if (idle := t.size - active(w, t)) > 0:
@@ -125,13 +126,13 @@ def needed(error: str) -> float | None:
   return float(m[1]) * 2.0 ** (10 * ("KMGT".index(m[2]) + 1)) if m else None
 
 
-def exceeded(f: dict[str, Any], w: work.Work, t: Topology, found: dict[str, Any] | None) -> dict[str, Any]:
-  """An estimate, with what the compiler said of the whole step's memory, if it did."""
-  if not found:
+def exceeded(f: dict[str, Any], w: work.Work, t: Topology, failure: dict[str, Any] | None) -> dict[str, Any]:
+  """An estimate with the compiler's figure for the whole step's memory, if it gave one."""
+  if not failure:
     return f
-  f |= {"peak": max(f["peak"], found["needed"]), "fits": False}
-  said = f"the compiler gives up on the whole step, which would need {gib(found['needed'])}"
-  return f | {"needed": found["needed"], "warnings": [*warnings(w, t, f), said]}
+  f |= {"peak": max(f["peak"], failure["needed"]), "fits": False}
+  sentence = f"the compiler gives up on the whole step, which would need {gib(failure['needed'])}"
+  return f | {"needed": failure["needed"], "warnings": [*warnings(w, t, f), sentence]}
 
 
 def accessed(compiled: Any) -> float:

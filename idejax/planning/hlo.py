@@ -1,4 +1,4 @@
-"""Collectives in a compiled program's text: how many of each kind, and how many bytes they bring."""
+"""Collectives in a compiled program's text: the number and the bytes of each kind."""
 
 import math
 import re
@@ -14,12 +14,12 @@ _BYTES = {"pred": 1, "bf16": 2}
 def collectives(text: str) -> dict[str, dict[str, int]]:
   """{kind: {"count", "bytes"}} of a program's text; bytes are of the results, on one device.
 
-  What stands in a loop's body is counted once. An asynchronous pair counts where it starts.
+  A collective in a loop's body is counted once. An asynchronous pair counts where it starts.
   """
   out: dict[str, dict[str, int]] = {}
   for m in _LINE.finditer(text):
     arrays = [_size(*a) for a in _ARRAY.findall(m[1])]
-    # An asynchronous one's type is (operands, results); the reduction's alone is its results.
+    # An asynchronous collective's type is (operands, results), but an all-reduce's is its results alone.
     size = max(arrays, default=0) if m[3] and m[2] != "all-reduce" else sum(arrays)
     entry = out.setdefault(m[2], {"count": 0, "bytes": 0})
     entry["count"] += 1
@@ -27,9 +27,9 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
   return dict(sorted(out.items()))
 
 
-def link_bytes(found: dict[str, dict[str, int]]) -> int:
-  """Bytes through a device's links: a ring sends an all-reduce's data twice, that of others once."""
-  return sum(v["bytes"] * (2 if kind == "all-reduce" else 1) for kind, v in found.items())
+def link_bytes(kinds: dict[str, dict[str, int]]) -> int:
+  """Bytes through a device's links: a ring sends an all-reduce's data twice, other collectives' data once."""
+  return sum(v["bytes"] * (2 if kind == "all-reduce" else 1) for kind, v in kinds.items())
 
 
 def _size(dtype: str, shape: str) -> int:
@@ -38,5 +38,5 @@ def _size(dtype: str, shape: str) -> int:
 
 
 def donated(compiled: Any) -> int:
-  """Bytes of arguments whose memory the results take over."""
+  """Bytes of donated arguments: the results take over their memory."""
   return int(compiled.memory_analysis().alias_size_in_bytes)

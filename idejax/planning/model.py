@@ -30,22 +30,22 @@ def configs(model: str) -> tuple[dict[str, Any], Path | None]:
     )
   folder = hub.BUILT_IN.get(model, Path(model))
   index = read_json(folder / "model_index.json")
-  found = {
+  parts = {
     p: read_json(folder / p / "config.json")
     for p in ("unet", "vae", "text_encoder", "text_encoder_2")
     if None not in (index.get(p) or [None])
   }
-  return found | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}, folder
+  return parts | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}, folder
 
 
 def abstract(model: str, dtype: Any, attention: str | None, remat: bool = False) -> Backbone:
-  """The backbone with ShapeDtypeStructs in place of parameters; nothing is read but configs."""
-  found, folder = configs(model)
+  """The backbone with ShapeDtypeStructs in place of parameters; only configs are read."""
+  parts, folder = configs(model)
   try:
-    nets = Nets.from_json(found, dtype=dtype, attention=attention, remat=remat)
+    nets = Nets.from_json(parts, dtype=dtype, attention=attention, remat=remat)
   except (UserError, ValueError, TypeError, KeyError) as e:
     raise UserError(f"{folder or model}: {e}") from e
-  text = [n for n in ("text_encoder", "text_encoder_2") if n in found]
+  text = [n for n in ("text_encoder", "text_encoder_2") if n in parts]
   shapes = {
     "unet": weights.with_dtype(unet.shapes(nets.unet), dtype),
     "vae": weights.with_dtype(vae.shapes(nets.vae), nets.vae_dtype),
@@ -55,14 +55,14 @@ def abstract(model: str, dtype: Any, attention: str | None, remat: bool = False)
 
 
 class _Words:
-  """A vocabulary in which every word is one token, as a CLIP tokenizer would be asked for it."""
+  """A vocabulary in which every word is one token, with a CLIP tokenizer's interface."""
 
   def __init__(self):
     self.ids: dict[str, int] = {"": 0, "<end>": 1}
 
   def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
-    found = re.findall(r"\w+|[^\w\s]", text.lower())
-    return {"input_ids": [self.ids.setdefault(w, len(self.ids)) for w in found]}
+    tokens = re.findall(r"\w+|[^\w\s]", text.lower())
+    return {"input_ids": [self.ids.setdefault(w, len(self.ids)) for w in tokens]}
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -72,16 +72,16 @@ class _Words:
 
 
 def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
-  """One for each text encoder, in which each word is a token: shapes depend on no more.
+  """A tokenizer for each text encoder in which every word is one token: shapes depend on no more.
 
-  `words`: all texts that will be asked for, so that the vocabulary's size is known.
+  `words`: all texts that will be tokenised, so that the vocabulary's size is known.
   """
-  found, _ = configs(model)
+  parts, _ = configs(model)
   bpe = _Words()
   for text in words:
     bpe(text)
-  length = found["text_encoder"]["max_position_embeddings"]
-  return (Tokenizer(bpe, length, 0, 1, 1),) * sum(k.startswith("text") for k in found)
+  length = parts["text_encoder"]["max_position_embeddings"]
+  return (Tokenizer(bpe, length, 0, 1, 1),) * sum(k.startswith("text") for k in parts)
 
 
 def constants(needs: Needs, b: Backbone, words: Sequence[Tokenizer], who: Sequence[str], cfg: Any) -> Any:
@@ -95,7 +95,7 @@ def constants(needs: Needs, b: Backbone, words: Sequence[Tokenizer], who: Sequen
   tables = {n: np.zeros((size, t.hidden_size), np.float32) for n, t, size in zip(encoders, nets.text, sizes)}
 
   def run(params):
-    own = {n: {**params[n], key: {"embedding": table}} for n, table in tables.items()}
-    return needs.constants(Backbone(nets, {**params, **own}), words, who, cfg)
+    replacements = {n: {**params[n], key: {"embedding": table}} for n, table in tables.items()}
+    return needs.constants(Backbone(nets, {**params, **replacements}), words, who, cfg)
 
   return jax.eval_shape(run, b.params)

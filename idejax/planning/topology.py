@@ -1,11 +1,11 @@
-"""Devices by name: `v5e:4x4` or `v5e-16` without a TPU, `cpu:8` as virtual devices; what a chip can do."""
+"""Devices by name, `v5e:4x4` or `v5e-16` without a TPU or `cpu:8` as virtual devices, and figures of chips."""
 
 import contextlib
 import importlib.util
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -19,7 +19,7 @@ class Chip(NamedTuple):
   memory: float
   bandwidth: float
   links: float
-  devices: int = 1  # that jax sees in a chip; they share the figures
+  devices: int = 1  # how many jax sees in a chip; they share the figures
 
 
 _GB, _TERA = 2.0**30, 1e12
@@ -45,16 +45,16 @@ class Topology(NamedTuple):
 
 
 def read(name: str) -> Topology:
-  """A topology's name, checked. UserError tells how it should be written."""
+  """The topology of a name. UserError tells how it should be written."""
   m = re.fullmatch(r"([a-z0-9]+)([:-])([0-9x]+)", name.strip().lower())
-  known = ", ".join(k for k in CHIPS if k != "cpu")
+  kinds = ", ".join(k for k in CHIPS if k != "cpu")
   if re.match(r"(h100|h200|b200|gb200|a100|l4|l40s?|v100|cuda|gpu|nvidia)\b", name.strip().lower()):
     raise UserError(
-      f"--topology {name}: plan compiles for TPUs ({known}) and cpu; jax's compiler for CUDA comes with "
+      f"--topology {name}: plan compiles for TPUs ({kinds}) and cpu; jax's compiler for CUDA comes with "
       "gigabytes of libraries that plan does not use, so run a few steps on the GPU itself"
     )
   if not m or m[1] not in CHIPS:
-    raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {known}; or cpu:8")
+    raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {kinds}; or cpu:8")
   kind, grid = m[1], m[3]
   sizes = [int(x) for x in grid.split("x") if x]
   if not sizes or 0 in sizes:
@@ -68,38 +68,40 @@ def read(name: str) -> Topology:
       )
     grid = _GRIDS[sizes[0]]
     sizes = [int(x) for x in grid.split("x")]
-  wanted = 3 if kind in ("v4", "v5p", "tpu7x") else 2
-  if len(sizes) != wanted:
-    raise UserError(f"--topology {name}: {kind} is a grid of {wanted} sides, such as {kind}:{'x'.join('221'[:wanted])}")
+  dimensions = 3 if kind in ("v4", "v5p", "tpu7x") else 2
+  if len(sizes) != dimensions:
+    raise UserError(
+      f"--topology {name}: {kind} is a grid of {dimensions} sides, such as {kind}:{'x'.join('221'[:dimensions])}"
+    )
   return Topology(f"{kind}:{grid}", kind, "tpu", math.prod(sizes) * CHIPS[kind].devices)
 
 
 def prepare():
-  """Before the first device is used: this process compiles, and looks for no TPU."""
+  """Make this process compile on the CPU and look for no TPU. Call it before the first device is used."""
   jax.config.update("jax_platforms", "cpu")
   # libtpu would ask Google's metadata server who it is, and refuse a second process.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # whatever it is: topologies go by their own names
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any will do: topologies go by their own names
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
   os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
 
-def devices(t: Topology) -> list[Any]:
-  """The topology's devices; those of a TPU exist for the compiler only. UserError where libtpu is missing."""
+def devices(t: Topology) -> list[jax.Device]:
+  """The topology's devices; a TPU's exist for the compiler only. UserError if libtpu is missing."""
   prepare()
   if t.platform == "cpu":
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
       with contextlib.suppress(RuntimeError):  # the process has devices already, perhaps enough
         jax.config.update("jax_num_cpu_devices", t.size)
-    found = jax.devices("cpu")
-    if len(found) < t.size:
+    available = jax.devices("cpu")
+    if len(available) < t.size:
       raise UserError(
-        f"--topology {t.name}: this process has {len(found)} CPU devices; set "
+        f"--topology {t.name}: this process has {len(available)} CPU devices; set "
         f"XLA_FLAGS=--xla_force_host_platform_device_count={t.size}"
       )
-    return found[: t.size]
+    return available[: t.size]
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install -e ".[plan]"')
   from jax.experimental import topologies

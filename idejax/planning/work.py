@@ -1,4 +1,4 @@
-"""The training step of a configuration as it will run, on shapes: jitted by `idejax.training.fit` itself."""
+"""The training step that a configuration will run, on shapes: `idejax.training.fit` itself jits it."""
 
 import functools
 import math
@@ -26,19 +26,19 @@ from idejax.training import step as st
 class Work(NamedTuple):
   """A step and the shapes that it takes."""
 
-  step: Any  # jitted: step(state, frozen, batch, key)
+  step: fit.Meshed  # step(state, frozen, batch, key)
   args: tuple[Any, ...]
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone
   settings: Settings
   fsdp: int  # devices among which large arrays are divided
-  state_bytes: int  # on one device, as the next two
+  state_bytes: int  # this and the next two: on one device
   frozen_bytes: int
   gradient_bytes: int
 
 
-def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int | None = None) -> Work:
-  """What `idejax personalize` would run: one person (`people` 0) or `people` at once on each device.
+def build(s: Settings, t: Topology, devices: list[jax.Device], people: int, fsdp: int | None = None) -> Work:
+  """The work of `idejax personalize`: one person (`people` 0) or `people` at once on each device.
 
   fsdp: devices among which large arrays are divided; None: as `idejax personalize` divides them.
   """
@@ -54,33 +54,35 @@ def build(s: Settings, t: Topology, devices: list[Any], people: int, fsdp: int |
     mesh = fit.parted(method, cfg, frozen, mesh)
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
-  made: list[Any] = []
+  results: list[Any] = []
   how = {"plateau": s.run.plateau, "accumulate": s.run.accumulate}
 
-  def begin(f, k):  # everything of `fit` but the devices' work: its arrays are shapes here
+  def begin(f, k):  # `fit` on shapes: everything but the devices' work
     if total:
-      made.append(fit.crowd(method, cfg, f.backbone, f.constants, f.captions, f.subject, k, mesh, **how))
+      results.append(fit.crowd(method, cfg, f.backbone, f.constants, f.captions, f.subject, k, mesh, **how))
     else:
-      made.append(fit.one(method, cfg, f, k[0], mesh, **how))
-    return made[0][1:]
+      results.append(fit.one(method, cfg, f, k[0], mesh, **how))
+    return results[0][1:]
 
   if total:
     frozen = frozen._replace(subject=_many(frozen.subject, total))
-  state, placed = jax.eval_shape(begin, frozen, keys)
+  state, arrays = jax.eval_shape(begin, frozen, keys)
   index = {"index": jax.ShapeDtypeStruct((cfg.batch,), jnp.int32)}
   key = keys if total else jax.eval_shape(lambda k: k[0], keys)
   return Work(
-    made[0][0],
-    (state, placed, index, key),
+    results[0][0],
+    (state, arrays, index, key),
     total,
     frozen.backbone,
     s,
     mesh.shape["fsdp"],
-    *_held(state, frozen, total, len(devices), mesh),
+    *_bytes_per_device(state, frozen, total, len(devices), mesh),
   )
 
 
-def _held(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tuple[int, int, int]:
+def _bytes_per_device(
+  state: Any, frozen: Frozen, total: int, count: int, mesh: jax.sharding.Mesh
+) -> tuple[int, int, int]:
   """Bytes of state, frozen arrays and gradients on one device, where `fit` puts them."""
   if total:
     return size(state) // count, size(frozen[:-1]) + size(frozen.subject) // count, size(state.params) // count
@@ -95,21 +97,22 @@ def _held(state: Any, frozen: Frozen, total: int, count: int, mesh: Any) -> tupl
   return part(state), part(frozen), part(state.params)
 
 
-# Words that methods look up beside names, `Needs.words` and captions.
-_ASKED = ("person", "face", "man", "woman", "photo", "of", "a")
+# Words that methods may look up beside names, `Needs.words` and captions.
+_WORDS = ("person", "face", "man", "woman", "photo", "of", "a")
 
 
 def dtype_of(s: Settings, t: Topology) -> Any:
+  """The dtype of computation: the run's, or else the platform's usual one."""
   return jnp.dtype(s.run.dtype or ("float32" if t.platform == "cpu" else "bfloat16"))
 
 
 def shapes(s: Settings, dtype: Any, attention: str | None = None) -> Frozen:
-  """All that one person's loss reads, as shapes."""
+  """Everything that one person's loss reads, as shapes."""
   cfg, name = s.cfg, s.run.model
   b = model.abstract(name, dtype, attention, s.run.remat)
   who = celebrities.names(name)
   needs = METHODS[s.run.method].needs(cfg, b.nets)
-  words = model.tokenizers(name, [*who, *needs.words, *needs.captions, *_ASKED])
+  words = model.tokenizers(name, [*who, *needs.words, *needs.captions, *_WORDS])
   constants = model.constants(needs, b, words, who, cfg)
   captions = encode_captions(needs, words, s.run.name)
   arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), captions)

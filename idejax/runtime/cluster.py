@@ -18,9 +18,9 @@ NAMES = ("coordinator", "processes", "process")
 
 
 class Cluster(NamedTuple):
-  """This process among all. Of a TPU pod JAX itself finds the rest out."""
+  """This process among all. On a TPU pod only `how` is set: JAX finds out the rest."""
 
-  how: str  # who said so: flags, environment, Slurm, Open MPI, TPU
+  how: str  # where this was read: flags, environment, Slurm, Open MPI, TPU
   coordinator: str | None = None  # host:port of process 0
   processes: int | None = None
   process: int | None = None
@@ -33,26 +33,26 @@ def detect(
   """The cluster that this process belongs to; None: it is alone. UserError for half a description."""
   env = os.environ if environ is None else environ
   if flags:
-    return _described(flags, "flags", {n: f"--{n}" for n in NAMES})
+    return _from_values(flags, "flags", {n: f"--{n}" for n in NAMES})
   names = {n: f"IDEJAX_{n.upper()}" for n in NAMES}
-  if given := {n: env[v] for n, v in names.items() if env.get(v)}:
-    return _described(given, "environment", names)
+  if values := {n: env[v] for n, v in names.items() if env.get(v)}:
+    return _from_values(values, "environment", names)
   return _slurm(env) or _open_mpi(env) or _tpu(env, sys)
 
 
-def _described(given: Mapping[str, str], how: str, names: Mapping[str, str]) -> Cluster:
-  """A cluster in three values, all of them needed."""
-  if missing := [names[n] for n in NAMES if not given.get(n)]:
+def _from_values(values: Mapping[str, str], how: str, names: Mapping[str, str]) -> Cluster:
+  """A cluster from three values. UserError if one is missing or out of range."""
+  if missing := [names[n] for n in NAMES if not values.get(n)]:
     raise UserError(f"{', '.join(missing)} missing: {', '.join(names.values())} belong together")
-  count, i = (_number(given[n], names[n]) for n in ("processes", "process"))
+  count, i = (_number(values[n], names[n]) for n in ("processes", "process"))
   if count < 1:
     raise UserError(f"{names['processes']} is {count}; it must be at least 1")
   if i >= count:
     raise UserError(f"{names['process']} is {i}; of {count} processes it must be from 0 to {count - 1}")
-  host, _, port = given["coordinator"].rpartition(":")
+  host, _, port = values["coordinator"].rpartition(":")
   if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-    raise UserError(f"{names['coordinator']} is {given['coordinator']!r}; it must be HOST:PORT of process 0")
-  return Cluster(how, given["coordinator"], count, i)
+    raise UserError(f"{names['coordinator']} is {values['coordinator']!r}; it must be HOST:PORT of process 0")
+  return Cluster(how, values["coordinator"], count, i)
 
 
 def _number(text: str, name: str) -> int:
@@ -66,10 +66,10 @@ def _number(text: str, name: str) -> int:
 
 def _slurm(env: Mapping[str, str]) -> Cluster | None:
   """A process that srun started; a batch script, or a shell under salloc, is alone."""
-  needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
-  if not all(env.get(v) for v in needed):
+  names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+  if not all(env.get(v) for v in names):
     return None
-  job, nodes, count, i = (env[v] for v in needed)
+  job, nodes, count, i = (env[v] for v in names)
   count = env.get("SLURM_STEP_NUM_TASKS") or count  # srun -n in a larger allocation
   if _number(count, "SLURM_NTASKS") == 1:
     return None
@@ -140,7 +140,7 @@ def _open_mpi(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _tpu(env: Mapping[str, str], sys: Path) -> Cluster | None:
-  """A TPU host, by GKE's variables or by its chips; whether it has fellows, JAX asks Google's metadata."""
+  """A TPU host, recognised by GKE's variables or by its chips; JAX asks Google's metadata for other hosts."""
   if env.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"):
     return None
   if len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or env.get("MEGASCALE_COORDINATOR_ADDRESS"):
@@ -151,7 +151,10 @@ def _tpu(env: Mapping[str, str], sys: Path) -> Cluster | None:
 
 
 def tpu_chips(sys: Path) -> int:
-  """TPUs among the PCI devices: by number, for every machine of Google's cloud has a device of its vendor."""
+  """The number of TPUs among the PCI devices.
+
+  They are recognised by device number: every machine of Google's cloud has some device of its vendor.
+  """
   ids = [(_line(d / "vendor"), _line(d / "device")) for d in sys.glob("bus/pci/devices/*")]
   return sum(vendor == "0x1ae0" and device in _TPUS for vendor, device in ids)
 

@@ -1,6 +1,6 @@
 """Several processes, one job, on JAX's own runtime: how they meet, agree, speak and end.
 
-Alone, which is the usual case, nothing of this does anything, nor imports jax.
+In the usual case of one process these functions do nothing and do not import jax.
 """
 
 import collections
@@ -25,7 +25,7 @@ SILENCE = 30  # seconds after which a process that says nothing counts as dead
 
 def take_flags(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
   """(other arguments, the values of --coordinator, --processes and --process)."""
-  rest, found = [], {}
+  rest, values = [], {}
   todo = iter(args)
   for arg in todo:
     flag, equals, value = arg.partition("=")
@@ -33,11 +33,11 @@ def take_flags(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     if not flag.startswith("--") or name not in NAMES:
       rest.append(arg)
       continue
-    given = value if equals else next(todo, None)
-    if given is None:
+    text = value if equals else next(todo, None)
+    if text is None:
       raise UserError(f"{flag} is without its value")
-    found[name] = given
-  return rest, found
+    values[name] = text
+  return rest, values
 
 
 def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> Cluster | None:
@@ -45,40 +45,45 @@ def start(flags: Mapping[str, str] | None = None, *, timeout: int = TIMEOUT) -> 
 
   Raises UserError, one sentence, if they do not meet within `timeout` seconds.
   """
-  found = detect(flags)
-  if found is None or found.processes == 1:
+  cluster = detect(flags)
+  if cluster is None or cluster.processes == 1:
     return None
   if not alone():
-    return found  # this process has joined already
-  if found.coordinator and found.process:
-    _wait_for_first(found, found.coordinator, timeout)
+    return cluster  # this process has joined already
+  if cluster.coordinator and cluster.process:
+    _wait_for_first(cluster, cluster.coordinator, timeout)
   import jax
 
-  # It would take SIGTERM away from us; the training loop agrees on where to stop by itself.
+  # That service would take over SIGTERM; the training loop itself agrees on where to stop.
   jax.config.update("jax_enable_preemption_service", False)
   limits: Any = dict(
     initialization_timeout=timeout + 30, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=7 * 86400
   )
-  # Where processes stay away JAX aborts with a stack trace: we speak up before that.
-  watch = threading.Timer(timeout, _give_up, (_unmet(found, timeout),))
+  # JAX aborts with a stack trace if processes stay away: say it in a sentence before that.
+  watch = threading.Timer(timeout, _give_up, (_unmet(cluster, timeout),))
   watch.daemon = True
   watch.start()
   try:
-    if found.how == "TPU":
+    if cluster.how == "TPU":
       jax.distributed.initialize(**limits)
     else:
       jax.distributed.initialize(
-        found.coordinator, found.processes, found.process, found.gpus, cluster_detection_method="deactivate", **limits
+        cluster.coordinator,
+        cluster.processes,
+        cluster.process,
+        cluster.gpus,
+        cluster_detection_method="deactivate",
+        **limits,
       )
   except (RuntimeError, ValueError, OSError) as e:
-    raise UserError(f"{_unmet(found, timeout)} ({one_line(str(e))[:200]})") from e
+    raise UserError(f"{_unmet(cluster, timeout)} ({one_line(str(e))[:200]})") from e
   finally:
     watch.cancel()
-  if found.how == "TPU":
-    hush(found._replace(process=jax.process_index()))  # now it is known
+  if cluster.how == "TPU":
+    hush(cluster._replace(process=jax.process_index()))  # now it is known
   if jax.process_count() > 1:
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
-  return found
+  return cluster
 
 
 # Among the processes of a job.
@@ -108,7 +113,7 @@ def meet(name: str):
 
 
 def mine(things: Sequence[Any]) -> Sequence[Any]:
-  """Those that are this process's to write: each has one owner."""
+  """The part of `things` that this process writes; each thing is one process's."""
   if alone():
     return things
   import jax
@@ -118,21 +123,21 @@ def mine(things: Sequence[Any]) -> Sequence[Any]:
 
 @contextlib.contextmanager
 def by_first(claim: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
-  """Inside `claim()`, which the first process enters for all."""
+  """A block inside `claim()`, which the first process enters for all."""
   with claim() if first() else contextlib.nullcontext():
     meet("claimed")
     yield
 
 
-def agree(*asked: bool) -> tuple[bool, ...]:
-  """Each of them, as any process asks for it; all must call."""
+def agree(*requests: bool) -> tuple[bool, ...]:
+  """For each request, whether any process makes it. Every process must call this."""
   if alone():
-    return asked
+    return requests
   import numpy as np
   from jax.experimental import multihost_utils
 
-  everyone = multihost_utils.process_allgather(np.array([asked]), tiled=True)
-  return tuple(bool(x) for x in everyone.any(0))
+  answers = multihost_utils.process_allgather(np.array([requests]), tiled=True)
+  return tuple(bool(x) for x in answers.any(0))
 
 
 def told(text: str) -> str:
@@ -142,15 +147,15 @@ def told(text: str) -> str:
   import numpy as np
   from jax.experimental import multihost_utils
 
-  padded = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
-  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode(errors="replace").strip()
+  buffer = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
+  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).decode(errors="replace").strip()
 
 
 # How a job of several processes speaks, and how it ends.
 
 
-class _Kept(io.TextIOBase):
-  """In place of stderr: what the other processes would say, of which the end may be needed."""
+class _Silenced(io.TextIOBase):
+  """Stands in for stderr or stdout: prints nothing and remembers the last words, as they may be needed."""
 
   def __init__(self, real: Any):
     self.real, self.words = real, collections.deque[str](maxlen=50)
@@ -163,11 +168,11 @@ class _Kept(io.TextIOBase):
     return len(text)
 
 
-def hush(found: Cluster | None):
-  """One process speaks for all: the others keep their progress and notices to themselves."""
-  if not found or not found.process or os.environ.get("IDEJAX_TRACEBACK") or isinstance(sys.stderr, _Kept):
+def hush(cluster: Cluster | None):
+  """Silence this process unless it is the first, which speaks for all."""
+  if not cluster or not cluster.process or os.environ.get("IDEJAX_TRACEBACK") or isinstance(sys.stderr, _Silenced):
     return
-  sys.stderr, sys.stdout = _Kept(sys.stderr), _Kept(sys.stdout)
+  sys.stderr, sys.stdout = _Silenced(sys.stderr), _Silenced(sys.stdout)
 
 
 def leave(code: int) -> int:
@@ -187,10 +192,10 @@ def leave(code: int) -> int:
       os._exit(code)
     time.sleep(0.3)  # JAX aborts, loudly, those who outlive the first process
   except jax.errors.JaxRuntimeError:
-    if isinstance(sys.stderr, _Kept):
-      said = [line for line in "".join(sys.stderr.words).splitlines() if line.startswith("idejax: ")]
-      if said:
-        print(f"{said[-1]} (process {jax.process_index()})", file=sys.stderr.real, flush=True)
+    if isinstance(sys.stderr, _Silenced):
+      errors = [line for line in "".join(sys.stderr.words).splitlines() if line.startswith("idejax: ")]
+      if errors:
+        print(f"{errors[-1]} (process {jax.process_index()})", file=sys.stderr.real, flush=True)
   sys.stderr.flush()
   os._exit(code)
 
@@ -212,7 +217,7 @@ _leaving: list[int] = []
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int):
-  """JAX ends a process by abort() when another is gone: a last word before that."""
+  """Print a sentence before JAX ends this process by abort() because another is gone."""
   if not _leaving:
     print(f"idejax: {LOST}", file=getattr(sys.stderr, "real", sys.stderr), flush=True)
   os._exit(_leaving[0] if _leaving else 2)

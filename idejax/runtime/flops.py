@@ -15,17 +15,17 @@ from jax.extend import core
 def count(function: Callable, *args: Any) -> int:
   """FLOPs (a multiply-add is two) of `function(*args)`; args may be ShapeDtypeStructs.
 
-  A scan counts as often as it runs, of a `cond` the dearest branch; a `while` loop, whose number
-  of turns is not known, raises ValueError.
+  A scan counts as often as it runs, a `cond` as its dearest branch. A `while` loop raises
+  ValueError, as its number of turns is not known.
   """
-  return _of(jax.make_jaxpr(function)(*args).jaxpr)
+  return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _of(jaxpr) -> int:
-  return sum(_equation(e) for e in jaxpr.eqns)
+def _jaxpr_flops(jaxpr) -> int:
+  return sum(_equation_flops(e) for e in jaxpr.eqns)
 
 
-def _equation(e) -> int:
+def _equation_flops(e) -> int:
   name, p = e.primitive.name, e.params
   if name == "dot_general":
     (contract, _), _ = p["dimension_numbers"]
@@ -34,16 +34,16 @@ def _equation(e) -> int:
     kernel, out_axis = e.invars[1].aval.shape, p["dimension_numbers"].rhs_spec[0]
     return 2 * prod(e.outvars[0].aval.shape) * prod(kernel) // kernel[out_axis]
   if name == "scan":
-    return p["length"] * _of(p["jaxpr"].jaxpr)
+    return p["length"] * _jaxpr_flops(p["jaxpr"].jaxpr)
   if name == "cond":
-    return max(_of(b.jaxpr) for b in p["branches"])
+    return max(_jaxpr_flops(b.jaxpr) for b in p["branches"])
   inner = [
     j
     for v in p.values()
     for j in (v if isinstance(v, tuple | list) else (v,))
     if isinstance(j, core.Jaxpr | core.ClosedJaxpr)
   ]
-  total = sum(_of(getattr(j, "jaxpr", j)) for j in inner)
+  total = sum(_jaxpr_flops(getattr(j, "jaxpr", j)) for j in inner)
   if name == "while" and total:
     raise ValueError("a while loop's number of turns is not known")
   return total

@@ -1,4 +1,4 @@
-"""What moves while a person waits, on stderr: a bar where work can be counted, a clock elsewhere."""
+"""Progress on stderr while a person waits: a bar where work can be counted, a clock elsewhere."""
 
 import contextlib
 import sys

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def alternate(sides: Mapping[str, Callable[[], Any] | None], repeats: int, runs: int = 1) -> dict[str, list[float]]:
-  """Seconds of a run by side, the mean of `runs` at a time, `repeats` times; a side that is None has none."""
+  """Seconds per run of each side: `repeats` numbers, each the mean of `runs` runs; none for a side of None."""
   times: dict[str, list[float]] = {name: [] for name in sides}
   for _ in range(repeats):
     for name, run in sides.items():

@@ -1,1 +1,1 @@
-"""From prompts, with people in them, to pictures."""
+"""Prompts, with people in them -> pictures."""

@@ -1,4 +1,4 @@
-"""Which pictures of a job are made together, and by which of its processes."""
+"""The batches of a job's pictures, and their rows on each process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from idejax import sharding
 Group = tuple[str, ...]  # the people in a prompt, by their words
 
 
-def size(wanted: int | None, count: int, devices: int) -> int:
-  """Rows of a batch over all devices, which divide it: as many as wanted, at most 4 a device, or all."""
-  return -(-min(wanted or 4 * devices, count) // devices) * devices
+def size(rows: int | None, count: int, devices: int) -> int:
+  """Rows of a batch over all devices, a multiple of their number: `rows` or else 4 a device, at most `count`."""
+  return -(-min(rows or 4 * devices, count) // devices) * devices
 
 
 def form(groups: Sequence[Group], rows: int, whole: Callable[[Group], bool]) -> list[list[int]]:
@@ -28,7 +28,9 @@ def form(groups: Sequence[Group], rows: int, whole: Callable[[Group], bool]) -> 
 
 
 def part(batch: list[int], mesh: jax.sharding.Mesh) -> tuple[list[int], set[int]]:
-  """Of a batch that all processes share, the rows on this one's mesh, and the pictures among them that
-  are its own to make: of one that padding repeats, the first row counts."""
+  """(rows on this process's mesh, pictures that this process makes) of a batch that all processes share.
+
+  A picture that padding repeats belongs to the process with its first row.
+  """
   at = sharding.share(mesh, len(batch))
   return batch[at], set(batch[at]) - set(batch[: at.start])

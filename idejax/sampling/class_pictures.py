@@ -1,5 +1,7 @@
-"""Pictures of a class ("a photo of a person") by the model itself, for prior preservation: made once
-for a model, then read from the cache."""
+"""Pictures of a class ("a photo of a person") that the model itself makes, for prior preservation.
+
+They are sampled once for a model and then read from the cache.
+"""
 
 import contextlib
 import hashlib
@@ -14,13 +16,13 @@ _VERSION = 1
 
 
 def make(pipe: Pipeline, prompt: str, count: int) -> np.ndarray:
-  """uint8 [count, H, W, 3] of seeds 0, 1, ...; DDIM, 50 steps."""
+  """Pictures uint8 [count, H, W, 3] of seeds 0, 1, ..., sampled by DDIM in 50 steps."""
   file = _file(pipe, prompt, count)
   if file is not None and file.exists():
-    with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: made anew
-      kept = npz.read(file)["images"]
-      if kept.dtype == np.uint8 and kept.ndim == 4 and len(kept) == count:
-        return kept
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged file is replaced
+      images = npz.read(file)["images"]
+      if images.dtype == np.uint8 and images.ndim == 4 and len(images) == count:
+        return images
   images = pipe.sample([prompt] * count, seeds=list(range(count)), sampler="ddim", steps=50, progress=True)
   if file is not None:
     with contextlib.suppress(OSError):  # a full disk costs the next run time, this one nothing

@@ -1,4 +1,4 @@
-"""An identity on disk: what a method learned for one person, as far as sampling needs it."""
+"""An identity on disk: the part of a person's training that sampling needs."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
 FILE = "identity.safetensors"
-_KEY = "idejax"  # of the metadata
+_KEY = "idejax"  # the metadata's entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Learned:
     return self.identity["rows"][0].shape[2] if "rows" in self.identity else 0
 
   def with_strength(self, scale: float) -> "Learned":
-    """The same with another runtime strength. UserError if the method has none."""
+    """The person with another strength. UserError if the method has none."""
     if "scale" not in self.identity:
       raise UserError(f"{self.method} has no strength to set")
     return dataclasses.replace(self, identity={**self.identity, "scale": np.float32(scale)})
@@ -143,12 +143,14 @@ def load(path: str | os.PathLike[str]) -> Learned:
       facts = json.loads((f.metadata() or {})[_KEY])
       tensors = {k: f.get_tensor(k) for k in f.keys()}
     module = METHODS[facts["method"]]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()}
+    fields = {
+      k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()
+    }
     return Learned(
       facts["word"],
       facts["method"],
       module.Config(**fields),
-      _nested(tensors),
+      _nest(tensors),
       facts["model"],
       facts["digest"],
       facts.get("licence", ""),
@@ -159,12 +161,12 @@ def load(path: str | os.PathLike[str]) -> Learned:
 
 def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str, *, other: bool = False):
   """UserError unless the identity fits a pipeline: its widths, and unless `other` its digest."""
-  wanted = [t.hidden_size for t in text]
-  widths = [r.shape[-1] for r in person.identity.get("rows", ())] or wanted
-  if widths != wanted:
+  expected = [t.hidden_size for t in text]
+  widths = [r.shape[-1] for r in person.identity.get("rows", ())] or expected
+  if widths != expected:
     raise UserError(
       f"{person.word} was made on {person.model} (text width {_plus(widths)}), "
-      f"{model} has width {_plus(wanted)}: it cannot be used there"
+      f"{model} has width {_plus(expected)}: it cannot be used there"
     )
   if person.digest != digest and not other:
     raise UserError(
@@ -186,7 +188,7 @@ def _flatten(node, path: str):
       yield from _flatten(child, f"{path}/{key}")  # parameter names hold dots
 
 
-def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _nest(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
   out: dict[str, Any] = {}
   for path, x in tensors.items():
     *parents, leaf = path.split("/")

@@ -14,8 +14,7 @@ Progress = Callable[[int, int, dict[str, Any]], None]  # (done, of how many, fig
 
 
 class Pieces:
-  """Progress over rows of the table. A batch runs in a few calls of one program: short jobs in
-  one, long ones in pieces of about a second, by masking rows, so the bar moves and Ctrl-C works."""
+  """Runs batches in a few calls of one program, by masking rows of the table, and shows a bar."""
 
   def __init__(self, progress: bool | Progress, pictures: int, rows: int):
     self.rows, self.piece, self.show = rows, 1, progress is True
@@ -24,6 +23,7 @@ class Pieces:
     self.bar = counting(self.all, "step", self.show)
 
   def run(self, program, state: sampler.State, table: sampler.Table, real: int) -> jax.Array:
+    """Latents after all rows of `table`; `real` is the number of pictures without padding."""
     at = 0
     while at < self.rows:
       end = min(at + self.piece, self.rows)

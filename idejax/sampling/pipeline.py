@@ -52,22 +52,21 @@ class Pipeline:
   mesh: jax.sharding.Mesh
   notify: Callable[[str], None] = print
   people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
-  shares: bool = True  # pictures with the other processes of the job; all must then ask for the same
+  shares: bool = True  # whether the job's processes divide the pictures; all must then request the same
 
   def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
     """The pipeline with people who may be named in prompts.
 
-    UserError for one who was made on another model (`other`: only if the widths differ) and for two
-    of one name.
+    UserError for a person of another model (with `other`: only if the widths differ), and for equal names.
     """
-    named = dict(self.people)
+    by_word = dict(self.people)
     for p in people:
-      if p.word in named:
+      if p.word in by_word:
         raise UserError(f"two people are called {p.word}; rename one of them: idejax rename RUN NEW_NAME")
       learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
       identity = sharding.replicate(dict(p.identity), self.mesh)
-      named[p.word] = dataclasses.replace(p, identity=identity)
-    return dataclasses.replace(self, people=named)
+      by_word[p.word] = dataclasses.replace(p, identity=identity)
+    return dataclasses.replace(self, people=by_word)
 
   def size(self, settings: Settings) -> tuple[int, int]:
     """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
@@ -215,9 +214,9 @@ def generate(
   positions: Sequence[int] | None = None,
   progress: bool | Progress = False,
 ) -> Iterator[Batch]:
-  """Yield finished batches, in order. The last is padded on the device, not in what is yielded.
+  """Yield finished batches, in order. Batches are padded on the device, not in what is yielded.
 
-  Several processes form the same batches as one would, and each yields the rows of its devices.
+  Several processes form the same batches as one process would, and each yields the rows of its devices.
 
   positions: which requests to make (a resumed job leaves out finished ones); all by default. They
   do not change how requests form batches, so a resumed job's pictures have the same bytes.
@@ -226,7 +225,7 @@ def generate(
     raise UserError("no prompt to sample")
   todo = set(range(len(requests)) if positions is None else positions)
   shape = pipe.latent_shape(settings)
-  # Pallas kernels are not partitioned by the compiler; the mesh tells them to do it themselves.
+  # The compiler does not partition Pallas kernels; under the mesh they do it themselves.
   on_mesh = functools.partial(_under, pipe)
   table = make_table(pipe, settings)
   # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
@@ -236,20 +235,20 @@ def generate(
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
   groups = [tokens.used(r.prompt, pipe.people) for r in requests]
   size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
-  formed = batching.form(groups, size, changes.whole)
-  parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in formed]
-  batches = [(b, own & todo) for b, own in parts if own & todo]
-  todo = {i for _, own in batches for i in own}
+  all_batches = batching.form(groups, size, changes.whole)
+  parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in all_batches]
+  batches = [(b, share & todo) for b, share in parts if share & todo]
+  todo = {i for _, share in batches for i in share}
   if not batches:
     return
-  every = [requests[i] for b, _ in batches for i in b]
-  every_text = _wanted(pipe, every, guided) + ([r.plain for r in every] if late else [])
-  texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, every_text, pipe.notify, on_mesh)
+  all_rows = [requests[i] for b, _ in batches for i in b]
+  all_texts = _batch_texts(pipe, all_rows, guided) + ([r.plain for r in all_rows] if late else [])
+  texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, all_texts, pipe.notify, on_mesh)
 
   with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
-    for batch, own in batches:
+    for batch, share in batches:
       rows = [requests[i] for i in batch]
-      wanted = sorted(own)
+      pictures = sorted(share)
       place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
       if init_latents is None:
         z = np.stack([noise(r.seed, r.index, shape) for r in rows])
@@ -271,14 +270,14 @@ def generate(
         guided=guided,
         mesh=pipe.mesh,
       )
-      latents = bar.run(functools.partial(on_mesh, program), state, table, len(wanted))
+      latents = bar.run(functools.partial(on_mesh, program), state, table, len(pictures))
       images = np.asarray(on_mesh(decode, pipe.backbone, latents, settings.tiled))
       out = np.asarray(latents)
-      good = [i for i in wanted if np.isfinite(out[place[i]]).all()]
+      good = [i for i in pictures if np.isfinite(out[place[i]]).all()]
       at = [place[i] for i in good]
       if good:
         yield Batch(good, images[at], out[at])
-      if bad := sorted(set(wanted) - set(good)):
+      if bad := sorted(set(pictures) - set(good)):
         r = requests[bad[0]]
         raise UserError(
           f"the latents of {r.prompt!r} (seed {r.seed}, index {r.index}) are not finite; try "
@@ -288,20 +287,19 @@ def generate(
 
 def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
   """The sampler's coefficients; UserError for a sampler, a number of steps or a knob out of range."""
-  given = dict(timestep_spacing=settings.spacing, use_karras_sigmas=settings.karras)
-  fields: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+  overrides = dict(timestep_spacing=settings.spacing, use_karras_sigmas=settings.karras)
+  fields: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
   return sampler.table(settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta, **fields)
 
 
 def _key(seed: int, index: int) -> jax.Array:
-  """Of a stochastic sampler's noise for picture (seed, index). All 64 bits of the seed count, of
-  which jax.random.key drops the upper half."""
+  """The key of a stochastic sampler's noise; all 64 bits of the seed count, of which jax.random.key keeps 32."""
   low, high = seed % 2**32, seed % 2**64 >> 32
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
 
 
-def _wanted(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str | None]:
-  """The texts of a batch; under guidance (prompt, negative) in turn.
+def _batch_texts(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str | None]:
+  """The texts of a batch, a row each; under guidance prompt and negative alternate.
 
   Interleaved, not stacked, so that a picture's two rows live on one device.
   """
@@ -314,30 +312,30 @@ def _condition(
   pipe: Pipeline, texts: Texts, rows: Sequence[Request], guided: bool, late: bool, size: tuple[int, int]
 ) -> Conditioning:
   """The conditioning of a batch, a row per text; with `late`, a first stage of plain texts."""
-  wanted = _wanted(pipe, rows, guided)
-  made, bounds = texts.encode(wanted), None
+  row_texts = _batch_texts(pipe, rows, guided)
+  encodings, bounds = texts.encode(row_texts), None
   if late:
     plain = [
       t if i % 2 and guided else r.plain if r.start > 0 else t
-      for i, (t, r) in enumerate(zip(wanted, (r for r in rows for _ in range(1 + guided))))
+      for i, (t, r) in enumerate(zip(row_texts, (r for r in rows for _ in range(1 + guided))))
     ]
     first = jax.tree.map(lambda x: x[:, :1], texts.encode(plain))
-    made = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), first, made)
+    encodings = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), first, encodings)
     steps = pipe.backbone.nets.schedule.num_train_timesteps
-    own = steps - steps * np.arange(texts.stages) / texts.stages  # where each stage begins
-    begin = np.array([steps * (1 - r.start) for r in rows for _ in range(1 + guided)])
-    bounds = np.minimum(own[None], begin[:, None]).astype(np.float32)
+    stage_starts = steps - steps * np.arange(texts.stages) / texts.stages  # where each stage begins
+    person_starts = np.array([steps * (1 - r.start) for r in rows for _ in range(1 + guided)])
+    bounds = np.minimum(stage_starts[None], person_starts[:, None]).astype(np.float32)
   on = lambda *axes: jax.sharding.NamedSharding(pipe.mesh, jax.sharding.PartitionSpec(*axes))
   by_stage = lambda x: jax.device_put(np.moveaxis(x, 1, 0), on(None, sharding.AXES))
   put = lambda x: jax.device_put(x, on(sharding.AXES))
   bounds = None if bounds is None else put(bounds)
-  k, v = by_stage(made.k), by_stage(made.v)
-  if made.pooled is None:
+  k, v = by_stage(encodings.k), by_stage(encodings.v)
+  if encodings.pooled is None:
     return Conditioning(k, v, bounds=bounds)
-  return Conditioning(k, v, by_stage(made.pooled), put(conditioning.time_ids(len(wanted), size)), bounds=bounds)
+  return Conditioning(k, v, by_stage(encodings.pooled), put(conditioning.time_ids(len(row_texts), size)), bounds=bounds)
 
 
-# The compiled programs. `guided` and `tiled` choose between two programs each; all else is data.
+# The compiled programs. `guided` and `tiled` choose between two programs each; everything else is data.
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
@@ -366,12 +364,13 @@ def _run(
     positive, negative = both[:, 0], both[:, 1]
     return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
 
-  # Said outright: the program is called on its own output, which must not change its layout.
+  # Explicit, because the program is called on its own output, whose layout must not change.
   return jax.lax.with_sharding_constraint(sampler.run(model, state, table, keys), sharding.batch(mesh))
 
 
 @functools.partial(jax.jit, static_argnames="tiled")
 def decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
+  """The UNet's latents [B, h, w, C] -> pictures uint8 [B, H, W, 3]."""
   plain = lambda z: backbone.decode(b, z)
   images = vae.tiled_decode(plain, latents, b.nets.vae.latent_tile) if tiled else plain(latents)
   return jnp.round((images / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8)
@@ -379,7 +378,7 @@ def decode(b: Backbone, latents: jax.Array, tiled: bool) -> jax.Array:
 
 def _under(pipe: Pipeline, program: Callable, *args):
   """Call a program on the pipeline's mesh, in the arithmetic that its dtype promises."""
-  # Left to themselves GPUs multiply float32 in TF32, TPUs in bfloat16.
+  # By default GPUs multiply float32 in TF32, TPUs in bfloat16.
   exact = pipe.backbone.nets.dtype == jnp.float32 and jax.default_backend() != "cpu"
   with jax.set_mesh(pipe.mesh), jax.default_matmul_precision("float32" if exact else None):
     return program(*args)

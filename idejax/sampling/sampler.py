@@ -1,7 +1,7 @@
 """Every sampler as one scan: a table of coefficients in, latents out.
 
 Sampler, number of steps, eta, spacing and noise levels are contents of the table, so changing
-them never recompiles. The equation of a row, and the samplers, are in `sampler_tables`.
+them never recompiles. The equation of a row, and the samplers, are in `sampling.tables`.
 """
 
 import warnings
@@ -24,7 +24,7 @@ class Table(NamedTuple):
   """A sampler, ready to run: a pytree of arrays, padded so that every sampler has one shape."""
 
   rows: Row  # float32 [R] (e: [R, 4])
-  active: Array  # bool [R]; the rows after the last are skipped at run time
+  active: Array  # bool [R]; padding is skipped at run time
   noisy: Array  # bool [R]; whether this row's noise is used, by it or by the next
   init_sigma: Array  # standard deviation of x before the first row
   start_signal: Array  # img2img: x = start_signal * latents + start_sigma * noise
@@ -61,11 +61,11 @@ def table(
 ) -> Table:
   """The table of sampler `name` (see `names`) with diffusers' numbers.
 
-  For another class than the schedule's, those of `<class>.from_config` (`as_class`). `eta` scales
-  a stochastic sampler's noise (default as diffusers: 0 for ddim, else 1), `s_noise` too but
-  without compensation. `start` leaves out the first steps (img2img), as diffusers does except for
-  pndm and lcm, whose own rules skip or re-space timesteps. `fields` overrides fields of the
-  schedule: timestep_spacing, use_karras_sigmas, prediction_type, ...
+  Where the sampler follows another class than the schedule's, they are those of `<class>.from_config`
+  (`as_class`). `eta` scales a stochastic sampler's noise (default as diffusers: 0 for ddim, else 1);
+  `s_noise` scales it without compensation. `start` leaves out the first steps (img2img), as diffusers
+  does except for pndm and lcm, whose own rules skip or re-space timesteps. `fields` overrides fields of
+  the schedule: timestep_spacing, use_karras_sigmas, prediction_type, ...
   Raises UserError for anything unknown, out of range, or without a finite table.
   """
   schedule = schedule.override(**fields)
@@ -77,8 +77,8 @@ def table(
     raise UserError(f"unknown sampler {name!r}; known: {', '.join(names())}.")
   build, class_name, default_eta = SAMPLERS[name]
   schedule = schedule.as_class(class_name).override(**fields)
-  _whole("steps", steps, 1, schedule.num_train_timesteps)
-  _whole("start", start, 0, steps - 1)
+  _check_whole("steps", steps, 1, schedule.num_train_timesteps)
+  _check_whole("start", start, 0, steps - 1)
   if eta is not None and default_eta is None:
     raise UserError(f"sampler {name!r} draws no noise that eta could scale; leave eta out.")
   eta = default_eta if eta is None else eta
@@ -99,7 +99,7 @@ def table(
   return out
 
 
-def _whole(name: str, value, low: int, high: int):
+def _check_whole(name: str, value, low: int, high: int):
   if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
     raise UserError(f"{name} is {value!r}; expected a whole number from {low} to {high}.")
 
@@ -120,7 +120,7 @@ class State(NamedTuple):
   x: jax.Array
   base: jax.Array  # x before the last row
   history: tuple[jax.Array, ...]  # D of the last four rows, newest first
-  noise: jax.Array  # of the last row
+  noise: jax.Array  # the last row's
 
 
 def init(z: jax.Array, table: Table, latents: jax.Array | None = None) -> State:
@@ -134,7 +134,7 @@ def init(z: jax.Array, table: Table, latents: jax.Array | None = None) -> State:
 
 
 def step(model: Callable, state: State, row: Row, noise: jax.Array) -> State:
-  """One row of any sampler: the equation at the head of `sampler_tables`; `row` holds scalars."""
+  """One row of any sampler: the equation at the head of `sampling.tables`; `row` holds scalars."""
   x, base, history, last = state
   m = model(row.scale * x, row.t).astype(jnp.float32)
   D = jnp.clip(row.p * x + row.q * m, -row.clip, row.clip)
@@ -161,23 +161,22 @@ def sample(
 def run(model: Callable, state: State, table: Table, keys: jax.Array, *, noise: jax.Array | None = None) -> State:
   """Runs the table's active rows; a caller may mask rows and run a table in several calls.
 
-  model(x [B, H, W, C] float32, t float32 scalar) -> [B, H, W, C] of any float dtype; guidance is
-  its own affair. keys [B] are PRNG keys: row i adds normal(fold_in(key_b, i)), so an image's noise
-  depends on its key alone; draw z from another key. A row without noise draws none, an inactive
-  row costs nothing (under vmap too, if the table is not mapped). `noise` [R, B, H, W, C] replaces
-  the drawn noise (tests).
+  model(x [B, H, W, C] float32, t float32 scalar) -> [B, H, W, C] of any float dtype, guidance
+  included. keys [B] are PRNG keys: row i adds normal(fold_in(key_b, i)), so an image's noise depends
+  on its key alone; draw z from another key. A row without noise draws none, and an inactive row costs
+  nothing (under vmap too, if the table is not mapped). `noise` [R, B, H, W, C] replaces the drawn
+  noise (for tests).
   """
   shape = state.x.shape
 
   def draw(i):
-    one = lambda key: jax.random.normal(jax.random.fold_in(key, i), shape[1:], jnp.float32)
-    return jax.vmap(one)(keys)
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape[1:], jnp.float32))(keys)
 
   def body(state, xs):
-    i, row, active, noisy, given = xs
+    i, row, active, noisy, row_noise = xs
 
     def advance(state):
-      fresh = lambda: draw(i) if given is None else given.astype(jnp.float32)
+      fresh = lambda: draw(i) if row_noise is None else row_noise.astype(jnp.float32)
       return step(model, state, row, jax.lax.cond(noisy, fresh, lambda: jnp.zeros(shape)))
 
     return jax.lax.cond(active, advance, lambda state: state, state), None

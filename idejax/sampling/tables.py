@@ -25,7 +25,7 @@ Number = Any  # a float in a row, float32 [R] in a table, a traced scalar inside
 class Row(NamedTuple):
   """Coefficients of one row as floats, or of a whole table as float32 [R] (e: [R, 4])."""
 
-  t: Number  # what the network is told; fractional for Euler with linspace spacing
+  t: Number  # the network's timestep; fractional for Euler with linspace spacing
   scale: Number = 1.0
   p: Number = 0.0
   q: Number = 1.0
@@ -54,7 +54,7 @@ class Knobs(NamedTuple):
   s_noise: float
 
 
-# ---- what a prediction means, as coefficients of (x, m) -------------------------------------
+# ---- predictions as coefficients of (x, m) ----------------------------------------------------
 
 
 def _x0(prediction: str, alpha: float, sigma: float) -> np.ndarray:
@@ -85,7 +85,7 @@ def _ve(prediction: str, s: float) -> dict:
 # ---- noise levels and timesteps ---------------------------------------------------------------
 
 
-def _spaced(s: NoiseSchedule, steps: int) -> np.ndarray:
+def _timesteps(s: NoiseSchedule, steps: int) -> np.ndarray:
   """Timesteps in descending order, float64 [steps]; Lin et al. 2023, Table 2."""
   T = s.num_train_timesteps
   if s.timestep_spacing == "linspace":
@@ -122,8 +122,8 @@ def _sigma_to_t(sigmas: np.ndarray, train: np.ndarray) -> np.ndarray:
   return np.interp(np.log(sigmas), np.log(train), np.arange(len(train)))
 
 
-def _respaced(s: NoiseSchedule, sigmas: np.ndarray, steps: int) -> np.ndarray | None:
-  """Karras (2022, eq. 5, rho 7) or exponential levels between the ends of `sigmas`, if wanted."""
+def _respace(s: NoiseSchedule, sigmas: np.ndarray, steps: int) -> np.ndarray | None:
+  """Karras (2022, eq. 5, rho 7) or exponential levels between the ends of `sigmas`; None if `s` asks for neither."""
   low = s.sigma_min or sigmas[-1]
   high = s.sigma_max or sigmas[0]
   ramp = np.linspace(0, 1, steps)
@@ -136,13 +136,13 @@ def _respaced(s: NoiseSchedule, sigmas: np.ndarray, steps: int) -> np.ndarray | 
 
 
 def _levels(s: NoiseSchedule, steps: int, last: float = 0.0):
-  """Of the Euler family: t [steps], float64 sigmas [steps] and, rounded, [steps + 1]; the start."""
+  """The Euler family's (t [steps], float64 sigmas [steps], rounded to float32 [steps + 1], initial sigma)."""
   train = _train_sigmas(s)
-  t = _spaced(s, steps)
+  t = _timesteps(s, steps)
   sigmas = np.interp(t, np.arange(len(train)), train)
-  respaced = _respaced(s, sigmas, steps)
-  if respaced is not None:
-    sigmas, t = respaced, _sigma_to_t(respaced, train)
+  levels = _respace(s, sigmas, steps)
+  if levels is not None:
+    sigmas, t = levels, _sigma_to_t(levels, train)
   rounded = np.append(sigmas, last).astype(np.float32).astype(float)
   top = rounded.max()
   return t, sigmas, rounded, top if s.timestep_spacing != "leading" else math.sqrt(top**2 + 1)
@@ -161,7 +161,7 @@ def _ddim(s: NoiseSchedule, k: Knobs):
   """Song et al. 2021, eq. 12 and 16."""
   abar, T, rows = s.alphas_cumprod, s.num_train_timesteps, []
   final = 1.0 if s.set_alpha_to_one else abar[0]
-  ts = _integers(_spaced(s, k.steps))
+  ts = _integers(_timesteps(s, k.steps))
   for t in ts[k.start :]:
     # Not the next timestep of the list where the spacing is uneven: diffusers steps by T // steps.
     now, to = abar[t], (abar[t - T // k.steps] if t >= T // k.steps else final)
@@ -176,7 +176,7 @@ def _ddim(s: NoiseSchedule, k: Knobs):
 def _ddpm(s: NoiseSchedule, k: Knobs):
   """Ho et al. 2020, eq. 7, between the timesteps of the list."""
   abar, rows = s.alphas_cumprod, []
-  ts = _integers(_spaced(s, k.steps))
+  ts = _integers(_timesteps(s, k.steps))
   for t, prev in list(zip(ts, [*ts[1:], None]))[k.start :]:
     now, to = abar[t], 1.0 if prev is None else abar[prev]
     beta = 1 - now / to
@@ -204,7 +204,7 @@ def _plms(s: NoiseSchedule, k: Knobs):
     raise UserError("prediction_type is 'sample'; supported by pndm: epsilon, v_prediction.")
   abar, stride, rows = s.alphas_cumprod, s.num_train_timesteps // k.steps, []
   final = 1.0 if s.set_alpha_to_one else abar[0]
-  ts = _integers(_spaced(s, k.steps))[k.start :]
+  ts = _integers(_timesteps(s, k.steps))[k.start :]
   # (t of the network, from, to, weights of m and of the outputs before). The second row repeats
   # the first step, so its output never serves as history: hence the zeros in rows 2 to 4.
   moves: list[tuple[int, int, int, tuple[float, ...]]] = [(ts[0], ts[0], ts[0] - stride, (1,))]
@@ -338,7 +338,7 @@ def _dpm_levels(s: NoiseSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
   else:
     stride = top // (steps + 1)
     t = np.arange(1.0, steps + 1)[::-1] * stride + _offset(s, steps * stride)
-  sigmas = _respaced(s, train[::-1].astype(float), steps)
+  sigmas = _respace(s, train[::-1].astype(float), steps)
   if sigmas is None:
     sigmas = np.interp(t, np.arange(T), train)
   else:

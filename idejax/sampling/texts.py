@@ -1,5 +1,8 @@
-"""The texts of a job, with people in them, as the UNet's conditioning: tokenised once, encoded when
-a batch needs them, and projected to every cross-attention's keys and values once per batch."""
+"""The texts of a job, with people in them, as the UNet's conditioning.
+
+They are tokenised once, encoded when a batch needs them, and projected to every cross-attention's keys
+and values once per batch.
+"""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +20,7 @@ from idejax.model.backbone import Backbone, Conditioning
 from idejax.model.conditioning import Prompts
 from idejax.sampling.learned import Learned
 
-KEPT = 256  # encodings kept, the last used: a job of many prompts does not fill the memory
+KEPT = 256  # newest encodings that are cached: a job of many prompts does not fill the memory
 CHUNK = 8  # texts per call of the encoder, always: one shape, however many there are
 
 Group = tuple[str, ...]  # the people in a text, by their words
@@ -43,9 +46,9 @@ class Texts:
     notify: Callable[[str], None],
     under: Callable[..., Any] = lambda f, *a: f(*a),
   ):
-    """`under` calls a compiled function as the pipeline's mesh and precision want."""
+    """`under` calls a compiled function under the pipeline's mesh and precision."""
     self.backbone, self.people, self.under = b, people, under
-    self.kept = dict[str | None, Encoding]()
+    self.cache = dict[str | None, Encoding]()
     distinct = [t for t in dict.fromkeys(texts) if t is not None]
     self.group = {t: tokens.used(t, people) for t in distinct}
     self.stages = max([self._stages(g) for g in self.group.values()], default=1)
@@ -55,10 +58,10 @@ class Texts:
       members = [t for t in distinct if self.group[t] == group]
       self._check(group, members[0])
       rows = {word: people[word].rows for word in group}
-      encoded = [t.encode(members, rows) for t in tokenizers]
-      self.tokens[group] = conditioning.prompts(encoded)
+      encodings = [t.encode(members, rows) for t in tokenizers]
+      self.tokens[group] = conditioning.prompts(encodings)
       self.where |= {t: (group, i) for i, t in enumerate(members)}
-      for text, cut in zip(members, encoded[0].cut):
+      for text, cut in zip(members, encodings[0].cut):
         if cut:
           notify(
             f"warning: the prompt is longer than {tokenizers[0].length - 2} tokens; "
@@ -78,18 +81,18 @@ class Texts:
     rows = [self.people[w].identity["rows"][0] for w in group if "rows" in self.people[w].identity]
     return max((r.shape[0] for r in rows), default=1)
 
-  def encode(self, wanted: Sequence[str | None]) -> Encoding:
+  def encode(self, texts: Sequence[str | None]) -> Encoding:
     """The encodings of N texts, stacked: [N, S, L, D], S the most stages of any text of the job."""
-    missing = [t for t in dict.fromkeys(wanted) if t is not None and t not in self.kept]
+    missing = [t for t in dict.fromkeys(texts) if t is not None and t not in self.cache]
     for group in dict.fromkeys(self.group[t] for t in missing):
       members = [t for t in missing if self.group[t] == group]
       for at in range(0, len(members), CHUNK):
         self._encode(group, members[at : at + CHUNK])
-    if None in wanted:
-      self.kept[None] = jax.tree.map(np.zeros_like, next(iter(self.kept.values())))
-    found = [self.kept[t] for t in wanted]
-    self.kept = dict(list(self.kept.items())[-KEPT:])
-    return jax.tree.map(lambda *xs: np.stack([_spread(x, self.stages) for x in xs]), *found)
+    if None in texts:
+      self.cache[None] = jax.tree.map(np.zeros_like, next(iter(self.cache.values())))
+    encodings = [self.cache[t] for t in texts]
+    self.cache = dict(list(self.cache.items())[-KEPT:])
+    return jax.tree.map(lambda *xs: np.stack([_spread(x, self.stages) for x in xs]), *encodings)
 
   def _encode(self, group: Group, texts: list[str]):
     index = np.resize([self.where[t][1] for t in texts], CHUNK)
@@ -104,17 +107,17 @@ class Texts:
     if pooled is not None and pooled.ndim == 2:
       pooled = pooled[None]
     for i, t in enumerate(texts):
-      self.kept[t] = Encoding(k[:, i], v[:, i], None if pooled is None else pooled[:, i])
+      self.cache[t] = Encoding(k[:, i], v[:, i], None if pooled is None else pooled[:, i])
 
 
 def _spread(x: np.ndarray, stages: int) -> np.ndarray:
-  """[1 or S, ...] -> [S, ...]. Stages of another number than the job's cannot be mixed."""
+  """[1 or S, ...] -> [S, ...]. UserError for another number of stages than the job's."""
   if len(x) not in (1, stages):
     raise UserError(f"people with {len(x)} and with {stages} stages cannot be sampled in one job; make two")
   return np.broadcast_to(x, (stages, *x.shape[1:]))
 
 
-# Compiled; people and prompts are data, so other ones do not recompile.
+# Compiled programs. People and prompts are data, so others do not recompile.
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -131,11 +134,13 @@ def encode(b: Backbone, prompts: Prompts) -> Conditioning:
 
 @jax.jit
 def project(b: Backbone, cond: Conditioning):
+  """Keys and values of every cross-attention, see `backbone.project`."""
   return backbone.project(b, cond)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def override(method: str, cfg: Any, identities, b: Backbone):
+  """A method's changes of the UNet's parameters, see `Needs.override`."""
   return METHODS[method].needs(cfg, b.nets).override(identities, b, cfg)
 
 
@@ -150,25 +155,26 @@ def _float32(cond: Conditioning) -> Conditioning:
 
 
 class Weights:
-  """The UNet's changes that come with people: those of keys and values are applied per row of a
-  batch, when contexts are projected; all others need a batch of their own."""
+  """The UNet's changes that people bring. Changes of cross-attention's keys and values are applied per row
+  of a batch, when contexts are projected; all others need a batch of their own."""
 
   def __init__(self, b: Backbone, people: Mapping[str, Learned], under):
     self.backbone, self.people, self.under = b, people, under
-    self.kept: dict[Group, tuple[Any, bool]] = {}
+    self.cache: dict[Group, tuple[Any, bool]] = {}
 
   def of(self, group: Group) -> tuple[Any, bool]:
     """(the changed subtree, whether it goes beyond the keys and values of cross-attention)."""
-    if group not in self.kept:
+    if group not in self.cache:
       changes = {}
       if group:
         first = self.people[group[0]]
         identities = [self.people[w].identity for w in group]
         changes = self.under(override, first.method, first.cfg, identities, self.backbone)
-      self.kept = {**dict(list(self.kept.items())[-8:]), group: (changes, not _only_kv(changes))}
-    return self.kept[group]
+      self.cache = {**dict(list(self.cache.items())[-8:]), group: (changes, not _only_kv(changes))}
+    return self.cache[group]
 
   def whole(self, group: Group) -> bool:
+    """Whether the group's changes need a batch of their own."""
     return self.of(group)[1]
 
   def backbone_of(self, group: Group) -> Backbone:
@@ -181,9 +187,9 @@ class Weights:
     out = None
     for group in dict.fromkeys(groups):
       changes, _ = self.of(group)
-      made = self.under(project, backbone.with_unet(self.backbone, changes), cond)
+      projected = self.under(project, backbone.with_unet(self.backbone, changes), cond)
       mask = jax.device_put(np.array([g == group for g in groups]), sharding.batch(mesh))
-      out = made if out is None else self.under(_pick, mask, made, out)
+      out = projected if out is None else self.under(_pick, mask, projected, out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache(name: str) -> Path | None:
-  """Where results of a kind are kept between runs: in IDEJAX_CACHE, else in ~/.cache/idejax; None: off."""
+  """The path `name` in the cache, which is IDEJAX_CACHE or else ~/.cache/idejax. None: the cache is off."""
   root = os.environ.get("IDEJAX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "idejax"
   )

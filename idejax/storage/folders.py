@@ -19,7 +19,9 @@ def claim(out: Path) -> Iterator[None]:
   out.mkdir(parents=True, exist_ok=True)
   if not os.access(out, os.W_OK | os.X_OK):
     readonly = os.statvfs(out).f_flag & os.ST_RDONLY
-    raise UserError(f"--out {out} cannot be written: {'the file system is read-only' if readonly else 'permission denied'}")
+    raise UserError(
+      f"--out {out} cannot be written: {'the file system is read-only' if readonly else 'permission denied'}"
+    )
   handle = os.open(out, os.O_RDONLY)
   try:
     try:

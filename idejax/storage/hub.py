@@ -1,4 +1,4 @@
-"""A pipeline's name -> a folder on this machine: given folders, the hub's cache, the network.
+"""A pipeline's name -> a folder on this machine: a folder's path, the hub's cache, or a download.
 
 Only JSON, text, safetensors and Flax msgpack are ever fetched, never pickles or code, and of each
 component only the one set of weights that `tensorfiles.read` would choose.
@@ -79,14 +79,14 @@ def resolve(name: str | os.PathLike, *, revision: str | None = None,
     raise UserError(f"{name}: no such folder, and not a hub id of the form org/name either.")
   offline = _offline() if offline is None else offline
   repo = MIRRORS.get(name, name)
-  for known in dict.fromkeys((name, repo)):  # a cached original is better than its copy
-    folder = _cached(known, revision)
+  for source in dict.fromkeys((name, repo)):  # a cached original is better than its copy
+    folder = _cached(source, revision)
     # Offline, a component may be missing that the run does not need: its reader will say so.
     if folder and (offline or _complete(folder)):
       break
   else:
-    known, folder = repo, _fetch(name, repo, revision, offline)
-  if known != name:
+    source, folder = repo, _fetch(name, repo, revision, offline)
+  if source != name:
     _check_mirror(name, repo, folder, revision)
   return _folder(folder)
 
@@ -100,22 +100,22 @@ def _folder(path: pathlib.Path) -> pathlib.Path:
     raise UserError(f"{path}: this is {kind}, but {need}{hint}.")
   if (path / "model_index.json").is_file():
     return path
-  inside = sorted(p.name for p in path.iterdir())
-  whole = [n for n in inside if n.endswith(_WEIGHTS + _PICKLES)]
-  below = [n for n in inside if (path / n / "model_index.json").is_file()]
-  if below:
-    found = f"but {below[0]}/ inside it has one: pass {path / below[0]}"
+  entries = sorted(p.name for p in path.iterdir())
+  checkpoints = [n for n in entries if n.endswith(_WEIGHTS + _PICKLES)]
+  nested = [n for n in entries if (path / n / "model_index.json").is_file()]
+  if nested:
+    clue = f"but {nested[0]}/ inside it has one: pass {path / nested[0]}"
   elif (path.parent / "model_index.json").is_file():
-    found = f"it is one component of the pipeline {path.parent.resolve()}: pass that folder"
+    clue = f"it is one component of the pipeline {path.parent.resolve()}: pass that folder"
   elif (path / "unet").is_dir():
-    found = "though it has unet/: copy model_index.json from the original pipeline into it"
-  elif "config.json" in inside:
-    found = "only a config.json, so it is one component: pass the folder above it"
-  elif whole:
-    found = f"only the checkpoint {whole[0]}: convert it to a folder with diffusers"
+    clue = "though it has unet/: copy model_index.json from the original pipeline into it"
+  elif "config.json" in entries:
+    clue = "only a config.json, so it is one component: pass the folder above it"
+  elif checkpoints:
+    clue = f"only the checkpoint {checkpoints[0]}: convert it to a folder with diffusers"
   else:
-    found = f"only {', '.join(inside[:8])}" if inside else "it is empty"
-  raise UserError(f"{path}: no model_index.json here ({found}); {need}.")
+    clue = f"only {', '.join(entries[:8])}" if entries else "it is empty"
+  raise UserError(f"{path}: no model_index.json here ({clue}); {need}.")
 
 
 def _offline() -> bool:
@@ -139,7 +139,7 @@ def _cached(repo: str, revision: str | None) -> pathlib.Path | None:
 
 
 def _complete(folder: pathlib.Path) -> bool:
-  """Is every component there that model_index.json names, with all of its shards?"""
+  """Whether every component that model_index.json names is here, with all of its shards."""
   try:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     parts = [k for k, v in index.items() if isinstance(v, list) and v[0]]
@@ -194,10 +194,10 @@ def _fetch(name: str, repo: str, revision: str | None, offline: bool) -> pathlib
 
 
 def wanted(files: list[str]) -> list[str]:
-  """Of a repository's files: all JSON and text, and one set of weights a component folder.
+  """The files of a repository to download: all JSON and text, and one set of weights per component.
 
-  Full precision before fp16, safetensors before Flax; EMA weights only; nothing at the top level,
-  where the single-file duplicates of the whole model lie (SD 2.1: 5 GB each).
+  Full precision is preferred to fp16, safetensors to Flax, and only EMA weights are taken. Weights at
+  the top level are left out: they are single-file duplicates of the whole model (SD 2.1: 5 GB each).
   """
   keep = [f for f in files if f.endswith(_TEXT_FILES) and not f.endswith(".index.json")]
   parts = collections.defaultdict(list)
@@ -209,35 +209,35 @@ def wanted(files: list[str]) -> list[str]:
     for kind in (r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors",
                  r"(model|diffusion_pytorch_model)(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors",
                  r"(flax_model|diffusion_flax_model)(-\d+-of-\d+)?\.msgpack"):  # fmt: skip
-      chosen = [n for n in leaves if re.fullmatch(kind, n)]
-      if chosen:
+      weights = [n for n in leaves if re.fullmatch(kind, n)]
+      if weights:
         break
     else:
       continue
-    end = pathlib.PurePath(chosen[0]).suffix
-    chosen += [n for n in leaves if n.endswith(".index.json") and end in n]
-    keep += [f"{part}/{n}" for n in chosen]
+    suffix = pathlib.PurePath(weights[0]).suffix
+    weights += [n for n in leaves if n.endswith(".index.json") and suffix in n]
+    keep += [f"{part}/{n}" for n in weights]
   return sorted(keep)
 
 
 def _check_mirror(name: str, repo: str, folder: pathlib.Path, revision: str | None) -> None:
-  """Tells that a mirror is used and what of it is proven; refuses a file that differs."""
+  """Say that a mirror is used and which of its files equal the original; refuse one that differs."""
   # Digests are of the originals' main branch; another branch holds other bytes by right.
-  known = DIGESTS.get(name, {}) if revision is None else {}
-  same, unverified = [], []
+  digests = DIGESTS.get(name, {}) if revision is None else {}
+  equal, unverified = [], []
   for path in sorted(folder.rglob("*")):
     if not path.name.endswith(_WEIGHTS):
       continue
     file = path.relative_to(folder).as_posix()
-    want = known.get(file)
-    if want is None:
+    expected = digests.get(file)
+    if expected is None:
       unverified.append(file)
-    elif (got := tensorfiles.digest(path)) == want:
-      same.append(file)
+    elif (actual := tensorfiles.digest(path)) == expected:
+      equal.append(file)
     else:
       raise UserError(
-        f"{path}: sha256 {got}, but the original {name} had {want}; delete this file and "
+        f"{path}: sha256 {actual}, but the original {name} had {expected}; delete this file and "
         f"download it again, and if it differs once more, do not use {repo}.")  # fmt: skip
   tell(f"notice: {name} was deleted from the hub; using the community copy {repo}. "
-       f"Equal to the original by sha256: {', '.join(same) or 'none'}; "
+       f"Equal to the original by sha256: {', '.join(equal) or 'none'}; "
        f"unverified: {', '.join(unverified) or 'none'}.")  # fmt: skip

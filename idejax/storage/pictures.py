@@ -14,19 +14,19 @@ from idejax.storage.files import replacing
 
 
 def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
-  """uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and whole as JSON."""
+  """Write uint8 [H, W, 3] as PNG; `record` goes into text chunks, one per field, and one as JSON."""
   info = PngImagePlugin.PngInfo()
   info.add_text("AI-generated", "true")
   info.add_itxt("idejax", json.dumps(record, ensure_ascii=False))
   for key, value in record.items():
     if value is not None and key != "idejax":
-      info.add_itxt(key, str(value))  # the last of a name wins
+      info.add_itxt(key, str(value))  # if two chunks have one name, readers see the last
   with replacing(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
-  """The record that `write_png` put into a PNG (None: not ours), and whether its pixels are whole."""
+  """The record that `write_png` put into a PNG (None: it has none), and whether all pixels can be read."""
   try:
     with Image.open(path) as image:
       record = json.loads(image.info["idejax"])
@@ -41,9 +41,7 @@ def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
 
 def sheet(path: Path, files: Sequence[Path], labels: Sequence[str], columns: int, side: int = 192):
   """A contact sheet: pictures in groups of `columns`, each under its label."""
-  groups = [
-    sheets.Group(label, files[at : at + columns]) for label, at in zip(labels, range(0, len(files), columns))
-  ]
+  groups = [sheets.Group(label, files[at : at + columns]) for label, at in zip(labels, range(0, len(files), columns))]
   sheets.write(path, [sheets.Section("", groups)], side)
 
 
@@ -56,7 +54,7 @@ def read_latents(path: Path, count: int, shape: tuple[int, int, int]) -> np.ndar
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
   except Exception as e:  # numpy evaluates the header: a damaged one raises nearly anything
-    raise UserError(f"{path} is no readable .npy file: {e}") from e
+    raise UserError(f"{path} is not a readable .npy file: {e}") from e
   if z.shape != (count, *shape):
     raise UserError(f"{path} has shape {z.shape}; {count} images of this size need {(count, *shape)}")
   if z.dtype != np.float32:

@@ -56,7 +56,7 @@ def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None, al
 
   Order: safetensors of the variant, plain safetensors, safetensors of the variant fp16 where
   none was asked for, Flax msgpack, and pickles last and only if `allow_pickle`; in each, one
-  file before shards. A choice other than the one asked for is told on stderr. Raises UserError.
+  file before shards. A choice other than the first is reported on stderr. Raises UserError.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
@@ -66,13 +66,13 @@ def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None, al
   choices = [(name, opener) for v in variants for name, opener in _spellings(stem, v, ".safetensors", _safetensors)]
   choices += _spellings(flax, None, ".msgpack", _flax) if flax else []
   unsafe = [choice for s in pickles for v in variants for end in _PICKLES for choice in _spellings(s, v, end, _pickle)]
-  wished = [name for name, _ in _spellings(stem, variant, ".safetensors", _safetensors)]
+  expected = [name for name, _ in _spellings(stem, variant, ".safetensors", _safetensors)]
   for name, opener in choices + (unsafe if allow_pickle else []):
     path = folder / name
     if not os.path.lexists(path):
       continue
-    if name not in wished:
-      tell(f"notice: {folder}: no {wished[0]}, reading {name} instead")
+    if name not in expected:
+      tell(f"notice: {folder}: no {expected[0]}, reading {name} instead")
     return Tensors(path, opener(path))
   for name, _ in unsafe:
     if os.path.lexists(folder / name):
@@ -82,8 +82,8 @@ def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None, al
         "save_pretrained, which writes safetensors), or pass --allow-pickle if you trust its "
         "author."
       )
-  found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-  raise UserError(f"{folder}: no {wished[0]} here (found: {found}); is this the right folder?")
+  entries = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+  raise UserError(f"{folder}: no {expected[0]} here (found: {entries}); is this the right folder?")
 
 
 def write(
@@ -93,7 +93,7 @@ def write(
   *,
   max_shard_size: int | str | None = None,
 ) -> None:
-  """Safetensors at `path`, or diffusers' shards and index beside it, whole or not at all.
+  """Write safetensors at `path`, or diffusers' shards and index beside it, completely or not at all.
 
   Written under a hidden temporary folder beside the target, then moved into place; the files
   of the other layout, if any, are removed last. `max_shard_size`: bytes, or like "10GB".
@@ -103,7 +103,7 @@ def write(
   names = [f"{path.stem}-{i + 1:05d}-of-{len(shards):05d}{path.suffix}" for i in range(len(shards))]
   names = names if len(shards) > 1 else [path.name]
   index = path.with_name(path.name + ".index.json")
-  old = _own_shards(index, path)
+  old_shards = _own_shards(index, path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as tmp:
@@ -122,7 +122,7 @@ def write(
         pathlib.Path(tmp, index.name).write_text(text + "\n")
       for name in names + ([index.name] if len(names) > 1 else []):
         os.replace(os.path.join(tmp, name), path.with_name(name))
-    stale = old - {path.with_name(n) for n in names}
+    stale = old_shards - {path.with_name(n) for n in names}
     for p in stale | ({index} if len(names) == 1 else {path}):
       p.unlink(missing_ok=True)
   except (OSError, SafetensorError) as e:
@@ -145,13 +145,13 @@ def digest(path: str | os.PathLike) -> str:
     path = path.resolve(strict=True)
     stat = path.stat()
     stamp, cache = [stat.st_size, stat.st_mtime_ns], cache_folder("digests.json")
-    known: Any = {}
+    entries: Any = {}
     try:
-      known = json.loads(cache.read_text()) if cache else {}
-      if known[str(path)][0] == stamp:
-        return known[str(path)][1]
+      entries = json.loads(cache.read_text()) if cache else {}
+      if entries[str(path)][0] == stamp:
+        return entries[str(path)][1]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
-      known = known if isinstance(known, dict) else {}  # a lost or broken cache costs time only
+      entries = entries if isinstance(entries, dict) else {}  # a lost or broken cache costs time only
     with open(path, "rb") as f:
       value = hashlib.file_digest(f, "sha256").hexdigest()
   except OSError as e:
@@ -160,7 +160,7 @@ def digest(path: str | os.PathLike) -> str:
     try:
       cache.parent.mkdir(parents=True, exist_ok=True)
       tmp = cache.with_suffix(f".{os.getpid()}")
-      tmp.write_text(json.dumps({**known, str(path): [stamp, value]}))
+      tmp.write_text(json.dumps({**entries, str(path): [stamp, value]}))
       os.replace(tmp, cache)
     except OSError:
       pass  # a read-only home: hash again next time
@@ -285,7 +285,7 @@ def _one_line(e: BaseException) -> str:
 
 
 def _sort_metadata(path: pathlib.Path) -> None:
-  """safetensors writes metadata in the order of a hash map: the same save gave other bytes."""
+  """Sort a file's metadata: safetensors writes it in the order of a hash map, so equal saves differ."""
   with open(path, "r+b") as f:
     size = int.from_bytes(f.read(8), "little")
     header = json.loads(f.read(size))

@@ -59,23 +59,23 @@ def from_torch(shapes, tensors: Mapping[str, np.ndarray], *, name: str = "", ign
   one UserError that starts with `name` (the file or component). Arrays may alias `tensors`.
   """
   shapes = _inner(shapes)
-  wanted = keys(shapes)
-  missing = [k for k in wanted if k not in tensors]
-  excused = [re.compile(p) for p in ignore]
-  unused = [k for k in tensors if k not in wanted and not any(p.search(k) for p in excused)]
-  unfit: list[str] = []
+  expected = keys(shapes)
+  missing = [k for k in expected if k not in tensors]
+  patterns = [re.compile(p) for p in ignore]
+  unused = [k for k in tensors if k not in expected and not any(p.search(k) for p in patterns)]
+  misfits: list[str] = []
 
   def load(path, want):
     names, shape, (_, to_flax_axes) = _layout(path, want.shape)
-    starred = len(shape) < len(want.shape)
-    out = np.empty(want.shape, want.dtype) if starred and not (missing or unused) else None
+    stacked = len(shape) < len(want.shape)
+    out = np.empty(want.shape, want.dtype) if stacked and not (missing or unused) else None
     for i, key in enumerate(names):
       if key not in tensors:
         continue
       x = np.asarray(tensors[key])
-      if x.shape != wanted[key] or _kind(x.dtype) != _kind(want.dtype):
-        unfit.append(f"{key} is {_text(x)} there and {_text(want, wanted[key])} in the model")
-      elif missing or unused or unfit:
+      if x.shape != expected[key] or _kind(x.dtype) != _kind(want.dtype):
+        misfits.append(f"{key} is {_text(x)} there and {_text(want, expected[key])} in the model")
+      elif missing or unused or misfits:
         continue  # the load has failed: look on for shapes, but keep nothing
       elif out is not None:
         out[i] = x.transpose(to_flax_axes)
@@ -84,8 +84,8 @@ def from_torch(shapes, tensors: Mapping[str, np.ndarray], *, name: str = "", ign
     return out
 
   params = jax.tree_util.tree_map_with_path(load, shapes)
-  problems = [("missing", missing), ("not used by the model", unused), ("of another shape or type", unfit)]
-  if text := "; ".join(_listed(what, found) for what, found in problems if found):
+  problems = [("missing", missing), ("not used by the model", unused), ("of another shape or type", misfits)]
+  if text := "; ".join(_list(what, problem_keys) for what, problem_keys in problems if problem_keys):
     raise UserError(
       f"{name or 'checkpoint'}: the weights do not fit the model: {text}. "
       "Check that config.json and the weights come from the same model."
@@ -182,7 +182,7 @@ class _Renamed(Mapping):
 
 
 def _inner(tree) -> Any:
-  """The inner dict of {"params": ...}; any other tree as it is."""
+  """The inner dict of {"params": ...}; any other tree unchanged."""
   return tree["params"] if isinstance(tree, Mapping) and set(tree) == {"params"} else tree
 
 
@@ -215,6 +215,6 @@ def _text(x, shape=None) -> str:
   return f"{np.dtype(x.dtype).name}{list(x.shape if shape is None else shape)}"
 
 
-def _listed(what: str, found: list[str]) -> str:
-  rest = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-  return f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{rest}"
+def _list(what: str, names: list[str]) -> str:
+  rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+  return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{rest}"

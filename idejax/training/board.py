@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, on request: the numbers of metrics.jsonl, person by person in a crowd."""
+"""TensorBoard events of a run: the numbers of metrics.jsonl, one curve per person in a crowd."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ from idejax.errors import UserError
 
 
 class Board:
-  """Events in FOLDER/events; what a killed run wrote from step `start` on is hidden."""
+  """Events in FOLDER/events. Events that a killed run wrote from step `start` on are hidden. UserError without
+  tensorboardX."""
 
   def __init__(self, folder: Path, start: int):
     try:
@@ -18,7 +19,7 @@ class Board:
     self._writer = SummaryWriter(str(folder / "events"), purge_step=start)
 
   def add(self, rows: Sequence[Mapping[str, Any]]):
-    """Records of steps: numbers, None where there was none, and lists with a number per person."""
+    """Write the records of steps, whose values are numbers, None, or lists with a number per person."""
     for row in rows:
       for name, x in row.items():
         each = {f"{name}/{i}": v for i, v in enumerate(x)} if isinstance(x, list) else {name: x}

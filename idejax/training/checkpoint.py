@@ -49,17 +49,18 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *_):
-    # Of several processes one that failed does not wait for the others: they do not come.
+    # A failed process does not wait for the others of its job, which would not come.
     if kind in (None, GeneratorExit) or jax.process_count() == 1:
       self.close()
 
   def steps(self) -> list[int]:
+    """The steps of all checkpoints, ascending."""
     return sorted(c.step for c in self._orbax.checkpoints)
 
   def save(self, step: int, state: Any, facts: Mapping[str, Any]):
     """Start writing; the state may be donated right after. `facts` is JSON: config, data position.
 
-    Waits for the save before, so at most one is under way.
+    Waits for the previous save, so at most one is under way.
     """
     self.wait()
     leaves = tree.flatten(state)
@@ -72,7 +73,7 @@ class Checkpoints:
     self._pending = _Digest(response, self.folder, step)
 
   def wait(self):
-    """Until everything is on disk. Raises what the background writer raised."""
+    """Wait until everything is on disk. Raises what the background writer raised."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.finish()
@@ -89,13 +90,17 @@ class Checkpoints:
     """The newest undamaged checkpoint, or None if there is none at all.
 
     `like` has the state's structure, shapes and dtypes; where its leaves are on a mesh (arrays or
-    ShapeDtypeStructs with a sharding), so will be the state's. Damaged checkpoints are told and
-    set aside. rows: a crowd's, without the padding at the end, which may be of another length than in
-    the checkpoint and repeats the last row. Raises UserError if all are damaged or if the newest good one is of another model.
+    ShapeDtypeStructs with a sharding), so will be the state's. Damaged checkpoints are reported and
+    moved to damaged/.
+
+    rows: the number of people in a crowd without the padding, which repeats the last person and may be
+      longer or shorter than in the checkpoint.
+
+    Raises UserError if all checkpoints are damaged, or if the newest good one is of another model.
     """
     self.wait()
-    found = json.loads(distributed.told(json.dumps(self.steps())))
-    for step in reversed(found):
+    steps = json.loads(distributed.told(json.dumps(self.steps())))
+    for step in reversed(steps):
       reason = distributed.told(damage(self.folder, step))
       if not reason:
         try:
@@ -104,11 +109,11 @@ class Checkpoints:
           raise
         except Exception as e:  # orbax, tensorstore and zarr raise nearly anything for bad files
           if _digests(self.folder, step).exists():
-            raise  # the files are whole: it is not they
+            raise  # the files are intact, so the fault is elsewhere
           reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
       tell(f"checkpoint {self.folder / str(step)} is damaged ({reason}); trying the one before")
       self._set_aside(step)
-    if found:
+    if steps:
       raise UserError(
         f"{self.folder}: every checkpoint is damaged (set aside in damaged/); remove "
         "the run folder to start afresh, or copy a good checkpoint back"
@@ -116,28 +121,28 @@ class Checkpoints:
     return None
 
   def _load(self, step: int, like: Any, rows: int | None) -> Restored:
-    wanted = tree.flatten(like)
+    expected = tree.flatten(like)
     meta = self._orbax.checkpointables_metadata(step)
     stored = {k: tuple(v.shape) for k, v in meta.metadata["state"].items()}
-    shapes = {k: tuple(np.shape(v)) for k, v in wanted.items()}
-    padded = rows is not None and all(a[0] >= rows for a in (*stored.values(), *shapes.values()) if a)
-    known = (lambda shape: shape[1:]) if padded else (lambda shape: shape)
+    shapes = {k: tuple(np.shape(v)) for k, v in expected.items()}
+    has_padding = rows is not None and all(a[0] >= rows for a in (*stored.values(), *shapes.values()) if a)
+    compared = (lambda shape: shape[1:]) if has_padding else (lambda shape: shape)
     if odd := sorted(
       k
       for k in stored.keys() | shapes.keys()
-      if k not in stored or k not in shapes or known(stored[k]) != known(shapes[k])
+      if k not in stored or k not in shapes or compared(stored[k]) != compared(shapes[k])
     ):
       lines = [f"{k}: {stored.get(k, 'absent')} there, {shapes.get(k, 'absent')} here" for k in odd[:4]]
       raise UserError(
         f"checkpoint {self.folder / str(step)} is of another model; {len(odd)} leaves differ: {'; '.join(lines)}"
       )
-    places = jax.tree.map(_abstract, wanted)
+    places = jax.tree.map(_abstract, expected)
     context = ocp.Context()
     context.array.loading.enable_padding_and_truncation = stored != shapes
     with context:
       leaves = self._orbax.load_checkpointables(step, {"state": places})["state"]
     if rows is not None and stored != shapes:
-      leaves = _padded(leaves, places, rows)
+      leaves = _repeat_last(leaves, places, rows)
     return Restored(step, tree.unflatten(like, leaves), dict(meta.custom_metadata or {}))
 
   def _set_aside(self, step: int):
@@ -170,7 +175,7 @@ class _Digest:
       temporary = _digests(folder, step).with_suffix(".tmp")
       temporary.write_text(text)
       temporary.replace(_digests(folder, step))
-      for file in folder.glob("*.sha256"):  # of checkpoints that orbax has removed meanwhile
+      for file in folder.glob("*.sha256"):  # digests of checkpoints that orbax has removed
         if not (folder / file.stem).exists():
           file.unlink(missing_ok=True)
     except BaseException as e:  # raised again by the main thread, in finish
@@ -183,7 +188,7 @@ class _Digest:
 
 
 def _lock(folder: Path):
-  """Held while a run is open; the kernel lets go of it however the process ends."""
+  """A lock that is held while a run is open; the kernel releases it however the process ends."""
   file = (folder / "lock").open("w")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,8 +204,8 @@ def _copies(leaves):
   return jax.tree.map(jnp.copy, leaves)
 
 
-def _padded(leaves, places, rows: int):
-  """A crowd's leaves with the last of `rows` in place of those behind it."""
+def _repeat_last(leaves, places, rows: int):
+  """A crowd's leaves in which the last of `rows` people replaces the padding behind it."""
   pick = lambda x: x[np.minimum(np.arange(len(x)), rows - 1)]
   out = jax.tree.map(lambda p: p.sharding, places)
   return jax.jit(lambda t: jax.tree.map(pick, t), out_shardings=out, donate_argnums=0)(leaves)
@@ -222,13 +227,13 @@ def _hash(folder: Path) -> dict[str, str]:
 
 
 def damage(folder: Path, step: int) -> str:
-  """What is wrong with the files of a step; empty if nothing, or if a kill left no digests."""
+  """A sentence on the damage to a step's files; empty if there is none, or if a kill left no digests."""
   if jax.process_index() or not _digests(folder, step).exists():
     return ""
   try:
-    wanted = json.loads(_digests(folder, step).read_text())
+    digests = json.loads(_digests(folder, step).read_text())
   except ValueError:
     return ""  # the digests themselves are broken: the loader will look at the data
-  found = _hash(folder / str(step))
-  odd = [k for k in wanted if found.get(k) != wanted[k]]
-  return f"{len(odd)} of {len(wanted)} files differ, such as {odd[0]}" if odd else ""
+  actual = _hash(folder / str(step))
+  odd = [k for k in digests if actual.get(k) != digests[k]]
+  return f"{len(odd)} of {len(digests)} files differ, such as {odd[0]}" if odd else ""

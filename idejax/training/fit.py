@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from idejax import sharding
 from idejax.model.backbone import Backbone
@@ -43,38 +44,38 @@ def one(
 ):
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
 
-  accumulate: parts of the batch, one after the other. A batch, or a part of it, that the devices do not
-  divide leaves some out; where they hold parts of the weights, or
-  belong to other processes, they work on the same rows instead.
+  accumulate: parts into which the batch is cut, computed one after another. If the devices do not divide
+    the rows of a part, some devices are left out; or, if they hold parts of the weights or belong to several
+    processes, groups of devices compute the same rows.
   """
   mesh, rows = _split(mesh, cfg.batch // accumulate)
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
   step, tx = _step(
-    method, cfg, dtype, plateau=plateau, accumulate=accumulate, whole=whole if mesh.shape["fsdp"] > 1 else None
+    method, cfg, dtype, plateau=plateau, accumulate=accumulate, whole=replicated if mesh.shape["fsdp"] > 1 else None
   )
-  begin = lambda k, f: st.init(method.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
-  placed = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
-  frozen = sharding.put(frozen, placed[1])
-  state = jax.jit(begin, out_shardings=placed[0])(sharding.put(key, whole), frozen)
+  begin = functools.partial(_begin, method, cfg, tx, plateau)
+  places = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
+  frozen = sharding.put(frozen, places[1])
+  state = jax.jit(begin, out_shardings=places[0])(sharding.put(key, replicated), frozen)
   run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows)
-  return Meshed(run, mesh, rows, whole), state, frozen
+  return Meshed(run, mesh, rows, replicated), state, frozen
 
 
 def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.sharding.NamedSharding]:
-  """The mesh that trains one person, and where the batch's rows lie."""
+  """The mesh that trains one person, and the sharding of the batch's rows on it."""
   if batch % mesh.size == 0:
     return mesh, sharding.batch(mesh)
-  devices, even = list(mesh.devices.flat), int(np.gcd(batch, mesh.size))
+  devices, count = list(mesh.devices.flat), int(np.gcd(batch, mesh.size))
   if mesh.shape["fsdp"] == 1:
     if jax.process_count() == 1:
-      return (few := sharding.make_mesh(devices[:even])), sharding.batch(few)
-    mesh = sharding.make_mesh(devices, fsdp=mesh.size // even)
+      return (few := sharding.make_mesh(devices[:count])), sharding.batch(few)
+    mesh = sharding.make_mesh(devices, fsdp=mesh.size // count)
   return mesh, sharding.batch(mesh, ("replica",) if batch % mesh.shape["replica"] == 0 else ())
 
 
 def parted(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """The mesh with large states in parts, those of one person: all weights of a UNet do not fit beside
-  their gradients and moments on most devices."""
+  """The mesh for one person, which holds a large state in parts: a UNet's weights do not fit beside their
+  gradients and moments on most devices."""
   tx = _step(method, cfg, None)[1]
   state = jax.eval_shape(lambda f: st.init(method.init(jax.random.key(0), f, cfg), tx), frozen)
   if sum(x.size for x in jax.tree.leaves(state)) < LARGE:
@@ -82,12 +83,14 @@ def parted(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) 
   return sharding.make_mesh(list(mesh.devices.flat), int(np.gcd(PARTS, mesh.size)))
 
 
-LARGE = 1 << 28  # numbers in a state, moments included: 1 GB, from which on it is held in
-PARTS = 8  # parts, or as many of them as divide the devices
+LARGE = 1 << 28  # numbers (1 GB) in a state, moments included, from which on it is held in parts
+PARTS = 8  # how many parts; fewer if these do not divide the devices
 
 
-def mapped(method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[Any], dtype: Any = None):
-  """The same with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
+def mapped(
+  method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[jax.Device], dtype: Any = None
+):
+  """`one` with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
   step, tx = _step(method, cfg, dtype, axis="replica")
   params = method.init(_init_key(key), frozen, cfg)
   state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), st.init(params, tx))
@@ -108,20 +111,22 @@ def crowd(
   plateau: int = 0,
   accumulate: int = 1,
 ):
-  """(step, state, frozen) of N people, `people` and `key` with a leading axis N that is split over
-  the mesh; N must be a multiple of its devices. Nobody waits for anybody: the step has no collective."""
+  """(step, state, frozen) of N people, who train side by side: the step has no collective.
+
+  `people` and `key` have a leading axis N, which is split over the mesh; N is a multiple of its devices.
+  """
   step, tx = _step(method, cfg, dtype, plateau=plateau, accumulate=accumulate)
   axes = Frozen(None, None, None, 0)  # type: ignore[arg-type]
   frozen = Frozen(backbone, constants, captions, people)
-  begin = lambda k, f: st.init(method.init(_init_key(k), f, cfg), tx, trend=plateau > 0)
-  each, whole = sharding.batch(mesh), sharding.replicated(mesh)
-  places = Frozen(whole, whole, whole, each)  # type: ignore[arg-type]
+  begin = functools.partial(_begin, method, cfg, tx, plateau)
+  each, replicated = sharding.batch(mesh), sharding.replicated(mesh)
+  places = Frozen(replicated, replicated, replicated, each)  # type: ignore[arg-type]
   frozen = sharding.put(frozen, places)
-  vmapped = functools.partial(jax.vmap, spmd_axis_name=sharding.AXES)
-  state = jax.jit(vmapped(begin, in_axes=(0, axes)), out_shardings=each)(sharding.put(key, each), frozen)
-  # Each device runs its people as if it were alone. Divided by XLA, a kernel's own division of rows
-  # (`nets.attention`) would meet that of the people: jax refuses it.
-  specs = jax.tree.map(lambda place: place.spec, (each, places, whole, each))
+  begin_all = jax.vmap(begin, in_axes=(0, axes), spmd_axis_name=sharding.AXES)
+  state = jax.jit(begin_all, out_shardings=each)(sharding.put(key, each), frozen)
+  # Each device runs its people as if it were alone. If XLA divided the people instead, jax would refuse
+  # kernels that divide rows themselves (`nets.attention`).
+  specs = jax.tree.map(lambda place: place.spec, (each, places, replicated, each))
   here = jax.shard_map(
     jax.vmap(step, in_axes=(0, axes, None, 0)),
     mesh=mesh,
@@ -129,17 +134,17 @@ def crowd(
     out_specs=(each.spec, each.spec),
     check_vma=False,
   )
-  run = jax.jit(here, in_shardings=(each, places, whole, each), out_shardings=(each, each), donate_argnums=0)
-  return Meshed(run, mesh, whole, each), state, frozen
+  run = jax.jit(here, in_shardings=(each, places, replicated, each), out_shardings=(each, each), donate_argnums=0)
+  return Meshed(run, mesh, replicated, each), state, frozen
 
 
 @dataclasses.dataclass(frozen=True)
 class Meshed:
-  """A compiled step that is lowered and called under its mesh, as kernels on TPU want it."""
+  """A compiled step that is lowered and called under its mesh, as kernels on TPU need it."""
 
   run: Any
   mesh: jax.sharding.Mesh
-  rows: jax.sharding.NamedSharding  # of the batch
+  rows: jax.sharding.NamedSharding  # where the batch lies
   keys: jax.sharding.NamedSharding
 
   def __call__(self, state: st.State, frozen: Any, batch: st.Batch, key: jax.Array) -> tuple[st.State, st.Metrics]:
@@ -152,7 +157,7 @@ class Meshed:
 
 
 def rows(step: Meshed, count: int) -> Callable[[int], st.Batch]:
-  """The batches of a person's training: indices of rows alone, which their random numbers come from."""
+  """The batches of a person's training: only indices of rows, from which random numbers are derived."""
   index = sharding.put({"index": np.arange(count, dtype=np.int32)}, step.rows)
   return lambda i: index
 
@@ -195,6 +200,13 @@ def pad(people: Sequence[Any], devices: int) -> list[Any]:
 def _step(method: "Method", cfg: Any, dtype: Any, **how: Any):
   tx = st.by_path(*method.rates(cfg))
   return st.make_step(functools.partial(method.loss, cfg=cfg), tx, dtype=dtype, **how), tx
+
+
+def _begin(
+  method: "Method", cfg: Any, tx: optax.GradientTransformation, plateau: int, key: jax.Array, frozen: Frozen
+) -> st.State:
+  """The state before the first step."""
+  return st.init(method.init(_init_key(key), frozen, cfg), tx, trend=plateau > 0)
 
 
 def _init_key(key: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The training loop: batches in, metrics out, checkpoints on time and on SIGTERM.
 
-A generator, so that what happens between steps (validation, pictures) stands in the caller's
-own loop. The device never waits: it is kept some steps ahead, and metrics are read in windows.
+`train` is a generator, so that work between steps (validation, pictures) stands in the caller's own
+loop. The device never waits: steps are dispatched ahead of it, and metrics are read in windows.
 """
 
 import collections
@@ -27,15 +27,15 @@ from idejax.runtime import distributed
 from idejax.training import plots
 from idejax.training.board import Board
 from idejax.training.checkpoint import Checkpoints
-from idejax.training.step import PATIENCE, Batch, State, Step
+from idejax.training.step import PATIENCE, Batch, Metrics, State, Step
 
-_AHEAD = 3  # steps that are given to the device before the oldest must be done
-_AGREE = 10  # steps after which several processes agree whether to save or stop
+_AHEAD = 3  # steps that are dispatched before the oldest must have finished
+_AGREE = 10  # steps between agreements of several processes on whether to save or stop
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Where a run is kept and how long it goes on."""
+  """Where a run is stored and how long it takes."""
 
   folder: Path  # checkpoints/, metrics.jsonl and loss.png
   steps: int
@@ -54,21 +54,21 @@ def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: 
   """The run's newest state on the devices of `state`, or `state` itself for a new run; `rows` as in
   `Checkpoints.restore`.
 
-  Raises UserError if the run was started with other facts (a JSON config): it names them. A fact that
-  an earlier version did not know is the same if it is off.
+  Raises UserError, which names them, if some facts (a JSON config) differ from those that the run was
+  started with. A fact that the version of that time did not know counts as equal if it is off.
   """
-  got = checkpoints.restore(state, rows)
-  if got is None:
+  last = checkpoints.restore(state, rows)
+  if last is None:
     return state
   facts = json.loads(json.dumps(facts))
-  known = {k: v for k, v in facts.items() if v or k in got.facts}
-  if odd := [k for k in sorted(known.keys() | got.facts.keys()) if known.get(k) != got.facts.get(k)]:
-    lines = [f"{k} was {got.facts.get(k)!r} and is now {facts.get(k)!r}" for k in odd[:3]]
+  current = {k: v for k, v in facts.items() if v or k in last.facts}
+  if odd := [k for k in sorted(current.keys() | last.facts.keys()) if current.get(k) != last.facts.get(k)]:
+    lines = [f"{k} was {last.facts.get(k)!r} and is now {facts.get(k)!r}" for k in odd[:3]]
     raise UserError(
       f"{checkpoints.folder}: begun with other settings: {'; '.join(lines)}; give the same ones or another --out"
     )
-  tell(f"continuing {checkpoints.folder.parent} at step {got.step}")
-  return got.state
+  tell(f"continuing {checkpoints.folder.parent} at step {last.step}")
+  return last.state
 
 
 def resume_and_train(
@@ -82,15 +82,15 @@ def resume_and_train(
   facts: dict[str, Any],
   people: int | None = None,
 ) -> Iterator[tuple[int, State]]:
-  """As `train`, from the last checkpoint in the run's folder if there is one; when nothing is left to do, yields once.
+  """`train` from the last checkpoint in the run's folder, if there is one. Yields once if no step is left.
 
   people: see `resume`.
   """
   with Checkpoints(run.folder / "checkpoints") as checkpoints:
     state = resume(checkpoints, state, facts, people)
-    done = steps_done(state)
-    if done >= run.steps:
-      yield done, state
+    count = steps_done(state)
+    if count >= run.steps:
+      yield count, state
     else:
       yield from train(step, state, frozen, batch, key=key, run=run, checkpoints=checkpoints, facts=facts)
 
@@ -112,72 +112,72 @@ def train(
   sees. It is called one step ahead in a thread. The last state is saved however the loop ends.
   Raises KeyboardInterrupt after SIGTERM or Ctrl-C, UserError when the loss stayed not finite.
   """
-  done = saved = start = steps_done(state)
+  count = saved_count = start = steps_done(state)
   log = _Log(run, start)
-  began = last_save = time.monotonic()
-  flying: collections.deque[jax.Array] = collections.deque()
+  begin_time = last_save = time.monotonic()
+  in_flight: collections.deque[jax.Array] = collections.deque()
   with _Signals() as signals, ThreadPoolExecutor(1) as pool, contextlib.closing(log):
     ahead = pool.submit(batch, start) if start < run.steps else None
     caught = stop = failed = False
     try:
-      while done < run.steps and not (stop or log.lost or log.over):
+      while count < run.steps and not (stop or log.lost or log.over):
         assert ahead is not None  # there is one as long as steps are left
         data = ahead.result()
-        if done + 1 < run.steps:
-          ahead = pool.submit(batch, done + 1)
+        if count + 1 < run.steps:
+          ahead = pool.submit(batch, count + 1)
         state, metrics = step(state, frozen, data, key)
         # A few steps ahead of the device, not more: a stop or a save waits for all of them.
-        flying.append(metrics["loss"])
-        if len(flying) > _AHEAD:
-          jax.block_until_ready(flying.popleft())
-        log.add(done, metrics)
-        done += 1
-        yield done, state
+        in_flight.append(metrics["loss"])
+        if len(in_flight) > _AHEAD:
+          jax.block_until_ready(in_flight.popleft())
+        log.add(count, metrics)
+        count += 1
+        yield count, state
         now = time.monotonic()
-        over = run.minutes is not None and now - began > 60 * run.minutes
-        caught, over, late = _agreed(done, signals.caught, over, now - last_save > run.save_seconds)
-        if late or run.save_steps is not None and done % run.save_steps == 0:
-          checkpoints.save(done, state, facts)
-          saved, last_save = done, now
+        over = run.minutes is not None and now - begin_time > 60 * run.minutes
+        caught, over, late = _agree(count, signals.caught, over, now - last_save > run.save_seconds)
+        if late or run.save_steps is not None and count % run.save_steps == 0:
+          checkpoints.save(count, state, facts)
+          saved_count, last_save = count, now
         stop = caught or over
     except (Exception, KeyboardInterrupt):
       failed = jax.process_count() > 1  # then the others do not come to save: they would be waited for
       raise
     finally:
-      # Also when the caller breaks off. A step that raised has eaten its state: nothing to save.
+      # Also when the caller breaks off. A step that raised has consumed its state: there is nothing to save.
       if not failed:
-        if done > saved and not any(x.is_deleted() for x in jax.tree.leaves(state)):
-          checkpoints.save(done, state, facts)
+        if count > saved_count and not any(x.is_deleted() for x in jax.tree.leaves(state)):
+          checkpoints.save(count, state, facts)
         checkpoints.wait()
         log.flush()
   plot(run)
   (caught,) = distributed.agree(caught or signals.caught)
   if caught:
-    raise KeyboardInterrupt(f"stopped and saved at step {done}")
+    raise KeyboardInterrupt(f"stopped and saved at step {count}")
   if log.lost:
     raise UserError(
       f"{run.name}: loss or gradient not finite {PATIENCE} times in a row at step "
-      f"{done}; the last good state is saved in {checkpoints.folder}"
+      f"{count}; the last good state is saved in {checkpoints.folder}"
     )
-  if done == run.steps:
+  if count == run.steps:
     return
   if log.over:
-    tell(f"{run.name}: no loss fell any more; done at step {done} of {run.steps}")
+    tell(f"{run.name}: no loss fell any more; done at step {count} of {run.steps}")
   else:
-    tell(f"{run.name}: stopped at step {done} of {run.steps}; the same command continues")
+    tell(f"{run.name}: stopped at step {count} of {run.steps}; the same command continues")
 
 
 def steps_done(state: State) -> int:
-  """A crowd has as many numbers as people, all alike, and not all of them are on this process."""
+  """The steps that a state has done. A crowd's state holds this number for each person, not all on this process."""
   step: Any = state.step
   return int(np.max(step.addressable_data(0) if isinstance(step, jax.Array) else step))
 
 
-def _agreed(done: int, *asked: bool) -> tuple[bool, ...]:
-  """What this process asks for after `done` steps. Of several, what any does, but not after each step."""
+def _agree(count: int, *requests: bool) -> tuple[bool, ...]:
+  """For each request, whether any process makes it after `done` steps; several processes ask every _AGREE steps."""
   if jax.process_count() == 1:
-    return asked
-  return distributed.agree(*asked) if done % _AGREE == 0 else (False,) * len(asked)
+    return requests
+  return distributed.agree(*requests) if count % _AGREE == 0 else (False,) * len(requests)
 
 
 class _Signals:
@@ -202,7 +202,7 @@ class _Signals:
 
 
 class _Log:
-  """metrics.jsonl, one record a step, and the progress line. Writes nothing but on process 0."""
+  """metrics.jsonl, with one record per step, and the progress line. Only process 0 writes."""
 
   def __init__(self, run: Run, start: int):
     self.run, self.start = run, start
@@ -215,12 +215,12 @@ class _Log:
     if jax.process_index() == 0:
       run.folder.mkdir(parents=True, exist_ok=True)
       path = run.folder / "metrics.jsonl"
-      kept = [r for r in records(path) if r["step"] < start]  # a killed run is ahead of its save
-      path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+      earlier = [r for r in records(path) if r["step"] < start]  # a killed run is ahead of its save
+      path.write_text("".join(json.dumps(r) + "\n" for r in earlier))
       self._file = path.open("a")
     self._board = Board(run.folder, start) if run.tensorboard and self._file else None
 
-  def add(self, step: int, metrics: Any):
+  def add(self, step: int, metrics: Metrics):
     self._now.append((step, metrics))
     first = step == self.start  # so that something is seen at once after the compilation
     if len(self._now) < self.run.log_steps and not first:
@@ -240,7 +240,7 @@ class _Log:
   def _write(self, window):
     if not window:
       return
-    rows = [{"step": s} | m for (s, _), m in zip(window, map(_record, _fetched([m for _, m in window])))]
+    rows = [{"step": s} | m for (s, _), m in zip(window, map(_record, _fetch([m for _, m in window])))]
     self.lost = self.lost or any(r["in_a_row"] >= PATIENCE for r in rows)
     self.over = self.over or any(r.get("stopped") == 1 for r in rows)
     if self._file is None:
@@ -279,16 +279,16 @@ class _Log:
         out.close()
 
 
-def _fetched(window: list[Any]) -> list[Any]:
-  """The metrics of some steps, of everybody, on every process."""
+def _fetch(window: list[Metrics]) -> list[Metrics]:
+  """The metrics of some steps, with every person's numbers on every process."""
   if jax.process_count() == 1:
     return window
   place = sharding.replicated(jax.tree.leaves(window)[0].sharding.mesh)
-  stacked = jax.device_get(jax.jit(_stack, out_shardings=place)(window))
-  return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(window))]
+  arrays = jax.device_get(jax.jit(_stack, out_shardings=place)(window))
+  return [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(window))]
 
 
-def _stack(window: list[Any]) -> Any:
+def _stack(window: list[Metrics]) -> Metrics:
   return jax.tree.map(lambda *xs: jnp.stack(xs), *window)
 
 
@@ -310,8 +310,8 @@ def plot(run: Run):
 
 
 def _record(metrics: dict[str, Any]) -> dict[str, Any]:
-  """A step's numbers for JSON. Of many people: the mean, all losses as `loss_each`, all skipped steps,
-  and the shortest run of skipped ones, for a crowd is lost only when everybody is."""
+  """A step's metrics for JSON. A crowd's are means, all losses as `loss_each`, the sum of skipped steps, and
+  the shortest run of skipped steps, because a crowd is lost only when everybody is."""
   out: dict[str, Any] = {}
   for name, x in metrics.items():
     x = np.asarray(x)

@@ -15,7 +15,7 @@ import optax
 from idejax import draws, sharding, tree
 
 PATIENCE = 10  # skipped steps in a row after which a run is lost
-_MEAN = 50  # steps over which the loss is averaged before it is asked whether it falls
+_MEAN = 50  # steps over which the loss is averaged to see whether it falls
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -27,7 +27,7 @@ Step = Callable[["State", Any, Batch, jax.Array], tuple["State", Metrics]]
 class State(NamedTuple):
   step: jax.Array  # int32 [], steps done, skipped ones too: it fixes data and random numbers
   params: Any  # trainable, float32
-  opt: Any
+  opt: optax.OptState
   skipped: jax.Array  # int32 [2]: skipped in all, skipped in a row until now
   ema: Any = None  # average of params, or None
   trend: Any = None  # float32 [4]: running mean of the loss, its least, steps since then, steps taken; or None
@@ -61,7 +61,7 @@ def make_step(
   dtype: Any = None,
   axis: str | None = None,
   plateau: int = 0,
-  whole: Any = None,
+  whole: jax.sharding.Sharding | None = None,
 ) -> Step:
   """The step for one loss.
 
@@ -74,9 +74,9 @@ def make_step(
     dtype: in which parameters and frozen parameters enter the loss; the masters stay float32.
     axis: name of a `pmap` axis over which gradients and metrics are averaged.
     plateau: steps without a lower running mean of the loss after which nothing changes any more (metric
-      "stopped"): of a crowd each stops by themselves. 0: never. Needs a state with `trend`.
+      "stopped"); in a crowd each person stops separately. 0: never. Needs a state with `trend`.
     whole: the replicated sharding of a mesh that holds parameters in parts. They are then joined for the
-      loss; left to itself, XLA divides channels as the parameters are and joins activations instead.
+      loss; otherwise XLA would divide channels like the parameters and join activations instead.
 
   A loss or gradient that is not finite changes nothing but the counters and the step. After
   PATIENCE such steps in a row nothing changes any more: the state is the last good one and the
@@ -96,7 +96,7 @@ def make_step(
       raise ValueError(f"metrics {sorted(extra)} are the step's own")
     return grads, {"loss": value} | metrics
 
-  def accumulated(params, frozen, batch, keys):
+  def accumulate_gradients(params, frozen, batch, keys):
     if accumulate == 1:
       return gradient(params, frozen, batch, keys)
     part = lambda i, x: x.reshape(-1, accumulate, *x.shape[1:])[:, i]  # rows stay on their device
@@ -109,7 +109,7 @@ def make_step(
 
   def step(state: State, frozen, batch, key):
     keys = draws.keys(key, state.step, batch["index"])
-    grads, metrics = accumulated(state.params, frozen, batch, keys)
+    grads, metrics = accumulate_gradients(state.params, frozen, batch, keys)
     if axis is not None:
       grads, metrics = jax.lax.pmean((grads, metrics), axis)
     norm = optax.tree.norm(grads)
@@ -142,22 +142,27 @@ def make_step(
 
 def _follow(trend: jax.Array, loss: jax.Array) -> jax.Array:
   """`State.trend` after one more loss."""
-  mean, least, since, taken = trend
-  mean += (loss - mean) / jnp.minimum(taken + 1, _MEAN)
-  lower = (mean < least) | (taken < _MEAN)  # of a few losses the mean falls and rises by chance
-  return jnp.stack([mean, jnp.where(lower, mean, least), jnp.where(lower, 0.0, since + 1), taken + 1])
+  mean, least, since, count = trend
+  mean += (loss - mean) / jnp.minimum(count + 1, _MEAN)
+  lower = (mean < least) | (count < _MEAN)  # the mean of a few losses falls and rises by chance
+  return jnp.stack([mean, jnp.where(lower, mean, least), jnp.where(lower, 0.0, since + 1), count + 1])
 
 
 def on_mesh(
-  step: Step, mesh: jax.sharding.Mesh, state: State, frozen, threshold: int | None = None, rows: Any = None
+  step: Step,
+  mesh: jax.sharding.Mesh,
+  state: State,
+  frozen,
+  threshold: int | None = None,
+  rows: jax.sharding.NamedSharding | None = None,
 ) -> tuple[Step, State, Any]:
   """The step compiled for a mesh, with state and frozen parameters placed on it.
 
   Leaves of `threshold` elements are sharded over `fsdp` (`sharding.by_shape`), the batch over
   both axes, or as `rows` says. The step donates its state: use what it returns, not what was passed in here.
   """
-  placed = sharding.by_shape((state, frozen), mesh, threshold)
-  whole, rows = sharding.replicated(mesh), rows or sharding.batch(mesh)
-  compiled = jax.jit(step, in_shardings=(*placed, rows, whole), out_shardings=(placed[0], whole), donate_argnums=0)
-  state, frozen = sharding.put((state, frozen), placed)
-  return compiled, state, frozen
+  places = sharding.by_shape((state, frozen), mesh, threshold)
+  replicated, rows = sharding.replicated(mesh), rows or sharding.batch(mesh)
+  run = jax.jit(step, in_shardings=(*places, rows, replicated), out_shardings=(places[0], replicated), donate_argnums=0)
+  state, frozen = sharding.put((state, frozen), places)
+  return run, state, frozen

@@ -27,8 +27,8 @@ def test_figures(tmp_path, capsys, family):
     assert len(figure["times"]["ours"]) == len(figure["times"]["theirs"]) == 2
   unet, sample = report["figures"]["unet"], report["figures"]["sample"]
   assert sample["tflop"] == pytest.approx(2 * 2 * unet["tflop"])  # two steps, two branches
-  said = capsys.readouterr().out
-  assert said.count("ours/theirs") == 3 and "% of peak" in said
+  output = capsys.readouterr().out
+  assert output.count("ours/theirs") == 3 and "% of peak" in output
 
 
 def test_what_cannot_be_measured():

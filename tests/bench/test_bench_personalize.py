@@ -1,4 +1,4 @@
-"""The benchmark of training: the peer's step is the same arithmetic, the crowd's costs are linear."""
+"""The benchmark of training: the peer's step computes the same, and a crowd's cost is linear in its people."""
 
 import json
 from pathlib import Path
@@ -21,19 +21,21 @@ def run(tmp_path, **options):
 
 @pytest.mark.slow
 def test_textual_inversion_is_the_peers(tmp_path, capsys):
-  found = run(tmp_path, method="textual-inversion", model=str(tiny_model()), train_batch=2, people=(), vs="diffusers")
-  assert found["peer"]["loss_differs"] < 1e-5 and found["peer"]["gradient_differs"] < 1e-4
-  assert found["peer"]["ratio"] == pytest.approx(found["peer"]["seconds_a_step"] / found["peer"]["peer_seconds_a_step"])
+  figures = run(tmp_path, method="textual-inversion", model=str(tiny_model()), train_batch=2, people=(), vs="diffusers")
+  assert figures["peer"]["loss_differs"] < 1e-5 and figures["peer"]["gradient_differs"] < 1e-4
+  assert figures["peer"]["ratio"] == pytest.approx(
+    figures["peer"]["seconds_a_step"] / figures["peer"]["peer_seconds_a_step"]
+  )
   # Forward and backward, the text encoder's forward twice (remat), and no gradient of any weight.
-  assert 1.9 < found["forward"]["step_over_forward"] < 3.1
+  assert 1.9 < figures["forward"]["step_over_forward"] < 3.1
   assert "ours/theirs" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_crowd_costs_as_much_as_its_people(tmp_path):
-  found = run(tmp_path, method="id-ea", model=str(tiny_model()), train_batch=2, people=(8,))
-  assert found["crowd_8"]["flops_per_person"] < 1.02
-  assert found["crowd_8"]["flop_a_step"] == 8 * found["one"]["flop_a_step"]
+  figures = run(tmp_path, method="id-ea", model=str(tiny_model()), train_batch=2, people=(8,))
+  assert figures["crowd_8"]["flops_per_person"] < 1.02
+  assert figures["crowd_8"]["flop_a_step"] == 8 * figures["one"]["flop_a_step"]
 
 
 def test_what_cannot_be_measured(tmp_path):
@@ -49,7 +51,7 @@ def test_what_cannot_be_measured(tmp_path):
 
 
 def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, capsys):
-  """The arithmetic, with commands that take as long as is said here."""
+  """The arithmetic, with stand-in commands that take a stated time."""
   ran, seconds = [], iter([60.0, 30.0, 120.0])
 
   def pretend(line, folder):
@@ -62,9 +64,9 @@ def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, 
   monkeypatch.setattr(bench_commands, "_seconds", pretend)
   out = tmp_path / "bench.json"
   bench.main(config.Bench(what=("jobs",), people=(8,), train_batch=4, out=out))
-  found = json.loads(out.read_text())["figures"]["jobs"]
-  assert found["crowd_8"] == {"seconds": 120, "people_an_hour": 240, "gain": 2, "phases": {"train": 17}}
-  assert found["first"]["seconds"] == 60 and found["one"]["people_an_hour"] == 120
+  figures = json.loads(out.read_text())["figures"]["jobs"]
+  assert figures["crowd_8"] == {"seconds": 120, "people_an_hour": 240, "gain": 2, "phases": {"train": 17}}
+  assert figures["first"]["seconds"] == 60 and figures["one"]["people_an_hour"] == 120
   assert [line[line.index("--drawn") + 1] for line in ran] == ["1", "1", "8"]
   assert "2.00 times those of one after another" in capsys.readouterr().out
   for _, *line in ran:
@@ -75,9 +77,9 @@ def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, 
 def test_a_job_is_the_installed_command(tmp_path):
   out = tmp_path / "bench.json"
   bench.main(config.Bench(what=("jobs",), method="textual-inversion", people=(2,), train_batch=1, out=out))
-  found = json.loads(out.read_text())["figures"]["jobs"]
-  assert found["first"]["seconds"] > found["one"]["seconds"] > found["one"]["phases"]["train"] > 0
-  assert found["crowd_2"]["gain"] == pytest.approx(2 * found["one"]["seconds"] / found["crowd_2"]["seconds"])
+  figures = json.loads(out.read_text())["figures"]["jobs"]
+  assert figures["first"]["seconds"] > figures["one"]["seconds"] > figures["one"]["phases"]["train"] > 0
+  assert figures["crowd_2"]["gain"] == pytest.approx(2 * figures["one"]["seconds"] / figures["crowd_2"]["seconds"])
 
 
 def test_a_job_that_fails_says_why():

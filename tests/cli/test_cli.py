@@ -209,7 +209,10 @@ def test_help_begins_with_a_dozen_options_in_groups():
 
 def test_defaults_in_help_are_those_of_the_model_at_hand(capsys):
   """The built-in model's guidance, pixels and multiples, and a larger one's."""
-  for model, words in (("miniature", ("Default: 3.", "a multiple of 4. Default: 64.")), ("some/xl", ("Default: 5.", "of 8"))):
+  for model, words in (
+    ("miniature", ("Default: 3.", "a multiple of 4. Default: 64.")),
+    ("some/xl", ("Default: 5.", "of 8")),
+  ):
     options.parse(Sample, ["--help", "--model", model], "idejax sample")
     said = " ".join(capsys.readouterr().out.split())
     assert all(w in said for w in words), model
@@ -269,8 +272,10 @@ def test_start_is_quick():
   )
 
   def end(*args):
-    done = subprocess.run([sys.executable, "-c", code.format(args=list(args))], capture_output=True, env=environment())
-    return done.stderr.decode().splitlines()[-1]
+    process = subprocess.run(
+      [sys.executable, "-c", code.format(args=list(args))], capture_output=True, env=environment()
+    )
+    return process.stderr.decode().splitlines()[-1]
 
   assert end("--help") == "0 []"
   assert end("sample", "--help") == "0 []"
@@ -279,8 +284,8 @@ def test_start_is_quick():
 
 def test_random_model(tmp_path):
   out = tmp_path / "new/model"
-  made = run("random-model", "--out", out, "--family", "sd15")
-  assert made.code == 0 and "random weights" in made.err
+  process = run("random-model", "--out", out, "--family", "sd15")
+  assert process.code == 0 and "random weights" in process.err
   assert (out / "model_index.json").exists() and list(out.parent.iterdir()) == [out]
   assert_one_sentence(run("random-model", "--out", out), str(out), "not empty")
   assert_one_sentence(run("random-model", "--out", out, "--family", "sd3"), "--family is 'sd3'", "sdxl")
@@ -317,12 +322,14 @@ def test_never_a_traceback(error):
     "sys.modules['idejax.jobs.sample'] = types.SimpleNamespace(main=main)\n"
     "from idejax import cli\nsys.exit(cli.main(['sample', '--out', 'o']))"
   )
-  done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment())
-  (line,) = done.stderr.decode().splitlines()
-  assert done.returncode == code and line.startswith("idejax: ") and words in line
+  process = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment())
+  (line,) = process.stderr.decode().splitlines()
+  assert process.returncode == code and line.startswith("idejax: ") and words in line
   if code == 1:
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment(IDEJAX_TRACEBACK="1"))
-    assert b"Traceback" in shown.stderr
+    with_traceback = subprocess.run(
+      [sys.executable, "-c", script], capture_output=True, env=environment(IDEJAX_TRACEBACK="1")
+    )
+    assert b"Traceback" in with_traceback.stderr
 
 
 def test_second_interrupt_leaves_at_once():

@@ -1,4 +1,4 @@
-"""A device per core, for small models on a CPU only, and never against the user's word."""
+"""A device per core for small models on a CPU only, and never against the user's settings."""
 
 import os
 import subprocess
@@ -21,11 +21,11 @@ print(jax.device_count())
 def devices(model, count=3, **env):
   base = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
   code = _CODE.format(cores=count, model=str(model))
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, env=base | {"JAX_PLATFORMS": "cpu"} | env
   )
-  assert done.returncode == 0, done.stderr
-  return int(done.stdout)
+  assert process.returncode == 0, process.stderr
+  return int(process.stdout)
 
 
 def test_a_small_model_has_a_device_per_core():

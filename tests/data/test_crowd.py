@@ -1,4 +1,4 @@
-"""Whose photos are whose, and what is told of photos that are no use."""
+"""The people of a folder, and the report of photos that cannot be used."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +16,14 @@ def look(photo):
 
 
 def test_people_and_what_was_skipped(capsys):
-  got = people.crowd(
-    Path("x"), [("Ben", ["b1", "b2"]), ("Cleo M.", ["blurred", "c"]), ("nobody", ["blurred"])], look
-  )
+  got = people.crowd(Path("x"), [("Ben", ["b1", "b2"]), ("Cleo M.", ["blurred", "c"]), ("nobody", ["blurred"])], look)
   assert [(p.stem, p.word, len(p.photos), p.alone) for p in got] == [
     ("ben", "<ben>", 2, False),
     ("cleo_m", "<cleo_m>", 1, False),
   ]
   assert len({p.digest for p in got}) == 2
-  said = capsys.readouterr().err
-  assert said.count("blurred: no face") == 2 and "2 photo(s) skipped, 2 people are left" in said
+  output = capsys.readouterr().err
+  assert output.count("blurred: no face") == 2 and "2 photo(s) skipped, 2 people are left" in output
 
 
 def test_two_of_one_name_are_refused():

@@ -1,4 +1,4 @@
-"""A folder of people as a TFDS data set, and the stream of batches out of it."""
+"""A folder of people as a TFDS data set, and the stream of batches from it."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from idejax.errors import UserError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Three people with four photos, rubbish among them."""
+  """Three people with four photos, and files that are no photos."""
   root = tmp_path_factory.mktemp("faces") / "people"
   (root / "Cleo B").mkdir(parents=True)
   for i, name in enumerate(("ben.png", "Cleo B/1.png", "Cleo B/2.jpg", "dora.png")):
@@ -35,8 +35,8 @@ def data(folder):
 def test_a_prepared_folder_holds_the_bytes_of_every_picture(folder, data, capsys):
   assert len(list(data.glob("*.array_record*"))) == 2
   examples = face_folder.source(data)
-  found = {examples[i]["file"].decode(): examples[i]["image"] for i in range(len(examples))}
-  assert found == {n: (folder / n).read_bytes() for n in ("ben.png", "Cleo B/1.png", "Cleo B/2.jpg", "dora.png")}
+  pictures = {examples[i]["file"].decode(): examples[i]["image"] for i in range(len(examples))}
+  assert pictures == {n: (folder / n).read_bytes() for n in ("ben.png", "Cleo B/1.png", "Cleo B/2.jpg", "dora.png")}
 
 
 def test_the_people_of_a_data_set_are_those_of_the_folder(folder, data, tmp_path):
@@ -56,8 +56,8 @@ def test_tensorflow_is_not_needed(data):
     "import sys; from idejax.data import face_folder\n"
     f"print(len(face_folder.source({str(data)!r})), 'tensorflow' in sys.modules)"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-  assert (done.returncode, done.stdout, done.stderr) == (0, "4 False\n", "")
+  process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert (process.returncode, process.stdout, process.stderr) == (0, "4 False\n", "")
 
 
 def test_mistakes_are_one_sentence(folder, data, tmp_path):

@@ -1,4 +1,4 @@
-"""Folders rewritten, and people learned elsewhere brought in: bits where the dtype stays, one sentence where not."""
+"""Converted folders and people imported from elsewhere: bits are kept where the dtype stays, mistakes are one sentence."""
 
 import dataclasses
 import json
@@ -74,10 +74,10 @@ def test_an_orphaned_flax_component(tmp_path, rng):
   tree = {"down_blocks_0": {"resnets_1": {"conv1": {"kernel": kernel, "bias": bias}}}}
   (net / "diffusion_flax_model.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
   go(net, tmp_path / "out")
-  found = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+  result = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
   assert json.loads((tmp_path / "out" / "config.json").read_text())["_class_name"] == "ControlNetModel"
-  np.testing.assert_array_equal(found["down_blocks.0.resnets.1.conv1.weight"], kernel.transpose(3, 2, 0, 1))
-  np.testing.assert_array_equal(found["down_blocks.0.resnets.1.conv1.bias"], bias)
+  np.testing.assert_array_equal(result["down_blocks.0.resnets.1.conv1.weight"], kernel.transpose(3, 2, 0, 1))
+  np.testing.assert_array_equal(result["down_blocks.0.resnets.1.conv1.bias"], bias)
 
 
 def test_an_orphaned_flax_pipeline_names_classes_that_exist(tmp_path):
@@ -89,8 +89,8 @@ def test_an_orphaned_flax_pipeline_names_classes_that_exist(tmp_path):
     "safety_checker": [None, None],
   }
   (tmp_path / "model_index.json").write_text(json.dumps(index))
-  found = folders.index_of(tmp_path)
-  assert "Flax" not in json.dumps(found) and found["unet"][1] == "UNet2DConditionModel"
+  result = folders.index_of(tmp_path)
+  assert "Flax" not in json.dumps(result) and result["unet"][1] == "UNet2DConditionModel"
 
 
 def test_hostile_models(root, tmp_path):
@@ -182,9 +182,9 @@ def test_token_tensors_of_torch_files(root, tmp_path, rng):
 @pytest.mark.parametrize("spelling", ["peft", "kohya", "old"])
 def test_a_lora_changes_the_same_weights(root, pipe, tmp_path, spelling):
   want = people.low_rank(pipe)
-  found = torch_files.lora(want, torch_files.parts(want, pipe.backbone))
+  result = torch_files.lora(want, torch_files.parts(want, pipe.backbone))
   if spelling == "kohya":
-    parts = {k: k.removesuffix(".weight").rsplit(".", 1) for k in found}
+    parts = {k: k.removesuffix(".weight").rsplit(".", 1) for k in result}
     alpha = {
       f"lora_unet_{m.removeprefix('unet.').replace('.', '_')}.alpha": np.array(2.0, np.float32)
       for m, _ in parts.values()
@@ -192,7 +192,7 @@ def test_a_lora_changes_the_same_weights(root, pipe, tmp_path, spelling):
     name = lambda m, s: (
       f"lora_unet_{m.removeprefix('unet.').replace('.', '_')}.{'lora_down' if s == 'lora_A' else 'lora_up'}.weight"
     )
-    found = {name(*parts[k]): x * (1 if "lora_A" in k else 2) for k, x in found.items()} | alpha  # alpha / rank = 1/2
+    result = {name(*parts[k]): x * (1 if "lora_A" in k else 2) for k, x in result.items()} | alpha  # alpha / rank = 1/2
   if spelling == "old":
 
     def name(k):
@@ -204,8 +204,8 @@ def test_a_lora_changes_the_same_weights(root, pipe, tmp_path, spelling):
       )
       return k.replace(".to_", ".processor.to_")
 
-    found = {name(k): x for k, x in found.items()}
-  save_file(found, tmp_path / "l.safetensors")
+    result = {name(k): x for k, x in result.items()}
+  save_file(result, tmp_path / "l.safetensors")
   write_words(tmp_path, want, pipe)
   person = brought(root, tmp_path, tmp_path / "l.safetensors", tmp_path / torch_files.WORDS)
   assert person.method == "dreambooth"

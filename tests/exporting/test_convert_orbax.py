@@ -1,4 +1,4 @@
-"""Our own checkpoints as pipeline folders and back: the bits of the average, and no other network in its place."""
+"""Checkpoints of our runs as pipeline folders and back: the average's bits, and refusals of what does not fit."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def pipe(root):
 
 
 def run(folder, params, *, ema=False, step=7, model=None, before=False):
-  """A run folder as personalize and train-miniature leave it; its average is twice its parameters."""
+  """A run folder as personalize and train-miniature write it; its average is twice its parameters."""
   state = st.init(jax.tree.map(jnp.asarray, params), optax.sgd(1e-3) if ema else optax.sgd(1e-3, 0.9), ema=ema)
   if ema:
     state = state._replace(ema=jax.tree.map(lambda x: 2 * x, state.ema))
@@ -47,16 +47,16 @@ def read(folder, part):
 
 
 def test_dreambooths_unet(root, pipe, tmp_path, rng):
-  """The whole UNet of the run, and the rest of the model that the run names."""
-  trained = jax.tree.map(
+  """The folder has the run's whole UNet, and the other components of the model that the run names."""
+  params = jax.tree.map(
     lambda w: np.asarray(w + rng.standard_normal(w.shape), np.float32), pipe.backbone.params["unet"]
   )
-  go(run(tmp_path / "run", {"unet": trained}, model=root / "sd15"), tmp_path / "out")
-  found, base = read(tmp_path / "out", "unet"), read(root / "sd15", "unet")
-  want = weights.to_torch(trained)
-  assert found.keys() == base.keys() == want.keys()
+  go(run(tmp_path / "run", {"unet": params}, model=root / "sd15"), tmp_path / "out")
+  tensors, base = read(tmp_path / "out", "unet"), read(root / "sd15", "unet")
+  want = weights.to_torch(params)
+  assert tensors.keys() == base.keys() == want.keys()
   for k in want:
-    assert found[k].tobytes() == np.ascontiguousarray(want[k]).tobytes(), k
+    assert tensors[k].tobytes() == np.ascontiguousarray(want[k]).tobytes(), k
   for part in ("vae", "text_encoder"):
     for k, x in read(root / "sd15", part).items():
       assert read(tmp_path / "out", part)[k].tobytes() == x.tobytes()
@@ -64,16 +64,16 @@ def test_dreambooths_unet(root, pipe, tmp_path, rng):
 
 
 def test_the_average_is_taken_where_there_is_one(root, pipe, tmp_path):
-  """As the miniature's runs keep it: text encoder and UNet in one, the autoencoder alone in another."""
+  """As in the miniature's runs: text encoder and UNet in one run, the autoencoder alone in another."""
   params = pipe.backbone.params
   nets = {k: params[k] for k in ("unet", "text_encoder")}
   go(run(tmp_path / "diffusion", nets, ema=True), tmp_path / "both", model=str(root / "sd15"))
   go(run(tmp_path / "vae", params["vae"], ema=True), tmp_path / "auto", model=str(root / "sd15"), dtype="float16")
-  for folder, changed in (("both", ("unet", "text_encoder")), ("auto", ("vae",))):
+  for folder, parts in (("both", ("unet", "text_encoder")), ("auto", ("vae",))):
     for part in ("unet", "text_encoder", "vae"):
       kind = np.float16 if folder == "auto" and part == "vae" else np.float32
       for k, x in read(root / "sd15", part).items():
-        want = (x * (2 if part in changed else 1)).astype(kind)
+        want = (x * (2 if part in parts else 1)).astype(kind)
         assert read(tmp_path / folder, part)[k].tobytes() == want.tobytes(), k
 
 
@@ -88,10 +88,10 @@ def test_there_and_back_to_the_bit(root, tmp_path, monkeypatch, family, dtype):
   monkeypatch.chdir(tmp_path)
   go(Path("run"), Path("back"))  # the model is named inside
   for part in single_file.configs(start, folders.index_of(start)):
-    want, found = read(start, part), read(tmp_path / "back", part)
-    assert want.keys() == found.keys()
+    want, tensors = read(start, part), read(tmp_path / "back", part)
+    assert want.keys() == tensors.keys()
     for k, x in want.items():
-      assert found[k].dtype == x.dtype and found[k].tobytes() == x.tobytes(), k
+      assert tensors[k].dtype == x.dtype and tensors[k].tobytes() == x.tobytes(), k
 
 
 def test_our_trainer_reads_what_was_written(root, pipe, tmp_path):

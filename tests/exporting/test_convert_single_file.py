@@ -1,4 +1,4 @@
-"""Checkpoints of one file: every tensor of a folder finds its place and its way back, and diffusers agrees on the names."""
+"""Checkpoints of one file: every tensor of a folder is found again in the way back, and diffusers agrees on the names."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_half_stays_half(root, tmp_path):
 
 @pytest.mark.parametrize("family", NAMES)
 def test_diffusers_opens_it(root, family):
-  """Its own loader makes the same networks of the file, in every component and tensor."""
+  """diffusers' own loader reads the same networks from the file, in every component and tensor."""
   import diffusers
 
   kind = diffusers.StableDiffusionXLPipeline if family == "sdxl" else diffusers.StableDiffusionPipeline
@@ -66,50 +66,50 @@ def test_diffusers_opens_it(root, family):
     str(root / f"{family}.safetensors"), config=str(root / f"{family}-configs"), local_files_only=True
   )
   for part in parts(root / family):
-    want, found = tensorfiles.read(root / family / part, single_file.stem(part)), getattr(pipe, part).state_dict()
-    found = (
-      found
+    want, result = tensorfiles.read(root / family / part, single_file.stem(part)), getattr(pipe, part).state_dict()
+    result = (
+      result
       if part in ("unet", "vae")
-      else weights.rename_clip({k: v for k, v in found.items() if "position_ids" not in k})
+      else weights.rename_clip({k: v for k, v in result.items() if "position_ids" not in k})
     )
-    assert set(want) == set(found)
+    assert set(want) == set(result)
     for k in want:
-      np.testing.assert_array_equal(want[k], found[k].numpy(), err_msg=k)
+      np.testing.assert_array_equal(want[k], result[k].numpy(), err_msg=k)
 
 
 @pytest.mark.parametrize("family, kind", [("sd15", "v1"), ("sd21-base", "v2"), ("sdxl", "xl_base")])
 def test_names_of_the_released_sizes(family, kind):
-  """diffusers tells the family from our names, and makes of them the keys that we began with; no memory is spent."""
+  """diffusers recognises the family by our names and converts them to the keys that we began with; no memory is spent."""
   import torch
   from diffusers.loaders import single_file_utils as theirs
 
-  configs, whole, unet = families.FAMILIES[family], {}, {}
+  configs, tensors, unet = families.FAMILIES[family], {}, {}
   for part, config in configs.items():
     if part == "scheduler":
       continue
     shapes = single_file.shapes(part, config)
     open_clip = part == "text_encoder_2" or part == "text_encoder" and family.startswith("sd21")
     for p in single_file.places(part, shapes, config, xl=family == "sdxl", open_clip=open_clip):
-      assert p.name not in whole
+      assert p.name not in tensors
       shape = shapes[p.keys[0]] + ((1, 1) if p.form == "1x1" else ())
-      whole[p.name] = torch.empty((len(p.keys) * shape[0], *shape[1:]) if p.form == "fused" else shape, device="meta")
+      tensors[p.name] = torch.empty((len(p.keys) * shape[0], *shape[1:]) if p.form == "fused" else shape, device="meta")
       if part == "unet":
-        unet[p.keys[0]] = whole[p.name]
-  assert theirs.infer_diffusers_model_type(whole) == kind
-  assert theirs.is_clip_model(whole) == (family == "sd15") and theirs.is_open_clip_model(whole) == (
+        unet[p.keys[0]] = tensors[p.name]
+  assert theirs.infer_diffusers_model_type(tensors) == kind
+  assert theirs.is_clip_model(tensors) == (family == "sd15") and theirs.is_open_clip_model(tensors) == (
     family == "sd21-base"
   )
   config = configs["unet"] | {
     k: configs["unet"].get(k) for k in ("class_embed_type", "addition_embed_type", "num_class_embeds")
   }
-  found = theirs.convert_ldm_unet_checkpoint(dict(whole), config)
-  assert found.keys() == unet.keys() and all(found[k] is unet[k] for k in unet)
-  vae = theirs.convert_ldm_vae_checkpoint(dict(whole), configs["vae"])
+  result = theirs.convert_ldm_unet_checkpoint(dict(tensors), config)
+  assert result.keys() == unet.keys() and all(result[k] is unet[k] for k in unet)
+  vae = theirs.convert_ldm_vae_checkpoint(dict(tensors), configs["vae"])
   assert {k: tuple(v.shape) for k, v in vae.items()} == single_file.shapes("vae", configs["vae"])
 
 
 def test_extras_of_released_files_are_left_out(root, tmp_path, rng):
-  """Buffers, the averaged copy, and the layer and the projection of SD 2's OpenCLIP that no UNet was trained with."""
+  """Buffers, the averaged copy, and the layer and projection of SD 2's OpenCLIP that no UNet was trained with."""
   tensors = load_file(root / "sd21.safetensors")
   block = {k: v for k, v in tensors.items() if ".resblocks.0." in k}
   tensors |= {k.replace("resblocks.0.", "resblocks.23."): v for k, v in block.items()}
@@ -125,7 +125,7 @@ def test_extras_of_released_files_are_left_out(root, tmp_path, rng):
 
 
 def test_very_old_names(root, tmp_path):
-  """CLIP without text_model., and the VAE's attention as matrices."""
+  """CLIP without the prefix text_model., and the VAE's attention as matrices."""
   tensors = {
     k.replace(".transformer.text_model.", ".transformer."): v for k, v in load_file(root / "sd15.safetensors").items()
   }

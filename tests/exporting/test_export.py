@@ -1,4 +1,4 @@
-"""Exports in stock diffusers, in a process that cannot import idejax: the same contexts, answers and pictures."""
+"""Exports in stock diffusers, in a process that cannot import idejax: the same contexts, noise predictions and pictures."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def opened(root):
 
 @pytest.fixture(scope="module")
 def measured(root, opened):
-  """{(family, case): (Check, what diffusers did)}, all in one process of PyTorch."""
+  """{(family, case): (Check, diffusers' results)}, all from one process of PyTorch."""
   checks = {}
   for i, (family, case) in enumerate(CHECKED):
     make, kind = CASES[case]
@@ -52,40 +52,45 @@ def measured(root, opened):
     folder.mkdir()
     e = torch_files.parts(person, opened[family].backbone)
     export.write(folder, opened[family], person, e, kind)
-    whole = kind == "pipeline"
+    standalone = kind == "pipeline"
     checks[family, case] = certificate.Check(
-      folder, opened[family], torch_files.as_written(person, e, kind), whole, whole and pipelines.needs_code(e), (10,)
+      folder,
+      opened[family],
+      torch_files.as_written(person, e, kind),
+      standalone,
+      standalone and pipelines.needs_code(e),
+      (10,),
     )
   return dict(zip(checks, zip(checks.values(), certificate.run_stock(list(checks.values())))))
 
 
 @pytest.mark.parametrize("family, case", CHECKED)
 def test_diffusers_makes_the_same_pictures(measured, family, case):
-  check, done = measured[family, case]
-  found = certificate.compare(check, *done)
-  assert certificate.verdict(found) == []
-  differences = [found["contexts"], *found["noise_predictions"], found["final_latents"]["10"]]
+  check, results = measured[family, case]
+  report = certificate.compare(check, *results)
+  assert certificate.verdict(report) == []
+  differences = [report["contexts"], *report["noise_predictions"], report["final_latents"]["10"]]
   if family == "sdxl":
-    differences.append(found["pooled"])
+    differences.append(report["pooled"])
   assert max(d["relative"] for d in differences) < 2e-5
-  assert len({p["timestep"] for p in found["noise_predictions"]}) == 5
-  assert {"torch", "diffusers", "transformers", "idejax", "jax"} <= set(found["versions"])
+  assert len({p["timestep"] for p in report["noise_predictions"]}) == 5
+  assert {"torch", "diffusers", "transformers", "idejax", "jax"} <= set(report["versions"])
 
 
 def test_another_person_does_not_pass(measured, opened):
-  """Each part that makes a person is seen by the certificate."""
-  check, done = measured["sd15", "adapter, whole keys and values"]
+  """The certificate fails whichever part of a person is changed."""
+  check, results = measured["sd15", "adapter, whole keys and values"]
   p = check.person
   for part in ("rows", "adapter", "kv"):
     other = jax.tree.map(lambda x: np.asarray(x) * 0.9, p.identity[part])
-    changed = dataclasses.replace(p, identity=p.identity | {part: other})
-    bad = certificate.verdict(certificate.compare(check._replace(person=changed), *done))
+    stranger = dataclasses.replace(p, identity=p.identity | {part: other})
+    bad = certificate.verdict(certificate.compare(check._replace(person=stranger), *results))
     assert any("noise prediction" in b for b in bad), part
     assert any("contexts" in b for b in bad) == (part != "kv")
 
 
 def test_the_pooled_vector_is_that_of_the_end_of_the_text(measured, opened):
-  """Where the folder or load.py sets the end token; stock SDXL alone pools at the word, whose id is the largest."""
+  """The folder or load.py sets the end token; stock SDXL alone pools at the word, whose id is the largest."""
   check, (theirs, _) = measured["sdxl", "words"]
   pipe = opened["sdxl"].with_people(check.person)
   texts = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, check.prompts, print)
@@ -107,9 +112,9 @@ def test_what_is_lost_is_measured(opened):
   pipe = opened["sd15"]
   for person in (people.id_ea_person(pipe), people.staged(pipe)):
     e = torch_files.parts(person, pipe.backbone)
-    written = torch_files.as_written(person, e, "textual-inversion")
-    assert set(written.identity) == {"rows"} and torch_files.lost(e, "textual-inversion")
-    assert certificate.loss(pipe, person, written)["noise_prediction"]["relative"] > 1e-3
+    lossy = torch_files.as_written(person, e, "textual-inversion")
+    assert set(lossy.identity) == {"rows"} and torch_files.lost(e, "textual-inversion")
+    assert certificate.loss(pipe, person, lossy)["noise_prediction"]["relative"] > 1e-3
 
 
 # The command, without PyTorch.
@@ -202,13 +207,13 @@ def test_refusals(root, runs, tmp_path):
 
 def test_a_certificate_that_fails_writes_nothing(runs, tmp_path, monkeypatch):
   bad = {"relative": 2e-3}
-  found = {
+  report = {
     "contexts": {"relative": 1e-7},
     "noise_predictions": [{"timestep": 1.0} | bad],
     "final_latents": {"10": bad},
     "pictures": {"10": {"psnr_db": 39.0}},
   }
-  monkeypatch.setattr(certificate, "certify", lambda check: [found])
+  monkeypatch.setattr(certificate, "certify", lambda check: [report])
   with pytest.raises(UserError) as e:
     export.main(config.Export(tmp_path / "out", runs["inversion"]))
   for words in ("timestep 1", "0.002", "after 10 steps", "39.0 dB", "--no-verify"):
@@ -219,13 +224,13 @@ def test_a_certificate_that_fails_writes_nothing(runs, tmp_path, monkeypatch):
 def test_numbers_that_are_not_finite_never_pass():
   assert certificate.difference(np.array([np.nan]), np.ones(1))["relative"] == np.inf
   nan = float("nan")
-  found = {
+  report = {
     "contexts": {"relative": nan},
     "noise_predictions": [],
     "final_latents": {},
     "pictures": {"10": {"psnr_db": nan}},
   }
-  assert len(certificate.verdict(found)) == 2
+  assert len(certificate.verdict(report)) == 2
 
 
 @pytest.mark.parametrize(
@@ -239,24 +244,24 @@ def test_numbers_that_are_not_finite_never_pass():
   ],
 )
 def test_every_part_of_a_certificate_is_judged_alone(part, said):
-  """Pictures may agree to the last bit where latents, which they are rounded from, do not."""
+  """Pictures may agree to the last bit where the latents that they are rounded from do not."""
   good = {"relative": 1e-7}
-  found = {
+  report = {
     "contexts": good,
     "pooled": good,
     "noise_predictions": [{"timestep": 7.0} | good],
     "final_latents": {"10": good},
     "pictures": {"10": {"psnr_db": certificate.EQUAL}},
   }
-  assert certificate.verdict(found) == []
+  assert certificate.verdict(report) == []
   bad = {"relative": 2 * certificate.LARGEST}
   far = {
     "noise_predictions": [{"timestep": 7.0} | bad],
     "final_latents": {"10": bad},
     "pictures": {"10": {"psnr_db": 39.9}},
   }
-  (told,) = certificate.verdict(found | {part: far.get(part, bad)})
-  assert told.startswith((said, f"noise prediction at {said}"))
+  (sentence,) = certificate.verdict(report | {part: far.get(part, bad)})
+  assert sentence.startswith((said, f"noise prediction at {said}"))
 
 
 def test_templates_know_nothing_of_idejax():

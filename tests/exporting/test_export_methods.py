@@ -1,4 +1,4 @@
-"""Every method in every family: in the form that loses nothing, stock diffusers draws the same; one process of PyTorch a family."""
+"""Every method in every family: exported without loss, stock diffusers samples the same pictures; one process of PyTorch a family."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 
 
 def two_words(module, method):
-  """StableIdentity's and Celeb Basis' people: two words for all stages."""
+  """People of StableIdentity and Celeb Basis: two words for all stages."""
 
   def make(pipe):
     rows = people.words(pipe, np.random.default_rng(5))
@@ -57,24 +57,24 @@ def measured(request, tmp_path_factory):
     kind = export.torch_form(e) if kind == "auto" else kind
     folder.mkdir()
     export.write(folder, pipe, person, e, kind)
-    whole = kind == "pipeline"
+    standalone = kind == "pipeline"
     checks[case] = certificate.Check(
-      folder, pipe, torch_files.as_written(person, e, kind), whole, whole and pipelines.needs_code(e), (5,)
+      folder, pipe, torch_files.as_written(person, e, kind), standalone, standalone and pipelines.needs_code(e), (5,)
     )
   return dict(zip(checks, zip(checks.values(), certificate.run_stock(list(checks.values())))))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_diffusers_makes_the_same_pictures(measured, case):
-  check, done = measured[case]
-  found = certificate.compare(check, *done)
-  assert certificate.verdict(found) == []
+  check, results = measured[case]
+  report = certificate.compare(check, *results)
+  assert certificate.verdict(report) == []
   # With peft, load.py leaves LoRA to diffusers' load_lora_weights.
-  assert (found["versions"]["peft"] != "not installed") == (importlib.util.find_spec("peft") is not None)
+  assert (report["versions"]["peft"] != "not installed") == (importlib.util.find_spec("peft") is not None)
   differences = [
-    found["contexts"],
-    *found["noise_predictions"],
-    found["final_latents"]["5"],
-    found.get("pooled", found["contexts"]),
+    report["contexts"],
+    *report["noise_predictions"],
+    report["final_latents"]["5"],
+    report.get("pooled", report["contexts"]),
   ]
   assert max(d["relative"] for d in differences) < 3e-5

@@ -1,4 +1,4 @@
-"""The commands, one after the other, on the model that is built in: learn, export with a certificate, bring back."""
+"""The commands one after another on the built-in model: train, export with a certificate, import again."""
 
 import json
 
@@ -32,9 +32,9 @@ def test_learn_export_and_open(tmp_path, method):
     timeout=900,
   )
   assert learn.code == 0, learn.err
-  done = command.run("export", run, "--to", to, "--quick", timeout=900)
-  assert done.code == 0, done.err
-  assert "certified" in done.err and "lossy" not in done.err
+  process = command.run("export", run, "--to", to, "--quick", timeout=900)
+  assert process.code == 0, process.err
+  assert "certified" in process.err and "lossy" not in process.err
   facts = json.loads((to / "certificate.json").read_text())
   assert facts["verified"] and facts["base"]["model"] == "miniature" and facts["lossy"] == ""
   assert facts["final_latents"]["10"]["relative"] < 1e-3 and facts["pictures"]["10"]["psnr_db"] >= 40

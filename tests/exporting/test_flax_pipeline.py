@@ -42,7 +42,7 @@ def made(old):
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
-def test_it_draws_the_same_pictures(which, request, made):
+def test_it_samples_the_same_pictures(which, request, made):
   pipe = idejax.load(request.getfixturevalue(which), devices=jax.devices()[:1])
   (batch,) = pipeline.generate(
     pipe,
@@ -72,13 +72,13 @@ def test_diffusers_opens_what_it_became(new, made):
 
 @pytest.mark.parametrize("target, how", [("one.safetensors", {}), ("orbax", {"to": "orbax"})])
 def test_it_becomes_what_its_safetensors_become(old, new, tmp_path, target, how):
-  made = []
+  results = []
   for name, source in (("old", old), ("new", new)):
     (tmp_path / name).mkdir()
     go(source, tmp_path / name / target, **how)
     if how:
       go(tmp_path / name / target, tmp_path / name / "back", model=str(source))
-    made.append(load_file(tmp_path / name / ("back/unet/diffusion_pytorch_model.safetensors" if how else target)))
-  assert made[0].keys() == made[1].keys()
-  for k, x in made[0].items():
-    assert x.tobytes() == made[1][k].tobytes(), k
+    results.append(load_file(tmp_path / name / ("back/unet/diffusion_pytorch_model.safetensors" if how else target)))
+  assert results[0].keys() == results[1].keys()
+  for k, x in results[0].items():
+    assert x.tobytes() == results[1][k].tobytes(), k

@@ -1,4 +1,4 @@
-"""People whose files diffusers, transformers and peft wrote themselves: idejax draws what diffusers draws."""
+"""People whose files diffusers, transformers and peft wrote: idejax samples the same pictures as diffusers."""
 
 import functools
 import importlib.util
@@ -49,7 +49,7 @@ STEPS, GUIDANCE, PROMPTS = 5, 3.0, ("a photo of <x>", "a photo of <x> on the bea
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-  """A function from a family to what `write` gives, made once."""
+  """A function from a family to the result of `write`, which runs once per family."""
   return functools.cache(lambda family: write(tmp_path_factory.mktemp(family), family))
 
 
@@ -66,10 +66,10 @@ def write(root, family):
   )
   (root / "job.json").write_text(json.dumps(job))
   script = Path(__file__).parents[1] / "support" / "stock_writer.py"
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, script, root / "job.json"], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
   )
-  assert done.returncode == 0, done.stderr[-3000:]
+  assert process.returncode == 0, process.stderr[-3000:]
   return root / family, root / "noise.npy", root
 
 
@@ -82,7 +82,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("family, case", PAIRS)
-def test_idejax_draws_what_diffusers_draws(written, tmp_path, family, case):
+def test_idejax_samples_what_diffusers_samples(written, tmp_path, family, case):
   base, noise, root = written(family)
   if "lora" in case and not HAS_PEFT:
     pytest.skip("peft writes these files, and is not installed")

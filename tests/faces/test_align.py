@@ -82,9 +82,9 @@ def test_crops_do_not_depend_on_the_photos_rotation_and_scale(angle, scale):
   corners = align.apply(move, np.array([[0, 0], [319, 0], [0, 239], [319, 239]]))
   move[:, 2] -= corners.min(0)
   size = tuple(int(n) + 1 for n in np.ptp(corners, axis=0))
-  moved = cv2.warpAffine(image, move, size, flags=cv2.INTER_CUBIC)
+  turned = cv2.warpAffine(image, move, size, flags=cv2.INTER_CUBIC)
   for make in (align.crop, lambda i, p: align.portrait(i, p)[150:400, 150:360]):
-    a, b = make(image, points), make(moved, align.apply(move, points))
+    a, b = make(image, points), make(turned, align.apply(move, points))
     assert np.abs(a.astype(int) - b).mean() < 1.5
     assert np.abs(a.astype(int) - make(image, points + 6)).mean() > 10  # the test can fail
 
@@ -113,7 +113,7 @@ def test_the_portrait_goes_beyond_the_edge_without_black():
 
 
 def test_celeb_basis_released_warp():
-  """Where the released code puts FFHQ's points: a face 28 % smaller than ArcFace's (baselines, 4)."""
+  """Where the released code puts FFHQ's points: the face is 28 % smaller than ArcFace's."""
   got = align.apply(align.released_matrix(), align.FFHQ)
   np.testing.assert_allclose(got[:2], [[43.0, 53.3], [68.4, 52.5]], atol=0.1)
   assert ((got[3:, 1] > 78.9) & (got[3:, 1] < 80.1)).all()

@@ -1,4 +1,4 @@
-"""Packs: what opens, what is refused and how; what the 106 landmarks mean."""
+"""Face packs: which open, which are refused and how, and the order of the 106 landmarks."""
 
 import importlib.metadata
 import json
@@ -43,10 +43,10 @@ def test_a_folder_opens_and_finds(green):
   p = quiet(green)
   assert (p.name, p.licence, p.det_size, p.det_threshold) == ("green", "Apache-2.0", (128, 128), 0.5)
   assert (p.crop_size, p.has_landmarks) == (112, False)
-  found = p.detect(facepack.picture((2, 1), (0, 3)))  # reported from left to right
-  np.testing.assert_allclose(found.boxes, [[0, 96, 32, 128], [64, 32, 96, 64]], atol=1e-4)
-  np.testing.assert_allclose(found.points, [facepack.points_of(0, 3), facepack.points_of(2, 1)], atol=1e-4)
-  assert (found.scores > 0.99).all() and found.boxes.dtype == found.points.dtype == np.float32
+  detections = p.detect(facepack.picture((2, 1), (0, 3)))  # reported from left to right
+  np.testing.assert_allclose(detections.boxes, [[0, 96, 32, 128], [64, 32, 96, 64]], atol=1e-4)
+  np.testing.assert_allclose(detections.points, [facepack.points_of(0, 3), facepack.points_of(2, 1)], atol=1e-4)
+  assert (detections.scores > 0.99).all() and detections.boxes.dtype == detections.points.dtype == np.float32
   wide = p.detect(facepack.picture((2, 1), size=512))
   np.testing.assert_allclose(wide.points, [facepack.points_of(2, 1, 512)], atol=1e-3)
   assert len(p.detect(facepack.picture()).scores) == 0
@@ -76,10 +76,10 @@ def test_insightface_packs_by_name(green, home):
 
 
 def test_the_licence_is_shown_once(green):
-  told: list[str] = []
+  notices: list[str] = []
   for _ in range(3):
-    pack.open_pack(green, notify=told.append)
-  assert told == ["face pack green: Apache-2.0"]
+    pack.open_pack(green, notify=notices.append)
+  assert notices == ["face pack green: Apache-2.0"]
 
 
 def test_the_digest_is_of_the_networks(green, tmp_path):
@@ -239,7 +239,7 @@ def test_72_of_106_part_by_part():
 
 
 def test_72_of_106_mirror_alike():
-  """The order's own mirror and insightface's agree: each part's n-th from the left to its n-th from the right."""
+  """The 72 landmarks' own mirror order agrees with insightface's: the n-th of a part from the left is the n-th from the right."""
   from idejax.miniature.world.landmarks import MIRROR
 
   pairs = dict(zip([1, 10, 12, 14, 16, 3, 5, 7, 0], [17, 26, 28, 30, 32, 19, 21, 23, 0]))

@@ -1,4 +1,4 @@
-"""The pack that ships, and a real photograph: NASA's portrait of Eileen Collins in scikit-image."""
+"""The built-in pack on drawn faces and on a real photograph: NASA's portrait of Eileen Collins in scikit-image."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_photograph_without_what_the_pack_knows(green, tmp_path):
 
 
 def test_a_photograph_through_every_step(green):
-  """With the green square that this pack takes for a face, where hers is."""
+  """A green square, which the stub pack takes for a face, is painted where hers is."""
   image = skimage.data.astronaut().copy()
   image[128:256, 128:256] = facepack.GREEN
   one = faces.read(image, green, notify=quiet)
@@ -48,7 +48,7 @@ def test_a_photograph_through_every_step(green):
 
 
 def test_the_shipped_pack_meets_a_photograph():
-  """Trained on drawn faces, it finds hers; what it cannot know it lists."""
+  """Trained on drawn faces, it finds hers, and the record lists what is missing."""
   one = faces.read(skimage.data.astronaut(), notify=quiet)
   complete(one)
   assert 200 < one.points[:, 0].mean() < 250 and 80 < one.points[:, 1].mean() < 160
@@ -84,7 +84,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def drawn():
-  """Of held-out people as photos: (images, boxes, points, ids), by numpy: compiling takes longer."""
+  """Photos of held-out people as (images, boxes, points, ids), drawn by numpy because compiling takes longer."""
   from idejax.miniature.world import people, scene, world
 
   ids = people.split("heldout")[:8]
@@ -102,15 +102,15 @@ def test_its_pack_json(shipped):
 
 
 def test_it_finds_drawn_faces(shipped, drawn):
-  error, found = [], 0
+  error, count = [], 0
   for image, box, points, _ in zip(*drawn):
     got = shipped.detect(image)
     if not len(got.scores):
       continue
-    found += 1
+    count += 1
     best = int(np.argmax(got.scores))
     error.append(np.linalg.norm(got.points[best] - points, axis=-1).mean() / (box[2] - box[0]))
-  assert found >= 0.9 * len(drawn[0]) and np.median(error) < 0.06
+  assert count >= 0.9 * len(drawn[0]) and np.median(error) < 0.06
 
 
 def test_it_agrees_with_insightface(shipped, drawn):
@@ -141,7 +141,7 @@ def test_one_person_is_closer_than_two(shipped, drawn):
 
 
 def test_rotation_and_scale_change_little(shipped, drawn):
-  """The photo turned and enlarged: the same person to the recogniser."""
+  """The recogniser knows the person in a photo that was turned and enlarged."""
   import cv2
 
   alike = []
@@ -157,8 +157,8 @@ def test_rotation_and_scale_change_little(shipped, drawn):
 
 
 def test_the_jax_twin_of_the_recogniser(shipped, drawn):
-  """Our own net on the shipped file's weights embeds as onnxruntime does: methods that differentiate through
-  the recogniser see the one that scores."""
+  """Our own net with the shipped file's weights embeds as onnxruntime does, so methods that differentiate through
+  the recogniser use the one that scores."""
   crops = [faces.read(image, shipped, notify=quiet).crop for image in drawn[0][:18:6]]
   embed = recogniser.make_embed(smallface.recogniser, to_onnx.read(shipped.folder / "rec.onnx"))
   theirs = shipped.embed(crops)

@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB; what cannot is refused in one sentence."""
+"""Pictures of every kind become upright RGB; others are refused in one sentence."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from idejax.faces import photo
 
 
 def sample(height=24, width=32):
-  """Smooth, with no symmetry, so that every turn and mirror shows."""
+  """A smooth picture without symmetry, so that every turn and mirror shows."""
   y, x = np.mgrid[:height, :width]
   return np.stack([x * 255 / (width - 1), y * 255 / (height - 1), (x + 2 * y) * 2], -1).astype(np.uint8)
 
@@ -49,7 +49,7 @@ def test_lossy_formats(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_undone(kind, orientation):
-  stored = {  # how a camera that is held so stores the upright scene
+  orientations = {  # how a camera that is held so stores the upright scene
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -62,7 +62,7 @@ def test_exif_orientation_is_undone(kind, orientation):
   exif = Image.Exif()
   exif[0x0112] = orientation
   options = {"JPEG": dict(quality=100, subsampling=0), "WEBP": dict(lossless=True)}.get(kind, {})
-  got = photo.read(encoded(np.ascontiguousarray(stored), kind, exif=exif, **options)).pixels
+  got = photo.read(encoded(np.ascontiguousarray(orientations), kind, exif=exif, **options)).pixels
   assert got.shape == sample().shape
   assert np.abs(got.astype(int) - sample()).max() < 12
 
@@ -139,7 +139,7 @@ def test_arrays_that_are_no_pictures(bad, said):
 
 
 def png_header(width, height):
-  """A PNG that promises much: 60 bytes."""
+  """A PNG of 60 bytes that claims to be large."""
   chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
   return (
     b"\x89PNG\r\n\x1a\n"
@@ -215,7 +215,7 @@ def test_what_is_no_picture(tmp_path):
   (tmp_path / "empty.png").touch()
   (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n")
   os.mkfifo(tmp_path / "pipe.png")
-  for name, said in {
+  for name, message in {
     "words.png": "no picture",
     "empty.png": "empty",
     "script.png": "no picture",
@@ -225,5 +225,5 @@ def test_what_is_no_picture(tmp_path):
   }.items():
     with pytest.raises(UserError) as e:
       photo.read(tmp_path / name)
-    assert said in str(e.value) and str(tmp_path / name) in str(e.value)
+    assert message in str(e.value) and str(tmp_path / name) in str(e.value)
     assert photo.header_size(tmp_path / name) == (0, 0)

@@ -1,4 +1,4 @@
-"""Photo -> Identity: agreement with insightface, masks and where they are from, files, cache, batches."""
+"""Photo -> FaceRecord: agreement with insightface, masks and their sources, files, cache, batches."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def pack(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
-  """With the 106-point stub."""
+  """A pack with the 106-point stub."""
   folder = facepack.pack(tmp_path_factory.mktemp("packs") / "marked", landmarks=True)
   return faces.open_pack(folder, notify=lambda _: None)
 
@@ -47,7 +47,7 @@ def quiet(photo, pack, **more):
 @pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")  # insightface calls scikit-image's old name
 @pytest.mark.parametrize("size", [128, 300, 1111])
 def test_agrees_with_insightface(size, marked):
-  """Its own FaceAnalysis on the same pack: embedding to 1e-5, key points to 0.1 px."""
+  """insightface's own FaceAnalysis on the same pack: embedding to 1e-5, key points to 0.1 px."""
   image = facepack.picture((2, 1), size=4 * (size // 4))
   theirs = marked.app.get(np.ascontiguousarray(image[..., ::-1]))[0]
   ours = quiet(image, marked)
@@ -95,15 +95,15 @@ def test_quality(rng):
 
 def test_several_faces(pack):
   image = facepack.picture((0, 1), (3, 2), (2, 0), size=256)
-  told: list[str] = []
-  one = faces.read(image, pack, notify=told.append)
-  assert one.meta["faces"] == 3 and len(told) == 1 and "3 faces" in told[0] and "--face N" in told[0]
-  told.clear()
+  notices: list[str] = []
+  one = faces.read(image, pack, notify=notices.append)
+  assert one.meta["faces"] == 3 and len(notices) == 1 and "3 faces" in notices[0] and "--face N" in notices[0]
+  notices.clear()
   for n, cell in enumerate([(0, 1), (2, 0), (3, 2)], 1):
-    got = faces.read(image, pack, face=n, notify=told.append)
+    got = faces.read(image, pack, face=n, notify=notices.append)
     np.testing.assert_allclose(got.points, facepack.points_of(*cell, 256), atol=1e-3)
     assert got.meta["face"] == n
-  assert not told
+  assert not notices
   for n in (0, 4):
     with pytest.raises(UserError, match="3 faces"):
       quiet(image, pack, face=n)
@@ -111,9 +111,9 @@ def test_several_faces(pack):
 
 def test_the_largest_face_is_taken(pack, monkeypatch):
   image = facepack.picture((0, 0), (2, 2), (3, 0))
-  found = pack.detect(image)
-  found.boxes[1] += [-9, -9, 9, 9]
-  monkeypatch.setattr(type(pack), "detect", lambda *_: found)
+  detections = pack.detect(image)
+  detections.boxes[1] += [-9, -9, 9, 9]
+  monkeypatch.setattr(type(pack), "detect", lambda *_: detections)
   assert quiet(image, pack, cached=False).meta["face"] == 2
 
 
@@ -129,9 +129,9 @@ def test_no_face_says_what_was_not_found(pack):
 
 def test_key_points_that_coincide(pack, monkeypatch):
   image = facepack.picture((1, 1))
-  found = pack.detect(image)
-  found.points[:] = 5
-  monkeypatch.setattr(type(pack), "detect", lambda *_: found)
+  detections = pack.detect(image)
+  detections.points[:] = 5
+  monkeypatch.setattr(type(pack), "detect", lambda *_: detections)
   with pytest.raises(UserError, match="cannot be aligned"):
     quiet(image, pack, cached=False)
 
@@ -169,7 +169,7 @@ def test_mask_of_the_landmarks_hull(marked):
 
 @pytest.mark.parametrize("side", [512, 256])
 def test_masks_of_a_parsing_network(side, marked, tmp_path):
-  """It sees the portrait; its classes come back to where they were in the photo."""
+  """The network reads the portrait; its classes are mapped back to the photo."""
   onnx.save(facepack.parsing(size=side), tmp_path / "parse.onnx")
   image = facepack.picture((1, 1), size=256)
   image[56:64, 64:128] = (255, 0, 0)  # hair, above the face
@@ -269,7 +269,7 @@ def broken(arrays, **changes):
     (dict(points=np.full((5, 2), np.nan, np.float32)), "not finite"),
     (dict(record=None), "record is missing"),
     (dict(record=np.array("[]")), "not a record"),
-    (dict(record=np.array("{")), "identity file"),
+    (dict(record=np.array("{")), "no record file"),
     (dict(record=np.array('{"version": 9, "meta": {}, "quality": {}}')), "version is 9"),
     (dict(landmarks=np.zeros((68, 2), np.float32)), "landmarks is float32 [68, 2]"),
   ],
@@ -317,9 +317,9 @@ SMALL = records.FaceRecord(
 
 def test_an_undamaged_file_comes_back(tmp_path):
   faces.save(tmp_path / "a.npz", SMALL)
-  found = faces.load(tmp_path / "a.npz")
+  record = faces.load(tmp_path / "a.npz")
   for field in dataclasses.fields(SMALL):
-    np.testing.assert_equal(getattr(found, field.name), getattr(SMALL, field.name))
+    np.testing.assert_equal(getattr(record, field.name), getattr(SMALL, field.name))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -333,19 +333,19 @@ def test_damaged_files(changes, cut):
   with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "a.npz"
     faces.save(file, SMALL)
-    whole = file.read_bytes()
-    data = bytearray(whole)
+    content = file.read_bytes()
+    data = bytearray(content)
     for at, value in changes:
       data[int(at * len(data))] = value
     file.write_bytes(data[: int(changes[0][0] * len(data))] if cut else data)
     try:
-      found = faces.load(file)
+      record = faces.load(file)
     except UserError as e:
-      assert "a.npz" in str(e) and file.read_bytes() != whole
+      assert "a.npz" in str(e) and file.read_bytes() != content
     else:  # bytes that say nothing, such as a date in the zip's directory
       assert not cut
       for field in dataclasses.fields(SMALL):
-        np.testing.assert_equal(getattr(found, field.name), getattr(SMALL, field.name))
+        np.testing.assert_equal(getattr(record, field.name), getattr(SMALL, field.name))
 
 
 # ---- Cache ---------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_damaged_files(changes, cut):
 
 @pytest.fixture
 def runs(monkeypatch):
-  """How often the detector ran."""
+  """Counts how often the detector runs."""
   count = []
   real = faces.Pack.detect
   monkeypatch.setattr(faces.Pack, "detect", lambda *a: count.append(1) or real(*a))
@@ -453,14 +453,14 @@ def test_an_error_of_ours_is_not_taken_for_a_bad_photo(pack, tmp_path):
 @pytest.mark.parametrize("size", [64, 128, 1500])
 def test_the_drawing_shows_what_was_found(size, marked):
   one = quiet(facepack.picture((1, 1), (3, 3), size=4 * (size // 4)), marked)
-  drawn = np.asarray(overlay.picture(one, 256))
-  assert drawn.shape == (256 + 36, 256 + 128, 3)
+  pixels = np.asarray(overlay.picture(one, 256))
+  assert pixels.shape == (256 + 36, 256 + 128, 3)
   at = ((one.points + 0.5) * 256 / one.photo.shape[0]).astype(int)
-  assert (drawn[at[:, 1], at[:, 0]] == (255, 60, 60)).all()  # key points
-  assert (drawn[:256, :256] == (60, 220, 60)).all(-1).sum() > 200  # the box
-  assert (drawn[:256, :256] == (160, 160, 160)).all(-1).sum() > 100  # the other one's
+  assert (pixels[at[:, 1], at[:, 0]] == (255, 60, 60)).all()  # key points
+  assert (pixels[:256, :256] == (60, 220, 60)).all(-1).sum() > 200  # the box
+  assert (pixels[:256, :256] == (160, 160, 160)).all(-1).sum() > 100  # the other one's
   plain = np.asarray(overlay.picture(dataclasses.replace(one, face=one.hair), 256))
-  assert (plain != drawn).any(-1).sum() > 300  # the tint
+  assert (plain != pixels).any(-1).sum() > 300  # the tint
   dataclasses.replace(one, photo=one.photo[:20], face=one.face[:20], hair=one.hair[:20])
   wide = dataclasses.replace(
     one, photo=np.zeros((20, 900, 3), np.uint8), face=np.zeros((20, 900), bool), hair=np.zeros((20, 900), bool)

@@ -212,13 +212,13 @@ def arguments(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(request):
-  """Every case that was asked for, two processes at a time."""
+  """The outcome of every requested case, two processes at a time."""
   write_bad_files()
-  wanted = [
+  expected = [
     i.callspec.params["name"] for i in request.session.items if i.path == request.path and hasattr(i, "callspec")
   ]
   with ThreadPoolExecutor(2) as pool:
-    yield {name: pool.submit(run, "sample", *arguments(name)) for name in wanted}
+    yield {name: pool.submit(run, "sample", *arguments(name)) for name in expected}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -50,9 +50,12 @@ def test_one_photo(pack, tmp_path, capsys):
   photo = write(tmp_path / "me.png", (1, 1))
   before = (tmp_path / "me.png").read_bytes()
   run(pack, photo, out=tmp_path / "new" / "me.npz")
-  said = capsys.readouterr()
+  streams = capsys.readouterr()
   assert (
-    said.out == "" and "not found: 72 landmarks" in said.err and "hair mask" in said.err and "face of 32 px" in said.err
+    streams.out == ""
+    and "not found: 72 landmarks" in streams.err
+    and "hair mask" in streams.err
+    and "face of 32 px" in streams.err
   )
   one = faces.load(tmp_path / "new" / "me.npz")
   np.testing.assert_allclose(one.points, facepack.points_of(1, 1), atol=1e-4)
@@ -105,10 +108,10 @@ def table(out):
 def test_a_folder(pack, tmp_path, capsys):
   folder, out = people(tmp_path / "people"), tmp_path / "out"
   run(pack, folder, out=out)
-  said = capsys.readouterr().err
-  assert "4 of 9 photos" in said and "5 skipped" in said and "notes.txt" in said
+  output = capsys.readouterr().err
+  assert "4 of 9 photos" in output and "5 skipped" in output and "notes.txt" in output
   for name in ("nobody.png", "broken.png", "text.png", "dot.png", "empty.jpg"):
-    assert f"{name}" in said
+    assert f"{name}" in output
   rows = {r["photo"]: r for r in table(out)}
   assert list(rows) == sorted(rows) and len(rows) == 9
   for n, name in enumerate(["a.png", "b.jpg", "sub/a.png", "sub/deep/c.png"]):
@@ -144,18 +147,18 @@ def test_the_same_command_continues(pack, tmp_path, capsys):
 
 def test_an_interrupted_run_leaves_its_table(pack, tmp_path, monkeypatch):
   folder, out = people(tmp_path / "people"), tmp_path / "out"
-  real, seen = faces.save, []
+  real, result = faces.save, []
 
   def save(path, one):
-    if len(seen) == 2:
+    if len(result) == 2:
       raise KeyboardInterrupt
-    seen.append(path)
+    result.append(path)
     real(path, one)
 
   monkeypatch.setattr(faces, "save", save)
   with pytest.raises(KeyboardInterrupt):
     run(pack, folder, out=out, threads=1)
-  assert {r["identity"] for r in table(out) if r["identity"]} == {p.relative_to(out).as_posix() for p in seen}
+  assert {r["identity"] for r in table(out) if r["identity"]} == {p.relative_to(out).as_posix() for p in result}
   monkeypatch.undo()
   monkeypatch.setenv("IDEJAX_CACHE", "off")
   run(pack, folder, out=out)

@@ -18,9 +18,9 @@ JOB = ["idejax", "personalize", "my people", "--name", "<id>"]
 
 def run(script, *args, code=0, **env):
   env = {"PATH": os.environ["PATH"], "HOME": "/nowhere"} | env
-  done = subprocess.run([LAUNCH / f"{script}.sh", *args], env=env, capture_output=True, text=True, timeout=60)
-  assert done.returncode == code, done
-  return done
+  process = subprocess.run([LAUNCH / f"{script}.sh", *args], env=env, capture_output=True, text=True, timeout=60)
+  assert process.returncode == code, process
+  return process
 
 
 def plan(script, *args, **env):
@@ -37,14 +37,14 @@ def test_shellcheck_finds_nothing(script):
   tool = shutil.which("shellcheck") or Path(sys.executable).with_name("shellcheck")
   if not Path(tool).exists():
     pytest.skip("shellcheck is not installed")
-  done = subprocess.run([tool, script], capture_output=True, text=True)
-  assert done.returncode == 0, done.stdout
+  process = subprocess.run([tool, script], capture_output=True, text=True)
+  assert process.returncode == 0, process.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
 def test_help_is_the_head_of_the_file_and_the_readme_names_it(script):
-  said = run(script.stem, "--help").stdout
-  assert "--dry-run" in said and "#!" not in said and "set -euo" not in said
+  text = run(script.stem, "--help").stdout
+  assert "--dry-run" in text and "#!" not in text and "set -euo" not in text
   assert f"launch/{script.name}" in (LAUNCH / "README.md").read_text()
 
 
@@ -155,8 +155,8 @@ def test_gke_dry_runs():
 
 def fake(path, body, strip=""):
   path.parent.mkdir(exist_ok=True)
-  cut = f'set -- "${{@:1:$#-1}}" "${{!#}}"\nlast=${{!#}}\nset -- "${{last#{strip}}}"\n' if strip else ""
-  path.write_text(f"#!/usr/bin/env bash\n{cut}{body}")
+  shift = f'set -- "${{@:1:$#-1}}" "${{!#}}"\nlast=${{!#}}\nset -- "${{last#{strip}}}"\n' if strip else ""
+  path.write_text(f"#!/usr/bin/env bash\n{shift}{body}")
   path.chmod(0o755)
 
 
@@ -169,17 +169,17 @@ def until(true, seconds=20.0):
 
 def test_local_runs_every_process_with_its_number(tmp_path):
   code = 'echo "$IDEJAX_PROCESS of $IDEJAX_PROCESSES at $IDEJAX_COORDINATOR"'
-  done = run("local", "--port", "77", "--logs", str(tmp_path / "logs"), "3", "bash", "-c", code)
-  said = [(tmp_path / "logs" / f"{i}.log").read_text().strip() for i in range(3)]
-  assert said == [f"{i} of 3 at localhost:77" for i in range(3)]
-  assert done.stdout.strip() == said[0]
+  process = run("local", "--port", "77", "--logs", str(tmp_path / "logs"), "3", "bash", "-c", code)
+  logs = [(tmp_path / "logs" / f"{i}.log").read_text().strip() for i in range(3)]
+  assert logs == [f"{i} of 3 at localhost:77" for i in range(3)]
+  assert process.stdout.strip() == logs[0]
 
 
 def test_local_stops_the_others_when_one_fails_and_tells_its_code(tmp_path):
   code = f"trap 'touch {tmp_path}/stopped-$IDEJAX_PROCESS; exit' TERM; ((IDEJAX_PROCESS == 1)) && sleep 0.3 && exit 7; while :; do sleep 0.05; done"
   began = time.monotonic()
-  done = run("local", "3", "bash", "-c", code, code=7)
-  assert "a process ended with code 7; stopping the other 2" in done.stderr
+  process = run("local", "3", "bash", "-c", code, code=7)
+  assert "a process ended with code 7; stopping the other 2" in process.stderr
   assert sorted(p.name for p in tmp_path.glob("stopped-*")) == ["stopped-0", "stopped-2"]
   assert time.monotonic() - began < 30
 
@@ -223,7 +223,7 @@ def test_slurm_script_makes_processes_that_meet(tmp_path):
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "",
   }
-  done = subprocess.run(
+  process = subprocess.run(
     [LAUNCH / "slurm.sh", sys.executable, "-c", MEET],
     env=env,
     cwd=tmp_path,
@@ -231,7 +231,7 @@ def test_slurm_script_makes_processes_that_meet(tmp_path):
     text=True,
     timeout=180,
   )
-  assert done.returncode == 0, done.stderr
+  assert process.returncode == 0, process.stderr
   assert [(tmp_path / f"{i}.txt").read_text() for i in range(2)] == ["Slurm 2 1"] * 2
 
 

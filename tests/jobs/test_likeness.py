@@ -30,7 +30,7 @@ SEEDS = 4  # pictures of each
 
 
 def scores(seed=0):
-  """[3, 2]: mean similarity of pictures of the untrained word, of the first and of the second person's, to
+  """[3, 2]: mean similarity of pictures of the untrained word, of the first and of the second person's word, to
   the photos of both. The same photos in the other order only change whose is whose."""
   pipe, pack = (
     f(notify=lambda _: None)
@@ -57,11 +57,13 @@ def scores(seed=0):
     for n, x in zip("nab", learned)
   ]
   texts = [f"a photo of {p.word}" for p in named for _ in range(SEEDS)]
-  made = pipe.with_people(*named).sample(
+  pictures = pipe.with_people(*named).sample(
     texts, seeds=[*range(SEEDS)] * 3, steps=8, sampler="dpmpp_2m", batch=len(texts)
   )
-  seen = [np.zeros(512) if e is None else e for e in judges.embed(list(made))]
-  return (np.stack(seen) @ np.stack(judges.embed([report.reference(p) for p in two])).T).reshape(3, SEEDS, 2).mean(1)
+  embeddings = [np.zeros(512) if e is None else e for e in judges.embed(list(pictures))]
+  return (
+    (np.stack(embeddings) @ np.stack(judges.embed([report.reference(p) for p in two])).T).reshape(3, SEEDS, 2).mean(1)
+  )
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(root):
-  """The toy on this process's eight devices, 20 steps."""
+  """The toy run on this process's eight devices, 20 steps."""
   several.toy(root / "alone", 20)
   return arrays(root / "alone.npz")
 
@@ -68,15 +68,15 @@ def test_a_checkpoint_is_the_same_bits_on_any_shape(root, alone):
   go((2, 4), root / "alone", steps=20, fsdp=4)
   equal(arrays(root / "alone.npz"), alone)
   go((2, 4), root / "parts", steps=8, fsdp=4)
-  saved = arrays(root / "parts.npz")
+  parts = arrays(root / "parts.npz")
   several.toy(root / "parts", 8, fsdp=2)
-  equal(arrays(root / "parts.npz"), saved)
+  equal(arrays(root / "parts.npz"), parts)
 
 
 def test_sigterm_to_one_process_stops_all_after_a_save_and_another_shape_continues(root, alone):
-  stopped = several.launch((2, 4), "toy", root / "term", json.dumps({"steps": 20, "stop": 3}))
-  assert [r.code for r in stopped] == [130, 130], stopped
-  assert "stopped and saved at step 10" in stopped[0].err and "the same command continues" in stopped[0].err
+  ends = several.launch((2, 4), "toy", root / "term", json.dumps({"steps": 20, "stop": 3}))
+  assert [r.code for r in ends] == [130, 130], ends
+  assert "stopped and saved at step 10" in ends[0].err and "the same command continues" in ends[0].err
   several.toy(root / "term", 20)
   close(arrays(root / "term.npz"), alone, 1e-5)
   assert [r["step"] for r in records(root / "term")] == list(range(20))
@@ -133,7 +133,7 @@ def single(world):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2)])
 def test_a_crowd_and_its_pictures_are_the_same(world, single, shape):
-  """Float32: nobody waits for anybody in a crowd, so only the compiler's order of sums may differ."""
+  """In float32: a crowd's step has no collective, so only the compiler's order of sums may differ."""
   folder = world / f"crowd-{shape[0]}"
   good(several.launch(shape, "real", folder, json.dumps({"root": str(world)})))
   losses = [[r["loss_each"] for r in records(f / "run")] for f in (folder, single)]
@@ -164,9 +164,9 @@ def test_all_weights_of_a_unet_in_eight_parts_on_two_processes(world):
   """DreamBooth; the losses agree to 1e-5, the weights after three steps of Adam (lr 1e-4) to 1e-5."""
   several.fsdp(world / "fsdp-1", world)
   go((2, 4), world / "fsdp-2", "fsdp", root=str(world))
-  (losses, share, *weights), (want, _, *wanted) = (arrays(world / f"fsdp-{n}.npz") for n in (2, 1))
+  (losses, share, *weights), (want, _, *others) = (arrays(world / f"fsdp-{n}.npz") for n in (2, 1))
   np.testing.assert_allclose(losses, want, rtol=1e-5)
-  close(weights, wanted, 1e-5)
+  close(weights, others, 1e-5)
   assert share < 0.2  # of the weights on a device: most are held in eight parts
 
 

@@ -122,14 +122,14 @@ def test_formats_latents_and_devices(once, tmp_path):
   )
   with ThreadPoolExecutor(2) as pool:
     env = lambda name: dict(XLA_FLAGS=four) if name == "devices" else {}
-    made = {n: pool.submit(sample, tmp_path / n, *args, **env(n)) for n, args in jobs.items()}
-    made = {n: m.result() for n, m in made.items()}
+    runs = {n: pool.submit(sample, tmp_path / n, *args, **env(n)) for n, args in jobs.items()}
+    runs = {n: m.result() for n, m in runs.items()}
   pixels = lambda out: [np.asarray(Image.open(out / f"{i:05d}.png")) for i in range(6)]
   for same in ("txt", "noise"):
-    np.testing.assert_array_equal(pixels(made[same]), pixels(once), same)
+    np.testing.assert_array_equal(pixels(runs[same]), pixels(once), same)
   # A row's own seed counts from index 0: other noise than the run's, alike in both formats.
-  np.testing.assert_array_equal(pixels(made["jsonl"]), pixels(made["csv"]))
-  assert [(r["seed"], r["index"]) for r in manifest(made["csv"])] == [(5, 0), (5, 1)] * 3
+  np.testing.assert_array_equal(pixels(runs["jsonl"]), pixels(runs["csv"]))
+  assert [(r["seed"], r["index"]) for r in manifest(runs["csv"])] == [(5, 0), (5, 1)] * 3
   assert (tmp_path / "new/folder/jsonl.npy").exists()
   want = np.load(once.with_name("z.npy"))
   for name in ("one", "devices"):
@@ -174,7 +174,7 @@ def test_people_and_a_plain_prompt_in_one_batch_on_two_devices_equal_each_by_its
 
 
 def test_the_strength_of_the_command_is_the_persons(tmp_path, monkeypatch):
-  """Not the identity's own, and the same as that of an identity which carries it."""
+  """--strength replaces the identity's own strength, and equals an identity that carries that strength."""
   monkeypatch.setattr(pipeline, "load", functools.partial(pipeline.load, devices=jax.devices()[:1]))
   bea = learned_people.id_ea_person(pipeline.load(tiny_model()))  # of strength 0.8
   for name, person in (("own", bea), ("weak", bea.with_strength(0.1))):
@@ -197,9 +197,9 @@ def test_the_strength_of_the_command_is_the_persons(tmp_path, monkeypatch):
     )
     return np.load(tmp_path / name / "z.npy")
 
-  own, asked, carried = latents("a", "own"), latents("b", "own", 0.1), latents("c", "weak")
-  np.testing.assert_array_equal(asked, carried)
-  assert np.abs(asked - own).max() > 1e-3
+  default, override, carried = latents("a", "own"), latents("b", "own", 0.1), latents("c", "weak")
+  np.testing.assert_array_equal(override, carried)
+  assert np.abs(override - default).max() > 1e-3
 
 
 LONG = ("--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 20)
@@ -217,26 +217,26 @@ def uninterrupted(tmp_path_factory):
   ids=lambda x: str(int(x)),
 )
 def test_stopped_and_continued(uninterrupted, tmp_path, number, code):
-  """What was finished stays, and the same command makes the bytes of a run that was left alone."""
+  """Finished pictures stay, and the same command gives the bytes of a run that was not stopped."""
   out, args = tmp_path / "out", command(tmp_path / "out", *LONG, "--save-latents", tmp_path / "z.npy")
-  stopped = run_until(out / "00002.png", number, *args)
-  assert stopped.code == code, stopped.err
-  done = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
-  assert 3 <= len(done) < 12 and all(pictures.read_record(out / f)[1] for f in done)
+  process = run_until(out / "00002.png", number, *args)
+  assert process.code == code, process.err
+  times = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
+  assert 3 <= len(times) < 12 and all(pictures.read_record(out / f)[1] for f in times)
   assert not (tmp_path / "z.npy").exists()
   if number != signal.SIGKILL:
-    assert_one_sentence(stopped, "what was finished stays", code=130)
-    assert {r["file"] for r in manifest(out)} == set(done) and not list(out.glob(".*"))
+    assert_one_sentence(process, "what was finished stays", code=130)
+    assert {r["file"] for r in manifest(out)} == set(times) and not list(out.glob(".*"))
   (out / ".00004.png.1.tmp").write_bytes(b"half a picture")  # what a kill may leave
   again = run(*args)
-  assert again.code == 0 and f"{len(done)} of 12 pictures are there already" in again.err
-  assert all((out / f).stat().st_mtime_ns == t for f, t in done.items())
+  assert again.code == 0 and f"{len(times)} of 12 pictures are there already" in again.err
+  assert all((out / f).stat().st_mtime_ns == t for f, t in times.items())
   assert contents(out) == contents(uninterrupted)
   assert (tmp_path / "z.npy").read_bytes() == uninterrupted.with_name("z.npy").read_bytes()
 
 
 def test_damaged_and_missing_pictures_are_made_again(uninterrupted, tmp_path):
-  """Also in the midst of a batch, and with the latents on file already."""
+  """Also in the middle of a batch, and with the latents on file already."""
   out = shutil.copytree(uninterrupted, tmp_path / "out")
   shutil.copy(uninterrupted.with_name("z.npy"), tmp_path / "z.npy")
   os.truncate(out / "00003.png", (out / "00003.png").stat().st_size - 60)
@@ -284,7 +284,7 @@ def test_weights_with_nan(tmp_path):
 
 
 def test_disk_full(tmp_path):
-  """A real one: 128 KB of memory that calls itself a disk."""
+  """A real full disk: a file system of 128 KB in memory."""
   disk = tmp_path / "disk"
   disk.mkdir()
   mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk], capture_output=True)
@@ -295,8 +295,8 @@ def test_disk_full(tmp_path):
     args = command(disk / "out", "--prompt", *PROMPTS, "--num", 4, "--batch", 2, "--steps", 20)
     full = run(*args)
     assert_one_sentence(full, str(disk / "out"), "no space left", "what was finished stays")
-    done = sorted(p.name for p in (disk / "out").glob("*.png"))
-    assert 0 < len(done) < 12 and all(pictures.read_record(disk / "out" / f)[1] for f in done)
+    names = sorted(p.name for p in (disk / "out").glob("*.png"))
+    assert 0 < len(names) < 12 and all(pictures.read_record(disk / "out" / f)[1] for f in names)
     (disk / "filler").unlink()
     many = run(*command(disk / "many", "--prompt", "x", "--num", 10_000, "--save-latents", disk / "z.npy"))
     assert_one_sentence(many, "z.npy", "no space left")  # told before the first step
@@ -309,17 +309,19 @@ def test_disk_full(tmp_path):
 def test_a_file_that_may_not_grow(tmp_path):
   """As on a full disk, without one: the kernel refuses what is beyond 1 kB, and a picture is larger."""
   limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", IDEJAX, *command(tmp_path / "out", "--prompt", "x")]
-  done = subprocess.run(
+  process = subprocess.run(
     limited, cwd=tmp_path, env=environment(IDEJAX_CACHE="off"), capture_output=True, text=True, timeout=240
   )
   assert_one_sentence(
-    Result(done.returncode, done.stdout, done.stderr), str(tmp_path / "out"), "larger than this account may write"
+    Result(process.returncode, process.stdout, process.stderr),
+    str(tmp_path / "out"),
+    "larger than this account may write",
   )
   assert not list((tmp_path / "out").rglob("*"))  # no half picture
 
 
 def test_without_torch_and_without_a_home(once, tmp_path):
-  """What a JAX user sees: our words only, whatever is not installed, in a C locale, with a long prompt."""
+  """A JAX user sees our words only, whatever is not installed, in a C locale, with a long prompt."""
   (tmp_path / "sitecustomize.py").write_text(
     "from importlib.machinery import PathFinder\n"
     "find = PathFinder.find_spec\n"
@@ -352,11 +354,11 @@ def test_without_torch_and_without_a_home(once, tmp_path):
 
 
 def test_compiled_programs_are_kept(once, tmp_path):
-  kept = {p.name for p in CACHE.iterdir()}
-  assert any(n.startswith("jit__run") for n in kept) and any(n.startswith("jit_decode") for n in kept)
+  before = {p.name for p in CACHE.iterdir()}
+  assert any(n.startswith("jit__run") for n in before) and any(n.startswith("jit_decode") for n in before)
   sample(tmp_path / "a", "--prompt", "x", "y", "--num", 3, "--steps", 4, "--batch", 4)  # as `once`
   large = ("jit__run", "jit_decode", "jit_encode")  # on a busy machine smaller ones too take long enough to be kept
-  assert {p.name for p in CACHE.iterdir() if p.name.endswith("-cache") and p.name.startswith(large)} <= kept
+  assert {p.name for p in CACHE.iterdir() if p.name.endswith("-cache") and p.name.startswith(large)} <= before
   sample(tmp_path / "b", "--prompt", "x", "--guidance", 1, HOME=str(tmp_path), IDEJAX_CACHE="off")
   assert not (tmp_path / ".cache/idejax/xla").exists()
 

@@ -44,27 +44,27 @@ def names_table(rng, count=20, width=12):
 
 
 def test_axes_are_orthonormal_and_rebuild_every_name(rng):
-  """Invariant 6: with as many axes as the names span."""
+  """The axes span the first word's names, so projecting a name on all of them changes nothing."""
   table = names_table(rng)
   columns = [np.arange(8), np.arange(9, 20)]
-  made = cb.basis(table, columns, 512)
-  assert made.shape == (2, 1 + 7, 12)  # the first word has 8 names: 7 directions around their mean
-  for column, (mean, *axes) in zip(columns, made):
+  result = cb.basis(table, columns, 512)
+  assert result.shape == (2, 1 + 7, 12)  # the first word has 8 names: 7 directions around their mean
+  for column, (mean, *axes) in zip(columns, result):
     np.testing.assert_allclose(mean, table[column].mean(0), rtol=1e-5, atol=1e-6)
     axes = np.stack(axes)
     np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-5)
-  off = table[columns[0]] - made[0, 0]
-  np.testing.assert_allclose(off @ made[0, 1:].T @ made[0, 1:], off, atol=1e-5)
+  off = table[columns[0]] - result[0, 0]
+  np.testing.assert_allclose(off @ result[0, 1:].T @ result[0, 1:], off, atol=1e-5)
 
 
 @pytest.mark.parametrize("components, width, count", [(512, 12, 10), (4, 12, 4), (512, 6, 6)])
 def test_axes_are_as_many_as_there_can_be(rng, components, width, count):
-  made = cb.basis(names_table(rng, 20, width), [np.arange(11), np.arange(13)], components)
-  assert made.shape == (2, 1 + count, width)
+  axes = cb.basis(names_table(rng, 20, width), [np.arange(11), np.arange(13)], components)
+  assert axes.shape == (2, 1 + count, width)
 
 
 def test_first_axes_are_those_of_the_widest_spread(rng):
-  """The projector on the leading axes is the covariance's, whatever the signs."""
+  """The projector on the leading axes is that of the covariance, whatever the axes' signs."""
   table = names_table(rng) * np.linspace(3, 0.1, 12, dtype=np.float32)
   axes = cb.basis(table, [np.arange(20), np.arange(20)], 3)[0, 1:]
   _, vectors = np.linalg.eigh(np.cov(table.astype(np.float64).T))
@@ -73,12 +73,12 @@ def test_first_axes_are_those_of_the_widest_spread(rng):
 
 
 def test_the_basis_of_names(folder):
-  """Positions 1 and 2 of each name, whatever follows; in any order; each encoder its own."""
+  """Tokens 1 and 2 of each name count, whatever follows, in any order of names; each encoder has its own basis."""
   b, words = subjects.opened(folder, "sdxl")
   names = ("ab", "cde", "f", "gh")  # bytes are tokens: "f" has no second one
-  made = cb.constants(b, words, names, CFG)["basis"]
+  bases = cb.constants(b, words, names, CFG)["basis"]
   again = cb.constants(b, words, names[::-1], CFG)["basis"]
-  for tokenizer, table, x, y in zip(words, anchors.tables(b), made, again):
+  for tokenizer, table, x, y in zip(words, anchors.tables(b), bases, again):
     np.testing.assert_array_equal(x, y)
     assert x.shape == (2, 1 + 2, table.shape[1])  # three names have a second token
     ids = anchors.name_ids(tokenizer, names)
@@ -97,18 +97,18 @@ def test_the_basis_of_names(folder):
 
 
 def test_sizes(sd):
-  """525,312 trained and 1,024 kept, per encoder."""
+  """525,312 numbers are trained and 1,024 coefficients averaged, per encoder."""
   fz = sd._replace(constants={"basis": (np.zeros((2, 513, 768)), np.zeros((2, 513, 1280)))})
   params = jax.eval_shape(lambda key: cb.init(key, fz, CFG), jax.random.key(0))
   assert [tree.size(p) for p in params["layer"]] == [525_312] * 2
   assert [p.size for p in params["average"]] == [1024] * 2
-  made = jax.eval_shape(lambda p: cb.represent(p, fz, CFG), params)
-  assert [r.shape for r in made["rows"]] == [(1, 1, 2, 768), (1, 1, 2, 1280)]
+  identity = jax.eval_shape(lambda p: cb.represent(p, fz, CFG), params)
+  assert [r.shape for r in identity["rows"]] == [(1, 1, 2, 768), (1, 1, 2, 1280)]
 
 
 @pytest.mark.parametrize("radius", [1.0, 0.3])
 def test_a_face_is_at_distance_one_from_the_mean_name(sd, radius):
-  """Invariant 7, first and second part."""
+  """The distance is `radius`, and a scaled embedding gives the same words."""
   cfg = dataclasses.replace(CFG, keep="last", radius=radius)
   params = cb.init(jax.random.key(0), sd, cfg)
   rows = cb.represent(params, sd, cfg)["rows"][0][0, 0]
@@ -143,7 +143,7 @@ def train_average(cfg, start, predictions):
 
 
 def test_the_average_is_exponential(rng):
-  """Invariant 8."""
+  """With momentum m the average after n steps weighs the start by m^n; momentum 0 gives the last step's mean."""
   start = rng.standard_normal((2, 5)).astype(np.float32)
   xs = rng.standard_normal((6, 3, 2, 5)).astype(np.float32)
   expected = start
@@ -162,9 +162,9 @@ def test_the_average_starts_at_the_first_prediction(sd):
   params = cb.init(jax.random.key(0), sd, CFG)
   first = cb.predicted(params["layer"], jnp.asarray(sd.subject.face))
   np.testing.assert_array_equal(params["average"][0], first[0])
-  made = cb.represent(params, sd, CFG)
-  np.testing.assert_array_equal(made["coefficients"][0], first[0])
-  np.testing.assert_array_equal(made["rows"][0][0, 0], cb.compose(first, sd, CFG)[0])
+  identity = cb.represent(params, sd, CFG)
+  np.testing.assert_array_equal(identity["coefficients"][0], first[0])
+  np.testing.assert_array_equal(identity["rows"][0][0, 0], cb.compose(first, sd, CFG)[0])
 
 
 def test_an_average_of_unit_vectors_may_be_made_one_again(sd):
@@ -179,7 +179,7 @@ def test_an_average_of_unit_vectors_may_be_made_one_again(sd):
 
 
 def test_steps(sd, gradient):
-  """Three steps move the layer and the average, which is that of the steps' predictions."""
+  """Three steps move the layer and the average, which is the average of the steps' predictions."""
   tx = step.by_path(*cb.rates(CFG))
   params = start = cb.init(jax.random.key(0), sd, CFG)
   opt, expected = tx.init(params), np.asarray(params["average"][0])
@@ -187,8 +187,8 @@ def test_steps(sd, gradient):
     keys = draws.keys(jax.random.key(1), i, jnp.arange(2))
     (value, metrics), grads = gradient(params, sd, {}, keys)
     assert value == metrics["diffusion"] > 0  # the average adds nothing to it
-    shown = cb.predicted(params["layer"], sd.subject.faces[subject.draw(sd, keys).variant])[0]
-    expected = 0.75 * expected + 0.25 * np.asarray(shown).mean(0)
+    predictions = cb.predicted(params["layer"], sd.subject.faces[subject.draw(sd, keys).variant])[0]
+    expected = 0.75 * expected + 0.25 * np.asarray(predictions).mean(0)
     updates, opt = tx.update(grads, opt, params)
     params = jax.tree.map(jnp.add, params, updates)
   assert subjects.moved(start, params) == set(tree.flatten(start))
@@ -216,7 +216,7 @@ def test_the_face_of_the_variant_that_is_shown_is_read(sd, gradient):
 
 @pytest.mark.slow
 def test_people_train_side_by_side_on_sdxl(folder):
-  """Invariant 9, under vmap: another neighbour leaves a person's average as it was, to the bit."""
+  """Under vmap, another neighbour changes no bit of a person's layer or average."""
   fz = subjects.frozen(folder, "sdxl", cb, CFG)
   people = lambda *seeds: jax.tree.map(lambda *x: np.stack(x), *(subjects.person(fz.backbone, s) for s in seeds))
   one = lambda s: fz._replace(subject=s)

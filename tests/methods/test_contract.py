@@ -1,4 +1,4 @@
-"""What every method's file promises: presets, captions, what it asks for, and what it says of a person."""
+"""What every method's file promises: presets, captions, needs and exports."""
 
 import ast
 import dataclasses
@@ -53,16 +53,16 @@ def test_presets_are_frozen_settings_for_stable_diffusion_and_for_the_built_in_m
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_captions_of_every_method_fit_into_a_prompt(folder, nets, name):
-  """With a token a byte, more than any CLIP tokenizer needs; all rows of the word are in each, or none."""
+  """With one token per byte, more than any CLIP tokenizer needs; each caption holds all rows of the word or none."""
   _, tokenizers = subjects.opened(folder, "sd21-base")
   for cfg in METHODS[name].PRESETS.values():
     needs = METHODS[name].needs(cfg, nets)
     assert needs.captions and needs.tokens > 0
     texts = [c.replace("{}", "<id>") for c in needs.captions]
-    encoded = tokenizers[0].encode(texts, {"<id>": needs.tokens})
-    assert not any(encoded.cut)
-    used = (encoded.where >= 0).all(-1)
-    assert used.any() and ((encoded.where >= 0).any(-1) == used).all()
+    encoding = tokenizers[0].encode(texts, {"<id>": needs.tokens})
+    assert not any(encoding.cut)
+    used = (encoding.where >= 0).all(-1)
+    assert used.any() and ((encoding.where >= 0).any(-1) == used).all()
 
 
 def test_the_word_takes_its_place_in_captions_and_other_braces_stay(folder):
@@ -100,12 +100,12 @@ def test_dreambooth_trains_lora_where_it_says_so_and_on_sdxl(folder, cfg, family
 
 
 def test_what_planning_counts_of_id_ea_are_its_keys_and_values(folder):
-  """By the UNet's own paths: keys and values of every cross-attention, of nothing else."""
+  """The patterns match keys and values of every cross-attention, and no other path of the UNet."""
   b, _ = subjects.opened(folder, "sd15")
   (pattern,) = id_ea.needs(id_ea.Config(), b.nets).unet_gradients
-  chosen = [p for p in tree.flatten(unet.shapes(b.nets.unet)) if re.search(pattern, p)]
-  assert chosen and all(".attn2.to_k." in p or ".attn2.to_v." in p for p in chosen)
-  assert len(chosen) == 2 * len([p for p in tree.flatten(b.params["unet"]) if p.endswith("attn2.to_q.kernel")])
+  paths = [p for p in tree.flatten(unet.shapes(b.nets.unet)) if re.search(pattern, p)]
+  assert paths and all(".attn2.to_k." in p or ".attn2.to_v." in p for p in paths)
+  assert len(paths) == 2 * len([p for p in tree.flatten(b.params["unet"]) if p.endswith("attn2.to_q.kernel")])
   assert id_ea.needs(id_ea.Config(kv="none"), b.nets).unet_gradients == ()
 
 
@@ -114,12 +114,12 @@ def test_methods_do_not_know_one_another():
   for file in folder.glob("*.py"):
     if file.stem in ("__init__",):
       continue
-    seen = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
-    assert not {m for m in seen if m.startswith("idejax.methods") and m != "idejax.methods.contract"}, file
+    result = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
+    assert not {m for m in result if m.startswith("idejax.methods") and m != "idejax.methods.contract"}, file
 
 
 def test_an_identity_needs_no_words(folder):
-  """Of people without rows nothing is put into a prompt; of several, the rows of those who have some."""
+  """People without rows put nothing into a prompt; of several people, only those with rows do."""
   rows = (np.ones((1, 1, 2, 4), np.float32),)
   assert conditioning.join([{"face": np.ones(3)}]) is None
   joined = conditioning.join([{"face": np.ones(3)}, {"rows": rows}])
@@ -141,7 +141,7 @@ ON_BLACK = Augment(jitter=0.2, scale=(0.1, 1.0))
   }.items(),
 )
 def test_photos_are_changed_as_in_the_papers(nets, name, paper):
-  """The miniature's presets do without: 64 pixels have nothing to spare."""
+  """The miniature's presets only mirror: 64 pixels have nothing to spare."""
   method = METHODS[name]
   assert method.needs(method.PRESETS["paper"], nets).augment == paper
   assert method.needs(method.PRESETS["miniature"], nets).augment.count <= 2

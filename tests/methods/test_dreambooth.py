@@ -58,26 +58,26 @@ def test_the_whole_unet_trains_on_sd_and_lora_on_sdxl(folder, sd):
   xl = shapes(sd._replace(backbone=b), auto)
   assert set(xl) == {"lora"}
   cross = cross_attention.attention_paths(b.params["unet"])
-  found = tree.flatten(xl)
+  result = tree.flatten(xl)
   for path, (context, width) in cross.items():  # the factors of stacked blocks are stacked
-    assert found[f"lora.{path}.to_k.kernel.lora_A"].shape[-2:] == (context, 4)
-    assert found[f"lora.{path}.to_k.kernel.lora_B"].shape[-2:] == (4, width)
-  assert len(found) == 2 * 4 * 2 * len(cross)  # factors, projections, self- and cross-attention
-  assert any(x.ndim == 3 for x in found.values())
+    assert result[f"lora.{path}.to_k.kernel.lora_A"].shape[-2:] == (context, 4)
+    assert result[f"lora.{path}.to_k.kernel.lora_B"].shape[-2:] == (4, width)
+  assert len(result) == 2 * 4 * 2 * len(cross)  # factors, projections, self- and cross-attention
+  assert any(x.ndim == 3 for x in result.values())
 
 
 def test_lora_begins_as_torch_begins(sd):
-  """A uniform in +-1 / sqrt(inputs), also where blocks are stacked; B zero."""
+  """A is uniform in +-1 / sqrt(inputs), also where blocks are stacked; B is zero."""
   wide = {"attn1": {"to_q": {"kernel": np.zeros((3, 64, 32), np.float32)}}}
   b = dataclasses.replace(sd.backbone, params={"unet": {"down.0": wide}})
-  made = tree.flatten(db.init(jax.random.key(0), sd._replace(backbone=b), dataclasses.replace(CFG, rank=256)))
-  a, zero = made["lora.down.0.attn1.to_q.kernel.lora_A"], made["lora.down.0.attn1.to_q.kernel.lora_B"]
+  leaves = tree.flatten(db.init(jax.random.key(0), sd._replace(backbone=b), dataclasses.replace(CFG, rank=256)))
+  a, zero = leaves["lora.down.0.attn1.to_q.kernel.lora_A"], leaves["lora.down.0.attn1.to_q.kernel.lora_B"]
   assert a.shape == (3, 64, 256) and not zero.any()
   assert 0.124 < np.abs(a).max() <= 0.125 and abs(np.std(a) - 0.125 / 3**0.5) < 1e-3
 
 
 def test_nothing_trained_is_the_base_to_the_bit(sd):
-  """Invariants 4, last part, and 5, first part."""
+  """Untrained LoRA factors and untrained whole weights, of one person or several, leave every bit of the UNet."""
   base = sd.backbone.params["unet"]
   lora = db.represent(db.init(jax.random.key(0), sd, CFG), sd, CFG)
   for people in ([lora], [lora] * 3):
@@ -90,7 +90,7 @@ def test_nothing_trained_is_the_base_to_the_bit(sd):
 
 
 def test_merged_factors_equal_factors_beside_the_kernel(rng):
-  """Invariant 5, second part, also stacked."""
+  """x (W + s A B) = x W + s (x A) B, also for stacked blocks."""
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   w, a, b, x = normal(3, 8, 6), normal(3, 8, 4), normal(3, 4, 6), normal(3, 5, 8)
   merged = db.merge({"k": w}, [{"k": {"lora_A": a, "lora_B": b}}], [0.5], CFG)["k"]
@@ -98,7 +98,7 @@ def test_merged_factors_equal_factors_beside_the_kernel(rng):
 
 
 def test_steps_of_lora(sd, trained):
-  """Every factor moves, the text encoder cannot (it is no parameter); the loss has its two parts."""
+  """Every factor moves; the text encoder cannot, as it is no parameter; the loss is the sum of its two parts."""
   before, after, log = trained
   assert subjects.moved(before, after) == set(tree.flatten(before))
   assert all(p.startswith("lora.") for p in tree.flatten(before))
@@ -108,8 +108,8 @@ def test_steps_of_lora(sd, trained):
 
 
 def test_scale_is_a_runtime_knob(sd, trained, forward):
-  made = db.represent(trained[1], sd, CFG)
-  at = lambda scale: db.override([made | {"scale": jnp.float32(scale)}], sd.backbone, CFG)
+  identity = db.represent(trained[1], sd, CFG)
+  at = lambda scale: db.override([identity | {"scale": jnp.float32(scale)}], sd.backbone, CFG)
   untrained = db.represent(trained[0], sd, CFG)
   base, full = forward(db.override([untrained], sd.backbone, CFG)), forward(at(1.0))
   np.testing.assert_array_equal(forward(at(0.0)), base)
@@ -156,7 +156,7 @@ def example(sd, seed, caption=0):
 
 
 def test_equal_batches_count_one_plus_prior_times(sd, objective):
-  """Invariant 4, second part."""
+  """With the same example for person and class the loss is 1 + prior times the person's."""
   e = example(sd, 0)
   single, _ = objective(e, None)
   double, metrics = objective(e, e)
@@ -165,17 +165,17 @@ def test_equal_batches_count_one_plus_prior_times(sd, objective):
 
 
 def test_each_half_has_its_own_pictures_and_caption(sd, objective):
-  own, other, same = example(sd, 0), example(sd, 5), example(sd, 0)
-  _, m = objective(own, other)
+  person, other, same = example(sd, 0), example(sd, 5), example(sd, 0)
+  _, m = objective(person, other)
   _, alone = objective(other, None)
   np.testing.assert_allclose(m["class"], alone["diffusion"], rtol=1e-5)
-  _, renamed = objective(own, same._replace(caption=jnp.ones(2, jnp.int32)))
+  _, renamed = objective(person, same._replace(caption=jnp.ones(2, jnp.int32)))
   assert abs(renamed["class"] / renamed["diffusion"] - 1) > 1e-6  # the class has another caption
   assert db.needs(CFG, sd.backbone.nets).captions == ("a photo of {}", "a photo of a person")
 
 
 def test_the_class_prompt_goes_with_class_pictures_and_the_word_with_the_persons(sd):
-  """A caption that is not a number is heard of in its own half of the loss, and there alone."""
+  """NaN in one caption's context reaches that caption's part of the loss, and no other."""
   run, params = jax.jit(functools.partial(db.loss, cfg=CFG)), db.init(jax.random.key(3), sd, CFG)
   text = sd.constants["text"]
 
@@ -200,7 +200,7 @@ def test_factors_and_whole_weights_learn_at_rates_of_their_own():
 
 
 def test_without_a_prior_class_pictures_are_not_read(sd):
-  """Invariant 4, first part; and the photo itself is shown unless variants are asked for."""
+  """NaN in class pictures and in the mirrored variant changes nothing; NaN in the photo does."""
   cfg = dataclasses.replace(CFG, prior=0.0)
   run, params = jax.jit(functools.partial(db.loss, cfg=cfg)), db.init(jax.random.key(3), sd, cfg)
   value = lambda s: float(run(params, sd._replace(subject=s), {}, jax.random.split(jax.random.key(0), 4))[0])
@@ -219,7 +219,7 @@ def test_with_a_prior_they_are_needed(sd):
 
 
 def test_the_word_is_its_tokens(folder, sd):
-  """Rows of the rare word and the class noun: prompts read as if they were written out."""
+  """With the rows of the rare word and the class noun, prompts give the context of the written words."""
   b, words = subjects.opened(folder, "sd21-base")
   assert CFG.vectors == 2 and db.Config().vectors == 2
   identity = db.represent(db.init(jax.random.key(0), sd, CFG), sd, CFG)
@@ -242,8 +242,8 @@ def test_a_step_of_the_whole_unet(sd):
   assert subjects.moved(params, after) == set(tree.flatten(params))
   assert np.isfinite(log[-1]["loss"]) and log[0]["grad_norm"] > 0
   assert not subjects.moved(before, sd.backbone.params)
-  trained = db.represent(after, sd, FULL)
-  assert not subjects.moved(db.override([trained], sd.backbone, FULL), after["unet"])
+  identity = db.represent(after, sd, FULL)
+  assert not subjects.moved(db.override([identity], sd.backbone, FULL), after["unet"])
 
 
 @pytest.mark.slow

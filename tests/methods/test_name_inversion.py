@@ -49,9 +49,9 @@ def test_every_vector_of_every_encoder_gets_a_gradient_and_the_penalty_pulls_lon
   gradient = jax.jit(jax.grad(lambda p, norm: _loss(p, xl, keys, norm)))
   assert all((np.abs(g).max(-1) > 0).all() for g in gradient(params, 0.0)["rows"])
   long = jax.tree.map(lambda r: 3 * r, params)
-  plain, held = gradient(long, 0.0), gradient(long, 10.0)
+  plain, penalised = gradient(long, 0.0), gradient(long, 10.0)
   outwards = lambda g: [float((a * r).sum()) for a, r in zip(g["rows"], long["rows"])]
-  assert all(with_ > without for with_, without in zip(outwards(held), outwards(plain)))  # descent shortens them
+  assert all(with_ > without for with_, without in zip(outwards(penalised), outwards(plain)))  # descent shortens them
 
 
 def _loss(params, frozen, keys, norm):

@@ -99,14 +99,14 @@ def test_the_module_is_as_large_as_the_papers(family, counts):
 
 
 def test_it_starts_as_the_class_word(fz, look):
-  """Invariant 1: rows, contexts and attention are those of the prompt with the class word."""
+  """Rows, contexts and attention maps begin as those of the prompt with the class word."""
   identity = sefi.represent(start(fz, MODULE), fz, MODULE)
   assert identity["rows"][0].shape == (5, 2, 1, 32)
   assert (np.asarray(identity["rows"][0]) == np.asarray(fz.constants["word"][0])).all()
   cond = jax.jit(lambda i: sefi.condition([i], fz.backbone, fz.captions, MODULE))(identity)
   np.testing.assert_array_equal(cond.k, cond.v)
-  _, captured = look(noise(2, 16, 16, 4), np.array([900, 30]), cond.k, cond.v)
-  assert float(attention_of(captured, fz, np.arange(2)).max()) < 1e-7
+  _, queries_keys = look(noise(2, 16, 16, 4), np.array([900, 30]), cond.k, cond.v)
+  assert float(attention_of(queries_keys, fz, np.arange(2)).max()) < 1e-7
 
 
 def test_init_prospect_starts_elsewhere(fz):
@@ -118,7 +118,7 @@ def test_init_prospect_starts_elsewhere(fz):
 
 
 def test_table_and_module_agree(fz):
-  """Invariant 15: a table holds what a module makes, at the start and when copied."""
+  """A table begins with the module's output, and a copy of that output represents the same identity."""
   cfg = dataclasses.replace(MODULE, init="prospect")
   direct = dataclasses.replace(cfg, parameterisation="direct")
   params = start(fz, cfg)
@@ -129,7 +129,7 @@ def test_table_and_module_agree(fz):
 
 
 def test_the_module_follows_its_equations(fz):
-  """One token attends to itself alone, so that an attention is a linear map."""
+  """One token attends to itself alone, so each attention is a linear map."""
   cfg = dataclasses.replace(MODULE, init="prospect")
   p, x = start(fz, cfg)["module"][0], noise(1, 32)
   p = jax.tree.map(np.asarray, p)
@@ -145,14 +145,15 @@ def test_the_module_follows_its_equations(fz):
 
 
 def test_only_the_words_train(fz):
-  """Invariant 10; everything that the module's output depends on has a gradient."""
+  """All parameters on which the module's output depends have a gradient, and the UNet is not changed."""
   params = start(fz, dataclasses.replace(MODULE, init="prospect"))
   assert set(params) == {"module"}
   cfg = dataclasses.replace(MODULE, init="prospect")
   g = jax.jit(jax.grad(lambda p: (sefi.table(p, fz, cfg)[0] ** 2).sum()))(params)
   dead = {k for k, x in tree.flatten(g).items() if not np.any(x)}
   assert all(".to_q." in k or ".to_k." in k for k in dead)  # a softmax over one key
-  assert sefi.override([sefi.represent(params, fz, cfg)], fz.backbone, cfg) == {}
+  override = sefi.needs(cfg, fz.backbone.nets).override
+  assert override([sefi.represent(params, fz, cfg)], fz.backbone, cfg) == {}
 
 
 def test_words_of_several_tokens_are_refused(pipeline):
@@ -167,7 +168,7 @@ def test_words_of_several_tokens_are_refused(pipeline):
 
 
 def test_stages_are_fifths_noisiest_first():
-  """Invariant 4, here counted from 0."""
+  """Stages are counted from 0, the noisiest; training timesteps and DDIM's 50 steps are shared equally."""
   at = np.asarray(backbone.stage(jnp.arange(1000), 5, 1000))
   assert [at[t] for t in (999, 800, 799, 200, 199, 0)] == [0, 0, 1, 3, 4, 4]
   assert np.bincount(at).tolist() == [200] * 5
@@ -175,7 +176,7 @@ def test_stages_are_fifths_noisiest_first():
 
 
 def test_equal_stages_with_one_word_are_textual_inversion(fz, look):
-  """Invariant 3, at every stage."""
+  """With one word in all stages, for keys and values, predictions are textual inversion's at every timestep."""
   row = noise(1, 32, std=0.1)
   ours = {"rows": (np.tile(row, (5, 2, 1, 1)),)}
   many = sefi.condition([ours], fz.backbone, fz.captions, CFG)
@@ -188,7 +189,7 @@ def test_equal_stages_with_one_word_are_textual_inversion(fz, look):
 
 
 def test_keys_and_values_go_their_own_ways(fz, look):
-  """Invariant 6: values do not change the first layer's map, keys do, and both change the output."""
+  """Values do not change the first layer's map, keys do, and both change the output."""
   x, t = noise(2, 16, 16, 4), np.array([500, 100])
   rows = [(noise(5, 1, 1, 32, seed=i, std=0.3),) for i in (0, 1)]
   p, q = (contexts(fz, r, np.arange(2)).k for r in rows)
@@ -200,11 +201,11 @@ def test_keys_and_values_go_their_own_ways(fz, look):
   np.testing.assert_array_equal(maps(values), maps(base))
   assert np.abs(maps(swapped) - maps(base)).max() > 1e-4
   assert min(np.abs(o[0] - base[0]).max() for o in (values, swapped)) > 1e-4
-  np.testing.assert_allclose(maps(base).sum(-1), 1, atol=1e-5)  # invariant 7
+  np.testing.assert_allclose(maps(base).sum(-1), 1, atol=1e-5)  # a map is a distribution over tokens
 
 
 def test_a_prompt_takes_each_path_through_the_whole_encoder(fz):
-  """G8: keys come of P^K alone, values of P^V alone."""
+  """The keys' context comes from P^K alone, the values' from P^V alone."""
   rows = noise(5, 2, 1, 32, std=0.3)
   cond = sefi.condition([{"rows": (rows,)}], fz.backbone, fz.captions, CFG)
   for i, got in enumerate((cond.k, cond.v)):
@@ -213,17 +214,17 @@ def test_a_prompt_takes_each_path_through_the_whole_encoder(fz):
 
 
 def test_two_people_in_a_prompt(pipeline):
-  """Invariant 13: a person's rows are his own; a later person does not reach back to him."""
+  """Each person has their own rows, and the text encoder is causal: a later person does not change what precedes."""
   b, words = pipeline
   one, two, three = ({"rows": (noise(5, 2, 1, 32, seed=i, std=0.3),)} for i in range(3))
-  joined = conditioning.join([one, two])[0], conditioning.join([one, three])[0]
-  np.testing.assert_array_equal(joined[0][:, :, 0], joined[1][:, :, 0])
+  rows = conditioning.join([one, two])[0], conditioning.join([one, three])[0]
+  np.testing.assert_array_equal(rows[0][:, :, 0], rows[1][:, :, 0])
   prompts = conditioning.tokenise(words, ["<a> x <b>", "<b> x <a>"], {"<a>": 1, "<b>": 1})
-  made, other = (sefi.condition([one, i], b, prompts, CFG).k for i in (two, three))
+  context, other = (sefi.condition([one, i], b, prompts, CFG).k for i in (two, three))
   at, to = prompts.where[0][0]
-  np.testing.assert_allclose(made[:, 0, :to], other[:, 0, :to], atol=1e-6)
-  assert np.abs(made[:, 0, to:] - other[:, 0, to:]).max() > 1e-3
-  assert np.abs(made[:, 1, prompts.where[0][1, 0]] - other[:, 1, prompts.where[0][1, 0]]).max() > 1e-3
+  np.testing.assert_allclose(context[:, 0, :to], other[:, 0, :to], atol=1e-6)
+  assert np.abs(context[:, 0, to:] - other[:, 0, to:]).max() > 1e-3
+  assert np.abs(context[:, 1, prompts.where[0][1, 0]] - other[:, 1, prompts.where[0][1, 0]]).max() > 1e-3
 
 
 # The attention loss.
@@ -232,33 +233,33 @@ def test_two_people_in_a_prompt(pipeline):
 @given(st.integers(0, 10_000), st.sampled_from([4, 8, 16, 32]), st.sampled_from([8, 16]))
 @settings(max_examples=12, deadline=None)
 def test_resized_maps_keep_their_sums_and_constants(seed, side, target):
-  """Invariants 7 and 8."""
+  """Resized attention maps still sum to 1 over tokens, and constants stay; halving is the mean of 2 x 2 cells."""
   maps = np.random.default_rng(seed).dirichlet(np.ones(7), (2, 3, side, side)).astype(np.float32)
-  made = np.asarray(sefi.resize(maps, target))
-  assert made.shape == (2, 3, target, target, 7)
-  np.testing.assert_allclose(made.sum(-1), 1, atol=1e-5)
+  resized = np.asarray(sefi.resize(maps, target))
+  assert resized.shape == (2, 3, target, target, 7)
+  np.testing.assert_allclose(resized.sum(-1), 1, atol=1e-5)
   np.testing.assert_allclose(sefi.resize(np.full((3, 3, 2), 0.3, np.float32), target), 0.3, atol=1e-6)
   if side == 2 * target:
-    np.testing.assert_allclose(made, maps.reshape(2, 3, target, 2, target, 2, 7).mean((3, 5)), atol=1e-6)
+    np.testing.assert_allclose(resized, maps.reshape(2, 3, target, 2, target, 2, 7).mean((3, 5)), atol=1e-6)
 
 
 def captured_maps(heads=(8, 8), side=(16, 8), length=77, batch=2, width=4, depth=0):
   """Random queries and keys of two layers, and reference keys, as `attention_loss` takes them."""
-  captured, reference = {}, {}
+  queries_keys, reference = {}, {}
   for i, (n, s) in enumerate(zip(heads, side)):
     lead = (depth,) if depth and i else ()
     q, k = noise(*lead, batch, s * s, n, width, seed=i), noise(*lead, batch, length, n, width, seed=9 + i)
-    captured[f"block.{i}"] = {"attn2": {"qk": (q, k)}}
+    queries_keys[f"block.{i}"] = {"attn2": {"qk": (q, k)}}
     reference[f"block.{i}.attn2"] = noise(*lead, batch, length, n * width, seed=90 + i)
-  return captured, reference
+  return queries_keys, reference
 
 
 def by_hand(captured, reference, side, target, average):
   """(mean over layers of the resized A_r - A_t)^2, all tokens."""
   total, count = 0, 0
-  for i, wanted in enumerate(reference.values()):
-    arrays = (*captured[f"block.{i}"]["attn2"]["qk"], wanted)
-    blocks = zip(*arrays) if wanted.ndim == 4 else [arrays]
+  for i, class_keys in enumerate(reference.values()):
+    arrays = (*captured[f"block.{i}"]["attn2"]["qk"], class_keys)
+    blocks = zip(*arrays) if class_keys.ndim == 4 else [arrays]
     for q, k, kr in blocks:
       d = weights(q, kr.reshape(k.shape)) - weights(q, k)
       if average:
@@ -271,37 +272,37 @@ def by_hand(captured, reference, side, target, average):
 @pytest.mark.parametrize("heads, depth", [((8, 8), 0), ((2, 4), 0), ((8, 8), 3), ((2, 4), 3)])
 def test_attention_loss_of_random_maps(heads, depth):
   """Layers, stacked blocks and heads average as they should; sums are scaled to eight heads."""
-  captured, reference = captured_maps(heads, depth=depth)
+  queries_keys, reference = captured_maps(heads, depth=depth)
   cfg, ones = sefi.Config(target=8), jnp.ones((2, 77))
-  got = sefi.attention_loss(captured, reference, ones, (16, 16), cfg)
-  want = by_hand(captured, reference, (16, 8), 8, heads[0] != heads[1])
+  got = sefi.attention_loss(queries_keys, reference, ones, (16, 16), cfg)
+  want = by_hand(queries_keys, reference, (16, 8), 8, heads[0] != heads[1])
   scale = 8 if heads[0] != heads[1] else 1
   np.testing.assert_allclose(got, scale * want.sum((1, 2, 3, 4)), rtol=1e-4)
   if not depth:
     return
-  sparse = sefi.attention_loss(captured, reference, ones, (16, 16), dataclasses.replace(cfg, every=2))
+  sparse = sefi.attention_loss(queries_keys, reference, ones, (16, 16), dataclasses.replace(cfg, every=2))
   pick = lambda x: x[::2]
-  captured["block.1"] = {"attn2": {"qk": tuple(map(pick, captured["block.1"]["attn2"]["qk"]))}}
+  queries_keys["block.1"] = {"attn2": {"qk": tuple(map(pick, queries_keys["block.1"]["attn2"]["qk"]))}}
   reference["block.1.attn2"] = pick(reference["block.1.attn2"])
-  np.testing.assert_allclose(sparse, sefi.attention_loss(captured, reference, ones, (16, 16), cfg), rtol=1e-5)
+  np.testing.assert_allclose(sparse, sefi.attention_loss(queries_keys, reference, ones, (16, 16), cfg), rtol=1e-5)
 
 
 def test_native_layers_alone():
-  captured, reference = captured_maps()
+  queries_keys, reference = captured_maps()
   native = sefi.Config(target=8, layers="native")
-  got = sefi.attention_loss(captured, reference, jnp.ones((2, 77)), (16, 16), native)
-  of = lambda i: ({f"block.{i}": captured[f"block.{i}"]}, {f"block.{i}.attn2": reference[f"block.{i}.attn2"]})
+  got = sefi.attention_loss(queries_keys, reference, jnp.ones((2, 77)), (16, 16), native)
+  of = lambda i: ({f"block.{i}": queries_keys[f"block.{i}"]}, {f"block.{i}.attn2": reference[f"block.{i}.attn2"]})
   np.testing.assert_allclose(
     got, sefi.attention_loss(*of(1), jnp.ones((2, 77)), (16, 16), sefi.Config(target=8)), rtol=1e-6
   )
   with pytest.raises(UserError, match="32 x 32"):
-    sefi.attention_loss(captured, reference, jnp.ones((2, 77)), (16, 16), sefi.Config(layers="native"))
+    sefi.attention_loss(queries_keys, reference, jnp.ones((2, 77)), (16, 16), sefi.Config(layers="native"))
 
 
 def test_sum_mean_and_options(fz):
-  """Invariant 9: SD 1.x's sum is 630,784 means; options are nested sets of tokens."""
-  captured, reference = captured_maps()
-  at = lambda c, **how: np.asarray(sefi.attention_loss(captured, reference, c, (16, 16), sefi.Config(**how)))
+  """On SD 1.x the sum is 630,784 times the mean; options 1, 2 and 3 are nested sets of tokens."""
+  queries_keys, reference = captured_maps()
+  at = lambda c, **how: np.asarray(sefi.attention_loss(queries_keys, reference, c, (16, 16), sefi.Config(**how)))
   ones = jnp.ones((2, 77))
   np.testing.assert_allclose(at(ones), 630_784 * at(ones, reduction="mean"), rtol=1e-5)
   assert 8 * 77 * 32 * 32 == 630_784
@@ -315,10 +316,10 @@ def test_sum_mean_and_options(fz):
 
 @pytest.mark.parametrize("stopped", [True, False])
 def test_where_the_gradient_flows(stopped):
-  """Invariant 11: with A_r stopped, nothing flows but through A_t."""
-  captured, reference = captured_maps(length=9)
+  """With A_r stopped, gradients flow through A_t only; otherwise through both."""
+  queries_keys, reference = captured_maps(length=9)
   cfg, ones = sefi.Config(target=8, stop_reference=stopped), jnp.ones((2, 9))
-  got = jax.grad(lambda c: sefi.attention_loss(c, reference, ones, (16, 16), cfg).sum())(captured)
+  got = jax.grad(lambda c: sefi.attention_loss(c, reference, ones, (16, 16), cfg).sum())(queries_keys)
 
   def split(target, wanted):  # A_t of one pair's queries, A_r of another's
     total = 0
@@ -329,7 +330,7 @@ def test_where_the_gradient_flows(stopped):
       total += sefi.resize(d.reshape(2, 8, side, side, 9), 8)
     return ((total / 2) ** 2).sum()
 
-  through_target, through_wanted = jax.grad(split, (0, 1))(captured, captured)
+  through_target, through_wanted = jax.grad(split, (0, 1))(queries_keys, queries_keys)
   want = through_target if stopped else jax.tree.map(jnp.add, through_target, through_wanted)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -337,7 +338,7 @@ def test_where_the_gradient_flows(stopped):
 
 
 def test_keys_of_the_class_word_leave_no_attention_loss(fz, look):
-  """Invariant 2, first part: whatever the values."""
+  """The loss is zero whatever the values, as maps depend on keys alone."""
   word = np.asarray(fz.constants["word"][0])
   k = contexts(fz, (np.tile(word, (5, 1, 1, 1)),), np.arange(2)).k
   v = contexts(fz, (noise(5, 1, 1, 32, std=0.5),), np.arange(2)).k
@@ -347,7 +348,7 @@ def test_keys_of_the_class_word_leave_no_attention_loss(fz, look):
 
 
 def test_with_one_layer_values_do_not_reach_the_attention_loss(folder):
-  """Invariant 2, second part; with several layers they do."""
+  """With several layers they do, through the first layer's output."""
   pipeline = toys.opened(folder, "sd15", attends=False)
   fz = toys.frozen(pipeline, sefi, CFG, subjects.person(pipeline[0]))
   assert len(fz.constants["keys"]) == 1
@@ -366,16 +367,16 @@ def test_with_one_layer_values_do_not_reach_the_attention_loss(folder):
 
 
 def test_the_loss_is_its_two_parts(fz, gradient, look):
-  """By the functions of inference: contexts of all stages, the sampler's own gather, captured maps."""
+  """The loss equals the two parts computed by inference: contexts of all stages, the sampler's gather, captured maps."""
   table = {"table": (noise(5, 2, 32, std=0.3),)}
   (value, metrics), _ = gradient(table, fz, keys())
   e = subject.draw(fz, keys())
   prompts = subject.prompts(fz, e)
   cond = sefi.condition([sefi.represent(table, fz, CFG)], fz.backbone, prompts, CFG)
   noisy, target = subjects.example(fz.backbone, e)
-  out, captured = look(noisy, e.t, cond.k, cond.v)
+  out, queries_keys = look(noisy, e.t, cond.k, cond.v)
   diffusion = float(jnp.square(out - target).mean())
-  far = float(attention_of(captured, fz, e.caption).mean())
+  far = float(attention_of(queries_keys, fz, e.caption).mean())
   np.testing.assert_allclose([metrics["diffusion"], metrics["attention"]], [diffusion, far], rtol=1e-4)
   np.testing.assert_allclose(value, diffusion + CFG.weight * far, rtol=1e-5)
   np.testing.assert_allclose(metrics["ratio"], CFG.weight * far / diffusion, rtol=1e-4)
@@ -383,26 +384,26 @@ def test_the_loss_is_its_two_parts(fz, gradient, look):
 
 
 def test_only_stages_of_the_batch_learn(fz, gradient):
-  """Invariant 5."""
+  """Gradients reach the words of the stages that the batch's timesteps lie in, and no others."""
   table = {"table": (noise(5, 2, 32, std=0.3),)}
-  seen = set()
+  stages = set()
   for i in range(6):
     used = set(np.asarray(backbone.stage(subject.draw(fz, keys(i)).t, 5, 1000)).tolist())
     g = np.asarray(gradient(table, fz, keys(i))[1]["table"][0])
     assert {s for s in range(5) if np.any(g[s])} == used
     assert all(np.any(g[s, w]) for s in used for w in (0, 1))
-    seen |= used
-  assert len(seen) >= 4
+    stages |= used
+  assert len(stages) >= 4
 
 
 def test_the_error_falls(fz, gradient):
   tx = step.by_path(*sefi.rates(dataclasses.replace(CFG, lr=0.05, clip=1.0)))
   params = start(fz)
   opt, update = tx.init(params), jax.jit(tx.update)
-  held = [keys(1000 + i) for i in range(8)]
-  error = lambda: float(np.mean([gradient(params, fz, k)[0][0] for k in held]))
+  fixed_keys = [keys(1000 + i) for i in range(8)]
+  error = lambda: float(np.mean([gradient(params, fz, k)[0][0] for k in fixed_keys]))
   before = error()
-  assert gradient(params, fz, held[0])[0][1]["attention"] < 1e-7
+  assert gradient(params, fz, fixed_keys[0])[0][1]["attention"] < 1e-7
   for i in range(50):
     updates, opt = update(gradient(params, fz, keys(i))[1], opt, params)
     params = jax.tree.map(jnp.add, params, updates)
@@ -418,13 +419,13 @@ def test_people_side_by_side_train_as_each_alone(pipeline, fz, gradient):
   stack = lambda *xs: jax.tree.map(lambda *x: jnp.stack(x), *xs)
   axes = subject.Frozen(None, None, None, 0)
   crowd = jax.jit(jax.vmap(jax.value_and_grad(functools.partial(sefi.loss, cfg=CFG), has_aux=True), (0, axes, None, 0)))
-  made = crowd(stack(*params), fz._replace(subject=stack(*people)), {}, stack(keys(0), keys(1)))
-  for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(stack(*want))):
+  got = crowd(stack(*params), fz._replace(subject=stack(*people)), {}, stack(keys(0), keys(1)))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(stack(*want))):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * max(1, float(np.abs(b).max())))
 
 
 def test_one_stage_without_attention_loss_is_textual_inversion(pipeline, fz):
-  """Of baselines' invariants the third: the same losses and gradients, draw by draw."""
+  """One stage, tied words and no attention loss give textual inversion's losses and gradients, draw by draw."""
   cfg = dataclasses.replace(CFG, stages=1, tie_kv=True, weight=0.0)
   assert "keys" not in sefi.constants(*pipeline, (), cfg)
   plain = ti.Config(vectors=1, word="x", templates=CAPTIONS)
@@ -462,7 +463,7 @@ def test_the_papers_words():
 
 @pytest.mark.slow
 def test_it_trains_on_sdxl(folder):
-  """Both encoders' words move; the pooled vector is the values'."""
+  """Both encoders' words move, and the pooled vector comes from the values' pass."""
   pipeline = toys.opened(folder, "sdxl")
   cfg = dataclasses.replace(MODULE, every=1, lr=1e-3)
   fz = toys.frozen(pipeline, sefi, cfg, subjects.person(pipeline[0]))

@@ -1,4 +1,4 @@
-"""StableIdentity: AdaIN into the celebrities' names, the two masked phases, SD and SDXL."""
+"""StableIdentity: AdaIN to the celebrities' names, the two masked phases, SD and SDXL."""
 
 import dataclasses
 import functools
@@ -87,13 +87,13 @@ def test_the_mlp_has_the_papers_size(sd, family, depth, count):
   fz = of_width(sd, family)
   params = jax.eval_shape(lambda key: si.init(key, fz, cfg), jax.random.key(0))
   assert tree.size(params) == count
-  made = jax.eval_shape(lambda p: si.represent(p, fz, cfg), params)
-  assert [r.shape for r in made["rows"]] == [(1, 1, 2, w) for w in WIDTHS[family]]
+  identity = jax.eval_shape(lambda p: si.represent(p, fz, cfg), params)
+  assert [r.shape for r in identity["rows"]] == [(1, 1, 2, w) for w in WIDTHS[family]]
 
 
 @pytest.mark.parametrize("depth", [2, 3])
 def test_words_begin_with_the_names_statistics(sd, depth):
-  """Invariant 1: the z-scores of both words together have mean 0 and variance 1."""
+  """The z-scores of both words together have mean 0 and variance 1."""
   fz, cfg = of_width(sd, "sdxl"), si.Config(depth=depth)
   params = si.init(jax.random.key(0), fz, cfg)
   for row, (mean, deviation) in zip(si.represent(params, fz, cfg)["rows"], fz.constants["statistics"]):
@@ -182,7 +182,7 @@ def b(request, sd):
 
 
 def test_the_phases_meet_at_alpha(b):
-  """Invariant 3."""
+  """Timesteps above alpha T are in the noise's phase, and a perfect prediction has no error in either."""
   e, face, hair, _ = example(b, [0, 599, 600, 601, 999])
   error, noisy = si.errors(b, e.target, e, face, hair, CFG)
   np.testing.assert_array_equal(noisy, [False, False, False, True, True])
@@ -191,7 +191,7 @@ def test_the_phases_meet_at_alpha(b):
 
 
 def test_pixels_outside_the_masks_do_not_count(b):
-  """Invariant 2, and 5: without a weight the hair's neither."""
+  """Neither error nor gradient sees pixels outside face and hair; with weight 0 the hair does not count."""
   e, face, hair, out = example(b, [300, 800])
   total = lambda out, cfg: si.errors(b, out, e, face, hair, cfg)[0].sum()
   outside = ((face + hair) == 0)[..., None]
@@ -206,7 +206,7 @@ def test_pixels_outside_the_masks_do_not_count(b):
 
 
 def test_the_error_of_latents_is_a_weighted_error_of_noise(sd):
-  """Invariant 4, and the noise's own formula."""
+  """Below alpha T the error is the noise's times (1 - abar) / (abar scale^2), above it the noise's itself."""
   b, t = sd.backbone, [50, 400, 700]
   e, face, hair, out = example(b, t)
   error, _ = si.errors(b, out, e, face, hair, dataclasses.replace(CFG, hair=0.3))
@@ -225,7 +225,7 @@ def test_area_norm_divides_by_the_masks_part_of_the_picture(sd):
 
 
 def test_no_gradient_is_infinite_at_the_ends_of_the_schedule(sd):
-  """abar 0 (zero terminal SNR) at T - 1: the clean latents that noise implies are not asked for."""
+  """At abar 0 (zero terminal SNR) the clean latents that the noise implies, which are infinite, are not used."""
   e, face, hair, out = example(sd.backbone, [0, 999])
   e = e._replace(abar=jnp.array([1.0, 0.0]))
   g = jax.grad(lambda out: si.errors(predicting(sd.backbone, "epsilon"), out, e, face, hair, CFG)[0].sum())(out)
@@ -246,17 +246,17 @@ def test_both_phases_of_a_batch_are_averaged_and_added(pairs):
 
 
 def test_a_step_moves_the_mlp_and_nothing_else(sd, stepped):
-  """Invariant 6; every leaf of the MLP has a gradient."""
+  """Every leaf of the MLP moves; backbone, subject and constants stay."""
   before = jax.tree.map(np.array, sd)
-  params, trained, metrics = stepped(sd)
-  assert subjects.moved(params, trained) == set(tree.flatten(params))
+  params, after, metrics = stepped(sd)
+  assert subjects.moved(params, after) == set(tree.flatten(params))
   assert not subjects.moved(before, sd)
   assert all(np.isfinite(m) for m in metrics.values())
   assert metrics["grad_norm"] > 0 and metrics["skipped"] == 0
 
 
 def test_a_variants_picture_masks_and_features_go_together(sd, stepped):
-  """Invariant 8, the method's part: what was mirrored is mirrored everywhere."""
+  """An example of the mirrored variant reads latents, face features and masks of that variant only."""
   seeds = range(20)
   variant = lambda seed: int(subject.draw(sd, draws.keys(jax.random.key(seed), 0, jnp.arange(1))).variant[0])
   seed = next(s for s in seeds if variant(s) == 1)
@@ -290,7 +290,7 @@ def letters(b, words, text):
 
 
 def test_two_words_stand_where_the_placeholder_stood(folder):
-  """Invariants 7 and 9: with the rows of real words the context is that of those words, bit for bit."""
+  """With the rows of real words the context is that of those words, bit for bit."""
   b, words = subjects.opened(folder, "sd21-base")
   one, two = letters(b, words, "x y"), letters(b, words, "p q")
   holders = {"v1*": 2, "v11*": 2}
@@ -308,7 +308,7 @@ def test_two_words_stand_where_the_placeholder_stood(folder):
 
 @pytest.mark.slow
 def test_sdxl_trains_an_mlp_per_encoder_for_people_in_one_program(folder):
-  """Under vmap over people, as a crowd trains; pooled and time ids reach the UNet (it needs them)."""
+  """Under vmap over people; the UNet needs pooled vector and time ids, so these reach it."""
   fz = make_frozen(folder, "sdxl")
   people = jax.tree.map(lambda *x: np.stack(x), *(subjects.person(fz.backbone, seed) for seed in (0, 1)))
   keys = jax.random.split(jax.random.key(0), 2)
@@ -326,7 +326,7 @@ def test_sdxl_trains_an_mlp_per_encoder_for_people_in_one_program(folder):
 
 
 def test_sdxls_first_encoder_alone(folder):
-  """Invariant 15: only its part of the context depends on its rows."""
+  """Rows of the first encoder change its part of the context only, not the pooled vector or time ids."""
   b, words = subjects.opened(folder, "sdxl")
   base, other = letters(b, words, "x y"), letters(b, words, "p q")
   mixed = {"rows": (other["rows"][0], base["rows"][1])}

@@ -1,4 +1,4 @@
-"""Textual Inversion, and what every method's captions have in common."""
+"""Textual Inversion, and what the captions of all methods have in common."""
 
 import dataclasses
 import functools
@@ -54,36 +54,36 @@ def train(gradient, cfg, fz, steps):
 def test_starts(folder):
   b, words = subjects.opened(folder, "sdxl")
   fz = subject.Frozen(b, None, None, None)
-  made = lambda **how: ti.init(
+  begin = lambda **how: ti.init(
     jax.random.key(1),
     fz._replace(constants=ti.constants(b, words, subjects.NAMES, cfg := dataclasses.replace(CFG, **how))),
     cfg,
   )["rows"]
   widths = [t.hidden_size for t in b.nets.text]
-  for row, table, d in zip(made(vectors=3), anchors.tables(b), widths):
+  for row, table, d in zip(begin(vectors=3), anchors.tables(b), widths):
     assert row.shape == (3, d)
     np.testing.assert_array_equal(row, np.tile(table[words[0].bpe("f", add_special_tokens=False)["input_ids"]], (3, 1)))
-  for row, cross in zip(made(start="cross"), anchors.cross(b, words, subjects.NAMES)):
+  for row, cross in zip(begin(start="cross"), anchors.cross(b, words, subjects.NAMES)):
     np.testing.assert_array_equal(row, cross)
-  noise = made(start="normal", vectors=50)
+  noise = begin(start="normal", vectors=50)
   assert [r.shape for r in noise] == [(50, d) for d in widths]
   assert all(abs(r.std() / 0.02 - 1) < 0.1 and abs(r.mean()) < 2e-3 for r in noise)
   with pytest.raises(UserError, match="tokens"):
-    made(word="face")  # bytes are tokens here
+    begin(word="face")  # bytes are tokens here
 
 
 # Steps.
 
 
 def test_only_the_rows_train(sd, gradient):
-  """Invariant 1: at a rate of 0 nothing changes; otherwise all rows do, and nothing of the backbone."""
+  """At rate 0 nothing changes; otherwise every vector does, and nothing in the backbone."""
   before = jax.tree.map(np.array, sd)
   start = ti.init(jax.random.key(0), sd, CFG)
   still, _ = train(gradient, dataclasses.replace(CFG, lr=0.0), sd, 2)
   assert not subjects.moved(start, still)
   after, values = train(gradient, CFG, sd, 3)
   assert set(tree.flatten(after)) == {"rows.0"} and after["rows"][0].shape == (2, 32)
-  assert (after["rows"][0] != start["rows"][0]).any(-1).all()  # pitfall 14: every vector moves
+  assert (after["rows"][0] != start["rows"][0]).any(-1).all()  # every vector moves
   assert np.isfinite(values).all()
   assert not subjects.moved(before, sd)
 
@@ -100,7 +100,7 @@ def test_the_first_update_is_the_rate_and_the_decay(rng):
 
 
 def test_the_loss_is_the_papers(sd, gradient):
-  """mean ||target - pred||^2 over all elements, plus the rows' way from where they began."""
+  """mean ||target - prediction||^2 over all elements, plus the rows' distance from where they began."""
   rng = np.random.default_rng(0)
   start = sd.constants["start"][0]
   params = {"rows": (start + 0.1 * rng.standard_normal(start.shape).astype(np.float32),)}
@@ -116,7 +116,7 @@ def test_the_loss_is_the_papers(sd, gradient):
 
 
 def test_gradient_equals_finite_differences_through_the_encoder(folder):
-  """Invariant 2."""
+  """The rows' gradient through a rematerialised text encoder, along random directions."""
   b, words = subjects.opened(folder, "sd21-base")
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
@@ -146,7 +146,7 @@ def test_gradient_equals_finite_differences_through_the_unet(sd, gradient):
 
 @pytest.mark.slow
 def test_both_of_sdxls_encoders_learn_for_people_side_by_side(folder):
-  """Pitfall 14, under vmap; a person in company trains as alone."""
+  """Under vmap every vector of both encoders has a gradient, which differs between people."""
   fz = subjects.frozen(folder, "sdxl", ti, CFG)
   people = jax.tree.map(lambda *x: np.stack(x), *(subjects.person(fz.backbone, seed) for seed in (0, 1)))
   params = jax.tree.map(lambda x: jnp.stack([x, x]), ti.init(jax.random.key(0), fz, CFG))
@@ -162,7 +162,7 @@ def test_both_of_sdxls_encoders_learn_for_people_side_by_side(folder):
 
 
 def test_placeholders_expand_in_order_and_shift_what_follows(folder):
-  """Invariant 1, last part."""
+  """A placeholder takes as many positions as it has rows, and a changed row changes the context from there on."""
   b, words = subjects.opened(folder, "sd21-base")
   texts = ["x <a> y <b> z", "x <b> y <a> z"]
   one = conditioning.tokenise(words, texts, {"<a>": 1, "<b>": 1})
@@ -177,9 +177,9 @@ def test_placeholders_expand_in_order_and_shift_what_follows(folder):
   rows = rng.standard_normal((5, 32)).astype(np.float32)
   person = lambda r: {"rows": (jnp.asarray(r)[None, None],)}
   cond = ti.condition([person(rows[:3]), person(rows[3:])], b, many, CFG)
-  changed = rows.copy()
-  changed[4] += 1  # the second row of <b>
-  other = ti.condition([person(changed[:3]), person(changed[3:])], b, many, CFG)
+  other_rows = rows.copy()
+  other_rows[4] += 1  # the second row of <b>
+  other = ti.condition([person(other_rows[:3]), person(other_rows[3:])], b, many, CFG)
   differs = (cond.k != other.k).any(-1)[0]
   assert [int(d.argmax()) for d in differs] == [7, 3]  # seen from its own position on, no earlier
 
@@ -196,7 +196,7 @@ def test_rows_that_do_not_fit_are_refused(folder):
 
 
 def test_the_list_of_captions():
-  """Invariant 11, first part."""
+  """81 captions, 57 of them distinct; those without a medium of their own count three times."""
   assert len(templates.TEMPLATES) == 81 and len(set(templates.TEMPLATES)) == 57
   assert all(t.count("{}") == 1 for t in (*templates.TEMPLATES, *templates.PHOTO))
   assert all(templates.TEMPLATES.count(f"{s} {{}}") == 3 for s in templates.SHARED)
@@ -204,7 +204,7 @@ def test_the_list_of_captions():
 
 
 def test_a_perfect_prediction_of_noise_is_one_of_v(rng):
-  """Invariant 12."""
+  """The exact noise converted to v has no error against the v target, and the other way round."""
   z, eps = rng.standard_normal((2, 3, 4, 4, 2)).astype(np.float32)
   abar = np.array([0.01, 0.5, 0.99], np.float32)
   zt = diffusion.add_noise(z, eps, abar)

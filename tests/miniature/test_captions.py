@@ -88,11 +88,11 @@ def test_moods_stand_before_and_behind_the_noun():
 
 def test_every_vocabulary_word_but_the_extra_ones_gets_trained():
   rng, names, people = np.random.default_rng(0), pp.celebrity_names(), pp.people(range(3000))
-  seen = set()
+  stages = set()
   for n in range(3000):
     scene, name = pp.take(sc.scenes([n], 1, 0), 0), names[n // 2 % 200] * (n % 2)
-    seen |= set(cp.words(cp.caption(pp.take(people, n), scene, rng, name)))
-  missing = set(cp.VOCABULARY) - seen - set(cp.words(cp._EXTRA)) - {"."}
+    stages |= set(cp.words(cp.caption(pp.take(people, n), scene, rng, name)))
+  missing = set(cp.VOCABULARY) - stages - set(cp.words(cp._EXTRA)) - {"."}
   assert not missing
 
 

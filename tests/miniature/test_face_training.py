@@ -46,11 +46,11 @@ def test_crops_put_eyes_where_the_template_has_them():
   for x, y in points[:2].round().astype(int):
     image[y - 1 : y + 2, x - 1 : x + 2] = 255
   for how in (crops.RECOGNISER, crops.JUDGE):
-    cut = crops.cut(image[None], points[None], how)[0]
-    assert cut.shape == (how.side, how.side, 3)
+    crop = crops.cut(image[None], points[None], how)[0]
+    assert crop.shape == (how.side, how.side, 3)
     for x, y in how.template()[:2].round().astype(int):
-      assert cut[y, x].min() > 100
-    assert cut.mean() < 30
+      assert crop[y, x].min() > 100
+    assert crop.mean() < 30
 
 
 # Frames.
@@ -84,9 +84,9 @@ def test_a_face_is_answered_for_in_its_middle_at_its_size(size, stride):
   boxes[0, 0] = [64 - size / 2, 60 - size / 2, 64 + size / 2, 60 + size / 2]
   yes, excused, face = detector.assign(jnp.asarray(boxes), jnp.asarray([[1, 0, 0]]))
   grid = scrfd.centres(128, 128)
-  found = grid[np.asarray(yes[0])]
-  assert len(found) and stride in found[:, 2]
-  assert (np.abs(found[:, :2] - [64, 60]).max(1) <= np.maximum(0.22 * size, 0.75 * found[:, 2])).all()
+  cells = grid[np.asarray(yes[0])]
+  assert len(cells) and stride in cells[:, 2]
+  assert (np.abs(cells[:, :2] - [64, 60]).max(1) <= np.maximum(0.22 * size, 0.75 * cells[:, 2])).all()
   assert not (yes & excused).any() and (np.asarray(face)[np.asarray(yes)] == 0).all()
 
 
@@ -102,10 +102,10 @@ def test_nobody_answers_for_a_face_cut_off_and_nobody_is_blamed_there():
 def test_the_finished_detector_is_moved_by_what_insightface_loses(rng):
   """Half a pixel of the frame up and left, at every stride: a quarter of a 64 px picture's."""
   zeros = {f"stride{s}.{n}": {"bias": np.zeros(2 * w)} for s in scrfd.STRIDES for n, w in (("box", 4), ("points", 10))}
-  moved = detector.as_mapped(zeros)
+  mapping = detector.as_mapped(zeros)
   for s in scrfd.STRIDES:
-    assert (s * moved[f"stride{s}.points"]["bias"] == -0.5).all()
-    assert (s * moved[f"stride{s}.box"]["bias"]).tolist() == [0.5, 0.5, -0.5, -0.5] * 2  # distances
+    assert (s * mapping[f"stride{s}.points"]["bias"] == -0.5).all()
+    assert (s * mapping[f"stride{s}.box"]["bias"]).tolist() == [0.5, 0.5, -0.5, -0.5] * 2  # distances
     assert (zeros[f"stride{s}.box"]["bias"] == 0).all()
 
 
@@ -131,14 +131,14 @@ def test_without_a_margin_arcface_is_a_softmax_over_cosines(rng, monkeypatch):
 
 def test_heads_that_know_everything_have_no_loss_but_the_codes_temperature():
   """Features written into the embedding by hand are read back without error."""
-  told = recogniser.traits(np.arange(4))
-  assert told["sizes"].shape == (4, 20) and told["codes"].shape == (4, 9)
-  assert (told["codes"].max(0) < list(recogniser.CODES.values())).all()
+  codes = recogniser.traits(np.arange(4))
+  assert codes["sizes"].shape == (4, 20) and codes["codes"].shape == (4, 9)
+  assert (codes["codes"].max(0) < list(recogniser.CODES.values())).all()
   kernel = np.zeros((4, 60), np.float32)  # a person each row
-  kernel[:, :20] = told["sizes"] / 8
-  at = 20 + np.cumsum([0, *recogniser.CODES.values()])[:-1] + told["codes"]
+  kernel[:, :20] = codes["sizes"] / 8
+  at = 20 + np.cumsum([0, *recogniser.CODES.values()])[:-1] + codes["codes"]
   np.put_along_axis(kernel, at, 100.0, axis=1)
-  value = recogniser.traits_loss({"kernel": kernel, "bias": np.zeros(60)}, np.eye(4), **told)
+  value = recogniser.traits_loss({"kernel": kernel, "bias": np.zeros(60)}, np.eye(4), **codes)
   assert float(value) < 1e-4
 
 
@@ -165,8 +165,8 @@ def test_verification_of_what_is_told_apart_and_of_noise(rng):
 def test_detector_figures():
   boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 20]], float)
   points = np.zeros((2, 5, 2))
-  found = face_metrics.Detections(np.array([True, False]), np.ones(2), boxes, points + [1, 0], np.array([2, 0]))
-  got = face_metrics.detector(found, boxes, points)
+  detections = face_metrics.Detections(np.array([True, False]), np.ones(2), boxes, points + [1, 0], np.array([2, 0]))
+  got = face_metrics.detector(detections, boxes, points)
   assert got["recall"] == 0.5 and got["point_error"] == pytest.approx(0.1) and got["extra_faces"] == 0.5
   half = face_metrics.iou(boxes[:1], boxes[1:])
   assert half[0] == pytest.approx(0.5)
@@ -195,12 +195,12 @@ def test_transformers_reads_the_clip_and_sees_the_same(tmp_path, rng):
   judges_training.write_clip(tmp_path, config, params)
   images = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
   ids = tokens.load(tmp_path).encode(["a photo of a woman", "", "snow"]).ids
-  seen, read = judges.embeddings(config, params, images, ids)
+  ours, read = judges.embeddings(config, params, images, ids)
   model = CLIPModel.from_pretrained(tmp_path, local_files_only=True).eval()
   x = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
   with torch.no_grad():
     out = model(input_ids=torch.from_numpy(ids).long(), pixel_values=x)
-  np.testing.assert_allclose(out.image_embeds.numpy(), seen, atol=1e-4)
+  np.testing.assert_allclose(out.image_embeds.numpy(), ours, atol=1e-4)
   np.testing.assert_allclose(out.text_embeds.numpy(), read, atol=1e-4)
   _, again = judges.read_clip(tmp_path)
   assert float(again["logit_scale"]) == 2.0

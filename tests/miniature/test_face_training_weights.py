@@ -111,8 +111,8 @@ def test_cards_name_the_files_that_are_there():
 def test_judge_recogniser_tells_people_apart_by_its_own_crops(found, pictures):
   rows = [i for i in np.flatnonzero(pictures.factors["style"] == 0) if found[i]]
   points = np.stack([max(found[i], key=lambda x: x.det_score).kps for i in rows])
-  cut = crops.cut(pictures.images[rows], points, crops.JUDGE)
-  got = face_metrics.verification(face_metrics.embed(JUDGES / "recogniser.onnx", cut), pictures.factors["id"][rows])
+  faces = crops.cut(pictures.images[rows], points, crops.JUDGE)
+  got = face_metrics.verification(face_metrics.embed(JUDGES / "recogniser.onnx", faces), pictures.factors["id"][rows])
   assert got["mean_same"] > got["mean_other"] + 0.3 and got["equal_error"] < 0.08
 
 

@@ -180,10 +180,10 @@ def test_the_unet_sees_what_the_text_encoders_give_when_it_samples(nets, arrays,
   eos = np.full(len(data["ids"]), 20, np.int32)
   encode = jax.jit(lambda ids: backbone.encode_text(Backbone(nets, arrays[1]), (ids, ids), (eos, eos)))
   context, pooled = jax.device_get(encode(data["ids"]))
-  said = ~(cond.pooled == 0).all(1)
-  assert said.sum() > 200
-  np.testing.assert_allclose(cond.k[0, said], context[said], atol=1e-5)
-  np.testing.assert_allclose(cond.pooled[said], pooled[said], atol=1e-5)
+  has_text = ~(cond.pooled == 0).all(1)
+  assert has_text.sum() > 200
+  np.testing.assert_allclose(cond.k[0, has_text], context[has_text], atol=1e-5)
+  np.testing.assert_allclose(cond.pooled[has_text], pooled[has_text], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -226,9 +226,9 @@ def test_a_stage_before_its_text_encoders_names_the_one_that_is_missing(tmp_path
 
 @pytest.mark.slow
 def test_the_recipe_end_to_end(tmp_path):
-  """Losses fall, and stock diffusers draws from the folder what idejax draws."""
-  done = run("train-miniature", "--family", "sdxl", "--tiny", "--out", str(tmp_path), XLA_FLAGS=None, timeout=900)
-  assert done.code == 0, done.err
+  """Losses fall, and stock diffusers samples from the folder what idejax samples."""
+  process = run("train-miniature", "--family", "sdxl", "--tiny", "--out", str(tmp_path), XLA_FLAGS=None, timeout=900)
+  assert process.code == 0, process.err
   for stage in ("words_sdxl/text_encoder", "words_sdxl/text_encoder_2", "diffusion_sdxl"):
     loss = [r["loss"] for r in loop.records(tmp_path / stage / "metrics.jsonl")]
     assert np.mean(loss[-40:]) < 0.85 * np.mean(loss[:10]), stage
@@ -249,7 +249,7 @@ def same_as_diffusers(folder):
   ours = idejax.load(folder, devices=jax.devices()[:1])
   prompts = ["a photo of a woman with red hair", "a sketch of a man"]
   z = np.random.default_rng(0).standard_normal((2, 16, 16, ours.backbone.nets.latent_channels), np.float32)
-  (made,) = pipeline.generate(ours, [Request(p, guidance=3.0) for p in prompts], Settings(3, batch=2), z)
+  (result,) = pipeline.generate(ours, [Request(p, guidance=3.0) for p in prompts], Settings(3, batch=2), z)
   want = theirs(
     prompt=prompts,
     latents=torch.from_numpy(z.transpose(0, 3, 1, 2).copy()),
@@ -257,7 +257,7 @@ def same_as_diffusers(folder):
     guidance_scale=3.0,
     output_type="latent",
   ).images
-  assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+  assert relative_error(result.latents.transpose(0, 3, 1, 2), want) < 1e-4
 
 
 # An identity through both text encoders, on the weights that ship.
@@ -266,7 +266,7 @@ def same_as_diffusers(folder):
 @pytest.mark.slow
 def test_stable_identity_learns_faces_through_both_text_encoders(tmp_path):
   """People of the development split, by a judge that no training saw; "a person" has about 0."""
-  done = run(
+  process = run(
     "personalize",
     "--model",
     "miniature-sdxl",
@@ -285,7 +285,7 @@ def test_stable_identity_learns_faces_through_both_text_encoders(tmp_path):
     XLA_FLAGS=None,
     timeout=900,
   )
-  assert done.code == 0, done.err
+  assert process.code == 0, process.err
   scores = json.loads((tmp_path / "run" / "report.json").read_text())["scores"]
   assert scores["identity"]["mean"] > 0.25 and scores["detect"]["mean"] > 0.9
   folder = next(p.parent for p in (tmp_path / "run").rglob("identity.safetensors"))

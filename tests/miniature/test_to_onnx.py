@@ -48,16 +48,16 @@ def random_params(body, side, rng, folded=True):
 
 
 def outputs(body, params, x):
-  made = convnet.Net(body, folded=True).apply({"params": params}, x)
-  return made if isinstance(made, tuple) else (made,)
+  result = convnet.Net(body, folded=True).apply({"params": params}, x)
+  return result if isinstance(result, tuple) else (result,)
 
 
 def write(path, body, params, x):
-  made = outputs(body, params, x)
-  names = [f"out{i}" for i in range(len(made))]
-  shapes = [["batch", *(f"{n}.{i}" for i in range(1, y.ndim))] for n, y in zip(names, made)]
+  result = outputs(body, params, x)
+  names = [f"out{i}" for i in range(len(result))]
+  shapes = [["batch", *(f"{n}.{i}" for i in range(1, y.ndim))] for n, y in zip(names, result)]
   to_onnx.write(path, body, params, name="test", size=x.shape[1:3], outputs=names, shapes=shapes)
-  return made
+  return result
 
 
 def run(path, x):
@@ -70,8 +70,8 @@ def test_random_nets_agree_with_onnx_runtime(seed, tmp_path, rng):
   body = random_net(seed)
   params = random_params(body, 16, rng)
   x = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)
-  made = write(tmp_path / "net.onnx", body, params, x)
-  for ours, theirs in zip(made, run(tmp_path / "net.onnx", x), strict=True):
+  expected = write(tmp_path / "net.onnx", body, params, x)
+  for ours, theirs in zip(expected, run(tmp_path / "net.onnx", x), strict=True):
     assert relative_error(ours, theirs) < 1e-4
     assert np.abs(theirs).max() > 0
 

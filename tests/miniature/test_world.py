@@ -109,13 +109,13 @@ def test_masks_follow_the_label_map(seed):
   truth = world.layers(np, person, scene)
   assert truth.labels.dtype == np.int32
   assert truth.labels.min() == 0 and truth.labels.max() < len(LAYERS)
-  named = lambda *names: np.isin(truth.labels, [LAYERS.index(n) for n in names])
-  assert np.array_equal(truth.hair, named("back hair", "hair"))
-  assert np.array_equal(truth.face, named("face", "beard", "mouth", "nose", "eyes", "brows"))
+  layer = lambda *names: np.isin(truth.labels, [LAYERS.index(n) for n in names])
+  assert np.array_equal(truth.hair, layer("back hair", "hair"))
+  assert np.array_equal(truth.face, layer("face", "beard", "mouth", "nose", "eyes", "brows"))
   assert 250 < truth.face.sum() < 2400
   assert truth.hair.any() == (person.hair_style != 0) or scene.accessory == 3
   if scene.accessory == 0:
-    assert not named("accessory").any()
+    assert not layer("accessory").any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,8 +150,8 @@ def test_landmarks_come_in_facesnaps_order(plain):
     turns = np.diff(np.unwrap(np.arctan2(*(points - points.mean(0)).T[::-1])))
     assert (turns > 0).all()
   assert (y[list(inner)].min() > y[list(outer)].min()) and (y[70] < y[71]) and (y[62] < y[63])
-  drawn = {i for run, _ in POLYLINES for i in run}
-  assert drawn == set(range(72))
+  indices = {i for run, _ in POLYLINES for i in run}
+  assert indices == set(range(72))
 
 
 @pytest.mark.parametrize("expression", ["neutral", "happy", "sad", "surprised", "angry"])
@@ -179,19 +179,19 @@ def test_landmarks_lie_on_what_they_name(plain):
 
 
 def test_batches_are_reproducible_and_agree_with_the_renderer():
-  made = batch([1, 300, 7], 4, seed=2, size=SIZE)
-  assert made.images.shape == (12, SIZE, SIZE, 3) and made.images.dtype == np.uint8
-  assert len(made.captions) == 12 and made.geometry.landmarks.shape == (12, 72, 2)
-  assert list(made.factors["id"]) == [1] * 4 + [300] * 4 + [7] * 4
+  images = batch([1, 300, 7], 4, seed=2, size=SIZE)
+  assert images.images.shape == (12, SIZE, SIZE, 3) and images.images.dtype == np.uint8
+  assert len(images.captions) == 12 and images.geometry.landmarks.shape == (12, 72, 2)
+  assert list(images.factors["id"]) == [1] * 4 + [300] * 4 + [7] * 4
   alone = batch([7], 2, seed=2, size=SIZE)
-  assert np.array_equal(made.images[8:10], alone.images) and made.captions[8:10] == alone.captions
-  assert np.array_equal(made.factors["background"][8:10], alone.factors["background"])
+  assert np.array_equal(images.images[8:10], alone.images) and images.captions[8:10] == alone.captions
+  assert np.array_equal(images.factors["background"][8:10], alone.factors["background"])
   scene = pp.take(sc.scenes([300], 1, 2), 0)
   ours = 255 * render(pp.person(300), scene, SIZE)
-  assert np.abs(ours - made.images[4]).max() < 1
+  assert np.abs(ours - images.images[4]).max() < 1
   names = pp.celebrity_names()
-  assert sum(names[1] in c for c in made.captions[:4]) >= 2
-  assert not any(n in c for n in names for c in made.captions[4:8])
+  assert sum(names[1] in c for c in images.captions[:4]) >= 2
+  assert not any(n in c for n in names for c in images.captions[4:8])
   more, _ = render_all(*(stack([f] * 2) for f in someone(5)), SIZE)
   assert np.array_equal(more[0], more[1])
 

@@ -1,4 +1,4 @@
-"""Names as anchors: averages, cross-initialisation, statistics; of any text encoder and any list."""
+"""Names as anchors: averages, cross-initialisation and statistics, for any text encoder and any list of names."""
 
 import dataclasses
 
@@ -38,10 +38,10 @@ def columns(tokenizer, table, names, take):
 
 def test_the_mean_name_is_that_of_first_and_second_tokens(opened):
   b, words = opened
-  for made, tokenizer, table in zip(anchors.mean(b, words, NAMES), words, anchors.tables(b)):
+  for mean, tokenizer, table in zip(anchors.mean(b, words, NAMES), words, anchors.tables(b)):
     first = columns(tokenizer, table, NAMES, lambda ids: ids[0]).mean(0)
     second = columns(tokenizer, table, [n for n in NAMES if n != "i"], lambda ids: ids[1]).mean(0)
-    np.testing.assert_allclose(made, [first, second], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(mean, [first, second], rtol=1e-4, atol=1e-7)
 
 
 def test_the_mean_name_by_words(opened):
@@ -50,15 +50,15 @@ def test_the_mean_name_by_words(opened):
   def average(tokenizer, table, word):
     return np.asarray(table, np.float64)[tokenizer.bpe(word, add_special_tokens=False)["input_ids"]].mean(0)
 
-  for made, *encoder in zip(anchors.mean(b, words, NAMES, by="words"), words, anchors.tables(b)):
+  for mean, *encoder in zip(anchors.mean(b, words, NAMES, by="words"), words, anchors.tables(b)):
     first = np.mean([average(*encoder, n.split()[0]) for n in NAMES], 0)
     last = np.mean([average(*encoder, n.split()[-1]) for n in NAMES if " " in n], 0)
-    np.testing.assert_allclose(made, [first, last], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(mean, [first, last], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("by", ["tokens", "words"])
 def test_the_order_of_the_names_does_not_matter(opened, by):
-  """ID-EA's invariant 9: to the bit."""
+  """The reversed list of names gives the same anchor to the bit."""
   b, words = opened
   for a, c in zip(anchors.mean(b, words, NAMES, by=by), anchors.mean(b, words, NAMES[::-1], by=by)):
     np.testing.assert_array_equal(a, c)
@@ -76,7 +76,7 @@ def test_cross_initialisation_is_the_encoders_output_for_the_mean_name(opened, c
 
 
 def test_padding_does_not_matter(opened, crossed):
-  """ID-EA's invariant 9: neither how many pads follow nor which token they are."""
+  """The anchor does not depend on the number of pads after the names, nor on the pad token."""
   b, words = opened
   other = anchors.cross(b, tuple(dataclasses.replace(w, length=8, pad=5) for w in words), NAMES)
   for a, c in zip(crossed, other):
@@ -84,11 +84,11 @@ def test_padding_does_not_matter(opened, crossed):
 
 
 def test_words_begin_at_the_anchor_exactly(opened, crossed):
-  """ID-EA's invariant 9, last part, by the method that starts there; float32, and bit for bit again."""
+  """Cross-initialised words are the anchor to the bit, in float32."""
   b, words = opened
   cfg = textual_inversion.PRESETS["cross-init"]
-  made = textual_inversion.constants(b, words, NAMES, cfg)
-  params = textual_inversion.init(jax.random.key(0), subject.Frozen(b, made, None, None), cfg)
+  constants = textual_inversion.constants(b, words, NAMES, cfg)
+  params = textual_inversion.init(jax.random.key(0), subject.Frozen(b, constants, None, None), cfg)
   for row, anchor in zip(params["rows"], crossed):
     np.testing.assert_array_equal(row, anchor)
     assert row.dtype == jnp.float32

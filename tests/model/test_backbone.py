@@ -1,4 +1,4 @@
-"""A pipeline folder as a backbone: what loads, what does not, stages and splices."""
+"""Pipeline folders as backbones: loading, refusals, stages and spliced rows."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ STAGES, TRAIN_STEPS = 5, 1000
 
 
 def tiny(family):
-  """Two levels and four-channel norms: what a load or a compilation takes half a second for."""
+  """Two levels and norms of four channels: loading or compiling it takes half a second."""
   full, xl = families.small(family), family == "sdxl"
   levels = dict(block_out_channels=[8, 16], norm_num_groups=4, layers_per_block=1)
   attends = dict(
@@ -54,7 +54,7 @@ def opened(request, folders):
 
 @pytest.fixture
 def copy(folders, tmp_path):
-  """A folder of one's own to spoil."""
+  """A copy of the folder that a test may damage."""
   return lambda family: shutil.copytree(folders / family, tmp_path / family)
 
 
@@ -63,7 +63,7 @@ def edit(path, **changes):
 
 
 def refuse(folder, *said, **options):
-  """Loading fails with one sentence in which everything in `said` is found."""
+  """Loading fails with one sentence that contains everything in `said`."""
   with pytest.raises(UserError) as caught:
     backbone.load(folder, **options)
   message = str(caught.value)
@@ -100,7 +100,7 @@ def test_what_is_static_about_it(opened):
 
 
 def test_old_sd_schedulers_are_mended_as_in_diffusers(copy):
-  """SD 1.4's own file says clip_sample and no offset; diffusers' pipeline overrules both."""
+  """SD 1.4's file says clip_sample and no offset; diffusers' pipeline overrules both."""
   folder = copy("sd15")
   edit(folder / "scheduler" / "scheduler_config.json", clip_sample=True, steps_offset=0)
   schedule = backbone.load(folder).nets.schedule
@@ -113,8 +113,8 @@ def test_bfloat16_but_for_a_vae_that_asks_for_float32(opened):
   dtypes = {name: {leaf.dtype for leaf in jax.tree.leaves(p)} for name, p in b.params.items()}
   upcast = folder.name == "sdxl"
   assert b.nets.vae_dtype == (jnp.float32 if upcast else jnp.bfloat16)
-  for name, found in dtypes.items():
-    assert found == {jnp.dtype(jnp.float32 if name == "vae" and upcast else jnp.bfloat16)}
+  for name, kinds in dtypes.items():
+    assert kinds == {jnp.dtype(jnp.float32 if name == "vae" and upcast else jnp.bfloat16)}
   z = jax.ShapeDtypeStruct((1, 4, 4, 4), jnp.float32)
   assert jax.eval_shape(backbone.decode, b, z).dtype == jnp.float32  # pixels always are
   ids = (jnp.zeros((1, 77), jnp.int32),) * len(b.nets.text)
@@ -159,14 +159,14 @@ def test_a_json_file_that_is_none(copy, file, content, said):
   "file, changes, said",
   [
     ("unet", dict(act_fn="relu"), "act_fn is 'relu'"),
-    ("unet", dict(block_out_channels=[8, 17]), "no net can be built so"),
-    ("unet", dict(block_out_channels="ab"), "no net can be built so"),
-    ("unet", dict(norm_num_groups=0), "no net can be built so"),
-    ("unet", dict(attention_head_dim=3), "no net can be built so"),
+    ("unet", dict(block_out_channels=[8, 17]), "no net can be built from it"),
+    ("unet", dict(block_out_channels="ab"), "no net can be built from it"),
+    ("unet", dict(norm_num_groups=0), "no net can be built from it"),
+    ("unet", dict(attention_head_dim=3), "no net can be built from it"),
     ("unet", dict(sample_size=[8, 8]), "unhashable"),
     ("unet", dict(down_block_types=7), "unet/config.json"),
     ("vae", dict(act_fn="relu"), "relu"),
-    ("vae", dict(latent_channels=-1), "no net can be built so"),
+    ("vae", dict(latent_channels=-1), "no net can be built from it"),
     ("text_encoder", dict(hidden_act="relu"), "relu"),
   ],
 )
@@ -265,7 +265,7 @@ def test_a_spoilt_tensor_is_named(copy, spoil, said):
 
 
 def test_stages_of_the_paper():
-  """SeFi-IDE, section (j)4 of our notes, counted from 0: the noisiest fifth is stage 0."""
+  """SeFi-IDE's five stages, counted from 0: the noisiest fifth is stage 0."""
   t = np.arange(TRAIN_STEPS)
   at = np.asarray(jax.jit(lambda t: backbone.stage(t, STAGES, TRAIN_STEPS))(t))
   assert {int(k): int(at[k]) for k in (999, 800, 799, 200, 199, 0)} == {999: 0, 800: 0, 799: 1, 200: 3, 199: 4, 0: 4}
@@ -311,16 +311,16 @@ def test_each_row_reads_the_context_of_its_own_stage(opened, rng):
 
 @pytest.mark.parametrize("stages", [1, STAGES])
 def test_predict_hands_everything_to_the_unet(opened, stages, rng, monkeypatch):
-  """The UNet's own tests show what it does with it."""
+  """Only the arguments are checked; the UNet's own tests show what it computes from them."""
   _, b = opened
-  seen = {}
+  calls = {}
 
   class FakeUNet:
     def __init__(self, cfg):
-      seen["cfg"] = cfg
+      calls["cfg"] = cfg
 
     def apply(self, variables, x, t, context, added, residuals, extra, mutable):
-      seen.update(
+      calls.update(
         params=variables["params"],
         x=x,
         t=t,
@@ -335,16 +335,16 @@ def test_predict_hands_everything_to_the_unet(opened, stages, rng, monkeypatch):
   monkeypatch.setattr(unet, "UNet", FakeUNet)
   cond, x = conditioning(b, rng, stages, 2), np.zeros((2, 4, 6, 4), np.float32)
   assert backbone.predict(b, x, 321, cond) == "output"  # a scalar timestep is everybody's
-  np.testing.assert_array_equal(seen["t"], [321, 321])
+  np.testing.assert_array_equal(calls["t"], [321, 321])
   at = 0 if stages == 1 else 3
-  np.testing.assert_array_equal(seen["context"][0], cond.k[at])
-  np.testing.assert_array_equal(seen["context"][1], cond.v[at])
-  assert seen["cfg"] is b.nets.unet and seen["params"] is b.params["unet"] and seen["x"] is x
-  assert seen["added"] == ((cond.pooled, cond.time_ids) if b.nets.xl else None)
-  assert seen["residuals"] is seen["extra"] is None and not seen["mutable"]
+  np.testing.assert_array_equal(calls["context"][0], cond.k[at])
+  np.testing.assert_array_equal(calls["context"][1], cond.v[at])
+  assert calls["cfg"] is b.nets.unet and calls["params"] is b.params["unet"] and calls["x"] is x
+  assert calls["added"] == ((cond.pooled, cond.time_ids) if b.nets.xl else None)
+  assert calls["residuals"] is calls["extra"] is None and not calls["mutable"]
   got = backbone.predict(b, x, 321, cond, residuals="r", extra="e", capture=True)
   assert got == ("output", "captured")
-  assert (seen["residuals"], seen["extra"], seen["mutable"]) == ("r", "e", ["attention"])
+  assert (calls["residuals"], calls["extra"], calls["mutable"]) == ("r", "e", ["attention"])
 
 
 # Prompts with learned rows.
@@ -371,21 +371,21 @@ def prompts(opened):
 
 def test_spliced_rows_are_read_where_the_placeholders_stand(prompts):
   """Rows taken from the token table give what the tokens themselves give, in every encoder."""
-  b, encoded = prompts
+  b, encodings = prompts
   table = lambda n: b.params[n]["text_model.embeddings.token_embedding"]["embedding"]
   names = [n for n in b.params if n.startswith("text")]
-  own = np.array([65, 66, 67, 68, 69])
-  rows = [table(n)[own] for n in names]
-  context, pooled = jax.jit(lambda b, rows: encode(b, encoded, rows))(b, rows)
+  letters = np.array([65, 66, 67, 68, 69])
+  rows = [table(n)[letters] for n in names]
+  context, pooled = jax.jit(lambda b, rows: encode(b, encodings, rows))(b, rows)
   ids = []
-  for e in encoded:
+  for e in encodings:
     plain = e.ids.copy()
     for n, positions in enumerate(e.where):
       for row, at in enumerate(positions):
         if at >= 0:
-          plain[n, at] = own[row]
+          plain[n, at] = letters[row]
     ids.append(plain)
-  spelled, spelled_pooled = jax.jit(backbone.encode_text)(b, tuple(ids), tuple(e.eos for e in encoded))
+  spelled, spelled_pooled = jax.jit(backbone.encode_text)(b, tuple(ids), tuple(e.eos for e in encodings))
   np.testing.assert_array_equal(context, spelled)
   assert context.shape == (4, 77, b.nets.unet.context_dim)
   assert (pooled is None) == (not b.nets.xl)
@@ -395,11 +395,11 @@ def test_spliced_rows_are_read_where_the_placeholders_stand(prompts):
 
 
 def test_every_row_of_every_encoder_gets_a_gradient_if_a_prompt_uses_it(prompts, rng):
-  b, encoded = prompts
+  b, encodings = prompts
   rows = [0.02 * rng.standard_normal((5, t.hidden_size)).astype(np.float32) for t in b.nets.text]
 
   def loss(rows, used):
-    context, pooled = encode(b, encoded, rows)
+    context, pooled = encode(b, encodings, rows)
     total = jnp.square(context * used[:, None, None]).sum()
     return total if pooled is None else total + jnp.square(pooled * used[:, None]).sum()
 

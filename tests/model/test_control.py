@@ -19,7 +19,7 @@ ROWS = 3
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
 def opened(request, tmp_path_factory):
-  """A small backbone with a ControlNet of random weights, all of them, the zero convolutions too."""
+  """A small backbone with a ControlNet whose weights are all random, the zero convolutions' too."""
   folder = tmp_path_factory.mktemp("control") / request.param
   families.write_random(folder, request.param, configs=configs(request.param))
   b = backbone.load(folder)
@@ -49,15 +49,15 @@ def test_predict_adds_the_residuals_of_its_controlnet(opened, inputs):
   added = (plain.pooled, plain.time_ids) if opened.nets.xl else None
   net = controlnet.ControlNet(opened.nets.controlnet)
   residuals = net.apply({"params": opened.params["controlnet"]}, x, t, steered.control_context, steered.control, added)
-  wanted = unet.UNet(opened.nets.unet).apply(
+  expected = unet.UNet(opened.nets.unet).apply(
     {"params": opened.params["unet"]}, x, t, (plain.k[0], plain.v[0]), added, residuals
   )
-  assert relative_error(PREDICT(opened, x, t, steered), wanted) < 1e-5
-  assert relative_error(PREDICT(opened, x, t, plain), wanted) > 1e-3
+  assert relative_error(PREDICT(opened, x, t, steered), expected) < 1e-5
+  assert relative_error(PREDICT(opened, x, t, plain), expected) > 1e-3
 
 
 def test_each_row_is_steered_by_its_own_image_context_and_strength(opened, inputs):
-  """What one row is given changes that row alone; strength 0 is no ControlNet at all."""
+  """A change to one row's inputs changes that row alone; strength 0 equals no ControlNet."""
   x, t, plain, steered = inputs
   strength = jnp.array([1.0, 0.0, 0.5])
   all_rows = PREDICT(opened, x, t, dataclasses.replace(steered, control_scale=strength))
@@ -66,15 +66,15 @@ def test_each_row_is_steered_by_its_own_image_context_and_strength(opened, input
   other = dataclasses.replace(
     steered, control=steered.control.at[0].set(1 - steered.control[0]), control_scale=strength
   )
-  changed = PREDICT(opened, x, t, other)
-  assert relative_error(changed[0], all_rows[0]) > 1e-4
-  np.testing.assert_allclose(changed[1:], all_rows[1:], atol=1e-6)
+  steered_otherwise = PREDICT(opened, x, t, other)
+  assert relative_error(steered_otherwise[0], all_rows[0]) > 1e-4
+  np.testing.assert_allclose(steered_otherwise[1:], all_rows[1:], atol=1e-6)
 
 
 def test_without_a_context_of_its_own_it_reads_the_text_as_stock_controlnets_do(opened, inputs):
   x, t, plain, steered = inputs
-  own = PREDICT(opened, x, t, dataclasses.replace(steered, control_context=plain.k[0]))
-  assert relative_error(PREDICT(opened, x, t, dataclasses.replace(steered, control_context=None)), own) < 1e-6
+  explicit = PREDICT(opened, x, t, dataclasses.replace(steered, control_context=plain.k[0]))
+  assert relative_error(PREDICT(opened, x, t, dataclasses.replace(steered, control_context=None)), explicit) < 1e-6
 
 
 def test_a_control_image_without_a_controlnet_is_refused(opened, inputs):

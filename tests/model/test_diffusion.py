@@ -161,7 +161,7 @@ def test_published_configs(name, monkeypatch):
 
 @pytest.mark.parametrize("name", CLASS_DEFAULTS)
 def test_defaults_are_those_of_the_class(name):
-  """A key that a file leaves out has the default of the class that the file names."""
+  """A key that a file leaves out has the default of the file's class."""
   schedule = NoiseSchedule.from_json({"_class_name": name})
   aliases = {"deis": "dpmsolver++", "logrho": "midpoint", "bh2": "midpoint"}
   parameters = inspect.signature(twin_class(name).__init__).parameters
@@ -231,11 +231,11 @@ def test_alphas_fall_from_one_to_zero(kind, T, low, high, zero):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_to_json_is_read_by_both(name):
   schedule = NoiseSchedule.from_json(CONFIGS[name])
-  written = round_trip(schedule.to_json())
-  assert NoiseSchedule.from_json(written) == schedule
-  twin = getattr(diffusers, written["_class_name"]).from_config(written)
+  config = round_trip(schedule.to_json())
+  assert NoiseSchedule.from_json(config) == schedule
+  twin = getattr(diffusers, config["_class_name"]).from_config(config)
   assert np.abs(twin.alphas_cumprod.numpy() - schedule.alphas_cumprod).max() <= 2.0**-24
-  assert hash(schedule) == hash(NoiseSchedule.from_json(written))
+  assert hash(schedule) == hash(NoiseSchedule.from_json(config))
 
 
 def test_another_class_keeps_the_network_and_takes_the_sampler_defaults():
@@ -314,12 +314,12 @@ def test_conversions_invert_one_another(seed, abar):
   zt = diffusion.add_noise(z0, eps, abar)
   truth = {p: diffusion.target(z0, eps, abar, p) for p in PREDICTIONS}
   to = dict(zip(PREDICTIONS, (diffusion.eps_from, diffusion.v_from, diffusion.x0_from)))
-  for told in PREDICTIONS:
-    for wanted in PREDICTIONS:
-      got = to[wanted](truth[told], zt, abar, told)
-      np.testing.assert_allclose(got, truth[wanted], atol=2e-4)
-      back = to[told](got, zt, abar, wanted)  # also for values that are no true eps, v or z0
-      np.testing.assert_allclose(back, truth[told], atol=2e-3)
+  for source in PREDICTIONS:
+    for expected in PREDICTIONS:
+      got = to[expected](truth[source], zt, abar, source)
+      np.testing.assert_allclose(got, truth[expected], atol=2e-4)
+      back = to[source](got, zt, abar, expected)  # also for values that are no true eps, v or z0
+      np.testing.assert_allclose(back, truth[source], atol=2e-3)
 
 
 def test_add_noise_and_velocity_are_diffusers():
@@ -363,17 +363,17 @@ def test_zero_terminal_snr_is_finite_for_v_and_sample():
 
 
 def test_mse_and_mask():
-  out, wanted = triple()
-  plain = diffusion.mse(out, wanted)
-  np.testing.assert_allclose(plain, np.square(np.array(out) - wanted).mean((1, 2, 3)), rtol=1e-5)
+  out, target = triple()
+  plain = diffusion.mse(out, target)
+  np.testing.assert_allclose(plain, np.square(np.array(out) - target).mean((1, 2, 3)), rtol=1e-5)
   mask = jnp.ones((5, 2, 3, 1))
-  np.testing.assert_array_equal(diffusion.mse(out, wanted, mask), plain)
-  np.testing.assert_array_equal(diffusion.mse(out, wanted, 0 * mask), 0)
+  np.testing.assert_array_equal(diffusion.mse(out, target, mask), plain)
+  np.testing.assert_array_equal(diffusion.mse(out, target, 0 * mask), 0)
   half = mask.at[:, 0].set(0)
-  moved = out.at[:, 0].add(9.0)  # outside the mask: neither loss nor gradient
-  inside = [diffusion.mse(o, wanted, half) for o in (out, moved)]
+  outside = out.at[:, 0].add(9.0)  # outside the mask: neither loss nor gradient
+  inside = [diffusion.mse(o, target, half) for o in (out, outside)]
   np.testing.assert_array_equal(*inside)
-  grad = jax.grad(lambda o: diffusion.mse(o, wanted, half).sum())(moved)
+  grad = jax.grad(lambda o: diffusion.mse(o, target, half).sum())(outside)
   assert not grad[:, 0].any() and grad[:, 1].any()
 
 

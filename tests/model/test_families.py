@@ -1,4 +1,4 @@
-"""Folders that idejax writes from nothing: what PyTorch's libraries make of them."""
+"""Folders with random weights that idejax writes: PyTorch's libraries open them."""
 
 import json
 import warnings
@@ -138,14 +138,14 @@ def test_same_seed_same_bytes_another_seed_other_weights(tmp_path):
     p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()
   }
   assert content("a") == content("b")
-  changed = {str(p) for p, data in content("a").items() if content("c")[p] != data}
-  assert changed == {p for p in map(str, content("a")) if p.endswith(".safetensors")} and len(changed) == 3
+  paths = {str(p) for p, data in content("a").items() if content("c")[p] != data}
+  assert paths == {p for p in map(str, content("a")) if p.endswith(".safetensors")} and len(paths) == 3
   index = json.loads((tmp_path / "a" / "model_index.json").read_text())
   assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["safety_checker"] == [None, None]
 
 
 def test_random_weights_keep_activations_near_one():
-  """Else random pipelines would give black or NaN, and no parity could be measured on them."""
+  """Otherwise random pipelines would give black pictures or NaN, and parity could not be measured on them."""
   shapes = {
     "a": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 32), np.float32), "bias": jax.ShapeDtypeStruct((32,), np.float32)},
     "n": {"scale": jax.ShapeDtypeStruct((32,), np.float32)},

@@ -72,26 +72,26 @@ def theirs(t, texts):
 @pytest.mark.parametrize("kind", ["bytes", "padded with !", "merges"])
 def test_equal_to_transformers(root, kind):
   t = tokenizer(root, kind)
-  encoded = t.encode(TEXTS)
-  np.testing.assert_array_equal(encoded.ids, theirs(t, TEXTS))
-  assert encoded.ids.dtype == np.int32 and encoded.ids.shape == (len(TEXTS), LENGTH)
-  assert encoded.where.shape == (len(TEXTS), 0)
+  encoding = t.encode(TEXTS)
+  np.testing.assert_array_equal(encoding.ids, theirs(t, TEXTS))
+  assert encoding.ids.dtype == np.int32 and encoding.ids.shape == (len(TEXTS), LENGTH)
+  assert encoding.where.shape == (len(TEXTS), 0)
   # diffusers' padding differs by model: the end token in SD 1.x, "!" in SD 2.x.
   assert t.pad == (0 if kind == "padded with !" else t.eos)
-  assert encoded.ids[0].tolist() == [t.bos, t.eos] + [t.pad] * (LENGTH - 2)
+  assert encoding.ids[0].tolist() == [t.bos, t.eos] + [t.pad] * (LENGTH - 2)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60) | st.text("atp' <>|!", max_size=40), kind=st.sampled_from(["bytes", "merges"]))
 def test_any_text_equals_transformers(root, text, kind):
   t = tokenizer(root, kind)
-  encoded = t.encode([text])
-  np.testing.assert_array_equal(encoded.ids, theirs(t, [text]))
-  whole = t.bpe(text, add_special_tokens=False)["input_ids"]
-  assert encoded.ids[0, 0] == t.bos and encoded.ids[0, encoded.eos[0]] == t.eos
-  assert encoded.eos[0] == min(len(whole), LENGTH - 2) + 1
-  if len(whole) <= LENGTH - 2:
-    assert encoded.cut == ("",)
+  encoding = t.encode([text])
+  np.testing.assert_array_equal(encoding.ids, theirs(t, [text]))
+  ids = t.bpe(text, add_special_tokens=False)["input_ids"]
+  assert encoding.ids[0, 0] == t.bos and encoding.ids[0, encoding.eos[0]] == t.eos
+  assert encoding.eos[0] == min(len(ids), LENGTH - 2) + 1
+  if len(ids) <= LENGTH - 2:
+    assert encoding.cut == ("",)
 
 
 def test_the_random_pipelines_tokenizers_too(random_folder):
@@ -105,10 +105,10 @@ def test_the_random_pipelines_tokenizers_too(random_folder):
 def test_what_is_cut_is_told(root):
   t = tokenizer(root, "merges")
   words = "the cat of the dog and " * 8
-  encoded = t.encode([words, "the cat"])
-  kept = t.bpe.decode(encoded.ids[0, 1 : LENGTH - 1].tolist())
-  assert encoded.cut[1] == "" and f"{kept} {encoded.cut[0]}".split() == words.split()
-  assert encoded.eos.tolist() == [LENGTH - 1, 3]
+  encoding = t.encode([words, "the cat"])
+  rest = t.bpe.decode(encoding.ids[0, 1 : LENGTH - 1].tolist())
+  assert encoding.cut[1] == "" and f"{rest} {encoding.cut[0]}".split() == words.split()
+  assert encoding.eos.tolist() == [LENGTH - 1, 3]
 
 
 # Placeholders.
@@ -124,15 +124,15 @@ def test_rows_stand_side_by_side_in_order_and_later_tokens_shift(byte):
 
 
 def test_rows_are_numbered_through_the_placeholders_not_through_the_prompt(byte):
-  encoded = byte.encode(["<b> <a>", "<a>", "none", "<a>, <b>"], {"<a>": 2, "<b>": 1})
-  assert encoded.where.tolist() == [[2, 3, 1], [1, 2, -1], [-1, -1, -1], [1, 2, 4]]
-  assert encoded.eos.tolist() == [4, 3, 5, 5]
+  encoding = byte.encode(["<b> <a>", "<a>", "none", "<a>, <b>"], {"<a>": 2, "<b>": 1})
+  assert encoding.where.tolist() == [[2, 3, 1], [1, 2, -1], [-1, -1, -1], [1, 2, 4]]
+  assert encoding.eos.tolist() == [4, 3, 5, 5]
 
 
 def test_the_longer_of_two_names_wins(byte):
   names = {"<id>": 1, "<id>2": 1, "sks": 1, "sks person": 1}
-  encoded = byte.encode(["<id>2", "<id> 2", "sks person", "sks persons", "a sks, person"], names)
-  used = [[i for i, at in enumerate(row) if at >= 0] for row in encoded.where]
+  encoding = byte.encode(["<id>2", "<id> 2", "sks person", "sks persons", "a sks, person"], names)
+  used = [[i for i, at in enumerate(row) if at >= 0] for row in encoding.where]
   assert used == [[1], [0], [3], [2], [2]]
 
 
@@ -150,19 +150,19 @@ def test_the_longer_of_two_names_wins(byte):
   ],
 )
 def test_punctuation_may_touch_a_placeholder(byte, prompt, at):
-  encoded = byte.encode([prompt], {"<me>": 2})
-  assert encoded.where.tolist() == [[at, at + 1]]
+  encoding = byte.encode([prompt], {"<me>": 2})
+  assert encoding.where.tolist() == [[at, at + 1]]
   before, after = prompt.split("<me>")
   body = lambda text: byte.bpe(text, add_special_tokens=False)["input_ids"]
   want = [byte.bos, *body(before), byte.eos, byte.eos, *body(after), byte.eos]
-  assert encoded.ids[0, : len(want)].tolist() == want
+  assert encoding.ids[0, : len(want)].tolist() == want
 
 
 @pytest.mark.parametrize("prompt", ["x<me>", "<me>x", "<me>_1", "<ME>", "< me>", "1<me>2"])
 def test_a_placeholder_stands_alone_and_as_it_is_written(byte, prompt):
-  encoded = byte.encode([prompt], {"<me>": 2})
-  assert encoded.where.tolist() == [[-1, -1]]
-  np.testing.assert_array_equal(encoded.ids, byte.encode([prompt]).ids)
+  encoding = byte.encode([prompt], {"<me>": 2})
+  assert encoding.where.tolist() == [[-1, -1]]
+  np.testing.assert_array_equal(encoding.ids, byte.encode([prompt]).ids)
 
 
 def test_names_are_no_patterns(byte):
@@ -179,11 +179,11 @@ def test_placeholders_between_any_texts(root, before, after, rows):
   prompt = f"{before} <me> {after}"
   if len(body(before)) + rows + len(body(after)) > LENGTH - 2:
     return
-  encoded = t.encode([prompt], {"<me>": rows})
+  encoding = t.encode([prompt], {"<me>": rows})
   start = 1 + len(body(before))
-  assert encoded.where[0].tolist() == list(range(start, start + rows))
+  assert encoding.where[0].tolist() == list(range(start, start + rows))
   want = [t.bos, *body(before), *[t.eos] * rows, *body(after), t.eos]
-  assert encoded.ids[0, : len(want)].tolist() == want
+  assert encoding.ids[0, : len(want)].tolist() == want
 
 
 def test_a_placeholder_that_is_cut_off_is_an_error(byte):
@@ -197,20 +197,20 @@ def test_a_placeholder_that_is_cut_off_is_an_error(byte):
 
 
 def test_a_placeholder_twice_in_one_prompt_is_an_error(byte):
-  """Rows have one position each; the second use would be read as an end of text."""
+  """A row has one position, so the second use would be read as an end of text."""
   with pytest.raises(UserError, match="<me> is used twice in 'a <me> and <me>'"):
     byte.encode(["a <me> and <me>"], {"<me>": 2})
 
 
 def test_half_a_surrogate_pair_is_an_error(byte):
-  """What Python makes of bytes in a terminal that are no UTF-8."""
+  """Python decodes bytes from a terminal that are not UTF-8 to such halves."""
   with pytest.raises(UserError, match="not valid Unicode"):
     byte.encode(["caf\udce9"])
 
 
 def test_no_prompts(byte):
-  encoded = byte.encode([], {"<me>": 2})
-  assert encoded.ids.shape == (0, LENGTH) and encoded.where.shape == (0, 2) and encoded.cut == ()
+  encoding = byte.encode([], {"<me>": 2})
+  assert encoding.ids.shape == (0, LENGTH) and encoding.where.shape == (0, 2) and encoding.cut == ()
 
 
 # Folders.
@@ -238,9 +238,9 @@ def test_a_damaged_tokenizer_is_named(tmp_path, file, content):
 def test_a_tokenizer_without_a_length_is_refused(tmp_path, config):
   families.write_byte_tokenizer(tmp_path, LENGTH, "!")
   path = tmp_path / "tokenizer_config.json"
-  whole = json.loads(path.read_text())
-  del whole["model_max_length"]
-  path.write_text(json.dumps(whole | config))
+  fields = json.loads(path.read_text())
+  del fields["model_max_length"]
+  path.write_text(json.dumps(fields | config))
   with pytest.raises(UserError, match="model_max_length"):
     tokens.load(tmp_path)
 

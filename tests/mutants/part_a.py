@@ -6,14 +6,14 @@
 MUTANTS = [
   # People in prompts.
 
-  # "<a> and <b>" draws b in a's place.
+  # "<a> and <b>" puts b in a's place.
   ("people of a prompt reversed", "idejax/sampling/texts.py",
    "      identities = [self.people[w].identity for w in group]\n      cond =",
    "      identities = [self.people[w].identity for w in group[::-1]]\n      cond =",
-   "tests/sampling/test_prompting.py::test_rows_of_real_words_draw_what_the_words_draw"),
-  # One ID-EA person of a batch is drawn with the keys and values of another.
+   "tests/sampling/test_prompting.py::test_rows_of_real_words_sample_what_the_words_sample"),
+  # One ID-EA person of a batch is sampled with the keys and values of another.
   ("keys and values go to the wrong rows", "idejax/sampling/texts.py",
-   "self.under(_pick, mask, made, out)", "self.under(_pick, mask, out, made)",
+   "self.under(_pick, mask, projected, out)", "self.under(_pick, mask, out, projected)",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[id_ea_person]"),
   # Learned keys and values are never used.
   ("keys and values not applied", "idejax/sampling/texts.py",
@@ -27,19 +27,19 @@ MUTANTS = [
   ("values from the keys' context", "idejax/sampling/texts.py",
    "Encoding(k[:, i], v[:, i], None", "Encoding(k[:, i], k[:, i], None",
    "tests/sampling/test_prompting.py::test_an_encoding_is_what_the_method_says"),
-  # Two people of different settings in one prompt are both drawn with the first one's.
+  # Two people of different settings in one prompt are both sampled with the first one's.
   ("settings of people not compared", "idejax/sampling/texts.py",
    "if len(methods) > 1 or len(configs) > 1:", "if len(methods) > 1:",
    "tests/sampling/test_prompting.py::test_people_who_do_not_fit"),
-  # One DreamBooth UNet draws everybody of the job.
+  # One DreamBooth UNet samples everybody of the job.
   ("whole weights mixed in a batch", "idejax/sampling/batching.py",
    "kinds.setdefault(g if whole(g) else None, [])", "kinds.setdefault(None, [])",
    "tests/sampling/test_batching.py::test_every_picture_is_in_one_batch_and_whole_weights_are_not_mixed"),
-  # Two processes draw and write the same picture at the end of a job.
+  # Two processes sample and write the same picture at the end of a job.
   ("padding made twice", "idejax/sampling/batching.py",
    "set(batch[at]) - set(batch[: at.start])", "set(batch[at])",
    "tests/sampling/test_batching.py::test_of_padding_the_first_row_counts"),
-  # A whole DreamBooth UNet is loaded, and the base model draws.
+  # A whole DreamBooth UNet is loaded, and the base model samples.
   ("whole weights not used", "idejax/sampling/pipeline.py",
    "        changes.backbone_of(people[0]),", "        pipe.backbone,",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[whole_unet]"),
@@ -85,7 +85,7 @@ MUTANTS = [
    "tests/jobs/test_personalize.py::test_everybody_of_a_crowd_keeps_what_is_theirs"),
   # Masked losses look at the hair for the face.
   ("face and hair masks swapped", "idejax/person/subjects.py",
-   "    small(joined.face),\n    small(joined.hair),", "    small(joined.hair),\n    small(joined.face),",
+   "    small(pool.face),\n    small(pool.hair),", "    small(pool.hair),\n    small(pool.face),",
    "tests/person/test_subject.py::test_masks_lie_where_face_and_hair_are"),
   # A mirrored variant is trained towards the embedding of the face that was not mirrored.
   ("recogniser sees no mirror image", "idejax/person/subjects.py",
@@ -93,7 +93,7 @@ MUTANTS = [
    "tests/person/test_subject.py::test_the_recogniser_sees_each_variant_as_it_was_mirrored"),
   # Masks lie beside the face wherever a variant is cropped.
   ("masks not cropped with the picture", "idejax/person/augment.py",
-   "size) for p in parts]\n\n\ndef _pasted", "size) if p is parts[0] else p for p in parts]\n\n\ndef _pasted",
+   "size) for p in parts]\n\n\ndef _paste", "size) if p is parts[0] else p for p in parts]\n\n\ndef _paste",
    "tests/person/test_augment.py::test_masks_follow_the_picture_through_crop_and_canvas"),
   # Faces turn green and blue in training: the hue turns twenty times as far.
   ("hue jittered like brightness", "idejax/person/augment.py",

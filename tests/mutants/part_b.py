@@ -35,7 +35,7 @@ MUTANTS = [
   ("duplicate keys accepted", "idejax/storage/flaxfiles.py", "if key in out:\n        raise", "if False:\n        raise",
    "tests/storage/test_tensorfiles.py::test_a_flax_file_that_says_a_tensor_twice_is_refused"),
   # Final latents are written into the certificate and not judged.
-  ("final latents not judged", "idejax/exporting/certificate.py", 'for n, x in found["final_latents"].items()]',
+  ("final latents not judged", "idejax/exporting/certificate.py", 'for n, x in report["final_latents"].items()]',
    "for n, x in ()]", "tests/exporting/test_export.py::test_every_part_of_a_certificate_is_judged_alone"),
 
   # -- Long well tested --
@@ -69,20 +69,20 @@ MUTANTS = [
   ("digests not compared", "idejax/training/checkpoint.py", "      if not reason:\n", "      if True:\n",
    "tests/training/test_checkpoint.py::test_a_damaged_checkpoint_is_told_and_the_one_before_is_used"),
   # A run continues under other settings.
-  ("other settings pass", "idejax/training/loop.py", "if known.get(k) != got.facts.get(k)]", "if False]",
+  ("other settings pass", "idejax/training/loop.py", "if current.get(k) != last.facts.get(k)]", "if False]",
    "tests/training/test_checkpoint.py::test_other_settings_are_refused_by_name"),
   # An identity of another model is used.
   ("another model's identity", "idejax/sampling/learned.py", "if person.digest != digest and not other:", "if False:",
    "tests/sampling/test_learned.py"),
   # An identity of other text encoders is used.
-  ("another width's identity", "idejax/sampling/learned.py", "if widths != wanted:", "if False:", "tests/sampling/test_learned.py"),
-  # A person saved and read again is of another word.
+  ("another width's identity", "idejax/sampling/learned.py", "if widths != expected:", "if False:", "tests/sampling/test_learned.py"),
+  # A saved person loses the licence of the face pack.
   ("licence lost", "idejax/sampling/learned.py", '"licence": person.licence,', '"licence": "",', "tests/sampling/test_learned.py"),
   # Two people whose files have one stem become one.
-  ("people of one name merge", "idejax/data/people.py", "if found and short in people:\n      raise", "if False:\n      raise",
+  ("people of one name merge", "idejax/data/people.py", "if records and short in people:\n      raise", "if False:\n      raise",
    "tests/data/test_crowd.py"),
-  # Photos that cannot be used are not told of.
-  ("skipped in silence", "idejax/data/people.py", "skipped.append(str(e))", "pass", "tests/data/test_crowd.py"),
+  # Photos that cannot be used are not reported.
+  ("skipped in silence", "idejax/data/people.py", "reasons.append(str(e))", "pass", "tests/data/test_crowd.py"),
   # True passes for a number in a config file.
   ("a switch passes for a number", "idejax/cli/config_file.py", "(kind is bool or not isinstance(x, bool))", "True",
    "tests/cli/test_cli.py::test_config_files_are_typed"),

@@ -26,7 +26,7 @@ MUTANTS = [
    "tests/methods/test_contract.py::test_the_word_takes_its_place_in_captions_and_other_braces_stay"),
   # All vectors of a word begin as first names.
   ("no second names", "idejax/methods/name_inversion.py",
-   "in_turn = np.arange(cfg.vectors) % 2", "in_turn = np.arange(cfg.vectors) * 0",
+   "alternate = np.arange(cfg.vectors) % 2", "alternate = np.arange(cfg.vectors) * 0",
    "tests/methods/test_name_inversion.py::test_vectors_begin_as_first_and_second_names_in_turn_and_apart"),
   # The penalty pulls vectors to zero instead of to a name's length.
   ("length pulled to zero", "idejax/methods/name_inversion.py",
@@ -34,6 +34,6 @@ MUTANTS = [
    "tests/methods/test_name_inversion.py::test_the_penalty_is_zero_where_vectors_are_as_long_as_names_and_grows_both_ways"),
   # The penalty is a metric and trains nothing.
   ("penalty not in the loss", "idejax/methods/name_inversion.py",
-   "return error + cfg.norm * far,", "return error,",
+   "return error + cfg.norm * deviation,", "return error,",
    "tests/methods/test_name_inversion.py::test_the_loss_is_the_error_and_the_weighted_penalty"),
 ]  # fmt: skip

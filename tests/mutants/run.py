@@ -51,20 +51,20 @@ def main():
       (copy / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(ROOT / name, copy / name)
     print("the tests on the code as it is", flush=True)
-    whole = pytest(copy, *dict.fromkeys(m.test for m in mutants))
-    if whole.returncode:
-      sys.exit(f"{whole.stdout[-3000:]}\nthe tests fail without any mutant")
-    found = []
+    baseline = pytest(copy, *dict.fromkeys(m.test for m in mutants))
+    if baseline.returncode:
+      sys.exit(f"{baseline.stdout[-3000:]}\nthe tests fail without any mutant")
+    verdicts = []
     for i, m in enumerate(mutants, 1):
       start = time.monotonic()
       verdict = judge(copy, m)
-      found.append((m, verdict, time.monotonic() - start))
-      print(f"{i}/{len(mutants)} {verdict:8} {found[-1][2]:4.0f} s  {m.name}", flush=True)
+      verdicts.append((m, verdict, time.monotonic() - start))
+      print(f"{i}/{len(mutants)} {verdict:8} {verdicts[-1][2]:4.0f} s  {m.name}", flush=True)
   width = max(len(m.name) for m in mutants)
-  print("\n" + "\n".join(f"{verdict:8}  {m.name:{width}}  {m.test}" for m, verdict, _ in found))
-  killed = sum(verdict == "killed" for _, verdict, _ in found)
-  print(f"{killed} of {len(found)} killed; {WANTED:.0%} are wanted")
-  sys.exit(killed < WANTED * len(found))
+  print("\n" + "\n".join(f"{verdict:8}  {m.name:{width}}  {m.test}" for m, verdict, _ in verdicts))
+  killed = sum(verdict == "killed" for _, verdict, _ in verdicts)
+  print(f"{killed} of {len(verdicts)} killed; {WANTED:.0%} are wanted")
+  sys.exit(killed < WANTED * len(verdicts))
 
 
 def judge(copy: Path, m: Mutant) -> str:

@@ -1,4 +1,4 @@
-"""Attention: one result however it is computed, chosen by platform and shape, whole under a mesh."""
+"""Attention: every implementation gives the same result, is chosen by platform and shape, and works under a mesh."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ def reference(q, k, v, causal=False):
 
 @pytest.fixture
 def pallas_on_cpu(monkeypatch):
-  """Runs the TPU kernels in Pallas' interpreter, whatever they ask for."""
+  """Runs the TPU kernels in Pallas' interpreter."""
   real = pallas.pallas_call
   interpreted = lambda *args, **kwargs: real(*args, **kwargs | {"interpret": True})
   monkeypatch.setattr(pallas, "pallas_call", interpreted)
@@ -142,16 +142,16 @@ def test_choice(platform, l, s, d, dtype, want):
 
 
 def test_the_backend_or_the_planned_platform_decides(rng, monkeypatch):
-  seen = []
+  calls = []
   for name in ("plain", "chunk", "flash"):
-    monkeypatch.setitem(attention._IMPLEMENTATIONS, name, lambda q, k, v, name=name: seen.append(name) or v)
+    monkeypatch.setitem(attention._IMPLEMENTATIONS, name, lambda q, k, v, name=name: calls.append(name) or v)
   q, k, v = inputs(rng, 1, 512, 512, 1, 4)
   attention.attention(q, k, v)  # the tests run on the CPU
   for planned in ("tpu", "cuda"):
     with target.compiling_for(planned):
       attention.attention(q, k, v)
   attention.attention(q, k, v, impl="plain")
-  assert seen == ["chunk", "flash", "plain", "plain"]
+  assert calls == ["chunk", "flash", "plain", "plain"]
 
 
 def test_an_unknown_name_is_an_error():
@@ -164,15 +164,15 @@ def test_an_unknown_name_is_an_error():
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_chunk_holds_no_score_matrix(gradient):
-  """4096 x 4096 scores of 8 heads are 537 MB; what it holds beside its arguments is a few MB."""
+  """The scores 4096 x 4096 of 8 heads are 537 MB; beside its arguments it holds a few MB."""
 
   def attend(q, k, v):
     return attention.attention(q, k, v, impl="chunk").sum() if gradient else attention.attention(q, k, v, impl="chunk")
 
   shaped = [jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)] * 3
   program = jax.jit(jax.grad(attend, argnums=(0, 1, 2)) if gradient else attend)
-  scores, held = 8 * 4096**2 * 4, program.lower(*shaped).compile().memory_analysis().temp_size_in_bytes
-  assert held < (scores / 5 if gradient else scores / 20)
+  scores, memory = 8 * 4096**2 * 4, program.lower(*shaped).compile().memory_analysis().temp_size_in_bytes
+  assert memory < (scores / 5 if gradient else scores / 20)
   assert "4096,4096" not in str(jax.make_jaxpr(program)(*shaped))
 
 
@@ -213,7 +213,7 @@ UNET_SHAPES = [(4096, 8, 40), (4096, 5, 64), (4096, 10, 64), (4096, 8, 80), (102
 
 
 def lowered(impl, shape, dtype, gradient=False):
-  """StableHLO for a TPU, written on this machine."""
+  """StableHLO for a TPU, lowered on this machine."""
   attend = lambda *qkv: attention.attention(*qkv, impl=impl)
   if gradient:
     attend = jax.grad(lambda *qkv: attention.attention(*qkv, impl=impl).sum(), (0, 1, 2))
@@ -242,7 +242,7 @@ def test_tpu_kernels_lower_under_a_mesh(impl):
 
 
 def test_flash_in_a_shard_map_of_the_caller(pallas_on_cpu, rng):
-  """Axes that are mapped already are left alone; eight rows a device would divide once more."""
+  """Axes that are mapped already are left alone, or eight rows a device would be divided once more."""
   mesh, rows = sharding.make_mesh(fsdp=2), P(sharding.AXES)
   qkv = inputs(rng, 64, 128, 128, 1, 4)
   attend = functools.partial(attention.attention, impl="flash")
@@ -253,7 +253,7 @@ def test_flash_in_a_shard_map_of_the_caller(pallas_on_cpu, rng):
 
 
 def test_flash_in_a_vmap_over_identities(pallas_on_cpu, rng):
-  """An identity a device, by vmap's `spmd_axis_name`; the row of each stays whole."""
+  """One identity a device, by vmap's `spmd_axis_name`; each identity's row is not divided."""
   mesh = sharding.make_mesh(fsdp=2)
   qkv = [x[:, None] for x in inputs(rng, 8, 128, 128, 1, 8)]
   over = lambda impl, **kw: jax.jit(jax.vmap(functools.partial(attention.attention, impl=impl), **kw))
@@ -264,7 +264,7 @@ def test_flash_in_a_vmap_over_identities(pallas_on_cpu, rng):
 
 
 def test_cudnn_lowers(monkeypatch):
-  """There is no GPU here, so the version of cuDNN is made up; the call itself is not run."""
+  """There is no GPU here, so the version of cuDNN is invented and the call is not run."""
   from jax._src.cudnn import fused_attention_stablehlo
 
   monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)

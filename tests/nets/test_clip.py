@@ -218,10 +218,10 @@ def test_full_size_keys_and_shapes(cls, json, count):
 def test_config_defaults_nesting_and_hash():
   plain = clip.TextConfig.from_json({})
   assert plain == clip.TextConfig.from_json(CLIPTextConfig().to_dict()) == clip.TextConfig()
-  whole = {"text_config": TINY, "projection_dim": 30, "architectures": ["CLIPModel"]}
-  assert clip.TextConfig.from_json(whole).projection_dim == 30
-  assert clip.TextConfig.from_json(whole).hidden_size == 24
-  assert len({plain, clip.TextConfig.from_json(whole)}) == 2
+  fields = {"text_config": TINY, "projection_dim": 30, "architectures": ["CLIPModel"]}
+  assert clip.TextConfig.from_json(fields).projection_dim == 30
+  assert clip.TextConfig.from_json(fields).hidden_size == 24
+  assert len({plain, clip.TextConfig.from_json(fields)}) == 2
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_full_size_keys_and_shapes(json, count):
 def test_config_defaults_nesting_and_errors():
   plain = clip_vision.VisionConfig.from_json({})
   assert plain == clip_vision.VisionConfig.from_json(CLIPVisionConfig().to_dict())
-  whole = {"vision_config": TINY, "projection_dim": 33}
-  assert clip_vision.VisionConfig.from_json(whole).projection_dim == 33
+  config = {"vision_config": TINY, "projection_dim": 33}
+  assert clip_vision.VisionConfig.from_json(config).projection_dim == 33
   assert hash(plain) == hash(clip_vision.VisionConfig())
   with pytest.raises(ValueError, match="image_size"):
     clip_vision.VisionConfig.from_json(TINY | {"image_size": [224, 224]})

@@ -1,4 +1,4 @@
-"""The ControlNet against diffusers' ControlNetModel, and what an untrained one does: nothing."""
+"""The ControlNet against diffusers' ControlNetModel; an untrained one changes nothing."""
 
 import dataclasses
 import functools

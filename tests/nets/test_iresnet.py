@@ -138,15 +138,15 @@ def test_identity_nodes_half_precision_and_a_folded_head(tmp_path, rng):
   path = export(scramble(Twin(SMALL)), tmp_path / "w.onnx", SMALL, opset_version=11)
   model = onnx.load(path)
   graph = model.graph
-  held = {t.name: t for t in graph.initializer}
-  array = {k: onnx.numpy_helper.to_array(t) for k, t in held.items()}
+  constants = {t.name: t for t in graph.initializer}
+  array = {k: onnx.numpy_helper.to_array(t) for k, t in constants.items()}
   gemm = next(n for n in graph.node if n.op_type == "Gemm")
   head = next(n for n in graph.node if n.input[0] == gemm.output[0])
   scale, shift, mean, var = (array[k] for k in head.input[1:])
   gain = scale / np.sqrt(var + 1e-5)
   kernel, bias = (array[k] for k in gemm.input[1:])
   for name, value in ((gemm.input[1], kernel * gain[:, None]), (gemm.input[2], (bias - mean) * gain + shift)):
-    held[name].CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    constants[name].CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float32), name))
   gemm.output[0] = head.output[0]
   graph.node.remove(head)
   slope = next(n for n in graph.node if n.op_type == "PRelu")  # read through an Identity
@@ -158,7 +158,7 @@ def test_identity_nodes_half_precision_and_a_folded_head(tmp_path, rng):
   x = faces(rng, SMALL, 2)
   assert relative_error(run(cfg, params, x), onnx_run(path, x)) < 1e-5
 
-  for t in held.values():
+  for t in constants.values():
     t.CopyFrom(onnx.numpy_helper.from_array(array[t.name].astype(np.float16), t.name))
   onnx.save(model, path)
   _, params = iresnet.load_onnx(path)

@@ -67,15 +67,15 @@ def test_the_gradient_of_a_convolution(size, pad, hw, rng):
   """By rows of a crowd too, of which all share the kernel, and in a loop."""
   x = rng.standard_normal((4, 2, *hw, 3)).astype(np.float32)
   kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
-  given = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x, kernel)]
-  padded = F.pad(given[0].flatten(0, 1).permute(0, 3, 1, 2), (*pad[1], *pad[0]))
-  F.conv2d(padded, given[1].permute(3, 2, 0, 1)).square().sum().backward()
+  inputs = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x, kernel)]
+  padded = F.pad(inputs[0].flatten(0, 1).permute(0, 3, 1, 2), (*pad[1], *pad[0]))
+  F.conv2d(padded, inputs[1].permute(3, 2, 0, 1)).square().sum().backward()
   loss = lambda x, kernel: jnp.square(convolve.convolve(x, kernel, 1, pad)).sum()
   both = jax.grad(loss, (0, 1))
   for run in (jax.vmap(both, (0, None)), lambda x, k: jax.lax.map(lambda x: both(x, k), x)):
     dx, dk = jax.jit(run)(x, kernel)
-    assert relative_error(dx, given[0].grad) < 1e-5
-    assert relative_error(dk.sum(0), given[1].grad) < 1e-5
+    assert relative_error(dx, inputs[0].grad) < 1e-5
+    assert relative_error(dk.sum(0), inputs[1].grad) < 1e-5
   alone = jax.jit(jax.grad(loss))(x[0], kernel), jax.jit(jax.grad(loss, 1))(x[0], kernel)
   for one, two in zip(alone, jax.jit(both)(x[0], kernel)):
     assert relative_error(one, two) < 1e-6
@@ -159,8 +159,8 @@ def test_dtype_is_that_of_the_computation_not_of_the_parameters(layer):
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
   assert jax.eval_shape(layer.apply, variables, x).dtype == jnp.bfloat16
   # Without one it is the input's, whatever the parameters are.
-  half, own = weights.with_dtype(variables, jnp.bfloat16), layer.clone(dtype=None)
-  assert jax.eval_shape(own.apply, half, x).dtype == jnp.float32
+  half, default = weights.with_dtype(variables, jnp.bfloat16), layer.clone(dtype=None)
+  assert jax.eval_shape(default.apply, half, x).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("dim", [8, 320, 7])
@@ -207,26 +207,26 @@ def test_upsample(hw, size, rng):
 def test_convolution_of_the_enlarged_picture(shape, out, size, rng):
   x = rng.standard_normal(shape).astype(np.float32)
   kernel = rng.standard_normal((3, 3, shape[-1], out)).astype(np.float32)
-  given = [
+  inputs = [
     torch.from_numpy(np.array(a)).requires_grad_() for a in (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1))
   ]
-  want = F.conv2d(F.interpolate(given[0], size=size, mode="nearest"), given[1], padding=1)
+  want = F.conv2d(F.interpolate(inputs[0], size=size, mode="nearest"), inputs[1], padding=1)
   weight = rng.standard_normal((shape[0], *size, out)).astype(np.float32)
   (want * nchw(weight)).sum().backward()
   y, vjp = jax.vjp(jax.jit(lambda x, k: convolve.convolve_grown(x, k, size)), x, kernel)
   dx, dk = vjp(weight)
   assert relative_error(y, nhwc(want)) < 1e-5
-  assert relative_error(dx, nhwc(given[0].grad)) < 1e-5
-  assert relative_error(dk, given[1].grad.numpy().transpose(2, 3, 1, 0)) < 1e-5
+  assert relative_error(dx, nhwc(inputs[0].grad)) < 1e-5
+  assert relative_error(dk, inputs[1].grad.numpy().transpose(2, 3, 1, 0)) < 1e-5
 
 
 def test_the_enlarged_picture_is_convolved_with_less_work_on_a_cpu():
   x, k = jax.ShapeDtypeStruct((1, 32, 32, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)
   run = lambda x, k: convolve.convolve_grown(x, k, (64, 64))
   with target.compiling_for("tpu"):
-    whole = flops.count(run, x, k)
-  assert whole == 2 * 64 * 64 * 9 * 8 * 8
-  assert flops.count(run, x, k) == whole * 4 / 9
+    full = flops.count(run, x, k)
+  assert full == 2 * 64 * 64 * 9 * 8 * 8
+  assert flops.count(run, x, k) == full * 4 / 9
 
 
 def test_upsample_by_two_keeps_the_dtype(rng):

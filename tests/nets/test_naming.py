@@ -34,19 +34,19 @@ def test_so_have_the_autoencoder_and_the_text_encoder():
 @pytest.mark.parametrize("stride, padding", [(1, None), (2, None), (2, 0), (2, ((0, 1), (0, 1)))])
 def test_a_convolution_without_arithmetic_gives_as_many_places(stride, padding):
   conv = layers.Conv(6, 3, stride, padding)
-  seen = []
+  calls = []
 
   class Net(layers.nn.Module):
     @layers.nn.compact
     def __call__(self, x):
       y = conv.copy(name="conv", parent=self)(x)
-      seen.append(y.shape)
+      calls.append(y.shape)
       return y
 
   x = np.zeros((2, 8, 5, 3), np.float32)
   naming.parameter_shapes(Net(), x)
   by_init(Net(), x)
-  assert seen[0] == seen[1] and not naming.naming()
+  assert calls[0] == calls[1] and not naming.naming()
 
 
 def test_layers_compute_again_after_a_mistake():

@@ -130,7 +130,7 @@ class Processor:
 
 @pytest.fixture(scope="module")
 def hooked():
-  """Everything that a method may hand to the UNet, our answer to it and torch's."""
+  """The outputs of our UNet and of torch's with everything that a method may pass to it."""
   module, cfg, params = twin("unusual")
   rng = np.random.default_rng(5)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
@@ -141,9 +141,9 @@ def hooked():
     p: CONFIGS["unusual"]["transformer_layers_per_block"][-1] if "*" in p else None
     for p in cross_attention.attention_paths(params)
   }
-  chosen = ["mid_block.attentions.0.transformer_blocks.*.attn2", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"]
+  paths = ["mid_block.attentions.0.transformer_blocks.*.attn2", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"]
   extra = {}
-  for path in chosen:
+  for path in paths:
     shape = (3, 4, cross_attention.attention_paths(params)[path][1])
     shape = shape if depth[path] is None else (depth[path], *shape)
     extra[path] = normal(*shape), normal(*shape)
@@ -185,7 +185,7 @@ def test_separate_keys_and_values_extra_ones_and_residuals_equal_diffusers(hooke
 
 @pytest.mark.parametrize("change", ["keys", "values", "extra", "down", "middle"])
 def test_every_hook_is_felt(hooked, change):
-  """Else the parity above could hold because neither side did anything."""
+  """Without this the parity above could hold because neither side did anything."""
   _, cfg, params = twin("unusual")
   (x, t, (k, v)), more, ours, _, _ = hooked
   down, mid = more["residuals"]
@@ -217,10 +217,12 @@ def test_projected_context_equals_the_direct_path(hooked):
 def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
   _, cfg, params = twin("unusual")
   args, more, ours, _, processors = hooked
-  out, captured = run(cfg, params, *args, **more, capture=True)
+  out, queries_keys = run(cfg, params, *args, **more, capture=True)
   np.testing.assert_array_equal(out, ours)
   found = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(captured["attention"], is_leaf=lambda y: isinstance(y, tuple)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    queries_keys["attention"], is_leaf=lambda y: isinstance(y, tuple)
+  ):
     *names, last = (p.key for p in path)
     assert last == "qk"
     found[".".join(names)] = leaf
@@ -237,21 +239,21 @@ def test_captured_queries_and_keys_give_torchs_maps_and_cost_no_bit(hooked):
 
 @pytest.mark.parametrize("upcast, want", [(True, jnp.float32), (False, jnp.bfloat16)])
 def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
-  """Only traced, as for a TPU, where a convolution is no more than that: dtypes are known without a number."""
+  """Only traced, for a TPU, where no convolution is rewritten: dtypes are known without computing."""
   cfg = unet.UNetConfig.from_json(CONFIGS["sd21"] | {"upcast_attention": upcast}, dtype=jnp.bfloat16)
   params = {"params": weights.with_dtype(unet.shapes(cfg), jnp.bfloat16)}
   apply = functools.partial(unet.UNet(cfg).apply, mutable=["attention"])
   with target.compiling_for("tpu"):
-    program, (out, captured) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
+    program, (out, queries_keys) = jax.make_jaxpr(apply, return_shape=True)(params, *unet.example_inputs(cfg))
   assert out.dtype == jnp.float32
-  assert {y.dtype for y in jax.tree.leaves(captured)} == {jnp.dtype(want)}
+  assert {y.dtype for y in jax.tree.leaves(queries_keys)} == {jnp.dtype(want)}
   convolutions = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
   assert len(convolutions) > 10
   assert {v.aval.dtype for c in convolutions for v in c.outvars} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_remat_changes_nothing_but_the_memory(rng):
-  """One level with a scanned run: same output and gradients, with the layers computed again."""
+  """One level with a scanned run has the same output and gradients when its layers are computed again."""
   json = TINY | dict(
     block_out_channels=(8,),
     attention_head_dim=2,
@@ -318,16 +320,16 @@ def test_full_size_controlnet_keys_and_shapes(family, count):
 
 def test_a_config_with_all_of_diffusers_fields_is_the_short_one():
   for name, json in CONFIGS.items():
-    whole = dict(twin(name)[0].config)
-    assert len(whole) > 45 and None in whole.values()
-    assert unet.UNetConfig.from_json(whole) == unet.UNetConfig.from_json(json)
+    config = dict(twin(name)[0].config)
+    assert len(config) > 45 and None in config.values()
+    assert unet.UNetConfig.from_json(config) == unet.UNetConfig.from_json(json)
   with torch.device("meta"):
     default = UNet2DConditionModel()
   assert unet.UNetConfig.from_json(dict(default.config)) == unet.UNetConfig.from_json({})
 
 
 def test_a_config_is_hashable_and_equal_by_value():
-  """It is a static argument of jitted functions: a list inside would fail there, far away."""
+  """It is a static argument of jitted functions, which would fail on a list inside it."""
   lists = {k: list(v) if isinstance(v, tuple) else v for k, v in CONFIGS["sdxl"].items()}
   a, b = unet.UNetConfig.from_json(CONFIGS["sdxl"]), unet.UNetConfig.from_json(lists)
   assert len({a, b}) == 1

@@ -134,15 +134,15 @@ def test_tiled_decode_equals_diffusers(tiled, size, rng):
   assert ours.shape == (2, 2 * size[0], 2 * size[1], 3)
   assert relative_error(ours, nhwc(theirs)) < 1e-5
   assert len(traced) == len(set(traced))  # compiled once per tile shape
-  whole = jax.jit(vae.Decoder(cfg).apply)({"params": params}, z)
-  assert relative_error(ours, whole) > 1e-3  # the tiles are really there
+  full = jax.jit(vae.Decoder(cfg).apply)({"params": params}, z)
+  assert relative_error(ours, full) > 1e-3  # the tiles are really there
 
 
 def test_small_latents_are_decoded_whole(rng):
   z = rng.standard_normal((1, 8, 7, 4)).astype(np.float32)
-  seen = []
-  out = vae.tiled_decode(lambda z: seen.append(z.shape) or z, z, 8)
-  assert seen == [z.shape] and out is z
+  calls = []
+  out = vae.tiled_decode(lambda z: calls.append(z.shape) or z, z, 8)
+  assert calls == [z.shape] and out is z
 
 
 def test_tiles_of_a_local_decoder_leave_no_seam(rng):

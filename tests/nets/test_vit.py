@@ -48,8 +48,8 @@ def test_full_size_keys_and_shapes():
 def test_a_face_is_the_same_for_a_model_and_a_classifier(tmp_path, rng):
   write(tmp_path / "classifier", ViTForImageClassification)
   portrait = rng.integers(0, 256, (512, 512, 3), np.uint8)
-  found = face_vit.load(tmp_path / "classifier")([portrait, portrait[:, ::-1]])
-  assert found.shape == (2, 24) and found.dtype == np.float32 and not np.allclose(found[0], found[1])
+  features = face_vit.load(tmp_path / "classifier")([portrait, portrait[:, ::-1]])
+  assert features.shape == (2, 24) and features.dtype == np.float32 and not np.allclose(features[0], features[1])
   tensors = {k.removeprefix("vit."): v for k, v in tensorfiles.read(tmp_path / "classifier", "model").items()}
   (tmp_path / "bare").mkdir()
   config = json.loads((tmp_path / "classifier/config.json").read_text())
@@ -57,10 +57,10 @@ def test_a_face_is_the_same_for_a_model_and_a_classifier(tmp_path, rng):
   tensorfiles.write(
     tmp_path / "bare/model.safetensors", {k: v for k, v in tensors.items() if not k.startswith("classifier")}
   )
-  np.testing.assert_array_equal(face_vit.load(tmp_path / "bare")([portrait])[0], found[0])
+  np.testing.assert_array_equal(face_vit.load(tmp_path / "bare")([portrait])[0], features[0])
   edges = portrait.copy()
   edges[:70], edges[446:], edges[:, :64], edges[:, 440:] = 0, 0, 0, 0  # the cut that StableIdentity makes
-  np.testing.assert_array_equal(face_vit.load(tmp_path / "bare")([edges])[0], found[0])
+  np.testing.assert_array_equal(face_vit.load(tmp_path / "bare")([edges])[0], features[0])
 
 
 @pytest.mark.parametrize(

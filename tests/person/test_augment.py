@@ -64,10 +64,10 @@ def test_masks_follow_the_picture_through_crop_and_canvas(how):
   white = np.repeat(255 * face[..., None].astype(np.uint8), 3, -1)
   by_hair = np.repeat(255 * hair[..., None].astype(np.uint8), 3, -1)
   of = lambda image: variants((image, face, hair), variants=12, **how)
-  seen, hairy = of(white), of(by_hair)
-  np.testing.assert_array_equal(seen.images[..., 0] > 0, seen.face > 0)
+  white_face, hairy = of(white), of(by_hair)
+  np.testing.assert_array_equal(white_face.images[..., 0] > 0, white_face.face > 0)
   np.testing.assert_array_equal(hairy.images[..., 0] > 0, hairy.hair > 0)
-  assert len({v.tobytes() for v in seen.face}) > 6
+  assert len({v.tobytes() for v in white_face.face}) > 6
 
 
 def test_colours_are_recorded_and_stay_in_their_ranges(photo):

@@ -1,4 +1,4 @@
-"""What a training example is made of: the random part against diffusers, and photos made into a subject."""
+"""A training example: its random part against diffusers, and the subject that is built from photos."""
 
 import functools
 import hashlib
@@ -37,7 +37,7 @@ def examples(frozen):
 
 
 def test_latents_are_the_scaled_sample_of_the_moments(pipeline, examples):
-  """scaling_factor * (mean + exp(logvar / 2) * noise of its own); logvar is -8 here."""
+  """scaling_factor * (mean + exp(logvar / 2) * noise), with a noise of its own; logvar is -8 here."""
   e, mean = examples
   factor = pipeline[0].nets.vae.scaling_factor
   beside = (e.latents / factor - mean) / np.exp(-4)
@@ -75,7 +75,7 @@ def test_every_variant_and_caption_is_drawn_and_the_caption_goes_with_the_row(fr
 
 
 class Pack:
-  """A recogniser that says how bright the left half of a face is, and the right."""
+  """A recogniser whose embedding is the brightness of a face's left half and right half."""
 
   def crop(self, photo, points):
     return photo[points[0, 1] : points[0, 1] + 16, points[0, 0] : points[0, 0] + 16]
@@ -87,7 +87,7 @@ class Pack:
 
 @pytest.fixture(scope="module")
 def photo():
-  """A wide photo, face at the right: red where the face is, green where the hair is, all else dark."""
+  """A wide photo with the face at the right: red face, green hair, all else dark."""
   face, hair, image = np.zeros((64, 96), bool), np.zeros((64, 96), bool), np.full((64, 96, 3), 20, np.uint8)
   face[32:48, 64:80], hair[16:32, 64:88] = True, True
   image[face], image[hair] = (220, 20, 20), (20, 220, 20)
@@ -103,7 +103,7 @@ def built(pipeline, photo):
 
 
 def test_masks_lie_where_face_and_hair_are(built, photo):
-  """At the latents' size, of the square about the face, the mirrored variant mirrored."""
+  """At the latents' size, in the square about the face; the mirrored variant's masks are mirrored."""
   left = 96 - 64  # the square that holds the face ends at the photo's edge
   for name in ("face", "hair"):
     mask, want = getattr(built, f"{name}_mask"), getattr(photo, name)[:, left:]

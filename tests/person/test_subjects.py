@@ -1,4 +1,4 @@
-"""Several photos of one person: what training reads of all of them together."""
+"""Several photos of one person as one subject."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from idejax.person.augment import Augment
 
 
 def test_the_face_of_several_photos_is_a_unit_vector(tmp_path, monkeypatch):
-  """The direction of their mean: methods were trained on vectors of length 1."""
+  """It has the direction of the photos' mean; methods were trained on vectors of length 1."""
   monkeypatch.setenv("IDEJAX_CACHE", "off")
   b, _ = people.opened(tiny_pipelines.write(tmp_path, "sd15"), "sd15")
   pack = faces.open_pack(facepack.pack(tmp_path / "pack"), notify=lambda _: None)

@@ -43,16 +43,16 @@ def cache(tmp_path_factory):
 
 def run(folder, *args, method="textual-inversion"):
   c = plan.parse(["--model", str(folder), "--method", method, *args], "idejax plan")
-  said = io.StringIO()
-  with contextlib.redirect_stdout(said):
+  stream = io.StringIO()
+  with contextlib.redirect_stdout(stream):
     plan.main(c)
-  return said.getvalue()
+  return stream.getvalue()
 
 
 def figures_of(folder, tmp, *args, **how):
   out = tmp / "plan.json"
-  said = run(folder, "--out", str(out), *args, **how)
-  return said, json.loads(out.read_text())
+  text = run(folder, "--out", str(out), *args, **how)
+  return text, json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +69,17 @@ def one(folder, tmp_path_factory):
 
 
 def test_a_crowd_waits_for_nobody(crowd):
-  said, (f,) = crowd
+  text, (f,) = crowd
   assert f["collectives"] == {} and f["people"] == 8 and f["devices"] == 4
-  assert "collectives  none" in said and "textual-inversion" in said and "not run" in said
-  assert not f["estimate"] and "ESTIMATE" not in said
+  assert "collectives  none" in text and "textual-inversion" in text and "not run" in text
+  assert not f["estimate"] and "ESTIMATE" not in text
   assert not any("wait" in w for w in f["warnings"])
 
 
 def test_one_person_over_devices_pays_a_reduction(one):
-  said, (f,) = one
+  text, (f,) = one
   assert f["collectives"]["all-reduce"]["count"] >= 1 and f["people"] == 0
-  assert f["seconds_links"] > 0 and "all-reduce" in said
+  assert f["seconds_links"] > 0 and "all-reduce" in text
 
 
 def test_memory_of_a_device_is_consistent(crowd, one):
@@ -139,8 +139,8 @@ def test_a_table_has_a_line_a_topology(crowd, one):
 
 
 def test_the_blocks_alone_are_an_estimate_and_say_so(folder, tmp_path, one):
-  said, (f,) = figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")
-  assert f["estimate"] and "ESTIMATE" in said
+  text, (f,) = figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4", "--blocks")
+  assert f["estimate"] and "ESTIMATE" in text
   assert f["flops"] == one[1][0]["flops"]
   apart = f["bytes"] - sum(b["count"] * b["bytes"] for b in f["blocks"])
   assert f["state"] < apart < 4 * f["state"]  # the optimiser's
@@ -151,22 +151,22 @@ def test_the_blocks_alone_are_an_estimate_and_say_so(folder, tmp_path, one):
 
 def test_recomputing_keeps_less_for_more_work(folder, tmp_path):
   ask = ("--topology", "cpu:4", "--batch", "4", "--blocks")
-  (_, (plain,)), (said, (again,)) = (figures_of(folder, tmp_path, *ask, *more) for more in ((), ("--remat",)))
-  kept = lambda f: sum(b["count"] * b["kept"] for b in f["blocks"])
-  assert kept(again) < 0.5 * kept(plain) and again["temporaries"] < plain["temporaries"]
-  assert 1.1 < again["flops"] / plain["flops"] < 1.6 and ", remat" in said
+  (_, (plain,)), (text, (again,)) = (figures_of(folder, tmp_path, *ask, *more) for more in ((), ("--remat",)))
+  memory = lambda f: sum(b["count"] * b["kept"] for b in f["blocks"])
+  assert memory(again) < 0.5 * memory(plain) and again["temporaries"] < plain["temporaries"]
+  assert 1.1 < again["flops"] / plain["flops"] < 1.6 and ", remat" in text
 
 
 def test_a_batch_in_parts_needs_less_memory_for_the_same_work(folder, tmp_path):
   ask = {n: tmp_path / f"{n}.py" for n in (1, 2)}
   for n, path in ask.items():
     path.write_text(f"from idejax.config import Personalize\nconfig = Personalize(accumulate={n})\n")
-  (_, (whole,)), (said, (parts,)) = (
+  (_, (undivided,)), (text, (parts,)) = (
     figures_of(folder, tmp_path, "--config", str(p), "--topology", "cpu:2", "--batch", "4", "--blocks")
     for p in ask.values()
   )
-  assert parts["flops"] == whole["flops"] and "batch in 2 parts" in said
-  assert parts["temporaries"] < 0.8 * whole["temporaries"]
+  assert parts["flops"] == undivided["flops"] and "batch in 2 parts" in text
+  assert parts["temporaries"] < 0.8 * undivided["temporaries"]
 
 
 def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path, monkeypatch):
@@ -177,15 +177,15 @@ def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path,
 
 
 def test_an_estimate_of_all_weights_has_gradients_optimiser_and_class_pictures(folder, monkeypatch):
-  asked = []
-  monkeypatch.setattr(blocks, "_compiled", {})
-  monkeypatch.setattr(blocks, "_compile", lambda *a: asked.append(a[2::2]) or blocks.Cost(100.0, 10, 1))
-  made, cpu = [], topology.read("cpu:1")
+  calls = []
+  monkeypatch.setattr(blocks, "_costs", {})
+  monkeypatch.setattr(blocks, "_compile", lambda *a: calls.append(a[2::2]) or blocks.Cost(100.0, 10, 1))
+  estimates, cpu = [], topology.read("cpu:1")
   for how in (dict(method="textual-inversion", batch=2), dict(method="dreambooth", batch=1)):
     w = work.build(plan.settings(config.Plan(model=str(folder), **how)), cpu, jax.devices()[:1], 0)
-    made.append((w, blocks.estimate(w, cpu, jax.devices()[0], 1, lambda text: None)))
-  assert set(asked) == {(2, ()), (2, ("",))}  # one of the person and one of its class
-  (few, a), (every, b) = made
+    estimates.append((w, blocks.estimate(w, cpu, jax.devices()[0], 1, lambda text: None)))
+  assert set(calls) == {(2, ()), (2, ("",))}  # one of the person and one of its class
+  (few, a), (every, b) = estimates
   assert every.gradient_bytes == pytest.approx(every.state_bytes / 3, rel=1e-3)  # weights and two moments
   assert b["temporaries"] - a["temporaries"] == every.gradient_bytes - few.gradient_bytes
   assert b["bytes"] - a["bytes"] == pytest.approx(
@@ -198,8 +198,8 @@ def test_what_trains_in_a_block_costs(folder):
   c = unet.UNetConfig.from_json(model.configs(str(folder))[0]["unet"])
   (block,) = (b for b in blocks.counted(c) if b.kind == "transformer")
   kv = id_ea.needs(id_ea.Config(), abstract.nets).unet_gradients
-  chosen = ((), kv, dreambooth.LORA, ("",))
-  none, keys, attention, every = (blocks.cost(block, c, 1, jax.devices()[0], t) for t in chosen)
+  choices = ((), kv, dreambooth.LORA, ("",))
+  none, keys, attention, every = (blocks.cost(block, c, 1, jax.devices()[0], t) for t in choices)
   assert none.accessed < keys.accessed < attention.accessed < every.accessed
   assert none.kept <= keys.kept <= attention.kept <= every.kept
 
@@ -221,7 +221,7 @@ def test_what_the_compiler_says_of_too_little_memory(said, bytes_):
 
 
 class _Refused:
-  """A step that the compiler does not take."""
+  """A step that the compiler refuses."""
 
   def __init__(self, said):
     self.said = said
@@ -235,8 +235,8 @@ class _Refused:
 
 def test_a_step_that_does_not_fit_is_a_row_that_says_so(folder, tmp_path, one, monkeypatch):
   build = work.build
-  said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.50G of 15.75G hbm."
-  monkeypatch.setattr(work, "build", lambda *a: build(*a)._replace(step=_Refused(said)))
+  message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.50G of 15.75G hbm."
+  monkeypatch.setattr(work, "build", lambda *a: build(*a)._replace(step=_Refused(message)))
   monkeypatch.setattr(plan, "sources", lambda: "no cache")
   text, (f,) = figures_of(folder, tmp_path, "--topology", "cpu:4", "--batch", "4")
   assert not f["fits"] and f["estimate"] and f["peak"] == f["needed"] == 23.5 * 2**30
@@ -250,10 +250,10 @@ def test_blocks_are_counted_as_the_unet_has_them():
   for family in ("sd15", "sdxl"):
     c = unet.UNetConfig.from_json(model.configs(family)[0]["unet"])
     paths = {p for p in unet.shapes(c)}
-    found = blocks.counted(c)
+    counts = blocks.counted(c)
     for kind, word in (("resnet", ".resnets."), ("transformer", ".attentions.")):
-      assert sum(n for b, n in found.items() if b.kind == kind) == sum(word in p for p in paths)
-    wide = {b.width for b in found if b.kind == "resnet"}
+      assert sum(n for b, n in counts.items() if b.kind == kind) == sum(word in p for p in paths)
+    wide = {b.width for b in counts if b.kind == "resnet"}
     assert wide == {v["conv1"]["kernel"].shape[-2] for p, v in unet.shapes(c).items() if ".resnets." in p}
 
 
@@ -281,13 +281,13 @@ def test_every_methods_step_can_be_planned(method, folder):
 
 def test_large_states_are_divided_as_the_run_divides_them(one):
   s = plan.settings(config.Plan(model="sd15", method="dreambooth", batch=8))
-  whole, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, None))
-  assert (whole.fsdp, parts.fsdp, one[1][0]["fsdp"]) == (1, 8, 1)
-  assert whole.state_bytes > 10e9 and parts.state_bytes < whole.state_bytes / 4
+  undivided, parts = (work.build(s, topology.read("cpu:8"), jax.devices(), 0, n) for n in (1, None))
+  assert (undivided.fsdp, parts.fsdp, one[1][0]["fsdp"]) == (1, 8, 1)
+  assert undivided.state_bytes > 10e9 and parts.state_bytes < undivided.state_bytes / 4
 
 
 def test_a_crowds_step_lowers_for_tpus_with_their_kernels(tmp_path):
-  """Rows that the devices divide: the attention kernel would divide them, and so are the people divided."""
+  """The rows divide by the devices, so the attention kernel would divide them although the people are divided."""
   configs = tiny_pipelines.configs("sd21-base")
   configs["unet"] = configs["unet"] | {"sample_size": 64}  # long enough for the kernel
   families.write_random(tmp_path, "sd21-base", configs=configs)
@@ -374,12 +374,14 @@ def test_a_config_file_of_a_run_is_planned(tmp_path):
 
 def test_collectives_of_a_program_that_has_them():
   mesh = sharding.make_mesh(jax.devices()[:4], fsdp=4)
-  cut, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+  sharded, replicated = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
   x = jax.ShapeDtypeStruct((8, 16), jnp.float32)
   text = lambda f, a, b: jax.jit(f, in_shardings=a, out_shardings=b).lower(x).compile().as_text()
-  assert hlo.collectives(text(lambda x: x + 1, cut, cut)) == {}
-  assert hlo.collectives(text(lambda x: x + 1, cut, whole)) == {"all-gather": {"count": 1, "bytes": 8 * 16 * 4}}
-  assert hlo.collectives(text(lambda x: x.sum(0), cut, whole)) == {"all-reduce": {"count": 1, "bytes": 16 * 4}}
+  assert hlo.collectives(text(lambda x: x + 1, sharded, sharded)) == {}
+  assert hlo.collectives(text(lambda x: x + 1, sharded, replicated)) == {
+    "all-gather": {"count": 1, "bytes": 8 * 16 * 4}
+  }
+  assert hlo.collectives(text(lambda x: x.sum(0), sharded, replicated)) == {"all-reduce": {"count": 1, "bytes": 16 * 4}}
 
 
 def test_collectives_of_asynchronous_and_combined_ones():
@@ -389,9 +391,9 @@ def test_collectives_of_asynchronous_and_combined_ones():
   %d = f32[8,8]{1,0} all-gather-done((f32[2,8], f32[8,8]) %g)
   ROOT %t = s32[] add(s32[] %all-reduce.3, s32[] %c)
   """
-  found = hlo.collectives(text)
-  assert found == {"all-gather": {"count": 1, "bytes": 256}, "all-reduce": {"count": 1, "bytes": 48}}
-  assert hlo.link_bytes(found) == 256 + 2 * 48
+  kinds = hlo.collectives(text)
+  assert kinds == {"all-gather": {"count": 1, "bytes": 256}, "all-reduce": {"count": 1, "bytes": 48}}
+  assert hlo.link_bytes(kinds) == 256 + 2 * 48
 
 
 def test_the_roofline_is_the_longer_of_work_and_memory():

@@ -1,4 +1,4 @@
-"""What moves while a person waits."""
+"""Progress on stderr while a person waits."""
 
 import re
 import sys
@@ -20,11 +20,11 @@ def test_waiting_speaks_up_after_two_seconds(capsys, monkeypatch, terminal):
   with pytest.raises(KeyError), progress.waiting("thinking"):
     time.sleep(2.7)
     raise KeyError
-  said = capsys.readouterr().err
+  output = capsys.readouterr().err
   if terminal:
-    assert re.match(r"\rthinking ... \d s", said) and said.endswith("\r\033[K")  # cleared
+    assert re.match(r"\rthinking ... \d s", output) and output.endswith("\r\033[K")  # cleared
   else:
-    assert said == "thinking ...\n"
+    assert output == "thinking ...\n"
 
 
 def test_a_bar_leaves_nothing_behind(capsys):

@@ -1,4 +1,4 @@
-"""Which pictures are made together: batches of one size, whole-weight people apart, nothing left out or made twice."""
+"""Batches of one size, people with whole weights apart, no picture left out or made twice."""
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ def test_every_picture_is_in_one_batch_and_whole_weights_are_not_mixed(groups, r
 
 
 def test_of_padding_the_first_row_counts(monkeypatch):
-  """Four rows on two processes: each picture is made by one of them, though both hold its rows."""
+  """Four rows on two processes: each picture is made by one process, though both hold its rows."""
   rows = {0: slice(0, 2), 1: slice(2, 4)}
   monkeypatch.setattr(sharding, "share", lambda process, count: rows[process])
   mine = lambda batch: [batching.part(batch, process) for process in (0, 1)]

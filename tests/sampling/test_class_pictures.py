@@ -1,4 +1,4 @@
-"""Pictures of a class are made once for a model, and read back afterwards."""
+"""Pictures of a class are sampled once for a model and then read from the cache."""
 
 import dataclasses
 import types
@@ -11,7 +11,7 @@ from idejax.sampling import class_pictures
 
 @dataclasses.dataclass(frozen=True)
 class Pipe:
-  """Counts how often it must draw."""
+  """Counts how often it must sample."""
 
   digest: str = "abc"
   dtype: str = "float32"

@@ -1,4 +1,4 @@
-"""An identity on disk and the models that it fits."""
+"""An identity on disk, and the models that it fits or does not fit."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Whole pipelines against diffusers: same folder, same initial latents, same final latents."""
+"""Complete pipelines against diffusers: the same folder and initial latents give the same final latents."""
 
 import dataclasses
 import warnings
@@ -99,9 +99,9 @@ def test_final_latents_equal_diffusers(opened, theirs, family, sampler):
   guidance, negative = 7.5, (None if sampler == "ddim" else ["blurry", "", "a hat"])
   requests = [Request(p, negative and negative[i], guidance=guidance) for i, p in enumerate(PROMPTS)]
   settings = Settings(10, sampler, *SIZE, batch=3)
-  (made,) = pipeline.generate(opened(family), requests, settings, init.transpose(0, 2, 3, 1))
+  (batch,) = pipeline.generate(opened(family), requests, settings, init.transpose(0, 2, 3, 1))
   want = their_latents(theirs(family), TWINS[sampler], init, 10, guidance, negative)
-  assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+  assert relative_error(batch.latents.transpose(0, 3, 1, 2), want) < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,25 +110,25 @@ def test_pictures_equal_diffusers(opened, theirs, family):
   import torch
 
   z = np.random.default_rng(2).standard_normal((3, 4, 8, 12)).astype(np.float32)
-  made = np.asarray(pipeline.decode(opened(family).backbone, z.transpose(0, 2, 3, 1), False))
+  pixels = np.asarray(pipeline.decode(opened(family).backbone, z.transpose(0, 2, 3, 1), False))
   pipe = theirs(family)
   with torch.no_grad():
     decoded = pipe.vae.decode(torch.from_numpy(z) / pipe.vae.config.scaling_factor).sample
   want = pipe.image_processor.postprocess(decoded, output_type="np")
-  off = np.abs(made.astype(int) - np.round(want * 255).astype(int))
+  off = np.abs(pixels.astype(int) - np.round(want * 255).astype(int))
   assert off.max() <= 1 and (off > 0).mean() < 1e-3
 
 
 def test_the_folder_sampler_is_diffusers_default(opened, theirs):
-  """Nothing said: the scheduler of the folder, 7.5 (5 for SDXL), empty negative or zeros."""
+  """By default: the folder's scheduler, guidance 7.5 (5 for SDXL), and an empty negative prompt or zeros."""
   for family, kind in (("sd15", "PNDMScheduler"), ("sdxl", "EulerDiscreteScheduler")):
     init = np.random.default_rng(3).standard_normal((3, 4, 8, 12)).astype(np.float32)
     pipe = opened(family)
     requests = [Request(p, guidance=pipeline.default_guidance(pipe)) for p in PROMPTS]
     settings = Settings(10, height=SIZE[0], width=SIZE[1], batch=3)
-    (made,) = pipeline.generate(pipe, requests, settings, init.transpose(0, 2, 3, 1))
+    (batch,) = pipeline.generate(pipe, requests, settings, init.transpose(0, 2, 3, 1))
     want = their_latents(theirs(family), kind, init, 10, requests[0].guidance)
-    assert relative_error(made.latents.transpose(0, 3, 1, 2), want) < 1e-4
+    assert relative_error(batch.latents.transpose(0, 3, 1, 2), want) < 1e-4
 
 
 def run(pipe, requests, sampler="euler_ancestral", steps=3, batch=3, **settings):
@@ -138,7 +138,7 @@ def run(pipe, requests, sampler="euler_ancestral", steps=3, batch=3, **settings)
 
 
 def test_every_row_is_its_own(opened):
-  """Prompt, negative, seed and guidance of one row do not touch another; batch size neither."""
+  """Prompt, negative, seed and guidance of one row do not affect another row, and neither does the batch size."""
   requests = [
     Request("a cat", None, 1, 0, 7.5),
     Request("a dog", "blurry", 2, 0, 3.0),
@@ -153,15 +153,15 @@ def test_every_row_is_its_own(opened):
 
 
 def test_noise_that_is_given_goes_with_its_picture(opened):
-  """Also beyond the first batch, and where only some pictures are asked for."""
+  """Also beyond the first batch, and where only some pictures are requested."""
   pipe, requests = opened("sd15"), [Request(f"picture {i}", seed=3, index=i) for i in range(4)]
   want = run(pipe, requests)
   shape = pipe.latent_shape(Settings(height=SIZE[0], width=SIZE[1]))
-  given = np.stack([pipeline.noise(3, i, shape) for i in range(4)])
+  noise = np.stack([pipeline.noise(3, i, shape) for i in range(4)])
   sized = Settings(3, "euler_ancestral", *SIZE, batch=3)
-  every = np.concatenate([b.latents for b in pipeline.generate(pipe, requests, sized, given)])
+  every = np.concatenate([b.latents for b in pipeline.generate(pipe, requests, sized, noise)])
   np.testing.assert_array_equal(every, want)
-  (last,) = pipeline.generate(pipe, requests, sized, given, positions=[3])
+  (last,) = pipeline.generate(pipe, requests, sized, noise, positions=[3])
   assert last.positions == [3] and relative_error(last.latents[0], want[3]) < 1e-6
 
 
@@ -230,14 +230,14 @@ def test_a_negative_prompt_of_the_python_interface_is_the_requests(opened):
 
 
 def test_pictures_of_one_seed_have_a_samplers_noise_of_their_own(opened):
-  """From the same latents the stochastic samplers still part ways; all 64 bits of a seed count."""
+  """From the same latents, stochastic samplers give different pictures; all 64 bits of a seed count."""
   names = [(5, 0), (5, 1), (6, 0), (6, 1), (5 + 2**32, 0), (0, 5)]
   assert len({jax.random.key_data(pipeline._key(*n)).tobytes() for n in names}) == len(names)
   z = np.stack([pipeline.noise(5, 0, (8, 12, 4))] * 3)
   requests = [Request("a cat", seed=5, index=i, guidance=2.0) for i in (0, 1, 0)]
-  (made,) = pipeline.generate(opened("sd15"), requests, Settings(3, "euler_ancestral", *SIZE, batch=3), z)
-  assert relative_error(made.latents[2], made.latents[0]) < 1e-5
-  assert relative_error(made.latents[1], made.latents[0]) > 1e-2
+  (batch,) = pipeline.generate(opened("sd15"), requests, Settings(3, "euler_ancestral", *SIZE, batch=3), z)
+  assert relative_error(batch.latents[2], batch.latents[0]) < 1e-5
+  assert relative_error(batch.latents[1], batch.latents[0]) > 1e-2
 
 
 def test_tiled_decode(opened):

@@ -70,8 +70,8 @@ def written_out(pipe, word, text):
   return dataclasses.replace(somebody(pipe, word), identity={"rows": rows})
 
 
-def test_rows_of_real_words_draw_what_the_words_draw(pipe):
-  """Each person stands where their word stands, in either order."""
+def test_rows_of_real_words_sample_what_the_words_sample(pipe):
+  """Each person stands where their word stands, in either order of the two."""
   both = pipe.with_people(written_out(pipe, "<a>", "q z"), written_out(pipe, "<b>", "x k"))
   texts = ("<a> and <b>", "<b> and <a>", "q z and x k", "x k and q z")
   ab, ba, one, other = latents(both, [Request(t, seed=1) for t in texts])
@@ -84,14 +84,14 @@ def test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone(pipe, mak
   """Text rows, keys and values, whole weights; both orders. Relative error below 1e-5: another batch size.
   The third is the first but for the changes of keys and values, or for all of the UNet but those."""
   a, b, c = make(pipe, "<a>", seed=11), make(pipe, "<b>", seed=12), make(pipe, "<c>", seed=13)
-  own = {}
+  single = {}
   if "kv" in a.identity:
-    own = {"kv": c.identity["kv"]}
+    single = {"kv": c.identity["kv"]}
   if "unet" in a.identity:
     kv = tree.split(a.identity["unet"], learned_people.KV)[0]
-    own = {"unet": tree.override(c.identity["unet"], kv)}
-  if own:
-    c = dataclasses.replace(a, word="<c>", identity=a.identity | own)
+    single = {"unet": tree.override(c.identity["unet"], kv)}
+  if single:
+    c = dataclasses.replace(a, word="<c>", identity=a.identity | single)
   requests = [Request(f"{word} at sea", seed=7) for word in ("<a>", "<b>", "<c>", "person")]
   alone = [latents(pipe.with_people(*who), [r])[0] for who, r in zip(((a,), (b,), (c,), ()), requests)]
   assert min(relative_error(x, y) for i, x in enumerate(alone) for y in alone[:i]) > 1e-3
@@ -103,11 +103,11 @@ def test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone(pipe, mak
 
 
 def test_an_encoding_is_what_the_method_says(pipe, peopled):
-  """Keys and values each, of every stage; the plain prompt beside them repeats its one stage."""
-  asked = ["<s> at sea", "at sea"]
-  texts = prompting.Texts(pipe.backbone, pipe.tokenizers, peopled.people, asked, print)
-  got, who = texts.encode(asked), peopled.people["<s>"]
-  tokenised = conditioning.tokenise(pipe.tokenizers, asked[:1] * prompting.CHUNK, {"<s>": who.rows})
+  """Keys' and values' contexts of every stage; the plain prompt beside them repeats its one stage."""
+  prompts = ["<s> at sea", "at sea"]
+  texts = prompting.Texts(pipe.backbone, pipe.tokenizers, peopled.people, prompts, print)
+  got, who = texts.encode(prompts), peopled.people["<s>"]
+  tokenised = conditioning.tokenise(pipe.tokenizers, prompts[:1] * prompting.CHUNK, {"<s>": who.rows})
   want = prompting.condition(who.method, who.cfg, [who.identity], pipe.backbone, tokenised)
   np.testing.assert_allclose(got.k[0], want.k[:, 0], atol=1e-5)
   np.testing.assert_allclose(got.v[0], want.v[:, 0], atol=1e-5)
@@ -130,7 +130,7 @@ def test_equal_stages_are_one_stage(pipe):
   assert relative_error(a, b) < 1e-5
 
 
-def test_a_late_start_draws_the_plain_prompt_first(peopled):
+def test_a_late_start_samples_the_plain_prompt_first(peopled):
   make = lambda start: Request("<a> at sea", seed=7, start=start, plain="person at sea")
   never, half, always, plain = latents(peopled, [make(0.999), make(0.5), make(0.0), Request("person at sea", seed=7)])
   assert relative_error(never, plain) < 0.2 * relative_error(always, plain)  # the last step sees t = 1

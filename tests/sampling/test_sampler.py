@@ -33,7 +33,7 @@ def quiet():
   diffusers.logging.set_verbosity_error()
 
 
-# What diffusers lacks is in test_predictions_agree and test_sde_is_the_specification.
+# What diffusers lacks is in test_predictions_agree and test_sde_equals_its_equations_in_float64.
 @pytest.mark.parametrize(
   "name, prediction",
   [
@@ -160,8 +160,8 @@ def test_plms_from_the_middle_is_plms_on_fewer_timesteps():
   part = sampler.table("pndm", schedule, 10, start=4)
   t = part.rows.t[part.active]
   assert t.tolist() == [500, 400, 400, 300, 200, 100, 0]
-  whole = sampler.table("pndm", schedule, 10)
-  np.testing.assert_array_equal(whole.rows.t[:3], [900, 800, 800])
+  full = sampler.table("pndm", schedule, 10)
+  np.testing.assert_array_equal(full.rows.t[:3], [900, 800, 800])
   np.testing.assert_allclose(part.start_signal**2 + part.start_sigma**2, 1, rtol=1e-6)
 
 
@@ -201,7 +201,7 @@ def denoise_as(z, table, abar, prediction):
 
 
 def test_predictions_agree():
-  """One denoiser told as eps, v or z0 gives the same latents, also where diffusers lacks it."""
+  """One denoiser expressed as eps, v or z0 gives the same latents, also where diffusers lacks it."""
   for name in TWINS:
     if name in ("pndm", "dpmpp_sde"):
       continue  # extrapolates what is told; fractional timesteps
@@ -215,11 +215,11 @@ def test_predictions_agree():
     assert max(relative_error(v, eps), relative_error(x0, eps)) < 1e-5, name
 
 
-# ---- DPM++ SDE, facesnap.md (f) and (j) 10, 11 --------------------------------------------------
+# ---- DPM-Solver++ SDE -------------------------------------------------------------------------------
 
 
 def sde_in_float64(schedule, steps, prediction, eta=1.0):
-  """facesnap.md (f), word for word, with Karras sigmas."""
+  """DPM-Solver++ SDE with Karras sigmas, written out in float64 from its equations."""
   z, noise = (v.astype(np.float64) for v in draws())
   train = np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)
   ramp = np.linspace(0, 1, steps)
@@ -250,7 +250,7 @@ def sde_in_float64(schedule, steps, prediction, eta=1.0):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_sde_is_the_specification(prediction):
+def test_sde_equals_its_equations_in_float64(prediction):
   config = config_of("dpmpp_sde", prediction_type=prediction, use_karras_sigmas=True)
   schedule = NoiseSchedule.from_json(config)
   for steps in (2, 8, 30):
@@ -426,15 +426,15 @@ def test_without_noise_the_variants_are_their_solvers():
 
 def test_state_is_float32_whatever_the_model_computes_in():
   table = sampler.table("dpmpp_sde", NoiseSchedule.from_json(config_of("dpmpp_sde")), 4)
-  seen = []
+  calls = []
 
   def model(x, t):
-    seen.append((x.dtype, t.dtype, t.shape))
+    calls.append((x.dtype, t.dtype, t.shape))
     return x.astype(jnp.bfloat16)
 
   keys = jax.random.split(jax.random.key(0), SHAPE[0])
   x = sampler.sample(model, jnp.ones(SHAPE, jnp.bfloat16), table, keys)
-  assert x.dtype == jnp.float32 and set(seen) == {(jnp.dtype("float32"),) * 2 + ((),)}
+  assert x.dtype == jnp.float32 and set(calls) == {(jnp.dtype("float32"),) * 2 + ((),)}
 
 
 def test_gradient_passes_through_the_scan():

@@ -1,4 +1,4 @@
-"""Names to folders with no network: what is fetched, what is refused, what the user is told."""
+"""Names to folders without network: downloads, refusals and notices."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def pipeline(folder: pathlib.Path, parts=("unet", "vae", "text_encoder")) -> pat
 
 @pytest.fixture
 def net(monkeypatch, tmp_path):
-  """A hub that lives in `tmp_path/remote`; `calls` says what was asked of it."""
+  """A hub in `tmp_path/remote`; `calls` records the requests."""
   calls = []
 
   class Api:
@@ -66,7 +66,7 @@ def test_an_existing_pipeline_is_returned_as_it_is(tmp_path):
 
 
 def test_what_is_not_a_pipeline_is_told_what_it_is(tmp_path):
-  whole = pipeline(tmp_path / "whole")
+  folder = pipeline(tmp_path / "whole")
   (tmp_path / "empty").mkdir()
   (tmp_path / "ckpt").mkdir()
   (tmp_path / "ckpt/model.ckpt").touch()
@@ -83,8 +83,8 @@ def test_what_is_not_a_pipeline_is_told_what_it_is(tmp_path):
     (tmp_path / "other", "only holiday.jpg"),
     (tmp_path / "parts", "it has unet/"),
     (tmp_path / "sd.safetensors", "idejax convert"),
-    (whole / "unet", f"component of the pipeline {whole}"),
-    (tmp_path, f"pass {whole}"),
+    (folder / "unet", f"component of the pipeline {folder}"),
+    (tmp_path, f"pass {folder}"),
     (tmp_path / "other/holiday.jpg", "this is a file"),
   ):
     with pytest.raises(UserError) as e:
@@ -239,9 +239,9 @@ def test_deleted_ids_go_to_their_mirror_and_the_user_is_told(name, net, tmp_path
     ("list", hub.MIRRORS[name]),
     ("fetch", hub.MIRRORS[name]),
   ]
-  told = capsys.readouterr().err
-  assert name in told and hub.MIRRORS[name] in told
-  assert "sha256: none; unverified: text_encoder/model.safetensors, unet/" in told
+  notices = capsys.readouterr().err
+  assert name in notices and hub.MIRRORS[name] in notices
+  assert "sha256: none; unverified: text_encoder/model.safetensors, unet/" in notices
   original = pipeline(tmp_path / "cached" / name)
   assert hub.resolve(name, offline=True) == original and capsys.readouterr().err == ""
 
@@ -253,9 +253,9 @@ def test_digests_prove_or_refuse(net, tmp_path, capsys, monkeypatch):
   table = {unet: tensorfiles.digest(folder / unet), vae: None}
   monkeypatch.setitem(hub.DIGESTS, name, table)
   assert hub.resolve(name) == folder
-  told = capsys.readouterr().err
-  assert f"by sha256: {unet};" in told
-  assert f"unverified: text_encoder/model.safetensors, {vae}" in told
+  notices = capsys.readouterr().err
+  assert f"by sha256: {unet};" in notices
+  assert f"unverified: text_encoder/model.safetensors, {vae}" in notices
   tensorfiles.write(folder / unet, {"a": np.zeros(4)})
   with pytest.raises(UserError) as e:
     hub.resolve(name)

@@ -37,7 +37,7 @@ def check(got, want):
 
 @pytest.fixture(scope="module")
 def nets():
-  """Tiny torch nets with every name that the historic layouts treated in a special way."""
+  """Tiny torch nets with every name that historic layouts treated specially."""
   from diffusers import AutoencoderKL, UNet2DConditionModel
   from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -197,7 +197,7 @@ def test_flax_chunks_bfloat16_scalars_and_shards(tmp_path, monkeypatch):
 
 
 def test_a_flax_file_that_says_a_tensor_twice_is_refused(tmp_path):
-  """`a_0` and `a/0` are both spellings of a.0: neither may win in silence."""
+  """`a_0` and `a/0` are both spellings of a.0: neither may silently win."""
   tree = {"a_0": {"scale": np.zeros(3, np.float32)}, "a": {"0": {"scale": np.ones(3, np.float32)}}}
   (tmp_path / "diffusion_flax_model.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
   with pytest.raises(UserError, match="two tensors are a.0.weight"):
@@ -257,7 +257,7 @@ def test_write_then_read_is_the_identity_and_diffusers_reads_it(nets, tmp_path):
 
 
 def test_the_same_save_gives_the_same_bytes(tmp_path):
-  """safetensors keeps metadata in a hash map, seeded anew each time: one in 24! orders is ours."""
+  """safetensors keeps metadata in a hash map that is seeded anew each time: one of 24! orders is ours."""
   metadata = {f"key {i} é \n": f'{{"a": "{i}\\"}}' for i in range(24)}
   files = [tmp_path / f"{i}.safetensors" for i in range(3)]
   for file in files:
@@ -316,16 +316,16 @@ def test_digest_is_sha256_and_its_cache_is_only_a_cache(tmp_path, monkeypatch):
   for rubbish in ("", "[]", "{", json.dumps({str(big): 3})):
     cache.write_text(rubbish)
     assert tensorfiles.digest(big) == want
-  whole = tensorfiles.digest(tmp_path / "d")
+  before = tensorfiles.digest(tmp_path / "d")
   big.write_bytes(bytes(2 << 20) + b"x")
-  assert tensorfiles.digest(big) != want and tensorfiles.digest(tmp_path / "d") != whole
+  assert tensorfiles.digest(big) != want and tensorfiles.digest(tmp_path / "d") != before
   big.write_bytes(bytes(2 << 20) + b"y")  # as large as before
   os.utime(big, ns=(0, 1))  # file systems may count in ticks
   assert tensorfiles.digest(big) == hashlib.sha256(bytes(2 << 20) + b"y").hexdigest()
   (tmp_path / "d/.hidden").write_text("x")
-  changed = tensorfiles.digest(tmp_path / "d")
+  after = tensorfiles.digest(tmp_path / "d")
   big.write_bytes(bytes(2 << 20))
-  assert tensorfiles.digest(tmp_path / "d") == whole != changed
+  assert tensorfiles.digest(tmp_path / "d") == before != after
   with pytest.raises(UserError, match="cannot be read"):
     tensorfiles.digest(tmp_path / "no")
   monkeypatch.setenv("XDG_CACHE_HOME", str(pathlib.Path(tmp_path / "d/big")))  # cannot be made

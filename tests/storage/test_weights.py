@@ -1,4 +1,4 @@
-"""Conversion both ways, bit for bit, and what a wrong checkpoint is told."""
+"""Conversion both ways, bit for bit, and the errors of a wrong checkpoint."""
 
 import collections.abc
 import math
@@ -114,7 +114,7 @@ def test_nan_and_infinity_pass():
   assert weights.from_torch(shapes, {"n.bias": x})["n"]["bias"].tobytes() == x.tobytes()
 
 
-# Wrong checkpoints (pitfalls.md, item 12).
+# Wrong checkpoints.
 
 
 def test_a_dropped_a_renamed_and_a_transposed_tensor_are_each_named():

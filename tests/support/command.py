@@ -1,4 +1,4 @@
-"""The installed command as a process of its own, as users run it, and a model that suits a test."""
+"""The installed command in a process of its own, as users run it, and a small model for tests."""
 
 import atexit
 import functools
@@ -41,12 +41,12 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 def run(*args, cwd: Path = ROOT, timeout: float = 240, **env: str | None) -> Result:
   """Run `idejax ARGS` to its end."""
-  done = subprocess.run([IDEJAX, *args], capture_output=True, cwd=cwd, env=environment(**env), timeout=timeout)
-  return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+  process = subprocess.run([IDEJAX, *args], capture_output=True, cwd=cwd, env=environment(**env), timeout=timeout)
+  return Result(process.returncode, process.stdout.decode(), process.stderr.decode())
 
 
 def run_until(file: Path, number: signal.Signals, *args, timeout: float = 240) -> Result:
-  """Run `idejax ARGS` until `file` is there, then send a signal and wait for the end."""
+  """Run `idejax ARGS` until `file` exists, then send a signal and wait for the end."""
   process = subprocess.Popen(
     [IDEJAX, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment()
   )
@@ -59,7 +59,7 @@ def run_until(file: Path, number: signal.Signals, *args, timeout: float = 240) -
 
 
 def run_for(seconds: float, *args) -> int:
-  """Run `idejax ARGS` for so long at most, then kill -9; the exit code, or the negative signal."""
+  """Run `idejax ARGS` for at most so many seconds, then kill -9; the exit code, or the negative signal."""
   process = subprocess.Popen(
     [IDEJAX, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=environment()
   )
@@ -94,7 +94,7 @@ def tiny_model() -> Path:
 
 
 def assert_one_sentence(result: Result, *words: str, code: int = 2):
-  """What a mistake must look like: the code, nothing on stdout, and one sentence that names it."""
+  """The form of every mistake: the code, nothing on stdout, and one sentence that names it."""
   assert result.code == code, result
   assert result.out == ""
   assert "Traceback" not in result.err and '  File "' not in result.err, result.err

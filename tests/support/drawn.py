@@ -23,7 +23,7 @@ def picture(person, **factors):
 
 
 def portraits(count, pack, first=0):
-  """The people and photos that `idejax personalize --drawn` would take, as persons <0>, <1>, ..."""
+  """The people and photos of `idejax personalize --drawn`, as persons <0>, <1>, ..."""
   who = people.people(people.split("heldout")[first : first + count])
   photos = [picture(people.take(who, n), clothes="red sweater", background="gray") for n in range(count)]
   read = lambda photo: faces.read(photo, pack, notify=lambda _: None)

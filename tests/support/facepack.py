@@ -61,7 +61,7 @@ def detector(outputs: int = 9) -> onnx.ModelProto:
     nodes.append(
       helper.make_node("AveragePool", ["image"], [f"p{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2)
     )
-    for part, width, found in (("s", 1, scores), ("b", 4, boxes), ("k", 10, kps)):
+    for part, width, result in (("s", 1, scores), ("b", 4, boxes), ("k", 10, kps)):
       name = f"{part}{stride}"
       w, b = kernel[part]
       consts[name + "w"], consts[name + "bias"] = w[:, :, None, None].astype(np.float32), b.astype(np.float32)
@@ -72,12 +72,12 @@ def detector(outputs: int = 9) -> onnx.ModelProto:
       ]
       if part == "s":
         nodes.append(helper.make_node("Sigmoid", [name + "r"], [name]))
-      found.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]))
+      result.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]))
   return _model(nodes, "image", [1, 3, "height", "width"], [*scores, *boxes, *kps][:outputs], consts)
 
 
 def recogniser(size: int = 112, features: int = 512, batch: str | int = "N") -> onnx.ModelProto:
-  """Coarse pixels through a random matrix, from one set of weights for all sizes."""
+  """Coarse pixels through a random matrix, with one set of weights for all input sizes."""
   step = size // 7  # 16 at 112, 18 at 128: the rest is not looked at
   rng = np.random.default_rng(1)
   consts = {

@@ -1,4 +1,4 @@
-"""People as every method would have learned them, from random numbers: nothing is trained."""
+"""People as every method would have learned them, with random numbers: nothing is trained."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ KV = [r"\.attn2\.to_[kv]\.kernel$"]
 
 
 def words(pipe, rng, stages=1, wide=1, count=2):
-  """As small as a text encoder's own rows, so that random nets stay tame."""
+  """Random rows as small as a text encoder's own, so that random nets stay tame."""
   return tuple(
     0.05 * rng.standard_normal((stages, wide, count, t.hidden_size)).astype(np.float32) for t in pipe.backbone.nets.text
   )
@@ -61,10 +61,10 @@ def low_rank(pipe, word="<dan>"):
 
 
 def whole_unet(pipe, word="<fay>", seed=6):
-  """DreamBooth that trained everything."""
+  """A DreamBooth person with a whole UNet."""
   rng = np.random.default_rng(seed)
-  changed = lambda w: np.asarray(w * (1 + 0.2 * rng.standard_normal(w.shape)), np.float32)
-  unet = jax.tree.map(changed, pipe.backbone.params["unet"])
+  shake = lambda w: np.asarray(w * (1 + 0.2 * rng.standard_normal(w.shape)), np.float32)
+  unet = jax.tree.map(shake, pipe.backbone.params["unet"])
   identity = {"rows": words(pipe, rng), "unet": unet, "scale": np.float32(1)}
   return _made(pipe, word, "dreambooth", dreambooth.Config(trains="unet"), identity)
 

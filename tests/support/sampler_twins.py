@@ -72,7 +72,7 @@ def twin_class(name):
 
 
 def theirs(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0):
-  """diffusers' own loop, fed the noise that `ours` is fed."""
+  """diffusers' own loop on the noise that `ours` reads."""
   cls = twin_class(TWINS.get(name, name))
   scheduler = cls.from_config(config)
   scheduler.set_timesteps(steps)
@@ -117,5 +117,5 @@ def compare(name, config, steps, monkeypatch, latents=None, start=0, eta=0.0, to
 
 
 def config_of(name, **fields):
-  own = {"dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"}, "pndm": {"skip_prk_steps": True}}
-  return {"_class_name": TWINS[name], **SD, **own.get(name, {}), **fields}
+  extra = {"dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"}, "pndm": {"skip_prk_steps": True}}
+  return {"_class_name": TWINS[name], **SD, **extra.get(name, {}), **fields}

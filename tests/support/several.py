@@ -23,7 +23,7 @@ class Ended(NamedTuple):
 
 
 def environment(shape: tuple[int, int], i: int, port: int) -> dict[str, str]:
-  """Of process i among `shape` processes x devices."""
+  """The environment variables of process i among `shape` processes x devices."""
   return os.environ | {
     "IDEJAX_COORDINATOR": f"localhost:{port}",
     "IDEJAX_PROCESSES": str(shape[0]),
@@ -52,7 +52,7 @@ def start(shape: tuple[int, int], *args: Any) -> list[subprocess.Popen]:
 
 def ended(processes: list[subprocess.Popen], timeout: float = 900) -> list[Ended]:
   try:
-    return [Ended(p.returncode, *said) for p in processes if (said := p.communicate(timeout=timeout))]
+    return [Ended(p.returncode, *text) for p in processes if (text := p.communicate(timeout=timeout))]
   finally:
     for p in processes:
       p.kill()
@@ -88,7 +88,7 @@ def toy(
   rows = sharding.batch(jax.tree.leaves(state)[0].sharding.mesh)
   with Checkpoints(folder / "checkpoints") as checkpoints:
     state = loop.resume(checkpoints, state, tiny_run.facts)
-    for done, last in loop.train(
+    for count, last in loop.train(
       step,
       state,
       frozen,
@@ -100,15 +100,15 @@ def toy(
     ):
       state = last
       time.sleep(pause)
-      if done == stop and jax.process_index() == jax.process_count() - 1:
+      if count == stop and jax.process_index() == jax.process_count() - 1:
         os.kill(os.getpid(), signal.SIGTERM)
-  whole = sharding.gather(state)
+  last_state = sharding.gather(state)
   if distributed.first():
-    np.savez(folder.with_suffix(".npz"), *jax.tree.leaves(whole))
+    np.savez(folder.with_suffix(".npz"), *jax.tree.leaves(last_state))
 
 
 def fsdp(folder: Path, root: Path, steps: int = 3, batch: int = 8):
-  """DreamBooth of all weights of a UNet that is held in eight parts; losses and weights to FOLDER.npz."""
+  """DreamBooth of all weights of a UNet in eight parts; losses and weights go to FOLDER.npz."""
   import jax
   import numpy as np
   from support.subjects import NAMES, opened, person
@@ -120,16 +120,16 @@ def fsdp(folder: Path, root: Path, steps: int = 3, batch: int = 8):
   from idejax.runtime import distributed
   from idejax.training import fit
 
-  kept, sharding.LARGE = sharding.LARGE, 64
+  large, sharding.LARGE = sharding.LARGE, 64
   cfg = method.Config(trains="unet", batch=batch, lr=1e-4, word="a b")
   b, words = opened(root, "sd15")
   needs = method.needs(cfg, b.nets)
   frozen = Frozen(b, needs.constants(b, words, NAMES, cfg), encode_captions(needs, words, "<id>"), person(b))
   key = fit.keys(0, ["0123456789abcdef"])[0]
   step, state, frozen = fit.one(method, cfg, frozen, key, sharding.make_mesh(fsdp=8))
-  sharding.LARGE = kept
-  held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params))
-  share = held / sum(x.size for x in jax.tree.leaves(state.params))
+  sharding.LARGE = large
+  size = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params))
+  share = size / sum(x.size for x in jax.tree.leaves(state.params))
   index, key = sharding.put({"index": np.arange(cfg.batch, dtype=np.int32)}, step.rows), sharding.put(key, step.keys)
   losses = []
   for _ in range(steps):
@@ -183,7 +183,7 @@ if __name__ == "__main__":
   folder = Path(rest[0])
 
   def job(_):
-    """In place of a command, for all that the command line does about failures."""
+    """Stands in for a command, to test everything that the command line does about failures."""
     distributed.hush(cluster.detect())
     distributed.start()
     if name == "fsdp":

@@ -1,8 +1,8 @@
-"""Stock diffusers, transformers and peft write a person's files, load them again and draw: `python stock_writer.py JOB.json`.
+"""Stock diffusers, transformers and peft write a person's files, load them again and sample: `python stock_writer.py JOB.json`.
 
 A process that cannot import idejax. The job: {"base", "out", "cases", "noise", "steps", "guidance"}. For each
 case, which is the name of a function here, it makes out/case/ with the files, and latents.npy and pictures.npy of what
-diffusers draws once it has loaded them.
+diffusers samples once it has loaded them.
 """
 
 import json
@@ -28,8 +28,8 @@ def learned_rows(pipe, number, count, seed):
   encoder.resize_token_embeddings(len(tokenizer))
   ids = tokenizer.convert_tokens_to_ids(names)
   table = encoder.get_input_embeddings().weight.data
-  made = 0.05 * torch.randn(count, table.shape[1], generator=torch.Generator().manual_seed(seed))
-  for i, row in zip(ids, made):
+  rows = 0.05 * torch.randn(count, table.shape[1], generator=torch.Generator().manual_seed(seed))
+  for i, row in zip(ids, rows):
     table[i] = row
   return table[min(ids) : max(ids) + 1].detach().cpu()
 
@@ -124,7 +124,7 @@ def custom_diffusion(open_, folder):
   for name in pipe.unet.attn_processors:
     attention, module = pipe.unet.get_submodule(name.removesuffix(".processor")), name.removesuffix(".processor")
     cross = module.endswith("attn2")
-    made = CustomDiffusionAttnProcessor(
+    processor = CustomDiffusionAttnProcessor(
       train_kv=cross,
       train_q_out=False,
       hidden_size=attention.to_q.in_features,
@@ -132,9 +132,9 @@ def custom_diffusion(open_, folder):
     )
     for x in ("to_k", "to_v") if cross else ():
       weight = state[f"{module}.{x}.weight"]
-      own = weight + 0.1 * torch.randn(weight.shape, generator=generator)
-      made.get_submodule(f"{x}_custom_diffusion").weight.data = own
-    processors[name] = made
+      change = weight + 0.1 * torch.randn(weight.shape, generator=generator)
+      processor.get_submodule(f"{x}_custom_diffusion").weight.data = change
+    processors[name] = processor
   pipe.unet.set_attn_processor(processors)
   pipe.unet.save_attn_procs(str(folder), weight_name="pytorch_custom_diffusion_weights.bin", safe_serialization=False)
   pipe.unet.save_attn_procs(str(folder), safe_serialization=True)
@@ -148,7 +148,7 @@ def custom_diffusion(open_, folder):
 
 
 @torch.no_grad()
-def draw(job, pipe, called):
+def sample(job, pipe, called):
   pipe.set_progress_bar_config(disable=True)
   pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
   noise = np.load(job["noise"])
@@ -171,7 +171,7 @@ def main(job):
   for case in job["cases"]:
     folder = Path(job["out"], case)
     folder.mkdir()
-    latents, pictures = draw(job, *globals()[case](open_, folder))
+    latents, pictures = sample(job, *globals()[case](open_, folder))
     np.save(folder / "latents.npy", latents)
     np.save(folder / "pictures.npy", pictures)
 

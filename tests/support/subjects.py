@@ -50,7 +50,7 @@ def person(b, seed=0, variants=2, features=None):
 
 
 def frozen(folder, family, method, cfg, *, seed=0, features=None, rows=None):
-  """All that a method's loss reads; `rows`: how many a placeholder takes, if not the method's own."""
+  """Everything that a method's loss reads; `rows`: how many a placeholder takes, if not the method's own."""
   b, words = opened(folder, family)
   needs = method.needs(cfg, b.nets)
   if rows is not None:

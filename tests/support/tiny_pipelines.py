@@ -29,7 +29,7 @@ def configs(family):
 
 
 def write(root, *names):
-  """The folder `root`, with a random pipeline of each family in it."""
+  """Write a random pipeline of each family into the folder `root`, and return it."""
   for name in names:
     families.write_random(root / name, name, configs=configs(name))
   return root

@@ -46,7 +46,7 @@ def opened(folder, family, attends=True):
 
 
 def frozen(pipeline, method, cfg, person, names=("ab cd", "ef gh", "ij kl")):
-  """All that a method's loss reads, for a pipeline as `opened` returns it."""
+  """Everything that a method's loss reads, for a pipeline as `opened` returns it."""
   b, words = pipeline
   needs = method.needs(cfg, b.nets)
   constants, captions = needs.constants(b, words, names, cfg), encode_captions(needs, words, "<id>")
@@ -54,7 +54,7 @@ def frozen(pipeline, method, cfg, person, names=("ab cd", "ef gh", "ij kl")):
 
 
 def full_size(family: str) -> Backbone:
-  """A released backbone's nets with the shapes of its UNet's parameters, no arrays: to count with."""
+  """A released backbone's nets with the shapes of its UNet's parameters and no arrays, for counting."""
   c: Any = families.FAMILIES[family]
   text = tuple(TextConfig.from_json(v) for k, v in c.items() if k.startswith("text"))
   unet = UNetConfig.from_json(c["unet"])

@@ -1,4 +1,4 @@
-"""TensorBoard's events hold what metrics.jsonl holds."""
+"""TensorBoard's events hold the numbers of metrics.jsonl."""
 
 import struct
 import sys

@@ -1,4 +1,4 @@
-"""idejax.training.checkpoint and idejax.training.loop: what is interrupted, killed, damaged or moved goes on as if not."""
+"""Runs that are interrupted, killed, damaged or moved continue as if they had not been."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def same(a, b):
 
 
 def interrupted(folder: Path, at: int, steps: int = 12, **kwargs):
-  """A run broken off by its caller after `at` steps, with its state saved."""
+  """A run that its caller ended after `at` steps, with its state saved."""
   compiled, state, frozen = fresh(**kwargs)
   with Checkpoints(folder / "checkpoints") as checkpoints:
     walk = loop.train(
@@ -39,17 +39,17 @@ def interrupted(folder: Path, at: int, steps: int = 12, **kwargs):
       run=loop.Run(folder, steps, log_steps=3, save_steps=2),
       facts=facts,
     )
-    for done, _ in walk:
-      if done == at:
+    for count, _ in walk:
+      if count == at:
         break
     walk.close()
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(tmp_path):
-  whole = go(tmp_path / "whole", 12)
+  unbroken = go(tmp_path / "whole", 12)
   interrupted(tmp_path / "parts", 5)
   parts = go(tmp_path / "parts", 12)
-  same(parts, whole)
+  same(parts, unbroken)
   rows = loop.records(tmp_path / "parts" / "metrics.jsonl")
   assert rows == loop.records(tmp_path / "whole" / "metrics.jsonl")
   assert [r["step"] for r in rows] == list(range(12))
@@ -70,7 +70,7 @@ def test_the_last_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, capsys, damage):
-  whole = go(tmp_path / "whole", 12)
+  unbroken = go(tmp_path / "whole", 12)
   go(tmp_path / "run", 8, save_steps=4)
   files = [p for p in (tmp_path / "run" / "checkpoints" / "8").rglob("*") if p.is_file()]
   victim = max(files, key=lambda p: p.stat().st_size)
@@ -83,9 +83,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, capsy
   else:
     victim.unlink()
   capsys.readouterr()
-  same(go(tmp_path / "run", 12), whole)
-  told = capsys.readouterr().err
-  assert "checkpoints/8 is damaged" in told and "at step 4" in told
+  same(go(tmp_path / "run", 12), unbroken)
+  notices = capsys.readouterr().err
+  assert "checkpoints/8 is damaged" in notices and "at step 4" in notices
   assert (tmp_path / "run" / "checkpoints" / "damaged" / "8").is_dir()
 
 
@@ -197,12 +197,12 @@ def test_sigterm_saves_and_kill_loses_nothing_but_time(tmp_path):
   _, err = process.communicate(timeout=60)
   assert process.returncode == 130, err
   with Checkpoints(folder / "checkpoints") as c:
-    stopped = c.steps()[-1]
-  assert 20 <= stopped < steps and f"saved at step {stopped}" in err
-  assert rows() == stopped
+    last = c.steps()[-1]
+  assert 20 <= last < steps and f"saved at step {last}" in err
+  assert rows() == last
 
   process = start(folder, steps)
-  until(lambda: rows() > stopped + 20, process)
+  until(lambda: rows() > last + 20, process)
   process.kill()
   process.communicate()
   process = start(folder, steps)

@@ -1,4 +1,4 @@
-"""Who this process is among many: flags, environment, Slurm, Open MPI, TPU; and two that meet."""
+"""The process among many from flags, environment, Slurm, Open MPI or TPU; and two processes that meet."""
 
 import os
 import socket
@@ -94,7 +94,7 @@ def test_tasks_of_a_node_are_read_from_slurms_short_form(counts, data):
     else:
       runs.append([c, 1])
   layout = ",".join(f"{c}(x{n})" if n > 1 else str(c) for c, n in runs)
-  node = data.render_all(st.integers(0, len(counts) - 1))
+  node = data.draw(st.integers(0, len(counts) - 1))
   assert d.tasks_here(layout, node) == counts[node]
 
 

@@ -1,4 +1,4 @@
-"""One person alone, over a mesh, with pmap and in a crowd: the same numbers; resume to the bit."""
+"""One person alone, over a mesh, with pmap and in a crowd has the same numbers; resumed runs are equal to the bit."""
 
 import dataclasses
 import functools
@@ -136,17 +136,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(world, tmp_pa
     for stop in stops:
       step, _, placed = begin()
       _, state, _ = fit.one(method, cfg, frozen, key, mesh)  # a donated state cannot be used twice
-      for done, now in fit.train(
+      for count, now in fit.train(
         step, state, placed, fit.rows(step, cfg.batch), key, loop.Run(folder, cfg.steps), {"a": 1}
       ):
         last = now
-        if done == stop:
+        if count == stop:
           break
     with Checkpoints(folder / "checkpoints") as c:
       return jax.device_get(c.restore(last).state)
 
-  whole, pieces = run(tmp_path / "whole", [4]), run(tmp_path / "pieces", [1, 3, 4])
-  jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+  unbroken, pieces = run(tmp_path / "whole", [4]), run(tmp_path / "pieces", [1, 3, 4])
+  jax.tree.map(np.testing.assert_array_equal, unbroken, pieces)
 
 
 def test_padding_repeats_the_last():

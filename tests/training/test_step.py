@@ -73,9 +73,9 @@ def test_groups_by_path(world):
   plain = optax.sgd(1e-2)
   a, _ = run(jax.jit(st.make_step(loss, tx)), st.init(params, tx), frozen, 1)
   b, _ = run(jax.jit(st.make_step(loss, plain)), st.init(params, plain), frozen, 1)
-  moved = lambda s, n: s.params[n]["kernel"] - params[n]["kernel"]
-  close(moved(a, "b"), 2 * moved(b, "b"))
-  close(moved(a, "a"), moved(b, "a"))
+  change = lambda s, n: s.params[n]["kernel"] - params[n]["kernel"]
+  close(change(a, "b"), 2 * change(b, "b"))
+  close(change(a, "a"), change(b, "a"))
   with pytest.raises(ValueError, match="no rule for the parameter a.kernel"):
     st.init(params, st.by_path(("^b", plain)))
 
@@ -84,9 +84,9 @@ def test_groups_by_path(world):
 def test_accumulation_equals_the_whole_batch(world, parts):
   params, frozen = world
   tx = optax.sgd(1e-2)
-  whole, a = run(jax.jit(st.make_step(loss, tx)), st.init(params, tx), frozen)
-  cut, b = run(jax.jit(st.make_step(loss, tx, accumulate=parts)), st.init(params, tx), frozen)
-  close(cut.params, whole.params)  # sums in another order: round-off only
+  undivided, a = run(jax.jit(st.make_step(loss, tx)), st.init(params, tx), frozen)
+  divided, b = run(jax.jit(st.make_step(loss, tx, accumulate=parts)), st.init(params, tx), frozen)
+  close(divided.params, undivided.params)  # sums in another order: round-off only
   close(a, b)
 
 
@@ -101,16 +101,16 @@ def test_clipping_bounds_the_update_and_reports_the_unclipped_norm(world):
 
 def test_bfloat16_computes_low_and_keeps_float32_masters(world):
   params, frozen = world
-  seen = []
+  calls = []
 
   def spy(params, frozen, batch, keys):
-    seen.extend(x.dtype for x in jax.tree.leaves((params, frozen)))
+    calls.extend(x.dtype for x in jax.tree.leaves((params, frozen)))
     return loss(params, frozen, batch, keys)
 
   tx = optax.adam(1e-4)
   step = jax.jit(st.make_step(spy, tx, dtype=jnp.bfloat16))
   state, _ = run(step, st.init(params, tx), frozen, 20)
-  assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+  assert set(calls) == {jnp.dtype(jnp.bfloat16)}
   assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
   # Updates of 1e-4 are below bfloat16's resolution: they add up in the masters alone.
   assert all((x != y).all() for x, y in zip(*map(jax.tree.leaves, (state.params, params))))
@@ -169,13 +169,13 @@ def test_after_ten_in_a_row_the_state_stays_the_last_good_one(world):
 
 def test_the_step_after_a_skipped_one_draws_anew():
   tx = optax.sgd(0.0)
-  told = lambda params, frozen, batch, keys: (params["a"].sum() + batch["y"].sum(), {"drawn": draws.normal(keys).sum()})
-  step = jax.jit(st.make_step(told, tx))
-  state, drawn = st.init({"a": jnp.ones(1)}, tx), []
+  show = lambda params, frozen, batch, keys: (params["a"].sum() + batch["y"].sum(), {"drawn": draws.normal(keys).sum()})
+  step = jax.jit(st.make_step(show, tx))
+  state, numbers = st.init({"a": jnp.ones(1)}, tx), []
   for bad in (False, True, False, True, True):
     state, metrics = step(state, {}, batch_of(0, bad), jax.random.key(0))
-    drawn.append(float(metrics["drawn"]))
-  assert state.skipped.tolist() == [3, 2] and len(set(drawn)) == 5
+    numbers.append(float(metrics["drawn"]))
+  assert state.skipped.tolist() == [3, 2] and len(set(numbers)) == 5
 
 
 def test_draws_depend_on_seed_step_and_row_and_on_nothing_else():
@@ -214,9 +214,9 @@ def test_eight_devices_equal_one(fsdp):
     step = st.make_step(loss, tx, clip=1.0, ema=0.9, whole=sharding.replicated(mesh))
   compiled, state, placed = st.on_mesh(step, mesh, st.init(params, tx, ema=True), frozen, threshold=256)
   program = compiled.lower(state, placed, batch_of(0), jax.random.key(0)).compile().as_text()
-  joined = set(re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", program))
+  shapes = set(re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", program))
   arrays = {",".join(map(str, x.shape)) for x in jax.tree.leaves((params, frozen)) if x.size >= 256}
-  assert joined == (arrays if fsdp > 1 else set()) and not re.search(r" (all-to-all|collective-permute)\(", program)
+  assert shapes == (arrays if fsdp > 1 else set()) and not re.search(r" (all-to-all|collective-permute)\(", program)
   many, history = run(compiled, state, placed)
   shards = {
     x.size // x.addressable_shards[0].data.size
@@ -261,7 +261,7 @@ def test_the_state_is_donated(world):
 
 
 def test_a_person_whose_loss_falls_no_more_stops_alone_and_in_a_crowd():
-  """The loss of the second has no slope: the least mean is that after the first 50 steps."""
+  """The second person's loss has no slope: its least mean is that after the first 50 steps."""
   tx, frozen, plateau = optax.sgd(1e-3), {"target": jnp.array([5.0, 0.0])}, 20
 
   def loss(params, frozen, batch, keys):

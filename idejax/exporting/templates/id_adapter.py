@@ -10,7 +10,7 @@ from torch import nn
 class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
   """c' = c + strength tanh(gamma) MHA([c; W E]), text rows only.
 
-  width: of the context. face_tokens, face_width: shape of E. replaces: no attention, E stands in the
+  width: the context's. face_tokens, face_width: shape of E. replaces: there is no attention, and E takes the
   prompt's last places. strength may be changed at any time: `pipe.id_adapter.strength = 0.2`.
   """
 
@@ -42,6 +42,6 @@ class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     tokens = self.project(self.face).expand(b, -1, -1)
     q, k, v = self.in_proj(torch.cat([context, tokens], dim=1)).chunk(3, dim=-1)
     split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-    made = F.scaled_dot_product_attention(split(q[:, :length]), split(k), split(v))
-    made = made.transpose(1, 2).reshape(b, length, width)
-    return context + self.strength * torch.tanh(self.gamma) * self.out_proj(made)
+    attended = F.scaled_dot_product_attention(split(q[:, :length]), split(k), split(v))
+    attended = attended.transpose(1, 2).reshape(b, length, width)
+    return context + self.strength * torch.tanh(self.gamma) * self.out_proj(attended)

@@ -80,7 +80,7 @@ class PersonPipeline(StableDiffusionPipeline):
     if prompt is None or self.id_adapter is None:
       return (embeds, *rest)  # ready-made embeddings stay
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    named = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
-    named = named.repeat_interleave(len(embeds) // len(prompts))[:, None, None]
+    has_word = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
+    has_word = has_word.repeat_interleave(len(embeds) // len(prompts))[:, None, None]
     adapted = self.id_adapter(embeds.to(self.id_adapter.dtype)).to(embeds.dtype)
-    return (torch.where(named, adapted, embeds), *rest)
+    return (torch.where(has_word, adapted, embeds), *rest)

@@ -1,4 +1,4 @@
-"""Put what lies in this folder onto a stock diffusers pipeline.
+"""Apply the files in this folder to a stock diffusers pipeline.
 
     from diffusers import DiffusionPipeline
     pipe = DiffusionPipeline.from_pretrained(BASE)
@@ -39,15 +39,15 @@ def load_words(pipe, file):
 
 
 def pool_at_the_end(encoder, tokenizer):
-  """SDXL's pooled vector is that of the end of the text. Its config names the wrong end token (2), for
-  which transformers takes the largest id: with new words, whose ids are larger, the word itself."""
+  """SDXL pools at the end of the text. Its config names a wrong end token (2), for which transformers pools
+  at the largest id: with new words, whose ids are larger than the end token's, at the word."""
   for module in encoder.modules():
     if getattr(module, "eos_token_id", None) == 2:
       module.eos_token_id = tokenizer.eos_token_id
 
 
 def load_lora(pipe, file):
-  """By diffusers if peft is installed, else added to the weights once and for all."""
+  """Load the LoRA with diffusers if peft is installed; otherwise add it to the weights for good."""
   try:
     import peft  # noqa: F401
   except ImportError:

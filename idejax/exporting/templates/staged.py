@@ -1,4 +1,4 @@
-"""Stable Diffusion with a person whose word changes along the denoising, apart for keys and for values.
+"""Stable Diffusion with a person whose word changes along the denoising, separately for keys and for values.
 
 Stage s (0 is the noisiest) of the word <id> is in the tokenizer as <id>-k0, <id>-v0, ...: the first
 makes the keys of every cross-attention, the second the values.
@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 
 class PersonPipeline(StableDiffusionPipeline):
-  """The stock pipeline; `prompt_embeds` hold all stages one behind the other, [B, stages * 2 * L, D]."""
+  """The stock pipeline; `prompt_embeds` hold all stages one after another, [B, stages * 2 * L, D]."""
 
   # -- Stable Diffusion 1.x and 2.x --
   def __init__(
@@ -97,25 +97,25 @@ class PersonPipeline(StableDiffusionPipeline):
       return encode(prompt, *args, **kwargs)  # ready-made embeddings, all stages in them
     prompts = [prompt] if isinstance(prompt, str) else prompt
 
-    def one(name):
+    def encode_stage(name):
       other = kwargs.get("prompt_2")
       others = [other] if isinstance(other, str) else other
-      more = {"prompt_2": [self.named(p, name) for p in others]} if others is not None else {}
-      return encode([self.named(p, name) for p in prompts], *args, **{**kwargs, **more})
+      more = {"prompt_2": [self.rename(p, name) for p in others]} if others is not None else {}
+      return encode([self.rename(p, name) for p in prompts], *args, **{**kwargs, **more})
 
-    made = [[one(f"{kind}{s}") for kind in "kv"] for s in range(self.config.stages)]
+    encodings = [[encode_stage(f"{kind}{s}") for kind in "kv"] for s in range(self.config.stages)]
 
-    def joined(i):  # context of text (0) and of no text (1): keys then values of each stage
-      if made[0][0][i] is None:
+    def context(i):  # context of text (0) and of no text (1): keys then values of each stage
+      if encodings[0][0][i] is None:
         return None
-      return torch.cat([kv[i] for pair in made for kv in pair], dim=1)
+      return torch.cat([kv[i] for pair in encodings for kv in pair], dim=1)
 
-    def pooled(i):  # SDXL: that of the values
-      return None if made[0][1][i] is None else torch.cat([pair[1][i] for pair in made], dim=-1)
+    def pooled(i):  # SDXL: the values' vector
+      return None if encodings[0][1][i] is None else torch.cat([pair[1][i] for pair in encodings], dim=-1)
 
-    return (joined(0), joined(1), *(pooled(i) for i in range(2, len(made[0][0]))))
+    return (context(0), context(1), *(pooled(i) for i in range(2, len(encodings[0][0]))))
 
-  def named(self, prompt, name):
+  def rename(self, prompt, name):
     return prompt.replace(self.config.word, f"{self.config.word}-{name}")
 
 
@@ -126,6 +126,6 @@ class KeysAndValues:
     for_keys, for_values = encoder_hidden_states.chunk(2, dim=1)
     split = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     q, k, v = attn.to_q(hidden_states), attn.to_k(for_keys), attn.to_v(for_values)
-    made = F.scaled_dot_product_attention(split(q), split(k), split(v))
-    made = made.transpose(1, 2).flatten(2)
-    return attn.to_out[1](attn.to_out[0](made))
+    attended = F.scaled_dot_product_attention(split(q), split(k), split(v))
+    attended = attended.transpose(1, 2).flatten(2)
+    return attn.to_out[1](attn.to_out[0](attended))

@@ -1,6 +1,6 @@
-"""Run an exported folder with stock diffusers and write down what happens: `python stock.py JOB.json ...`.
+"""Run an exported folder with stock diffusers and record UNet calls and pictures: `python stock.py JOB.json ...`.
 
-The other half of a certificate. It never imports idejax, and loads the folder as its README says.
+This is the other half of a certificate. It never imports idejax, and loads the folder as its README says.
 """
 
 import json
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 
 def open_pipeline(job):
-  """The folder itself, or its base with what the folder's load.py puts on top."""
+  """The folder itself, or its base with the folder's load.py applied."""
   how = dict(torch_dtype=torch.float32, local_files_only=True)
   if job["standalone"]:
     return diffusers.DiffusionPipeline.from_pretrained(job["folder"], trust_remote_code=job["code"], **how)
@@ -29,14 +29,14 @@ def open_pipeline(job):
 
 
 class Calls:
-  """Inputs and outputs of some of the UNet's calls."""
+  """Inputs and outputs of the UNet's calls with the given `numbers`, counted from 0."""
 
-  def __init__(self, pipe, wanted):
-    self.count, self.wanted, self.tensors, self.timesteps = 0, set(wanted), {}, []
+  def __init__(self, pipe, numbers):
+    self.count, self.numbers, self.tensors, self.timesteps = 0, set(numbers), {}, []
     self.hook = pipe.unet.register_forward_hook(self.keep, with_kwargs=True)
 
   def keep(self, unet, args, kwargs, out):
-    if self.count in self.wanted:
+    if self.count in self.numbers:
       name, t = f"call{len(self.timesteps)}", kwargs.get("timestep", args[1] if len(args) > 1 else None)
       self.timesteps.append(float(t))
       self.tensors[f"{name}.sample"] = kwargs.get("sample", args[0] if args else None).clone()
@@ -58,7 +58,7 @@ def main(job):
     first = steps == job["steps"][0]
     calls = Calls(pipe, job["calls"] if first else [])
     latents = torch.from_numpy(np.load(job["latents"]))
-    made = pipe(
+    final = pipe(
       prompt=job["prompts"],
       latents=latents,
       num_inference_steps=steps,
@@ -70,8 +70,8 @@ def main(job):
     calls.hook.remove()
     if first:
       out, timesteps = calls.tensors, calls.timesteps
-    pictures = pipe.vae.decode(unscaled(pipe, made)).sample
-    out[f"latents{steps}"] = made
+    pictures = pipe.vae.decode(unscaled(pipe, final)).sample
+    out[f"latents{steps}"] = final
     out[f"pictures{steps}"] = ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
   save_file({k: v.contiguous() for k, v in out.items()}, job["out"])
   versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers)}
