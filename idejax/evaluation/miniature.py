@@ -17,6 +17,7 @@ from idejax.evaluation.judges import About, Judges
 from idejax.evaluation.networks import OnnxRecogniser, PackDetector, TransformersClip, read_json
 from idejax.miniature.judging import face_metrics
 from idejax.miniature.judging import judges as trained
+from idejax.miniature.judging.prompts import asked
 from idejax.miniature.world import captions, scene
 from idejax.storage import hub, tensorfiles
 
@@ -48,27 +49,6 @@ class Classes:
 
   def asked(self, prompt: str) -> dict[str, str]:
     return asked(prompt)
-
-
-def asked(prompt: str) -> dict[str, str]:
-  """What a prompt in the world's words asks for: {"background": "beach", "style": "sketch", ...}.
-
-  "A photo of" is how prompts begin: it counts only where nothing else is asked for.
-  """
-  found = _named(prompt)
-  text = f"{' '.join(captions.words(prompt))} "
-  style = next(
-    (s for s, media in zip(scene.STYLES, captions.MEDIA) if text.startswith(tuple(f"{m} " for m in media))), None
-  )
-  return found | ({"style": style} if style and (style != scene.STYLES[0] or not found) else {})
-
-
-def _named(prompt: str) -> dict[str, str]:
-  text = f" {' '.join(captions.words(prompt))} "
-  tables = {"expression": [(e,) for e in captions.EXPRESSIONS], "accessory": [(a,) for a in captions.ACCESSORIES],
-            "background": captions.BACKGROUNDS}  # fmt: skip
-  hit = lambda phrases: any(p and f" {' '.join(captions.words(p))} " in text for p in phrases)
-  return {n: trained.CLASSES[n][k] for n, rows in tables.items() for k, phrases in enumerate(rows) if hit(phrases)}
 
 
 def open_judges(folder: Path = FOLDER, pack: faces.Pack | None = None) -> Judges:

@@ -10,7 +10,7 @@ from support import drawn
 
 from idejax import config
 from idejax.jobs import evaluate
-from idejax.miniature.judging import exam, scoring
+from idejax.miniature.judging import exam, prompts
 from idejax.miniature.world import data, people
 from idejax.sampling import pipeline
 
@@ -38,7 +38,7 @@ def painted(prompt):
   for n, colour in enumerate(people.HAIR_COLOURS):
     if f"{colour} hair" in prompt:
       person = person._replace(hair_colour=np.int32(n))
-  return drawn.picture(person, **scoring.asked(prompt))
+  return drawn.picture(person, **prompts.named(prompt))
 
 
 def run(monkeypatch, tmp_path, capsys, paint):

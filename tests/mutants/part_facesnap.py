@@ -106,14 +106,14 @@ MUTANTS = [
 
   ("crop turned the other way", "idejax/person/likeness.py",
    "turn @ jnp.swapaxes(middle, 1, 2)], -1)", "jnp.swapaxes(turn, 1, 2) @ jnp.swapaxes(middle, 1, 2)], -1)",
-   "tests/person/test_likeness.py::test_similarities_are_the_front_ends"),
+   "tests/person/test_identity_loss.py::test_similarities_are_the_front_ends"),
   ("edge pixels repeated outside the picture", "idejax/person/likeness.py",
    "weight = jnp.where((x >= 0) & (x < w) & (y >= 0) & (y < h), weight, 0.0)", "weight += 0",
-   "tests/person/test_likeness.py::test_equal_to_cv2"),
+   "tests/person/test_identity_loss.py::test_equal_to_cv2"),
   ("gradient to the landmarks", "idejax/person/likeness.py",
    "where = jax.lax.stop_gradient(grid @ jnp.swapaxes(inverse, 1, 2))", "where = grid @ jnp.swapaxes(inverse, 1, 2)",
-   "tests/person/test_likeness.py::test_its_gradient_is_the_crops_weights"),
+   "tests/person/test_identity_loss.py::test_its_gradient_is_the_crops_weights"),
   ("likeness without norms", "idejax/person/likeness.py",
    "return 1 - (a * b).sum(-1) / norms", "return 1 - (a * b).sum(-1)",
-   "tests/person/test_likeness.py::test_the_loss"),
+   "tests/person/test_identity_loss.py::test_the_loss"),
 ]

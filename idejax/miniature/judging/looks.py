@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from idejax.miniature.judging import distances
-from idejax.miniature.judging.scoring import Judges, asked
+from idejax.miniature.judging.prompts import named
+from idejax.miniature.judging.scoring import Judges
 from idejax.miniature.world import data, people
 from idejax.sampling import pipeline
 
@@ -40,7 +41,7 @@ class Looks:
     out["face"] = 1000 * distances.kernel(face, self.real[1]) if len(face) > 1 else float("nan")
     said = self.judges.attributes(list(images))
     for name, classes in said.items():
-      right = [classes[i] == a[name] for i, a in enumerate(map(asked, self.captions)) if name in a]
+      right = [classes[i] == a[name] for i, a in enumerate(map(named, self.captions)) if name in a]
       if right:
         out[name] = float(np.mean(right))
     return {k: round(x, 3) for k, x in out.items()}
