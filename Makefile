@@ -22,6 +22,7 @@ mutants: $(VENV)/.tested
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # torch comes first and pinned: asked for by range it would bring gigabytes of CUDA along.

@@ -45,7 +45,7 @@ EXTRAS = {
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
-    "ruff>=0.12",
+    "ruff==0.17.*",
     "mypy>=1.14",
     "psutil>=6",
     "tensorboardX>=2.6",
