@@ -282,7 +282,9 @@ def check(s: Settings):
   if c.photo and not c.photo.is_file() and not c.photo.is_dir():
     raise UserError(f"{c.photo} is no regular file: give a photo or a folder of people")
   if c.photo and c.photo.is_dir() and c.name != config.Personalize.name:
-    raise UserError(f"--name {c.name} names one person, but {c.photo} is a folder: its people are named after their files")
+    raise UserError(
+      f"--name {c.name} names one person, but {c.photo} is a folder: its people are named after their files"
+    )
   for name, path in dict(vit=c.vit, parsing=c.parsing).items():
     if path and not path.exists():
       raise UserError(f"--{name} {path} does not exist")
@@ -305,7 +307,9 @@ def check_prompts(s: Settings, people: Sequence[Person], pipe: pl.Pipeline):
   """UserError if a prompt of the sheet is too long for the person's word to have room, or if --vit is not read."""
   needs = METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets)
   if s.run.vit and not needs.face_vit:
-    raise UserError(f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit")
+    raise UserError(
+      f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit"
+    )
   for p in (s.run.prompts or report.PROMPTS) if needs.tokens else ():
     for tokenizer in pipe.tokenizers:
       tokenizer.encode([p.replace("{}", people[0].word)], {people[0].word: needs.tokens})

@@ -162,7 +162,9 @@ def test_a_full_disk_is_called_so_in_a_checkpoint_too(home, tmp_path):
 def test_models_that_are_built_in_can_be_converted_by_name(tmp_path):
   done = run("convert", "miniature", str(tmp_path / "new"), "--dtype", "float16")
   assert done.code == 0 and (tmp_path / "new/model_index.json").exists(), done.err
-  assert_one_sentence(run("convert", "minature", str(tmp_path / "no")), "built-in models are miniature and miniature-sdxl")
+  assert_one_sentence(
+    run("convert", "minature", str(tmp_path / "no")), "built-in models are miniature and miniature-sdxl"
+  )
 
 
 def test_a_figure_that_was_not_measured_is_null(tmp_path):
