@@ -40,7 +40,7 @@ def parse(args: list[str], prog: str) -> Settings | None:
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
   kind = _joined(type(start), method)
-  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model))}
+  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(METHODS)}
   value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=said)
   if value is None:
     return None

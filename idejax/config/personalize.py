@@ -33,8 +33,8 @@ class Personalize:
   """Which drawn people: those kept for reporting, or those for choosing settings. No training saw either."""
   out: Path | None = None
   """Folder for the run. Default: runs/ and the photo's name, with a number if another run is there."""
-  method: Literal["id-ea", "sefi-ide", "stable-identity", "textual-inversion", "celeb-basis", "dreambooth"] = "id-ea"
-  """How to learn the person. Each method has options of its own, which this help lists for the one chosen."""
+  method: Annotated[str, not_empty] = "id-ea"
+  """How to learn the person: {methods}. Each has options of its own, which --help-all lists."""
   preset: str | None = None
   """Named settings of the method to start from; `--preset list` prints them. Default: {preset}."""
   model: Annotated[str, not_empty] = "miniature"

@@ -110,8 +110,6 @@ def features(s: Subject, cfg: Config) -> tuple[jax.Array, jax.Array]:
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"mlp": per text encoder {"layers.i", "norms.i", "norm"}}."""
-  if cfg.depth < 2:
-    raise UserError(f"depth is {cfg.depth}; the MLP has at least 2 layers")
   width, normal = features(frozen.subject, cfg)[0].shape[-1], jax.nn.initializers.normal(0.02)
 
   def make(key, out):

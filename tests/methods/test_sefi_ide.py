@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import subjects, toys
 
-from idejax import draws, tree
+from idejax import draws, ranges, tree
 from idejax.errors import UserError
 from idejax.methods import sefi_ide as sefi
 from idejax.methods import textual_inversion as ti
@@ -161,7 +161,7 @@ def test_words_of_several_tokens_are_refused(pipeline):
   with pytest.raises(UserError, match="6 tokens"):
     sefi.constants(*pipeline, (), cfg)
   with pytest.raises(UserError, match="stages is 0"):
-    sefi.constants(*pipeline, (), dataclasses.replace(CFG, stages=0))
+    ranges.check(dataclasses.replace(CFG, stages=0))
 
 
 # Stages; keys and values apart.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import subjects, tiny_pipelines
 
-from idejax import draws, tree
+from idejax import draws, ranges, tree
 from idejax.errors import UserError
 from idejax.methods import stable_identity as si
 from idejax.model import anchors, conditioning
@@ -147,7 +147,7 @@ def test_the_source_of_features(sd):
   with pytest.raises(UserError, match="face ViT"):
     si.init(jax.random.key(0), sd, si.Config())
   with pytest.raises(UserError, match="depth is 1"):
-    si.init(jax.random.key(0), sd, si.Config(depth=1))
+    ranges.check(si.Config(depth=1))
 
 
 # The loss.
