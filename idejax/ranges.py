@@ -40,7 +40,7 @@ def _is_name(text: str) -> bool:
   return not any(x.isspace() for x in text) and any(x.isalnum() for x in text) and not {*"{}|"} & {*text}
 
 
-seed = Rule(lambda x: 0 <= x < 2**64, "be from 0 to 2^64 - 1")
+any_seed = Rule(lambda x: 0 <= x < 2**64, "be from 0 to 2^64 - 1")
 not_empty = Rule(lambda x: bool(str(x).strip()), "not be empty")
 one_word = Rule(lambda x: bool(x) and not any(c.isspace() for c in x), "be one word")
 person_word = Rule(_is_name, "be one word of letters or digits, such as <anna>, without braces and bars")

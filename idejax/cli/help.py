@@ -21,9 +21,7 @@ _INDENT = 24
 _OFF = "(default: off)"
 
 
-def text(
-  kind: type, known: list[Option], prog: str, default: Any, hints: Mapping[str, str], everything: bool
-) -> str:
+def text(kind: type, known: list[Option], prog: str, default: Any, hints: Mapping[str, str], everything: bool) -> str:
   """Help for a command. Defaults are those of `default` where it is given."""
   said = texts(kind)
   common = getattr(kind, "COMMON", ())
@@ -38,8 +36,7 @@ def text(
   if hidden:
     lines += _row("--help-all", f"Show the {len(hidden)} other options too.")
   lines += _row(
-    "--config FILE",
-    f"Take defaults from a Python file that says config = {kind.__name__}(...); options override it.",
+    "--config FILE", f"Take defaults from a Python file that says config = {kind.__name__}(...); options override it."
   )
   return "\n".join(lines)
 
@@ -112,7 +109,7 @@ def _entry(o: Option, words: str, default: str, hints: Mapping[str, str]) -> lis
 
 
 def _default(kind: type, o: Option, default: Any) -> str:
-  """"(default: 50)"; nothing for what explains itself in the option's own words."""
+  """ "(default: 50)"; nothing for what explains itself in the option's own words."""
   if default is None:
     field = next(f for f in dataclasses.fields(kind) if f.name == o.name)
     value = field.default

@@ -40,7 +40,7 @@ def parse(args: list[str], prog: str) -> Settings | None:
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
   kind = _joined(type(start), method)
-  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model))}
+  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(METHODS)}
   value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=said)
   if value is None:
     return None
@@ -118,7 +118,9 @@ def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
   """FIELD=VALUE, or FIELD for a boolean that is set, or no_FIELD for one that is not (or whose choice is "none")."""
   field, equals, text = part.partition("=")
   kinds = typing.get_type_hints(type(cfg))
-  off = {"no_" + f: False if k is bool else "none" for f, k in kinds.items() if k is bool or "none" in typing.get_args(k)}
+  off = {
+    "no_" + f: False if k is bool else "none" for f, k in kinds.items() if k is bool or "none" in typing.get_args(k)
+  }
   if field in off and field not in kinds and not equals:
     return {field[3:]: off[field]}
   fields = {field: _read(text) if equals else True}

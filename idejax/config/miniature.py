@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from idejax.ranges import above, at_least, seed
+from idejax.ranges import above, any_seed, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RandomModel:
   """Folder to write; it must be new or empty."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd21-base"
   """Architecture of the model."""
-  seed: Annotated[int, seed] = 0
+  seed: Annotated[int, any_seed] = 0
   """Seed of the weights."""
 
 
@@ -44,7 +44,7 @@ class TrainMiniature:
   """Steps of the stage, earlier runs included. Default: the recipe's."""
   minutes: Annotated[float | None, at_least(0)] = None
   """Stop each stage after so long; the same command continues."""
-  seed: Annotated[int, seed] = 0
+  seed: Annotated[int, any_seed] = 0
   """Seed of weights, data order and noise."""
   vae_lr: Annotated[float | None, above(0)] = None
   """Peak learning rate of the VAE. Default: the recipe's."""

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from idejax.ranges import at_least, between, not_empty, person_word, seed, with_person, without_braces
+from idejax.ranges import any_seed, at_least, between, not_empty, person_word, with_person, without_braces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Personalize:
   """Which drawn people: those kept for reporting, or those for choosing settings. No training saw either."""
   out: Path | None = None
   """Folder for the run. Default: runs/ and the photo's name, with a number if another run is there."""
-  method: Literal["id-ea", "sefi-ide", "stable-identity", "textual-inversion", "celeb-basis", "dreambooth"] = "id-ea"
-  """How to learn the person. Each method has options of its own, which this help lists for the one chosen."""
+  method: Annotated[str, not_empty] = "id-ea"
+  """How to learn the person: {methods}. Each has options of its own, which --help-all lists."""
   preset: str | None = None
   """Named settings of the method to start from; `--preset list` prints them. Default: {preset}."""
   model: Annotated[str, not_empty] = "miniature"
@@ -43,7 +43,7 @@ class Personalize:
   """Networks that find and recognise faces: miniature, an insightface pack by name (buffalo_l), or a folder."""
   name: Annotated[str, person_word] = "<id>"
   """The word for the person in prompts. People of a folder are named after their files instead."""
-  seed: Annotated[int, seed] = 0
+  seed: Annotated[int, any_seed] = 0
   """Seed of all random numbers: initial values, data order and noise."""
   face: Annotated[int | None, at_least(1)] = None
   """Which face of the photo to take, counted from the left, beginning with 1. Default: the largest."""

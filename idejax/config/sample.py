@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from idejax.ranges import at_least, between, from_to_below, not_empty, seed
+from idejax.ranges import any_seed, at_least, between, from_to_below, not_empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sample:
   """What the pictures should not show. Default: the empty prompt (for SDXL base zeros, as in diffusers)."""
   num: Annotated[int | None, at_least(1)] = None
   """Pictures for each prompt. Default: 4 for a single prompt, else 1."""
-  seed: Annotated[int, seed] = 0
+  seed: Annotated[int, any_seed] = 0
   """Seed of the noise: picture i starts from the noise (seed, i), on any device and in any batch."""
   steps: Annotated[int, at_least(1)] = 50
   """Sampler steps: more are slower and, up to 30 or so, better. At most 128 model calls."""

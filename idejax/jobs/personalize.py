@@ -168,7 +168,9 @@ def check(s: Settings):
   if c.photo and not c.photo.is_file() and not c.photo.is_dir():
     raise UserError(f"{c.photo} is no regular file: give a photo or a folder of people")
   if c.photo and c.photo.is_dir() and c.name != config.Personalize.name:
-    raise UserError(f"--name {c.name} names one person, but {c.photo} is a folder: its people are named after their files")
+    raise UserError(
+      f"--name {c.name} names one person, but {c.photo} is a folder: its people are named after their files"
+    )
   for name, path in dict(vit=c.vit, parsing=c.parsing).items():
     if path and not path.exists():
       raise UserError(f"--{name} {path} does not exist")

@@ -100,7 +100,9 @@ def photos_too_real(c: config.Personalize) -> list[Path]:
 
   if c.photo is None or not c.photo.exists():
     return []
-  files = [c.photo] if c.photo.is_file() else sorted(p for p in c.photo.rglob("*") if p.suffix.lower() in photo.SUFFIXES)
+  files = (
+    [c.photo] if c.photo.is_file() else sorted(p for p in c.photo.rglob("*") if p.suffix.lower() in photo.SUFFIXES)
+  )
   return [f for f in files[:100] if max(photo.header_size(f)) > DRAWN_SIDE]
 
 

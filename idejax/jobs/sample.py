@@ -109,7 +109,9 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   files = [out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
   with waiting("looking at the pictures that are there"):
-    found = [picture_folder.finished(file, record, by_folder=c.sampler == "folder") for file, record in zip(files, records)]
+    found = [
+      picture_folder.finished(file, record, by_folder=c.sampler == "folder") for file, record in zip(files, records)
+    ]
     saved = LatentsFile(c.save_latents, shape, found) if c.save_latents else None
   todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.holds(i, old))]
   again = set(todo)
@@ -255,9 +257,7 @@ def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]
   out: list[Request] = []
   for row in picture_rows(c, asked):
     scale = guidance if row["guidance"] is None else row["guidance"]
-    out.append(
-      Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"]))
-    )
+    out.append(Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"])))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
   return out

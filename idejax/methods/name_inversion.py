@@ -9,7 +9,7 @@ penalty that vanishes where the vectors are as long as names. Ours: no paper des
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from idejax.model.conditioning import Prompts
 from idejax.model.tokens import Tokenizer
 from idejax.person import subject, templates
 from idejax.person.subject import Frozen
+from idejax.ranges import at_least, between, with_person
 
 scope: Scope = "person"
 
@@ -31,15 +32,17 @@ scope: Scope = "person"
 class Config:
   """Name inversion."""
 
-  vectors: int = 2
+  vectors: Annotated[int, at_least(1)] = 2
   """Vectors of the word in every text encoder; they begin as first and second names in turn."""
-  norm: float = 0.1
+  norm: Annotated[float, at_least(0)] = 0.1
   """Weight of the penalty on lengths that differ from names'."""
-  templates: tuple[str, ...] = templates.TEMPLATES
+  templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
   """Training captions; {} is where the word goes."""
-  steps: int = 500
-  batch: int = 8
-  lr: float = 1e-3
+  steps: Annotated[int, at_least(1)] = 500
+  """Training steps."""
+  batch: Annotated[int, at_least(1)] = 8
+  """Examples in a step."""
+  lr: Annotated[float, between(0, 1)] = 1e-3
   """Learning rate of the vectors."""
 
 

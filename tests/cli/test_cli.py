@@ -209,7 +209,10 @@ def test_help_begins_with_a_dozen_options_in_groups():
 
 def test_defaults_in_help_are_those_of_the_model_at_hand(capsys):
   """The built-in model's guidance, pixels and multiples, and a larger one's."""
-  for model, words in (("miniature", ("Default: 3.", "a multiple of 4. Default: 64.")), ("some/xl", ("Default: 5.", "of 8"))):
+  for model, words in (
+    ("miniature", ("Default: 3.", "a multiple of 4. Default: 64.")),
+    ("some/xl", ("Default: 5.", "of 8")),
+  ):
     options.parse(Sample, ["--help", "--model", model], "idejax sample")
     said = " ".join(capsys.readouterr().out.split())
     assert all(w in said for w in words), model

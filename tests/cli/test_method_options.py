@@ -103,7 +103,11 @@ def test_names_of_earlier_versions_are_understood(tmp_path):
   file = tmp_path / "config.json"
   plain = method_options.to_json(parse("--heads", "4"))
   old = {k: v for k, v in plain.items() if k != "adapter"}
-  for names, adapter, enhancer in (((False, False), True, "paper"), ((True, False), False, "paper"), ((False, True), True, "none")):
+  for names, adapter, enhancer in (
+    ((False, False), True, "paper"),
+    ((True, False), False, "paper"),
+    ((False, True), True, "none"),
+  ):
     file.write_text(json.dumps(old | dict(zip(("no_adapter", "no_enhancer"), names))))
     cfg = parse("--config", str(file)).cfg
     assert (cfg.adapter, cfg.enhancer, cfg.heads) == (adapter, enhancer, 4)

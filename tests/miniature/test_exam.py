@@ -9,9 +9,8 @@ import pytest
 from support import drawn
 
 from idejax import config
-from idejax.evaluation import metrics
 from idejax.jobs import evaluate
-from idejax.miniature.judging import exam
+from idejax.miniature.judging import exam, scoring
 from idejax.miniature.world import data, people
 from idejax.sampling import pipeline
 
@@ -39,7 +38,7 @@ def painted(prompt):
   for n, colour in enumerate(people.HAIR_COLOURS):
     if f"{colour} hair" in prompt:
       person = person._replace(hair_colour=np.int32(n))
-  return drawn.picture(person, **metrics.asked(prompt))
+  return drawn.picture(person, **scoring.asked(prompt))
 
 
 def run(monkeypatch, tmp_path, capsys, paint):
