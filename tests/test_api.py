@@ -250,6 +250,7 @@ def test_a_learned_person_is_sampled_saved_and_opened_again(learnt, pipe, root):
     (dict(steps=1.5), "steps is 1.5; it must be a whole number"),
     (dict(lr=-1.0), "lr is -1.0; it must"),
     (dict(lr=np.nan), "lr is nan; it must be a finite number"),
+    (dict(seed=-1), "seed is -1; it must be from 0 to 2^64 - 1"),
     (dict(plateau=-1), "plateau is -1; it must be at least 0"),
     (dict(name="two words"), "name is 'two words'; it must be one word"),
     (dict(describe="{}"), "describe is '{}'"),

@@ -193,6 +193,7 @@ def test_everybody_of_a_crowd_keeps_what_is_theirs(root, tmp_path, monkeypatch):
     return None, state, Frozen(b, constants, captions, subject)
 
   monkeypatch.setattr(fit, "crowd", crowd)
+  monkeypatch.setattr(fit, "rows", lambda *_: None)
   monkeypatch.setattr(fit, "train", lambda step, state, *_: iter([(s.cfg.steps, state)]))
   monkeypatch.setattr(fit, "represent", lambda module, cfg, frozen, params: (params["face"], frozen.subject.face))
   shared = learn.Shared({}, (), None, None)
