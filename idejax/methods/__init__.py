@@ -5,7 +5,7 @@ To add one, write its file and a line in the table below.
 
 from collections.abc import Mapping
 
-from idejax.methods import celeb_basis, dreambooth, id_ea, sefi_ide, stable_identity, textual_inversion
+from idejax.methods import celeb_basis, dreambooth, id_ea, name_inversion, sefi_ide, stable_identity, textual_inversion
 from idejax.methods.contract import Method
 
 METHODS: Mapping[str, Method] = {
@@ -14,5 +14,6 @@ METHODS: Mapping[str, Method] = {
   "stable-identity": stable_identity,
   "textual-inversion": textual_inversion,
   "celeb-basis": celeb_basis,
+  "name-inversion": name_inversion,
   "dreambooth": dreambooth,
 }

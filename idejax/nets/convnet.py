@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax.nets.layers import convolve, param, upsample2x
+from idejax.nets.convolve import convolve, upsample2x
+from idejax.nets.layers import param
 from idejax.nets.naming import parameter_shapes
 
 EPS = 1e-5

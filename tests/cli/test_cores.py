@@ -10,7 +10,7 @@ from support.command import tiny_model
 from idejax.runtime import cores
 
 _CODE = """
-from idejax import cores
+from idejax.runtime import cores
 cores.cores = lambda: {cores}
 cores.use({model!r})
 import jax

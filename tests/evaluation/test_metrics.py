@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from idejax.evaluation import summary
 from idejax.miniature.judging import scoring
 from idejax.miniature.judging.judges import CLASSES
-from idejax.miniature.world.world import captions, data, people, scene
+from idejax.miniature.world import captions, data, people, scene
 
 
 @pytest.fixture(scope="module")

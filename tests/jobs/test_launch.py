@@ -205,7 +205,7 @@ for ((i = 0; i < SLURM_NTASKS; i++)); do wait -n || code=$?; done
 exit $code
 """
 MEET = """
-from idejax import distributed
+from idejax.runtime import distributed
 found = distributed.start(timeout=120)
 import jax
 from jax.experimental import multihost_utils

@@ -9,11 +9,11 @@ import pytest
 from support import drawn
 
 from idejax import faces
-from idejax.data import people_folder
-from idejax.evaluation import metrics, report
+from idejax.evaluation import report
 from idejax.methods import textual_inversion as ti
-from idejax.miniature.world import people
-from idejax.model import conditioning
+from idejax.methods.contract import encode_captions
+from idejax.miniature.judging import scoring
+from idejax.miniature.world import people, portraits
 from idejax.person import subjects
 from idejax.person.subject import Frozen
 from idejax.sampling import pipeline
@@ -24,7 +24,7 @@ CFG = dataclasses.replace(
   ti.PRESETS["miniature"],
   steps=40,
   batch=4,
-  templates=tuple(f"{t} {people_folder.SHOWN}" for t in ti.PRESETS["miniature"].templates),
+  templates=tuple(f"{t} {portraits.SHOWN}" for t in ti.PRESETS["miniature"].templates),
 )
 SEEDS = 4  # pictures of each
 
@@ -36,10 +36,11 @@ def scores(seed=0):
     f(notify=lambda _: None)
     for f in (functools.partial(pipeline.load, "miniature", devices=jax.devices()[:1]), faces.open_pack)
   )
-  b, two, judges = pipe.backbone, drawn.portraits(2, pack), metrics.Judges(pack=pack)
-  constants = ti.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
-  captions = conditioning.tokenise(pipe.tokenizers, ti.captions(CFG, "<id>"), {"<id>": CFG.vectors})
-  frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, ti.augment(CFG), 0)) for p in two]
+  b, two, judges = pipe.backbone, drawn.portraits(2, pack), scoring.Judges(pack=pack)
+  needs = ti.needs(CFG, b.nets)
+  constants = needs.constants(b, pipe.tokenizers, people.celebrity_names(), CFG)
+  captions = encode_captions(needs, pipe.tokenizers, "<id>")
+  frozen = [Frozen(b, constants, captions, subjects.build(b, p.photos, pack, needs.augment, 0)) for p in two]
   tx = step.by_path(*ti.rates(CFG))
   run = jax.jit(step.make_step(functools.partial(ti.loss, cfg=CFG), tx))
   start = ti.init(jax.random.key(0), frozen[0], CFG)

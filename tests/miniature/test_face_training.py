@@ -214,7 +214,7 @@ def test_transformers_reads_the_clip_and_sees_the_same(tmp_path, rng):
 def test_tiny_stages(tmp_path):
   stages = ["detector", "recogniser", "attributes", "clip"]
   code = (
-    "import sys, pathlib; from idejax.miniature import face_training as ft; "
+    "import sys, pathlib; from idejax.miniature.training import face_training as ft; "
     "[ft.STAGES[n](pathlib.Path(sys.argv[1]), None, 0, True) for n in sys.argv[2:]]"
   )
   env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

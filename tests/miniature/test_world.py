@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from idejax.miniature.world import people as pp
 from idejax.miniature.world import scene as sc
 from idejax.miniature.world import world
-from idejax.miniature.world.data import batch, draw, stack
+from idejax.miniature.world.data import batch, render_all, stack
 from idejax.miniature.world.landmarks import MIRROR, POLYLINES
 from idejax.miniature.world.sheet import sheet
 from idejax.miniature.world.view import LAYERS
@@ -191,7 +191,7 @@ def test_batches_are_reproducible_and_agree_with_the_renderer():
   names = pp.celebrity_names()
   assert sum(names[1] in c for c in made.captions[:4]) >= 2
   assert not any(n in c for n in names for c in made.captions[4:8])
-  more, _ = draw(*(stack([f] * 2) for f in someone(5)), SIZE)
+  more, _ = render_all(*(stack([f] * 2) for f in someone(5)), SIZE)
   assert np.array_equal(more[0], more[1])
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import relative_error
-from test_sampler import compare, twin_class
+from support.sampler_twins import compare, twin_class
 
 from idejax.errors import UserError
 from idejax.model import diffusion

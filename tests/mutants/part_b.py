@@ -80,9 +80,9 @@ MUTANTS = [
   ("licence lost", "idejax/sampling/learned.py", '"licence": person.licence,', '"licence": "",', "tests/sampling/test_learned.py"),
   # Two people whose files have one stem become one.
   ("people of one name merge", "idejax/data/people.py", "if found and short in people:\n      raise", "if False:\n      raise",
-   "tests/data/test_people_folder.py"),
+   "tests/data/test_crowd.py"),
   # Photos that cannot be used are not told of.
-  ("skipped in silence", "idejax/data/people.py", "skipped.append(str(e))", "pass", "tests/data/test_people_folder.py"),
+  ("skipped in silence", "idejax/data/people.py", "skipped.append(str(e))", "pass", "tests/data/test_crowd.py"),
   # True passes for a number in a config file.
   ("a switch passes for a number", "idejax/cli/config_file.py", "(kind is bool or not isinstance(x, bool))", "True",
    "tests/cli/test_cli.py::test_config_files_are_typed"),

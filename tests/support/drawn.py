@@ -4,12 +4,12 @@ import jax
 import numpy as np
 
 from idejax import faces
-from idejax.data import people_folder
+from idejax.data.people import Person
 from idejax.miniature.world import people, scene, world
 
 
-def draw(who, scenes, size=64):
-  """`miniature.data.draw` without a compiler: fields [N] to uint8 [N, S, S, 3] and geometry."""
+def render(who, scenes, size=64):
+  """`data.render_all` without a compiler: fields [N] to uint8 [N, S, S, 3] and geometry."""
   pairs = [(people.take(who, n), people.take(scenes, n)) for n in range(len(who.gender))]
   images = [(np.asarray(world.render(np, *p, size)) * 255 + 0.5).astype(np.uint8) for p in pairs]
   return np.stack(images), jax.tree.map(lambda *x: np.stack(x), *(world.geometry(np, *p, size) for p in pairs))
@@ -17,14 +17,14 @@ def draw(who, scenes, size=64):
 
 def picture(person, **factors):
   """One picture uint8 [64, 64, 3] of an identity; `factors` as `scene.scene` names them."""
-  return draw(
+  return render(
     jax.tree.map(lambda x: np.asarray(x)[None], person), jax.tree.map(lambda x: x[None], scene.scene(**factors))
   )[0][0]
 
 
 def portraits(count, pack, first=0):
-  """The people and photos that `idejax personalize --drawn` would take, as `people_folder.Person`s <0>, <1>, ..."""
+  """The people and photos that `idejax personalize --drawn` would take, as persons <0>, <1>, ..."""
   who = people.people(people.split("heldout")[first : first + count])
   photos = [picture(people.take(who, n), clothes="red sweater", background="gray") for n in range(count)]
   read = lambda photo: faces.read(photo, pack, notify=lambda _: None)
-  return [people_folder.Person(f"p{n}", f"<{n}>", (read(photo),), alone=False) for n, photo in enumerate(photos)]
+  return [Person(f"p{n}", f"<{n}>", (read(photo),), alone=False) for n, photo in enumerate(photos)]

@@ -125,7 +125,7 @@ def test_tpu_hosts(tmp_path):
 
 MEET = """
 import sys, warnings
-from idejax import distributed
+from idejax.runtime import distributed
 from idejax.errors import UserError
 rest, flags = distributed.take_flags(sys.argv[1:])
 try: distributed.start(flags, timeout=int(rest[0]))

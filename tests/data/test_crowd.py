@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from idejax.data import people_folder
+from idejax.data import people
 from idejax.errors import UserError
 
 
@@ -16,7 +16,7 @@ def look(photo):
 
 
 def test_people_and_what_was_skipped(capsys):
-  got = people_folder.crowd(
+  got = people.crowd(
     Path("x"), [("Ben", ["b1", "b2"]), ("Cleo M.", ["blurred", "c"]), ("nobody", ["blurred"])], look
   )
   assert [(p.stem, p.word, len(p.photos), p.alone) for p in got] == [
@@ -30,6 +30,6 @@ def test_people_and_what_was_skipped(capsys):
 
 def test_two_of_one_name_are_refused():
   with pytest.raises(UserError, match="two people are called cleo_m"):
-    people_folder.crowd(Path("x"), [("Cleo M.", ["a"]), ("cleo-m", ["b"])], look)
+    people.crowd(Path("x"), [("Cleo M.", ["a"]), ("cleo-m", ["b"])], look)
   with pytest.raises(UserError, match="no photo here can be used"):
-    people_folder.crowd(Path("x"), [("a", ["blurred"])], look)
+    people.crowd(Path("x"), [("a", ["blurred"])], look)
