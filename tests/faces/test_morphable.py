@@ -229,6 +229,7 @@ def test_shape_from_the_source_all_else_from_the_driver(model, rng):
   )
   at = lambda f: fitting.project(model, f)
   swapped = at(fitting.recombine(source, driver))
+  np.testing.assert_array_equal(swapped, at(fitting.Fit(source.shape, *driver[1:])))
   np.testing.assert_allclose(at(fitting.recombine(driver, driver)), at(driver))  # its own
   np.testing.assert_allclose(at(fitting.recombine(source, other)), swapped)  # the driver's shape does not matter
   assert np.abs(at(fitting.recombine(other, driver)) - swapped).max() > 1  # the source's does

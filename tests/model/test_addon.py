@@ -5,6 +5,7 @@ import json
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from diffusers import ControlNetModel
@@ -13,7 +14,7 @@ from support.fakes import fill
 from support.toys import configs
 
 from idejax.errors import UserError
-from idejax.model import addon, backbone, families
+from idejax.model import addon, backbone, diffusion, families
 from idejax.nets import controlnet, mixer
 from idejax.nets.controlnet import ControlNetConfig
 from idejax.nets.mixer import MixerConfig
@@ -115,3 +116,35 @@ def test_a_write_that_fails_leaves_no_add_on(opened, tmp_path):
     addon.write(folder, mixed, (uneven, params), ABOUT)
   with pytest.raises(UserError, match="no addon.json"):
     addon.load(opened, folder)
+
+
+@pytest.mark.slow  # a gradient through a ControlNet and a UNet
+def test_a_loss_reaches_mixer_and_controlnet_and_nothing_else_has_to_change(opened, rng):
+  """The masked loss of a picture steered by two faces: its gradient is where training is, row by row."""
+  (m, m_params), (c, c_params) = parts(opened)
+  n = opened.nets
+  b = backbone.Backbone(dataclasses.replace(n, controlnet=c), opened.params)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  pooled, ids = (normal(2, 24), jnp.full((2, 6), 64.0)) if n.xl else (None, None)
+  text, side = normal(1, 2, 4, n.unet.context_dim), 8
+  x, noise, identity, clip = normal(2, side, side, 4), normal(2, side, side, 4), normal(2, 10), normal(2, 4, 7)
+  image = jnp.asarray(rng.uniform(0, 1, (2, 4 * side, 4 * side, 3)), jnp.float32)
+
+  def loss(trained, identity, mask):
+    both = addon.Addon(
+      backbone.Backbone(b.nets, b.params | {"controlnet": trained["controlnet"]}), m, trained["mixer"], ABOUT
+    )
+    context = addon.tokens(both, identity, clip)
+    cond = backbone.Conditioning(text, text, pooled, ids, image, context)
+    return diffusion.mse(backbone.predict(both.backbone, x, jnp.array([700.0, 20.0]), cond), noise, mask).mean()
+
+  slope = jax.jit(jax.grad(loss, (0, 1)))
+  trained = {"mixer": m_params, "controlnet": c_params}
+  first = jnp.array([1.0, 0.0])[:, None, None, None]
+  by_params, by_identity = slope(trained, identity, first)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(by_params))
+  size = lambda tree: max(float(np.abs(g).max()) for g in jax.tree.leaves(tree))
+  assert size(by_params["mixer"]) > 1e-9 and size(by_params["controlnet"]) > 1e-6
+  assert by_identity[0].any() and not by_identity[1].any()  # the second row is masked out
+  by_params, _ = slope(trained, identity, 0 * first)
+  assert not any(g.any() for g in jax.tree.leaves(by_params))
