@@ -197,7 +197,7 @@ def _parse(name: str, kind: type, args: list[str]) -> Any:
 
 
 def _usage() -> str:
-  lines = [f"  {name:13} {what}" for name, (_, _, what) in COMMANDS.items()]
+  lines = [f"  {name:15} {what}" for name, (_, _, what) in COMMANDS.items()]
   return "\n".join(
     [
       "usage: idejax COMMAND [options]    (idejax COMMAND --help shows every option)",
