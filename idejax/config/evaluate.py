@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from idejax.ranges import at_least, between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Evaluate:
   what: tuple[str, ...] = dataclasses.field(default=(), metadata={"positional": True})
   """Run folders of idejax personalize; a pictures.jsonl; with --methods photos. Default: the built-in model."""
   protocol: str | None = None
-  """p1 to p5, celeb-basis, miniature, each also as NAME-lite; or a FILE.json of your own."""
+  """What to sample and score: p1 to p5, celeb-basis, miniature, each also as NAME-lite; or a FILE.json of your own."""
   methods: str = ""
   """Train these methods first, named as in idejax personalize --compare: id-ea,textual-inversion/paper."""
   model: str = "miniature"
@@ -37,21 +39,21 @@ class Evaluate:
   strangers: Path | None = None
   """Folder of photos of different people, one of each, at least 46: measures each recogniser's threshold at
   FAR 1e-3, for the figure Accepted, in place of judges.json's far_1e-3."""
-  people: int | None = None
-  """With --methods and no photos: drawn people. Default: the protocol's number."""
-  strengths: tuple[float, ...] = ()
+  people: Annotated[int | None, at_least(1)] = None
+  """How many drawn people to learn with --methods and no photos. Default: the protocol's number."""
+  strengths: Annotated[tuple[float, ...], between(0, 10)] = ()
   """Sample at these strengths too, of methods that have one, for the curve of identity against prompt."""
   floor: bool = False
   """Score the same prompts of "a person" too: what a method that learned nothing would get."""
   photos: tuple[Path, ...] = ()
   """Folders in which the photos of runs lie now, if they were moved."""
-  batch: int | None = None
-  """Pictures at a time over all devices. Default: 4 a device."""
+  batch: Annotated[int | None, at_least(1)] = None
+  """Pictures at a time over all devices. Default: 4 for each device."""
   dtype: Literal["float32", "bfloat16"] | None = None
-  """Of weights and computation. Default: float32 on CPU, else bfloat16."""
+  """Number format of weights and computation. Default: float32 on CPU, else bfloat16."""
   list_judges: bool = False
   """Say of each judge where it comes from, its licence, and what is unavailable without it."""
   quick: bool = False
-  """Of the exam: a few pictures of everything; figures are rough."""
+  """Take the exam with a few pictures of everything; figures are rough."""
   out: Path | None = None
-  """Folder for the results; of the exam a JSON file. Default: evaluation; of the exam none."""
+  """Folder for the results; for the exam, a JSON file. Default: evaluation; for the exam, none."""
