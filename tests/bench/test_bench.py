@@ -38,6 +38,22 @@ def test_what_cannot_be_measured():
     bench.main(config.Bench(batch=0))
 
 
+@pytest.mark.parametrize("load, busy", [(0.1, 0.0), (1.7, 1.7)])
+def test_a_busy_machine_is_told_of_before_anything_is_measured(monkeypatch, capsys, load, busy):
+  monkeypatch.setattr(bench.os, "getloadavg", lambda: (load, 9.0, 9.0))
+  bench.prepare_machine(config.Bench())
+  assert bench.busy_cores() == busy
+  assert ("warning: other work keeps 1.7 of" in capsys.readouterr().err) == (busy > 0)
+
+
+def test_threads_bind_both_sides_to_as_many_cores(monkeypatch):
+  bound = []
+  monkeypatch.setattr(bench.os, "sched_getaffinity", lambda pid: {3, 1, 2})
+  monkeypatch.setattr(bench.os, "sched_setaffinity", lambda pid, chosen: bound.append(chosen))
+  bench.prepare_machine(config.Bench(threads=2))
+  assert bound == [[1, 2]] and bench.os.environ["OMP_WAIT_POLICY"]
+
+
 @pytest.mark.slow
 def test_input_is_measured_alone_and_in_front_of_a_training(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(bench_input, "_PEOPLE", 8)
