@@ -55,7 +55,7 @@ class Bench:
   torch_compile: bool = False
   """Let the PyTorch side use torch.compile."""
   threads: Annotated[int | None, at_least(1)] = None
-  """Threads for PyTorch. Default: as many as there are cores."""
+  """Cores that both sides use, and threads of PyTorch. Default: all."""
   peak: Annotated[float | None, above(0)] = None
   """Peak TFLOP/s of the device, to print the share of it that is reached."""
   out: Path | None = None
