@@ -29,7 +29,18 @@ if TYPE_CHECKING:
   StrPath = str | os.PathLike[str]
 
 __version__ = "0.1.0"
-__all__ = ["Error", "convert", "export", "identity", "load", "open_person", "personalize", "portrait", "sheet"]
+__all__ = [
+  "Error",
+  "convert",
+  "evaluate",
+  "export",
+  "identity",
+  "load",
+  "open_person",
+  "personalize",
+  "portrait",
+  "sheet",
+]
 
 
 def load(
@@ -160,6 +171,23 @@ def convert(source: "StrPath | Sequence[StrPath]", target: "StrPath", **options:
   sources = [source] if isinstance(source, str | os.PathLike) else list(source)
   _run("convert", paths=tuple(Path(p) for p in (*sources, target)), **options)
   return Path(target)
+
+
+def evaluate(what: "StrPath | Sequence[StrPath]" = (), *, out: "StrPath", **options: Any) -> dict[str, Any]:
+  """Score people, methods or pictures by the same judges; returns the figures that `out` holds.
+
+  what: run folders, a pictures.jsonl, or nothing for the built-in model's own exam (`out` is then a JSON file, else a
+  folder with tables, curves and sheets). options: as `idejax evaluate --help` lists them, such as protocol="p1-lite",
+  judges="judges.json", methods="id-ea,textual-inversion", quick=True. docs/evaluation.md says what a figure means.
+  """
+  import json
+  import os
+  from pathlib import Path
+
+  given = [what] if isinstance(what, str | os.PathLike) else list(what)
+  _run("evaluate", what=tuple(os.fspath(w) for w in given), out=Path(out), **options)
+  file = Path(out) / "results.json" if Path(out).is_dir() else Path(out)
+  return json.loads(file.read_text("utf-8"))
 
 
 def sheet(
