@@ -68,6 +68,8 @@ class Needs:
   class_pictures: ClassPictures | None = None
   face_vit: bool = False
   """Whether the subject needs a face ViT's features."""
+  words_only: bool = False
+  """Whether a person is words and nothing else, so that people of several such methods may share a prompt."""
   override: Callable[[Sequence[Identity], Backbone, Any], dict[str, Any]] = no_changes
   """(identities, backbone, cfg) -> the subtree of the UNet's parameters that they change."""
   unet_gradients: tuple[str, ...] = ()

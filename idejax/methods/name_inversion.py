@@ -50,7 +50,7 @@ PRESETS = {"paper": Config(), "miniature": Config(templates=templates.PHOTO, ste
 
 
 def needs(cfg: Config, nets: Nets) -> Needs:
-  return Needs(captions=cfg.templates, tokens=cfg.vectors, constants=constants)
+  return Needs(captions=cfg.templates, tokens=cfg.vectors, constants=constants, words_only=True)
 
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:

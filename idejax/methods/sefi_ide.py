@@ -112,6 +112,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     tokens=cfg.vectors,
     words=(cfg.word, *(t.format(cfg.word) for t in cfg.templates)),
     constants=constants,
+    words_only=True,
     augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
   )
 

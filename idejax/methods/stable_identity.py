@@ -83,6 +83,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     captions=cfg.templates,
     tokens=cfg.vectors,
     constants=constants,
+    words_only=True,
     augment=Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment(),
     face_vit=cfg.source == "vit",
   )

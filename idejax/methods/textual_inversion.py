@@ -58,7 +58,7 @@ PRESETS = {
 
 
 def needs(cfg: Config, nets: Nets) -> Needs:
-  return Needs(captions=cfg.templates, tokens=cfg.vectors, words=(cfg.word,), constants=constants)
+  return Needs(captions=cfg.templates, tokens=cfg.vectors, words=(cfg.word,), constants=constants, words_only=True)
 
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:

@@ -69,13 +69,22 @@ class Texts:
           )
 
   def _check(self, group: Group, text: str):
-    methods = {self.people[w].method for w in group}
-    configs = {self.people[w].cfg for w in group}
-    if len(methods) > 1 or len(configs) > 1:
-      raise UserError(
-        f"{text!r} has people of different methods or settings: "
-        f"{', '.join(f'{w} by {self.people[w].method}' for w in group)}"
-      )
+    if not self._mixed(group):
+      return
+    people = [self.people[w] for w in group]
+    for p in people:
+      if not METHODS[p.method].needs(p.cfg, self.backbone.nets).words_only:
+        raise UserError(
+          f"{text!r} has people of different methods or settings, and {p.word}, by {p.method}, is more than words: "
+          "it changes the UNet or the prompt's context; give it a prompt of its own"
+        )
+    if len(stages := {self._stages((w,)) for w in group} - {1}) > 1:
+      counts = " and with ".join(map(str, sorted(stages)))
+      raise UserError(f"{text!r} has people with {counts} stages; give each a prompt of their own")
+
+  def _mixed(self, group: Group) -> bool:
+    """Whether the people of a prompt were learned by several methods, or with several settings."""
+    return len({(self.people[w].method, self.people[w].cfg) for w in group}) > 1
 
   def _stages(self, group: Group) -> int:
     rows = [self.people[w].identity["rows"][0] for w in group if "rows" in self.people[w].identity]
@@ -97,7 +106,10 @@ class Texts:
   def _encode(self, group: Group, texts: list[str]):
     index = np.resize([self.where[t][1] for t in texts], CHUNK)
     prompts = jax.tree.map(lambda x: x[index], self.tokens[group])
-    if group:
+    if self._mixed(group):
+      rows = [tuple(self.people[w].identity["rows"]) for w in group]
+      cond = self.under(condition_words, rows, self.backbone, prompts)
+    elif group:
       first = self.people[group[0]]
       identities = [self.people[w].identity for w in group]
       cond = self.under(condition, first.method, first.cfg, identities, self.backbone, prompts)
@@ -124,6 +136,18 @@ def _spread(x: np.ndarray, stages: int) -> np.ndarray:
 def condition(method: str, cfg: Any, identities, b: Backbone, prompts: Prompts) -> Conditioning:
   """A method's conditioning of CHUNK prompts, float32."""
   return _float32(METHODS[method].condition(identities, b, prompts, cfg))
+
+
+@jax.jit
+def condition_words(rows: Sequence[conditioning.Rows], b: Backbone, prompts: Prompts) -> Conditioning:
+  """The conditioning of CHUNK prompts with people who are words alone, whatever learned each of them, float32.
+
+  Words [1 or S, 1 or 2, P, d] are repeated for all stages, and for keys and values, where another person's differ.
+  """
+  stages, wide = (max(r[0].shape[n] for r in rows) for n in (0, 1))
+  spread = lambda r: jnp.broadcast_to(r, (stages, wide, *r.shape[2:]))
+  same = [{"rows": tuple(map(spread, r))} for r in rows]
+  return _float32(conditioning.contexts(b, prompts, conditioning.join(same)))
 
 
 @jax.jit

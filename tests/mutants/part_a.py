@@ -29,7 +29,7 @@ MUTANTS = [
    "tests/sampling/test_prompting.py::test_an_encoding_is_what_the_method_says"),
   # Two people of different settings in one prompt are both sampled with the first one's.
   ("settings of people not compared", "idejax/sampling/texts.py",
-   "if len(methods) > 1 or len(configs) > 1:", "if len(methods) > 1:",
+   "{(self.people[w].method, self.people[w].cfg) for w in group}", "{self.people[w].method for w in group}",
    "tests/sampling/test_prompting.py::test_people_who_do_not_fit"),
   # One DreamBooth UNet samples everybody of the job.
   ("whole weights mixed in a batch", "idejax/sampling/batching.py",

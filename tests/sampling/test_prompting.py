@@ -163,11 +163,29 @@ def test_people_who_do_not_fit(pipe, peopled):
   wide = dataclasses.replace(who, identity={"rows": (np.zeros((1, 1, 2, 48), np.float32),)}, model="elsewhere")
   with pytest.raises(UserError, match="elsewhere .*48.*32"):
     pipe.with_people(wide)
-  with pytest.raises(UserError, match="different methods"):
-    latents(peopled, [Request("<a> and <s>")])
-  longer = dataclasses.replace(who, word="<c>", cfg=dataclasses.replace(who.cfg, steps=1))
-  with pytest.raises(UserError, match="or settings"):
-    latents(pipe.with_people(who, longer), [Request("<a> and <c>")])
+  bound = learned_people.id_ea_person(pipe, "<c>")
+  with pytest.raises(UserError, match="different methods or settings, and <c>, by id-ea, is more than words"):
+    latents(pipe.with_people(who, bound), [Request("<a> and <c>")])
+  other = dataclasses.replace(bound, word="<d>", cfg=dataclasses.replace(bound.cfg, steps=1))
+  with pytest.raises(UserError, match="or settings, and <c>"):
+    latents(pipe.with_people(bound, other), [Request("<c> and <d>")])
+  ten = somebody(pipe, "<t>", "sefi-ide", stages=10, wide=2)
+  with pytest.raises(UserError, match="with 5 and with 10 stages"):
+    latents(
+      peopled.with_people(dataclasses.replace(ten, cfg=dataclasses.replace(ten.cfg, stages=10))), [Request("<s>, <t>")]
+    )
+
+
+def test_people_of_different_methods_share_a_prompt_if_they_are_words_alone(pipe, peopled):
+  """The words of one person for all stages, beside five of another: as if one method had learned both."""
+  a, s = peopled.people["<a>"], peopled.people["<s>"]
+  spread = {"rows": tuple(np.broadcast_to(r, (5, 2, *r.shape[2:])) for r in a.identity["rows"])}
+  alike = pipe.with_people(dataclasses.replace(a, method=s.method, cfg=s.cfg, identity=spread), s)
+  request = [Request("<a> and <s> at sea", seed=7)]
+  mixed = latents(peopled, request)
+  assert relative_error(mixed, latents(alike, request)) < 1e-5
+  for other in ("<a> at sea", "<s> at sea"):
+    assert relative_error(latents(peopled, [Request(other, seed=7)]), mixed) > 1e-3
 
 
 def test_an_identity_file_holds_all_of_it(pipe, tmp_path):
