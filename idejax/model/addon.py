@@ -43,7 +43,7 @@ class About:
     """From `addon.json`. ValueError, one sentence, for another version or a field that is not there."""
     if config.get("version") != VERSION:
       raise ValueError(f"its version is {config.get('version')!r}, not {VERSION}")
-    values = {f.name: config.get(f.name) for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {f.name: config.get(f.name) for f in dataclasses.fields(cls)}
     for name, x in values.items():
       if type(x) is not (int if name == "steps" else str):
         raise ValueError(f"{name} is {x!r}, not {'a whole number' if name == 'steps' else 'text'}")
@@ -100,7 +100,8 @@ def load(b: Backbone, folder: Path) -> Addon:
 
 def tokens(a: Addon, identity: jax.Array | None, clip: jax.Array | None) -> jax.Array:
   """Face features -> the ControlNet's context [B, L, D], for `Conditioning.control_context`; see `mixer.Mixer`."""
-  return mixer.Mixer(a.mixer, a.backbone.nets.dtype).apply({"params": a.params}, identity, clip)
+  out: Any = mixer.Mixer(a.mixer, a.backbone.nets.dtype).apply({"params": a.params}, identity, clip)
+  return out
 
 
 def _card(name: str, m: MixerConfig, about: About) -> str:

@@ -137,8 +137,10 @@ def from_unet(c: ControlNetConfig, unet: Mapping[str, Any], key: jax.Array) -> d
   wanted, out = shapes(c), {}
   for name, want in wanted.items():
     if name == "controlnet_cond_embedding":
-      image = jnp.zeros((1, c.factor, c.factor, c.control_channels))
-      out[name] = jax.jit(lambda key, image: ControlEmbedding(c).init(key, image)["params"])(key, image)
+      out[name] = {
+        layer: _conv(jax.random.fold_in(key, i), want[layer], layer == "conv_out")
+        for i, layer in enumerate(sorted(want))
+      }
     elif name.startswith("controlnet_"):
       out[name] = jax.tree.map(lambda s: jnp.zeros(s.shape), want)
     else:
@@ -147,3 +149,9 @@ def from_unet(c: ControlNetConfig, unet: Mapping[str, Any], key: jax.Array) -> d
         raise ValueError(f"the UNet's {name} does not fit the ControlNet's config")
       out[name] = have
   return out
+
+
+def _conv(key: jax.Array, want: Mapping[str, Any], zero: bool) -> dict[str, jax.Array]:
+  """A convolution's first weights, as `Conv` draws them."""
+  kernel = jnp.zeros if zero else lambda shape: nn.initializers.lecun_normal()(key, shape)
+  return {"kernel": kernel(want["kernel"].shape), "bias": jnp.zeros(want["bias"].shape)}

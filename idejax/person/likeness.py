@@ -48,7 +48,8 @@ def crop(images: jax.Array, marks: jax.Array, size: int = align.CROP) -> jax.Arr
 def _read(images: jax.Array, where: jax.Array) -> jax.Array:
   """Bilinear samples at (x, y) [B, N, 2] -> [B, N, C]; pixels outside count as 0, as in cv2.warpAffine."""
   b, h, w, c = images.shape
-  flat, low, out = images.reshape(b, h * w, c), jnp.floor(where), 0.0
+  flat, low = images.reshape(b, h * w, c), jnp.floor(where)
+  out = jnp.zeros((b, where.shape[1], c), images.dtype)
   for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
     at = low + jnp.array([dx, dy], jnp.float32)[None, None]
     weight = jnp.prod(1 - jnp.abs(where - at), -1)
