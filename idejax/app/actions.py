@@ -155,7 +155,14 @@ def settings(studio: Studio, v: Visitor, sentences: str, title: str, style: Sequ
   known = [p.name for p in s.people]
   if wrong := story.problems([p.sentence for p in s.panels], "", known, lambda t: desk.count(t, known)):
     raise UserError("; ".join(wrong[:3]))
-  return v.keep(script.checked(s))
+  return _keep(desk, v, s)
+
+
+def _keep(desk: Studio, v: Visitor, s: Script) -> Script:
+  """The comic as it was changed; UserError, and nothing is kept, for a text that may not be drawn."""
+  s = script.checked(s)
+  desk.check(s)
+  return v.keep(s)
 
 
 def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note]:
@@ -221,7 +228,7 @@ def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbl
     if before.sentence != p.sentence and bubbles.strip() == cards.bubble_lines(before)
     else cards.read_bubbles(bubbles)
   )
-  return v.keep(script.checked(s.with_panel(dataclasses.replace(p, pose=" ".join(pose.split()), bubbles=own))))
+  return _keep(desk, v, s.with_panel(dataclasses.replace(p, pose=" ".join(pose.split()), bubbles=own)))
 
 
 def reroll(v: Visitor, panel: str) -> Script:

@@ -279,7 +279,7 @@ def open_studio(store: Path, model: str = "miniature", pack: str = "miniature", 
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
   checker = Checker() if clip is None else Checker(clip)
-  judges, _ = scoring.judges_for(model)
+  judges = scoring.Judges() if model in hub.BUILT_IN else None  # they read the drawn world only
   return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
 
 

@@ -233,3 +233,19 @@ def test_the_store_keeps_who_agreed(visitors, desk):
   v = visitors.get(None)[1]
   assert dataclasses.asdict(v.store.record("Anna Field").consent)["by"] == "Anna herself"
   assert Consent("x").checked().date and learn.SAMPLE_CONSENT.by
+
+
+def test_a_refused_text_is_not_kept(desk, visitors):
+  """Else it would stand in the way of everything that is drawn afterwards."""
+  v = visitors.get(None)[1]
+  s = drawn(desk, v)
+  lines = "\n".join(p.sentence for p in s.panels)
+  rest = ("Hello", [], "grid", "ltr", 0, 1, "", 25)
+  with pytest.raises(UserError, match="asks for nudity"):
+    actions.settings(desk, v, lines.replace("is in", "is n4ked in"), *rest)
+  with pytest.raises(UserError, match="asks for nudity"):
+    actions.edit(desk, v, "p1", s.panels[0].sentence, "", "caption | | naked")
+  assert v.script() == s
+  *_, last = actions.draw(desk, v, lambda: actions.reroll(v, "p3"))
+  assert "4 panels are drawn" in last.html
+  assert actions.settings(desk, v, lines, *rest).panels[0].sentence == s.panels[0].sentence
