@@ -48,6 +48,7 @@ EXTRAS = {
     "ruff==0.17.*",
     "mypy>=1.14",
     "psutil>=6",
+    "pypdf>=5",
     "tensorboardX>=2.6",
   ],
 }
