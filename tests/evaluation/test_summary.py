@@ -205,7 +205,7 @@ def couple(judges, tmp_path_factory):
     scene.scene(background="gray"),
     scene.scene(background="gray", yaw=0.3, tilt=0.15),
   ]
-  images, _ = drawn.draw(people.people(np.array([who[0], who[1], who[1]])), data.stack(scenes))
+  images, _ = drawn.render(people.people(np.array([who[0], who[1], who[1]])), data.stack(scenes))
   a, b, turned = images
   shots = {
     "a": a,
