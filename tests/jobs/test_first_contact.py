@@ -168,11 +168,12 @@ def test_models_that_are_built_in_can_be_converted_by_name(tmp_path):
 
 
 def test_a_figure_that_was_not_measured_is_null(tmp_path):
-  from idejax.evaluation import summary
+  from idejax.evaluation.intervals import interval
   from idejax.storage.files import write_json
 
-  nothing = {"identity": None, "asked": None, "prompt": 0.5, "face": False}
-  write_json(tmp_path / "report.json", summary.summary([nothing], [0]))
+  scores = {"asked": interval([None], [0]), "prompt": interval([0.5], [0])}
+  write_json(tmp_path / "report.json", scores | {"sharpness": float("nan")})
   refuse = lambda name: pytest.fail(f"{name} is no JSON")
   found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-  assert found["asked"] == {"mean": None, "low": None, "high": None, "n": 0} and found["prompt"]["mean"] == 0.5
+  assert found["asked"]["mean"] is None and found["asked"]["n"] == 0 and found["sharpness"] is None
+  assert found["prompt"]["mean"] == 0.5

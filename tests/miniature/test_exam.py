@@ -22,7 +22,7 @@ def few(monkeypatch):
   """Eight people a split, rendered by numpy; everything on one device."""
   whole = people.split
   monkeypatch.setattr(people, "split", lambda name: whole(name)[:8])
-  monkeypatch.setattr(data, "render_all", drawn.draw)
+  monkeypatch.setattr(data, "render_all", drawn.render)
   monkeypatch.setattr(pipeline, "load", functools.partial(pipeline.load, devices=jax.devices()[:1]))
 
 
