@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from idejax.cli.options import Option, purpose
+from idejax.cli.declared import Option, purpose
 
 _INDENT = 24
 _OFF = "(default: off)"

@@ -5,36 +5,20 @@ whether it may be left out, the string below it what `--help` says. Booleans are
 several values and may be repeated. A field whose metadata say `positional` is also given without its flag.
 """
 
-import dataclasses
 import difflib
-import inspect
 import re
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from idejax import ranges
 from idejax.cli import config_file
+from idejax.cli.declared import Option, options
 from idejax.errors import UserError
 
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
 HELP = ("-h", "--help", "--help-all")
-
-
-class Option(NamedTuple):
-  """A field as the parser sees it."""
-
-  name: str  # of the field
-  kind: Any  # int, float, str, bool, Path or a Literal: of one value
-  several: bool
-  required: bool
-  positional: bool
-
-  @property
-  def flag(self) -> str:
-    return "--" + self.name.replace("_", "-")
 
 
 def parse(kind: type, args: list[str], prog: str, default: Any = None, hints: Mapping[str, str] | None = None) -> Any:
@@ -57,24 +41,6 @@ def parse(kind: type, args: list[str], prog: str, default: Any = None, hints: Ma
   config = kind(**values)
   ranges.check(config)
   return config
-
-
-def options(kind: type) -> list[Option]:
-  """The fields of a config, those that classes below it declare included."""
-  out = []
-  for f in dataclasses.fields(kind):
-    several = typing.get_origin(ranges.plain(f.type)) is tuple
-    required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    out.append(Option(f.name, _single(f.type), several, required, bool(f.metadata.get("positional"))))
-  return out
-
-
-def _single(kind: Any) -> Any:
-  """The type of one value: of `tuple[int, ...] | None` int."""
-  kind = ranges.plain(kind)
-  if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple):
-    return _single(next(a for a in typing.get_args(kind) if a not in (type(None), ...)))
-  return kind
 
 
 def _read(args: list[str], known: list[Option], prog: str) -> dict[str, Any]:
@@ -177,8 +143,3 @@ def take(args: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
 def nearest(word: str, known: Iterable[str]) -> str:
   near = difflib.get_close_matches(word, list(known), 1)
   return f" (did you mean {near[0]}?)" if near else ""
-
-
-def purpose(kind: type) -> str:
-  """The text of a config's docstring."""
-  return inspect.cleandoc(kind.__doc__ or "")

@@ -1,18 +1,22 @@
 """A record as one picture: the photo with box, points and masks; its crops; a line of words."""
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from idejax.faces.record import FaceRecord
 from idejax.storage import fonts
+
+if TYPE_CHECKING:  # a record shows itself by this file
+  from idejax.faces.record import FaceRecord
 
 _TEXT = 12  # size of the words
 _FACE, _HAIR = (40, 140, 255), (255, 150, 30)  # tints
 _BOX, _POINTS, _MARKS, _OTHER = (60, 220, 60), (255, 60, 60), (255, 230, 80), (160, 160, 160)
 
 
-def picture(record: FaceRecord, side: int = 512) -> Image.Image:
+def picture(record: "FaceRecord", side: int = 512) -> Image.Image:
   """An RGB picture, `side` high plus a caption: the photo on the left, its crops on the right."""
   left, scale = _photo(record, side)
   draw = ImageDraw.Draw(left)
@@ -36,7 +40,7 @@ def picture(record: FaceRecord, side: int = 512) -> Image.Image:
   return canvas
 
 
-def _photo(record: FaceRecord, side: int) -> tuple[Image.Image, float]:
+def _photo(record: "FaceRecord", side: int) -> tuple[Image.Image, float]:
   """The tinted photo no larger than 2 side x side; miniature ones grow by whole pixels."""
   height, width = record.photo.shape[:2]
   scale = min(side / height, 2 * side / width)
@@ -59,7 +63,7 @@ def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: int, colour
   draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=colour)
 
 
-def _caption(record: FaceRecord, most: int) -> list[str]:
+def _caption(record: "FaceRecord", most: int) -> list[str]:
   """Two lines, each cut where it is too long."""
   m, q = record.meta, record.quality
   first = (
