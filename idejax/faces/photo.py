@@ -17,6 +17,7 @@ LONGEST = 30_000  # cv2 addresses pixels by 16-bit numbers
 SHORTEST = 16
 _MOST_BYTES = 2**29
 # Formats that only store pixels; Pillow's others run programs or are no pictures.
+DRAWN_SIDE = 128  # pixels a side up to which a picture may be of the drawn world, whose own have 64
 FORMATS = "PNG JPEG WEBP TIFF BMP DIB GIF JPEG2000 AVIF PPM TGA ICO PSD PCX QOI".split()
 SUFFIXES = frozenset(
   ".png .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .avif .ppm .pgm .pbm .pnm"

@@ -17,7 +17,6 @@ from idejax.errors import UserError, tell
 from idejax.faces import npz, overlay, photo
 from idejax.faces import record as records
 from idejax.faces.mask import Parser
-from idejax.jobs.run_folder import DRAWN_SIDE
 from idejax.runtime.progress import counting, waiting
 
 TABLE = "identities.csv"
@@ -108,7 +107,7 @@ def read_photos(c: config.Identity):
 
 def warn_of_photographs(c: config.Identity, files: list[str]):
   """The drawn world's networks know drawn faces only: said once, before a photograph is read."""
-  real = [f for f in files[:100] if max(photo.header_size(Path(f))) > DRAWN_SIDE]
+  real = [f for f in files[:100] if max(photo.header_size(Path(f))) > photo.DRAWN_SIDE]
   if c.pack == config.Identity.pack and real:
     tell(
       f"warning: {real[0]} looks like a photograph, and the pack miniature knows drawn faces only. For photographs: "

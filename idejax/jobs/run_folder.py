@@ -13,7 +13,7 @@ from idejax.cli.method_options import Settings
 from idejax.errors import UserError
 from idejax.methods import METHODS
 from idejax.methods.contract import todays_names
-from idejax.personalizing.learn import DRAWN_SIDE, FREE
+from idejax.personalizing.learn import FREE
 from idejax.storage import hub
 
 _WHOSE = ("photo", "drawn", "split", "model", "vit", "describe", "compare", "given")  # of those, what makes another run
@@ -103,7 +103,7 @@ def photos_too_real(c: config.Personalize) -> list[Path]:
   files = (
     [c.photo] if c.photo.is_file() else sorted(p for p in c.photo.rglob("*") if p.suffix.lower() in photo.SUFFIXES)
   )
-  return [f for f in files[:100] if max(photo.header_size(f)) > DRAWN_SIDE]
+  return [f for f in files[:100] if max(photo.header_size(f)) > photo.DRAWN_SIDE]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from idejax.cli.method_options import Settings
 from idejax.data import celebrities, people_folder
 from idejax.data.people import Person, stem
 from idejax.errors import UserError, tell
+from idejax.faces.photo import DRAWN_SIDE
 from idejax.methods import METHODS
 from idejax.miniature.world import portraits
 from idejax.personalizing import learn
@@ -163,7 +164,7 @@ def warn_of_photographs(s: Settings, people: Mapping[str, Person]):
   """As the command: what the drawn world's networks make of a photograph is no likeness."""
   drawn = [f"pack {s.run.pack}"] * (s.run.pack == config.Personalize.pack)
   drawn += [f"model {s.run.model}"] * (s.run.model in hub.BUILT_IN)
-  real = [i for p in people.values() for i in p.photos if max(i.photo.shape) > learn.DRAWN_SIDE]
+  real = [i for p in people.values() for i in p.photos if max(i.photo.shape) > DRAWN_SIDE]
   if drawn and real:
     tell(
       f"warning: {real[0].meta['photo']} looks like a photograph, and {' and '.join(drawn)} know drawn people only: the "

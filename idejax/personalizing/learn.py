@@ -30,7 +30,6 @@ from idejax.sampling.pieces import Progress
 from idejax.storage import hub, tensorfiles
 from idejax.training import fit, loop
 
-DRAWN_SIDE = 128  # pixels: the drawn world's pictures have 64
 # Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
 FREE = (
   "out",
