@@ -133,7 +133,7 @@ def test_formats_latents_and_devices(once, tmp_path):
   assert (tmp_path / "new/folder/jsonl.npy").exists()
   want = np.load(once.with_name("z.npy"))
   for name in ("one", "devices"):
-    np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), want, atol=1e-5, rtol=1e-5)
+    assert relative_error(np.load(tmp_path / f"{name}.npy"), want) < 1e-5, name  # of latents as large as 46
 
 
 def test_people_and_a_plain_prompt_in_one_batch_on_two_devices_equal_each_by_itself_on_one(tmp_path):
