@@ -342,8 +342,9 @@ def test_without_torch_and_without_a_home(once, tmp_path):
     for line in result.err.replace("\r", "\n").split("\n")
     if line.strip() and "%|" not in line and not line.endswith("...")
   ]
-  lines = [line for line in lines if "elapsed" not in line]
-  assert len(lines) == 4, lines
+  # Whether a font has every letter of the prompts depends on the machine.
+  lines = [line for line in lines if "elapsed" not in line and not line.startswith("warning: no font here has")]
+  assert len(lines) == 4, "\n".join(lines)
   assert lines[0].startswith("warning: compiled programs are not kept: /proc/none")
   assert lines[1].startswith("opening ")
   assert lines[2].startswith("warning: the prompt is longer than 75 tokens") and "of the sentence" in lines[2]
