@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from support.fakes import nchw, nhwc, relative_error, scramble, state_dict
 
+from idejax.model.backbone import Nets
 from idejax.nets import vae
 from idejax.storage import weights
 
@@ -86,16 +87,21 @@ def test_logvar_is_clipped_as_in_diffusers(rng):
   assert relative_error(logvar, nhwc(theirs)) < 1e-4
 
 
-def test_only_float16_is_lifted_by_force_upcast(rng):
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_decoder_computes_in_the_dtype_that_it_is_given(rng, dtype):
   _, cfg, params = twin(CONFIGS["plain_mid"])
   z = rng.standard_normal((1, 2, 2, 3)).astype(np.float32)
-  free = vae.VAEConfig.from_json(CONFIGS["plain_mid"] | {"force_upcast": False})
-  apply = lambda cfg, dtype: jax.jit(vae.Decoder(cfg, dtype).apply)({"params": params}, z)
-  full = apply(cfg, None)
-  np.testing.assert_array_equal(apply(cfg, jnp.float16), full)
-  assert apply(cfg, jnp.bfloat16).dtype == jnp.bfloat16
-  half = apply(free, jnp.float16)
-  assert half.dtype == jnp.float16 and 0 < relative_error(half, full) < 0.02
+  apply = lambda dtype: jax.jit(vae.Decoder(cfg, dtype).apply)({"params": params}, z)
+  half = apply(dtype)
+  assert half.dtype == dtype and 0 < relative_error(half.astype(jnp.float32), apply(None)) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_config_that_asks_for_float32_gets_it_whatever_the_pipeline_computes_in(dtype):
+  rule = lambda upcast: (
+    Nets(None, vae.VAEConfig.from_json(CONFIGS["plain_mid"] | {"force_upcast": upcast}), (), None, dtype).vae_dtype
+  )
+  assert (rule(True), rule(False)) == (jnp.float32, dtype)
 
 
 @pytest.mark.parametrize("json", [SD15, SD15 | {"sample_size": 1024, "scaling_factor": 0.13025}], ids=["sd15", "sdxl"])
