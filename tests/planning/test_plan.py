@@ -331,7 +331,7 @@ def test_a_gpu_is_one_sentence(name):
 def test_without_libtpu_a_sentence_says_what_to_install(monkeypatch):
   monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
   monkeypatch.setattr(topology, "prepare", lambda: None)
-  with pytest.raises(UserError, match=r"pip install \"idejax\[plan\]\""):
+  with pytest.raises(UserError, match=r'pip install -e "\.\[plan\]"'):
     topology.devices(topology.read("v5e:2x2"))
 
 

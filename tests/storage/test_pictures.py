@@ -64,7 +64,7 @@ def test_a_decompression_bomb_has_no_record(tmp_path, written):
 @given(data=st.data(), cut=st.booleans())
 def test_a_damaged_picture_is_never_taken_for_whole(tmp_path_factory, written, image, data, cut):
   whole = written.read_bytes()
-  at = data.render_all(st.integers(0, len(whole) - 1))
+  at = data.draw(st.integers(0, len(whole) - 1))
   spoilt = whole[:at] if cut else whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]
   path = tmp_path_factory.getbasetemp() / "spoilt.png"
   path.write_bytes(spoilt)
@@ -183,7 +183,7 @@ def spoilt(value):
     (np.zeros((2, 4, 3, 3), np.int32), "holds int32"),
     (spoilt(np.nan), "not finite"),
     (spoilt(np.inf), "not finite"),
-    (np.array([{"a": 1}], object), "no readable .npy file"),  # a pickle: never opened
+    (np.array([{"a": 1}], object), "not a readable .npy file"),  # a pickle: never opened
   ],
 )
 def test_latents_that_do_not_fit(save, array, said):
@@ -212,7 +212,7 @@ def test_files_that_hold_no_latents(tmp_path, save):
     whole.replace(b"'descr'", b" 0007 "),
   ):
     (tmp_path / "bad.npy").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad.npy is no readable \.npy file"):
+    with pytest.raises(UserError, match=r"bad.npy is not a readable \.npy file"):
       pictures.read_latents(tmp_path / "bad.npy", 1, (4, 3, 3))
-  with pytest.raises(UserError, match="is no readable"):
+  with pytest.raises(UserError, match="is not a readable"):
     pictures.read_latents(tmp_path, 1, (4, 3, 3))

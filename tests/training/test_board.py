@@ -33,5 +33,5 @@ def test_events(tmp_path):
 
 def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  with pytest.raises(UserError, match=r'pip install "idejax\[tensorboard\]"'):
+  with pytest.raises(UserError, match=r'pip install -e "\.\[tensorboard\]"'):
     Board(tmp_path, 0)
