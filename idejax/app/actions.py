@@ -105,8 +105,18 @@ def learn_people(
       who = names.paired(names.split(text), files)
       desk = studio.at(v.store)
       with desk.lock:
-        learn.learn(desk.pipe, desk.pack, [learn.Applicant(n, Path(f)) for n, f in zip(who, files)], Consent(by), desk.store, model=desk.model,
-                    overwrite=replace, gate=desk.gate, progress=progress, stop=v.stop.is_set)  # fmt: skip
+        learn.learn(
+          desk.pipe,
+          desk.pack,
+          [learn.Applicant(n, Path(f)) for n, f in zip(who, files)],
+          Consent(by),
+          desk.store,
+          model=desk.model,
+          overwrite=replace,
+          gate=desk.gate,
+          progress=progress,
+          stop=v.stop.is_set,
+        )
       return f"Learned: {', '.join(who)}"
     finally:
       for f in files:
@@ -144,14 +154,33 @@ def cut(studio: Studio, v: Visitor, text: str, title: str, style: Sequence[str],
   return s, cards.status("; ".join([f"{len(s.panels)} panels", *lines]), "bad" if found.problems else "good")
 
 
-def settings(studio: Studio, v: Visitor, sentences: str, title: str, style: Sequence[str], layout: str, direction: str, seed: int, candidates: int,
-             negative: str, steps: int) -> Script:  # fmt: skip
+def settings(
+  studio: Studio,
+  v: Visitor,
+  sentences: str,
+  title: str,
+  style: Sequence[str],
+  layout: str,
+  direction: str,
+  seed: int,
+  candidates: int,
+  negative: str,
+  steps: int,
+) -> Script:
   """The comic as the page says, checked as a file would be."""
   desk = studio.at(v.store)
   lines = [" ".join(x.split()) for x in sentences.splitlines() if x.strip()]
   s = desk.with_sentences(v.script(), lines)
-  s = dataclasses.replace(s, title=title.strip() or "Untitled", style=styles.check(style), layout=Layout(layout, direction), seed=int(seed), negative=negative.strip(),  # type: ignore[arg-type]
-                          steps=int(steps), panels=tuple(dataclasses.replace(p, candidates=max(p.candidates, int(candidates))) for p in s.panels))  # fmt: skip
+  s = dataclasses.replace(
+    s,
+    title=title.strip() or "Untitled",
+    style=styles.check(style),
+    layout=Layout(layout, direction),  # type: ignore[arg-type]
+    seed=int(seed),
+    negative=negative.strip(),
+    steps=int(steps),
+    panels=tuple(dataclasses.replace(p, candidates=max(p.candidates, int(candidates))) for p in s.panels),
+  )
   known = [p.name for p in s.people]
   if wrong := story.problems([p.sentence for p in s.panels], "", known, lambda t: desk.count(t, known)):
     raise UserError("; ".join(wrong[:3]))

@@ -87,8 +87,15 @@ def _band(bubbles: Sequence[Bubble], width: int, height: int) -> tuple[list[Plac
   return out, total
 
 
-def _find(b: Bubble, width: int, height: int, faces: Sequence[Rect], by_name: Mapping[str, Rect], others: Sequence[Placed],
-          direction: str) -> Placed | None:  # fmt: skip
+def _find(
+  b: Bubble,
+  width: int,
+  height: int,
+  faces: Sequence[Rect],
+  by_name: Mapping[str, Rect],
+  others: Sequence[Placed],
+  direction: str,
+) -> Placed | None:
   """The best free place for a text: large letters first."""
   taken = [_grown(f, _CLEAR) for f in faces] + [_grown(p.rect, 6) for p in others]
   speaker = by_name.get(b.speaker)
@@ -221,8 +228,12 @@ def _balloon(canvas: ImageDraw.ImageDraw, p: Placed, rect: Rect, left: int, top:
   sides = [(inner[0] + nx, inner[1] + ny), tail, (inner[0] - nx, inner[1] - ny)]
   canvas.polygon(sides, _PAPER)
   canvas.line(sides, _INK, 2)
-  cover = [(inner[0] + nx * 0.8 - dx / length * 4, inner[1] + ny * 0.8 - dy / length * 4), (inner[0] + nx * 0.8, inner[1] + ny * 0.8),
-           (inner[0] - nx * 0.8, inner[1] - ny * 0.8), (inner[0] - nx * 0.8 - dx / length * 4, inner[1] - ny * 0.8 - dy / length * 4)]  # fmt: skip
+  cover = [
+    (inner[0] + nx * 0.8 - dx / length * 4, inner[1] + ny * 0.8 - dy / length * 4),
+    (inner[0] + nx * 0.8, inner[1] + ny * 0.8),
+    (inner[0] - nx * 0.8, inner[1] - ny * 0.8),
+    (inner[0] - nx * 0.8 - dx / length * 4, inner[1] - ny * 0.8 - dy / length * 4),
+  ]
   canvas.polygon(cover, _PAPER)
 
 

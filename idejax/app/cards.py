@@ -17,8 +17,10 @@ def people(token: str, records: Sequence[Record], slugs: Sequence[str]) -> str:
   for r, slug in zip(records, slugs):
     tip = html.escape(f"{r.method} on {r.model}; consent: {r.consent.by}", quote=True)
     sample = '<span class="tag">sample</span>' if r.sample else ""
-    cards.append(f'<figure class="person" title="{tip}"><img src="/people/{token}/{slug}.png?{r.photo_sha256[:8]}" alt="Portrait of {html.escape(r.name, quote=True)}">'
-                 f"<figcaption>{html.escape(r.name)}{sample}</figcaption></figure>")  # fmt: skip
+    cards.append(
+      f'<figure class="person" title="{tip}"><img src="/people/{token}/{slug}.png?{r.photo_sha256[:8]}" alt="Portrait of {html.escape(r.name, quote=True)}">'
+      f"<figcaption>{html.escape(r.name)}{sample}</figcaption></figure>"
+    )
   return f'<div class="people">{"".join(cards)}</div>'
 
 

@@ -23,7 +23,6 @@ from idejax.methods import METHODS
 from idejax.methods.contract import encode_captions
 from idejax.miniature.world import portraits
 from idejax.person import subjects
-from idejax.person.subject import Frozen
 from idejax.sampling.learned import Learned
 from idejax.sampling.pipeline import Pipeline
 from idejax.training import fit, loop
@@ -68,9 +67,22 @@ class AgeGate:
     return f"{years:.0f} years by estimate"
 
 
-def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], consent: Consent, store: Store, *, model: str = "miniature",
-          method: str = "", cfg: Any = None, seed: int = 0, overwrite: bool = False, gate: AgeGate = AgeGate(),
-          progress: Progress = lambda *_: None, stop: Callable[[], bool] = lambda: False) -> list[Record]:  # fmt: skip
+def learn(
+  pipe: Pipeline,
+  pack: faces.Pack,
+  applicants: Sequence[Applicant],
+  consent: Consent,
+  store: Store,
+  *,
+  model: str = "miniature",
+  method: str = "",
+  cfg: Any = None,
+  seed: int = 0,
+  overwrite: bool = False,
+  gate: AgeGate = AgeGate(),
+  progress: Progress = lambda *_: None,
+  stop: Callable[[], bool] = lambda: False,
+) -> list[Record]:
   """Everybody into the store, or nobody. UserError for a name, a photo, an age or a missing consent.
 
   Killed in the middle, the same call goes on from the last checkpoint.
@@ -99,13 +111,40 @@ def learn(pipe: Pipeline, pack: faces.Pack, applicants: Sequence[Applicant], con
   everyone: dict[int, Learned] = {}
   for g, group in enumerate(groups):
     tell = lambda done, of, what, g=g: progress(done + g * of, of * len(groups), what)
-    made = _train(pipe, pack, [names[i] for i in group], [found[i] for i in group], applicants[group[0]].shown,
-                  store, model, method, cfg, seed, tell, stop)  # fmt: skip
+    made = _train(
+      pipe,
+      pack,
+      [names[i] for i in group],
+      [found[i] for i in group],
+      applicants[group[0]].shown,
+      store,
+      model,
+      method,
+      cfg,
+      seed,
+      tell,
+      stop,
+    )
     everyone |= dict(zip(group, made))
   out = []
   for i, (n, a) in enumerate(zip(names, applicants)):
-    record = Record(n, found[i].meta["photo_sha256"], consent, method, model, pipe.digest, _plain(cfg), seed, pack.name, pack.digest,
-                    pack.licence, now(), nm.pronouns(n, {n: a.pronouns}), ages[i], a.sample)  # fmt: skip
+    record = Record(
+      n,
+      found[i].meta["photo_sha256"],
+      consent,
+      method,
+      model,
+      pipe.digest,
+      _plain(cfg),
+      seed,
+      pack.name,
+      pack.digest,
+      pack.licence,
+      now(),
+      nm.pronouns(n, {n: a.pronouns}),
+      ages[i],
+      a.sample,
+    )
     store.add(everyone[i], record, found[i].portrait, overwrite)
     out.append(record)
   return out
@@ -128,8 +167,20 @@ def _sound(photo: Any) -> Any:
   return path
 
 
-def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Sequence[faces.FaceRecord], shown: str, store: Store, model: str,
-           method: str, cfg: Any, seed: int, progress: Progress, stop: Callable[[], bool]) -> list[Learned]:  # fmt: skip
+def _train(
+  pipe: Pipeline,
+  pack: faces.Pack,
+  names: Sequence[str],
+  photos: Sequence[faces.FaceRecord],
+  shown: str,
+  store: Store,
+  model: str,
+  method: str,
+  cfg: Any,
+  seed: int,
+  progress: Progress,
+  stop: Callable[[], bool],
+) -> list[Learned]:
   """Everybody in the group, at once."""
   module, b = METHODS[method], pipe.backbone
   needs = module.needs(cfg, b.nets)
@@ -137,7 +188,6 @@ def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Seque
     cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {shown}" for t in cfg.templates))
   if needs.class_pictures or needs.face_vit:
     raise UserError(f"{method} needs more than a photo here: choose another method")
-  words = [nm.word(n) for n in names]
   constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
   captions = encode_captions(needs, pipe.tokenizers, "<id>")
   read = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
@@ -146,18 +196,10 @@ def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Seque
   facts = {"method": method, "settings": _plain(cfg), "photos": digests, "model_digest": pipe.digest, "seed": seed}
   place = store.root / f".learning-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
   run = loop.Run(place, cfg.steps, name=f"learning {', '.join(names)}")
-  mesh = sharding.everywhere(pipe.mesh)
   progress(0, cfg.steps, "compiling")
-  if len(names) == 1:
-    key = keys[0]
-    frozen = Frozen(b, constants, captions, read[0])
-    step, state, frozen = fit.one(module, cfg, frozen, key, fit.parted(module, cfg, frozen, mesh))
-  else:
-    filled = fit.pad(list(range(len(names))), mesh.size)
-    key = keys[np.array(filled)]
-    step, state, frozen = fit.crowd(
-      module, cfg, b, constants, captions, subjects.stack([read[i] for i in filled]), key, mesh
-    )
+  step, state, frozen, key = fit.together(
+    module, cfg, b, constants, captions, read, keys, sharding.everywhere(pipe.mesh)
+  )
   last = state
   steps: Any = fit.train(
     step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if len(names) == 1 else len(names)
@@ -169,14 +211,12 @@ def _train(pipe: Pipeline, pack: faces.Pack, names: Sequence[str], photos: Seque
       steps.close()  # saves where it is
       raise Stopped("learning was stopped; the same people go on where it was")
   params = jax.block_until_ready(last.params)
-  out = []
-  for i, word in enumerate(words):
-    own, mine = params, frozen
-    if len(names) > 1:
-      own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
-    out.append(Learned(word, method, cfg, fit.represent(module, cfg, mine, own), model, pipe.digest, pack.licence))
+  identities = fit.represent_all(module, cfg, frozen, params, len(names))
   shutil.rmtree(place, ignore_errors=True)
-  return out
+  return [
+    Learned(nm.word(n), method, cfg, i, model, pipe.digest, pack.licence)
+    for n, i in zip(names, identities, strict=True)
+  ]
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

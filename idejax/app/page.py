@@ -154,8 +154,11 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           with gr.Row():
             save = gr.Button("Save", size="sm", elem_id=f"save-{p.id}")
             again = gr.Button("Re-roll", size="sm", variant="primary", elem_id=f"reroll-{p.id}")
-          save.click(lambda a, b, c, n: changed(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)), [sentence, pose, lines, tick],
-                     [status, tick, sheets]).then(listed, [token], [sentences])  # fmt: skip
+          save.click(
+            lambda a, b, c, n: changed(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)),
+            [sentence, pose, lines, tick],
+            [status, tick, sheets],
+          ).then(listed, [token], [sentences])
 
           def roll(n):
             for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
@@ -185,8 +188,22 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       t, v = visitors.get(old)
       s = v.script()
       html, whom = everybody(t)
-      return (t, t, html, whom, v.story(), s.title, "\n".join(p.sentence for p in s.panels), list(s.style), s.layout.kind, s.layout.direction, s.seed,
-              s.negative, s.steps, actions.preview(v, t))  # fmt: skip
+      return (
+        t,
+        t,
+        html,
+        whom,
+        v.story(),
+        s.title,
+        "\n".join(p.sentence for p in s.panels),
+        list(s.style),
+        s.layout.kind,
+        s.layout.direction,
+        s.seed,
+        s.negative,
+        s.steps,
+        actions.preview(v, t),
+      )
 
     page.load(
       arrive,

@@ -184,16 +184,28 @@ def _pdf(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
   """A page a sheet, at 150 dots an inch."""
   first, *rest = [Image.fromarray(p.image) for p in sheets]
   with replacing(path) as temporary:
-    first.save(temporary, "PDF", save_all=True, append_images=rest, resolution=150.0, quality=92, title=s.title,
-               creator="idejax comic", keywords="AI-generated", subject=" ".join(p.alt for p in sheets)[:4000])  # fmt: skip
+    first.save(
+      temporary,
+      "PDF",
+      save_all=True,
+      append_images=rest,
+      resolution=150.0,
+      quality=92,
+      title=s.title,
+      creator="idejax comic",
+      keywords="AI-generated",
+      subject=" ".join(p.alt for p in sheets)[:4000],
+    )
 
 
 def _cbz(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
   """PNG pages in order, and ComicInfo.xml, which readers know: title, number of pages, reading order."""
   manga = "YesAndRightToLeft" if s.layout.direction == "rtl" else "No"
-  info = (f'<?xml version="1.0" encoding="utf-8"?>\n<ComicInfo xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
-          f"<Title>{escape(s.title)}</Title><Summary>{escape(' '.join(p.alt for p in sheets))}</Summary>"
-          f"<Notes>AI-generated</Notes><PageCount>{len(sheets)}</PageCount><Manga>{manga}</Manga></ComicInfo>\n")  # fmt: skip
+  info = (
+    f'<?xml version="1.0" encoding="utf-8"?>\n<ComicInfo xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
+    f"<Title>{escape(s.title)}</Title><Summary>{escape(' '.join(p.alt for p in sheets))}</Summary>"
+    f"<Notes>AI-generated</Notes><PageCount>{len(sheets)}</PageCount><Manga>{manga}</Manga></ComicInfo>\n"
+  )
   with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
     z.writestr("ComicInfo.xml", info)
     for n, p in enumerate(sheets, 1):

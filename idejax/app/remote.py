@@ -40,8 +40,10 @@ class Remote:
   notify: Callable[[str], None] = tell
 
   def parse(self, story: str, names: Sequence[str]) -> list[str]:
-    messages = [{"role": "system", "content": _TASK.format(names=", ".join(names) or "none")},
-                {"role": "user", "content": story}]  # fmt: skip
+    messages = [
+      {"role": "system", "content": _TASK.format(names=", ".join(names) or "none")},
+      {"role": "user", "content": story},
+    ]
     why = ""
     for _ in range(TRIES):
       try:
@@ -54,8 +56,11 @@ class Remote:
       if sentences and not wrong:
         return sentences
       why = wrong[0] if wrong else "no sentences came back"
-      messages = [*messages[:2], {"role": "assistant", "content": text[:4000]},
-                  {"role": "user", "content": f"Not yet: {'; '.join(wrong[:5]) or why}. The whole list again."}]  # fmt: skip
+      messages = [
+        *messages[:2],
+        {"role": "assistant", "content": text[:4000]},
+        {"role": "user", "content": f"Not yet: {'; '.join(wrong[:5]) or why}. The whole list again."},
+      ]
     self.notify(
       f"the story parser {self.model} gave nothing usable in {TRIES} tries ({why}); the offline rules cut the story instead"
     )

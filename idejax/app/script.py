@@ -266,9 +266,16 @@ def inputs(script: Script, panel: Panel, prompt: str, negative: str, size: tuple
   """Digest of all that decides the panel's pixels: the final texts, seed, people and model among them."""
   digests = {p.name: p.digest for p in script.people}
   facts = {
-    "model": script.model.digest, "prompt": prompt, "negative": negative, "seed": seed_of(script, panel),
-    "people": {n: digests[n] for n in sorted(panel.people)}, "steps": script.steps, "guidance": script.guidance,
-    "regions": [dataclasses.asdict(r) for r in panel.regions], "size": list(size)}  # fmt: skip
+    "model": script.model.digest,
+    "prompt": prompt,
+    "negative": negative,
+    "seed": seed_of(script, panel),
+    "people": {n: digests[n] for n in sorted(panel.people)},
+    "steps": script.steps,
+    "guidance": script.guidance,
+    "regions": [dataclasses.asdict(r) for r in panel.regions],
+    "size": list(size),
+  }
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -12,8 +12,14 @@ from idejax.runtime.progress import waiting
 
 HOST = "127.0.0.1"
 _FILES = re.compile(r"comic\.(?:png|pdf|cbz|html|json)|pages/\d{3}\.jpg|panels/[A-Za-z0-9-]+\.png")
-_TYPES = {"png": "image/png", "jpg": "image/jpeg", "pdf": "application/pdf", "cbz": "application/vnd.comicbook+zip", "html": "text/html; charset=utf-8",
-          "json": "application/json"}  # fmt: skip
+_TYPES = {
+  "png": "image/png",
+  "jpg": "image/jpeg",
+  "pdf": "application/pdf",
+  "cbz": "application/vnd.comicbook+zip",
+  "html": "text/html; charset=utf-8",
+  "json": "application/json",
+}
 _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
@@ -79,8 +85,19 @@ def application(desk: Any, out: Path) -> Any:
     return FileResponse(path, media_type="image/png", headers=_PRIVATE)
 
   blocks = page.build(desk, visitors)
-  return gr.mount_gradio_app(app, blocks, path="/", server_name=HOST, allowed_paths=[], show_error=False,
-                             max_file_size=learn.MOST_BYTES, ssr_mode=False, footer_links=[], theme=page.THEME, css=page.CSS)  # fmt: skip
+  return gr.mount_gradio_app(
+    app,
+    blocks,
+    path="/",
+    server_name=HOST,
+    allowed_paths=[],
+    show_error=False,
+    max_file_size=learn.MOST_BYTES,
+    ssr_mode=False,
+    footer_links=[],
+    theme=page.THEME,
+    css=page.CSS,
+  )
 
 
 def _listen(port: int) -> socket.socket:

@@ -123,8 +123,10 @@ class Store:
     """For sampling on a model. UserError, with both models' names, for somebody who was learned on another."""
     r = self.record(name)
     if r.model_digest != model_digest:
-      raise UserError(f"{name} was learned on {r.model} ({r.model_digest[:12]}), and the comic is drawn with {model} "
-                      f"({model_digest[:12]}): learn {name} on {model}, or draw with {r.model}")  # fmt: skip
+      raise UserError(
+        f"{name} was learned on {r.model} ({r.model_digest[:12]}), and the comic is drawn with {model} "
+        f"({model_digest[:12]}): learn {name} on {model}, or draw with {r.model}"
+      )
     return learned.load(self.folder(name))
 
   def check_free(self, names: Sequence[str], overwrite: bool = False):
@@ -152,8 +154,15 @@ class Store:
     if place.exists():
       self.delete(record.name, why="replaced")
     fresh.rename(place)
-    self.audit.write("learned", name=record.name, photo=record.photo_sha256, method=record.method, model=record.model,
-                     consent=record.consent.by, age=record.age)  # fmt: skip
+    self.audit.write(
+      "learned",
+      name=record.name,
+      photo=record.photo_sha256,
+      method=record.method,
+      model=record.model,
+      consent=record.consent.by,
+      age=record.age,
+    )
 
   def drawn_in(self, names: Sequence[str], comic: Path):
     """Remember that a comic has these people, so that deleting them reaches it."""

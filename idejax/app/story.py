@@ -102,8 +102,11 @@ _GLUE = {
 
 def notes(sentences: Sequence[str], names: Sequence[str]) -> list[str]:
   """What is allowed, but perhaps not meant."""
-  return [f"sentence {i} names nobody who was learned: a scene without them"
-          for i, s in enumerate(sentences, 1) if not nm.find(s, names)]  # fmt: skip
+  return [
+    f"sentence {i} names nobody who was learned: a scene without them"
+    for i, s in enumerate(sentences, 1)
+    if not nm.find(s, names)
+  ]
 
 
 def unquoted(text: str) -> str:

@@ -68,8 +68,18 @@ class Studio:
     plain = names.pattern(people).sub("a a", sentence)
     return len(self.pipe.tokenizers[0].bpe(plain, add_special_tokens=False)["input_ids"])
 
-  def write(self, text: str, parser: story.StoryParser | None = None, *, title: str = "Untitled", people: Sequence[str] | None = None,
-            style: Sequence[str] = (), layout: str = "grid", seed: int = 0, steps: int = 25) -> tuple[Script, story.Cut]:  # fmt: skip
+  def write(
+    self,
+    text: str,
+    parser: story.StoryParser | None = None,
+    *,
+    title: str = "Untitled",
+    people: Sequence[str] | None = None,
+    style: Sequence[str] = (),
+    layout: str = "grid",
+    seed: int = 0,
+    steps: int = 25,
+  ) -> tuple[Script, story.Cut]:
     """A story as a script with nothing drawn, and what the parser's contract says of it."""
     policy.check([("the story", text), ("the title", title)])
     known = [self.store.record(n) for n in (self.store.names() if people is None else people)]
@@ -99,8 +109,18 @@ class Studio:
       elif old.sentence == text:
         out.append(old)
       else:
-        out.append(dataclasses.replace(old, sentence=text, people=who, prompt=None, bubbles=story.bubbles(text, who), alt="",
-                                       regions=tuple(r for r in old.regions if r.person in who), chosen=None))  # fmt: skip
+        out.append(
+          dataclasses.replace(
+            old,
+            sentence=text,
+            people=who,
+            prompt=None,
+            bubbles=story.bubbles(text, who),
+            alt="",
+            regions=tuple(r for r in old.regions if r.person in who),
+            chosen=None,
+          )
+        )
     return self.bound(dataclasses.replace(s, panels=tuple(out)))
 
   def bound(self, s: Script) -> Script:
@@ -236,8 +256,14 @@ class Studio:
       return Version(name, digest, shot.candidate, reason=reason)
     image, found = joined(group, images, [self.pack.detect(x).boxes for x in images])
     identity, prompt = self._judged(group, images)
-    record = {"prompt": " | ".join(x.prompt for x in group), "seed": script.seed_of(s, s.panel(shot.panel)), "candidate": shot.candidate,
-              "model": self.model, "model_digest": self.pipe.digest, "ai_generated": True}  # fmt: skip
+    record = {
+      "prompt": " | ".join(x.prompt for x in group),
+      "seed": script.seed_of(s, s.panel(shot.panel)),
+      "candidate": shot.candidate,
+      "model": self.model,
+      "model_digest": self.pipe.digest,
+      "ai_generated": True,
+    }
     watermark.save(folder / name, image, record)
     return Version(name, digest, shot.candidate, tuple(found), identity, prompt)
 
@@ -272,8 +298,14 @@ class Studio:
 # Opening.
 
 
-def open_studio(store: Path, model: str = "miniature", pack: str = "miniature", clip: Path | None = None,
-                notify: Callable[[str], None] = print, **how: Any) -> Studio:  # fmt: skip
+def open_studio(
+  store: Path,
+  model: str = "miniature",
+  pack: str = "miniature",
+  clip: Path | None = None,
+  notify: Callable[[str], None] = print,
+  **how: Any,
+) -> Studio:
   """Everything that a comic needs. UserError if no CLIP can check the model's pictures."""
   if clip is None and model not in hub.BUILT_IN:
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")

@@ -74,13 +74,40 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
       folder = job.out / "pictures" / (f"{k}-{_plain(name)}" + ("" if scale is None else f"-{scale:g}"))
       who = {t.name: _ready(t, scale) for t in people}
       cells = [(t, i, s) for t in people for i, s in job.cells()]
-      shots = [_shot(job, folder / t.name / f"{i:02d}-{s}.png", who[t.name].word, i, s,
-                     {"method": name, "person": t.name, "strength": scale, "identity_sha256": tensorfiles.digest(learned.file(t.folder))})
-               for t, i, s in cells]  # fmt: skip
+      shots = [
+        _shot(
+          job,
+          folder / t.name / f"{i:02d}-{s}.png",
+          who[t.name].word,
+          i,
+          s,
+          {
+            "method": name,
+            "person": t.name,
+            "strength": scale,
+            "identity_sha256": tensorfiles.digest(learned.file(t.folder)),
+          },
+        )
+        for t, i, s in cells
+      ]
       each = _sample(job, job.pipe.with_people(*who.values()), shots, f"{name} {scale or ''}".strip())
-      rows += [_row(job, shot.file, i, s, method=name, person=t.name, reference=places[t.name], second=others.get(t.name), strength=scale,
-                    train_seconds=t.train_seconds, sample_seconds=each, trained_with=trained_with.get(name, ()))
-               for shot, (t, i, s) in zip(shots, cells)]  # fmt: skip
+      rows += [
+        _row(
+          job,
+          shot.file,
+          i,
+          s,
+          method=name,
+          person=t.name,
+          reference=places[t.name],
+          second=others.get(t.name),
+          strength=scale,
+          train_seconds=t.train_seconds,
+          sample_seconds=each,
+          trained_with=trained_with.get(name, ()),
+        )
+        for shot, (t, i, s) in zip(shots, cells)
+      ]
   if job.floor:
     cells_ = list(job.cells())
     shots = [
@@ -88,8 +115,11 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
       for i, s in cells_
     ]
     each = _sample(job, job.pipe, shots, FLOOR)
-    rows += [_row(job, shot.file, i, s, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
-             for n in everyone for shot, (i, s) in zip(shots, cells_)]  # fmt: skip
+    rows += [
+      _row(job, shot.file, i, s, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
+      for n in everyone
+      for shot, (i, s) in zip(shots, cells_)
+    ]
   if distributed.first():
     _write(job.out, rows)
   return rows

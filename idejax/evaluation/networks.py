@@ -43,8 +43,18 @@ class OnnxRecogniser:
   zoom below 1 shows more around the face than ArcFace's template does.
   """
 
-  def __init__(self, path: Path, about: About, threshold: float | None = None, *, side: int = 112, mean: float = 127.5,
-               scale: float = 127.5, bgr: bool = False, zoom: float = 1.0):  # fmt: skip
+  def __init__(
+    self,
+    path: Path,
+    about: About,
+    threshold: float | None = None,
+    *,
+    side: int = 112,
+    mean: float = 127.5,
+    scale: float = 127.5,
+    bgr: bool = False,
+    zoom: float = 1.0,
+  ):
     self.path, self.about, self.threshold = path, about, threshold
     self.side, self.bgr, self.zoom = side, bgr, zoom
     self._pixels = functools.partial(preprocess.face, mean=mean, scale=scale, bgr=bgr)
@@ -102,8 +112,12 @@ class TransformersClip:
       raise UserError(f"{folder} is one tower of CLIP; a judge of text and pictures needs a CLIPModel's folder")
     self.side = vision.cfg.image_size
     how = read_json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").exists() else {}
-    self._pixels = functools.partial(preprocess.clip, side=self.side, mean=how.get("image_mean", preprocess.CLIP_MEAN),
-                                     std=how.get("image_std", preprocess.CLIP_STD))  # fmt: skip
+    self._pixels = functools.partial(
+      preprocess.clip,
+      side=self.side,
+      mean=how.get("image_mean", preprocess.CLIP_MEAN),
+      std=how.get("image_std", preprocess.CLIP_STD),
+    )
     tensors = tensorfiles.read(folder, "model", variant=variant)
     shapes = {"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}
     known = {k for s in shapes.values() for k in weights.keys(s)}
@@ -180,8 +194,16 @@ def _text_config(path: Path, found: Any) -> clip.TextConfig:
     vocabulary, width = found["token_embedding.weight"].shape
     layers = len({k.split(".")[2] for k in found if k.startswith("transformer.resblocks.")})
     inner = found["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
-    return clip.TextConfig(vocabulary, width, inner, found["text_projection"].shape[1], layers, max(1, width // 64),
-                           found["positional_embedding"].shape[0], eos_token_id=vocabulary - 1)  # fmt: skip
+    return clip.TextConfig(
+      vocabulary,
+      width,
+      inner,
+      found["text_projection"].shape[1],
+      layers,
+      max(1, width // 64),
+      found["positional_embedding"].shape[0],
+      eos_token_id=vocabulary - 1,
+    )
   except KeyError as e:
     raise UserError(f"{path} has no tensor {e.args[0]!r}: it is not OpenAI's CLIP RN50") from None
 

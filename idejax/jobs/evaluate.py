@@ -69,8 +69,11 @@ def main(c: config.Evaluate):
     results = summary.results(judges, found, [seen[r.file] for r in found], seen)
     for name, costs in about.pop("costs", {}).items():
       results["methods"][name]["costs"] = costs
-    results |= {"protocol": dataclasses.asdict(protocol) if protocol else None, "seconds_of_judging": round(seconds, 2),
-                "provenance": about | provenance(found)}  # fmt: skip
+    results |= {
+      "protocol": dataclasses.asdict(protocol) if protocol else None,
+      "seconds_of_judging": round(seconds, 2),
+      "provenance": about | provenance(found),
+    }
     title = f"{protocol.title} ({protocol.name})" if protocol else f"Pictures of {c.what[0]}"
     writing.write(results, found, out, title)
     print(tables.words(results))
@@ -118,8 +121,10 @@ def open_judges(c: config.Evaluate, model: str) -> Judges:
     with waiting("reading the judges"):
       return judges_file.read(Path(c.judges))
   if not c.judges and model not in hub.BUILT_IN:
-    raise UserError(f"the judges in the package know the drawn world only, not {model}: give --judges judges.json "
-                    "(idejax evaluate --list-judges)")  # fmt: skip
+    raise UserError(
+      f"the judges in the package know the drawn world only, not {model}: give --judges judges.json "
+      "(idejax evaluate --list-judges)"
+    )
   return miniature.open_judges()
 
 
@@ -133,8 +138,10 @@ def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], o
   places, _ = gallery.references(out.resolve(), methods)
   seen = looking.see(judges, list(places.values()))
   if lost := [n for n, p in places.items() if seen[p].largest is None]:
-    raise UserError(f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
-                    "give --judges whose detector does, or leave them out")  # fmt: skip
+    raise UserError(
+      f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
+      "give --judges whose detector does, or leave them out"
+    )
 
 
 def sampled(
@@ -156,8 +163,13 @@ def sampled(
   job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch)
   found = gallery.make(job, methods, {n: trainers(people) for n, people in methods.items()})
   costs = {n: _mean_costs(people) for n, people in methods.items()}
-  return found, {"model": first.model, "model_digest": pipe.digest, "dtype": dtype, "costs": costs,
-                 "runs": {n: [str(t.folder) for t in people] for n, people in methods.items()}}  # fmt: skip
+  return found, {
+    "model": first.model,
+    "model_digest": pipe.digest,
+    "dtype": dtype,
+    "costs": costs,
+    "runs": {n: [str(t.folder) for t in people] for n, people in methods.items()},
+  }
 
 
 # Methods that learn from a recogniser's embedding.
@@ -185,8 +197,25 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
   photo = [c.what[0]] if c.what else ["--drawn", str(c.people or protocol.people["count"])]
   if not c.what and c.model not in hub.BUILT_IN:
     raise UserError("whom? Give a folder of photos: only the built-in world draws people")
-  command = [sys.executable, "-m", "idejax.cli", "personalize", *photo, "--compare", c.methods, "--model", c.model, "--pack", c.pack, "--out", str(folder),
-             "--num", "1", "--prompts", "a photo of {}"]  # fmt: skip
+  command = [
+    sys.executable,
+    "-m",
+    "idejax.cli",
+    "personalize",
+    *photo,
+    "--compare",
+    c.methods,
+    "--model",
+    c.model,
+    "--pack",
+    c.pack,
+    "--out",
+    str(folder),
+    "--num",
+    "1",
+    "--prompts",
+    "a photo of {}",
+  ]
   if c.dtype:
     command += ["--dtype", c.dtype]
   done = subprocess.run(command, stdout=subprocess.DEVNULL)
@@ -196,8 +225,13 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
 
 
 def provenance(found: Sequence[Row]) -> dict[str, Any]:
-  return {"idejax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "pictures": len(found),
-          "command": shlex.join(["idejax", *sys.argv[1:]])}  # fmt: skip
+  return {
+    "idejax": __version__,
+    "jax": jax.__version__,
+    "device": jax.devices()[0].device_kind,
+    "pictures": len(found),
+    "command": shlex.join(["idejax", *sys.argv[1:]]),
+  }
 
 
 # The built-in model's own exam.
@@ -212,6 +246,11 @@ def examine(c: config.Evaluate):
   found = exam.run(pipe, c.quick)
   print("\n".join(exam.lines(found)))
   if c.out:
-    about = {"model": model, "digest": pipe.digest, "device": jax.devices()[0].device_kind,
-             "idejax": __version__, "jax": jax.__version__}  # fmt: skip
+    about = {
+      "model": model,
+      "digest": pipe.digest,
+      "device": jax.devices()[0].device_kind,
+      "idejax": __version__,
+      "jax": jax.__version__,
+    }
     write_json(c.out, found | about)

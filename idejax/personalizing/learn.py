@@ -130,27 +130,9 @@ def train(
   )
   one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
   with waiting("compiling"):
-    if one:
-      key = keys[0]
-      frozen = Frozen(b, shared.constants, shared.captions, read[0])
-      step, state, frozen = fit.one(
-        method, cfg, frozen, key, fit.parted(method, cfg, frozen, mesh), plateau=c.plateau, accumulate=c.accumulate
-      )
-    else:
-      filled = fit.pad(list(range(len(people))), mesh.size)
-      key = keys[np.array(filled)]
-      step, state, frozen = fit.crowd(
-        method,
-        cfg,
-        b,
-        shared.constants,
-        shared.captions,
-        subjects.stack([read[i] for i in filled]),
-        key,
-        mesh,
-        plateau=c.plateau,
-        accumulate=c.accumulate,
-      )
+    step, state, frozen, key = fit.together(
+      method, cfg, b, shared.constants, shared.captions, read, keys, mesh, plateau=c.plateau, accumulate=c.accumulate
+    )
   check_disk(folder, state)
   begun = False
   for done, after in fit.train(
@@ -164,7 +146,7 @@ def train(
     last = after
   params = jax.block_until_ready(last.params)
   watch.done("train")
-  watch.trained = sum(x.size for x in jax.tree.leaves(params)) // (1 if one else len(filled))
+  watch.trained = sum(x.size for x in jax.tree.leaves(params)) // key.size
   flat = False
   if c.plateau:
     trends = np.atleast_2d(sharding.gather(last.trend))[: len(people)]
@@ -172,17 +154,14 @@ def train(
     watch.steps |= {p.stem: int(t[3]) for p, t in zip(people, trends)}
   if (done := loop.steps_done(last)) < cfg.steps and not flat:
     raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
-  found = []
   if jax.process_count() > 1:  # from here on each for itself
     params, subject = sharding.gather((params, frozen.subject))
     frozen = Frozen(b, shared.constants, shared.captions, subject)
-  for i, p in enumerate(people):
-    own, mine = params, frozen
-    if not one:
-      own, mine = fit.person(params, i), frozen._replace(subject=fit.person(frozen.subject, i))
-    identity = fit.represent(method, cfg, mine, own)
-    found.append(Learned(p.word, c.method, cfg, identity, c.model, pipe.digest, pack.licence))
-  return found
+  identities = fit.represent_all(method, cfg, frozen, params, len(people))
+  return [
+    Learned(p.word, c.method, cfg, i, c.model, pipe.digest, pack.licence)
+    for p, i in zip(people, identities, strict=True)
+  ]
 
 
 def check_name(word: str, pipe: pl.Pipeline):

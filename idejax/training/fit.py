@@ -17,6 +17,7 @@ import optax
 from idejax import sharding
 from idejax.model.backbone import Backbone
 from idejax.model.conditioning import Prompts
+from idejax.person import subjects
 from idejax.person.subject import Frozen, Subject
 from idejax.training import loop
 from idejax.training import step as st
@@ -138,6 +139,32 @@ def crowd(
   return Meshed(run, mesh, replicated, each), state, frozen
 
 
+def together(
+  method: "Method",
+  cfg: Any,
+  backbone: Backbone,
+  constants: Any,
+  captions: Prompts,
+  people: Sequence[Subject],
+  keys: jax.Array,
+  mesh: jax.sharding.Mesh,
+  plateau: int = 0,
+  accumulate: int = 1,
+):
+  """(step, state, frozen, key) of everybody in `people`: `one` for a single person, else a `crowd`, padded.
+
+  keys: one per person, [N]; the key given back is what the step takes: a scalar, or one per row of the crowd.
+  """
+  how = {"plateau": plateau, "accumulate": accumulate}
+  if len(people) == 1:
+    frozen = Frozen(backbone, constants, captions, people[0])
+    return *one(method, cfg, frozen, keys[0], parted(method, cfg, frozen, mesh), **how), keys[0]
+  filled = pad(range(len(people)), mesh.size)
+  key = keys[np.array(filled)]
+  everybody = subjects.stack([people[i] for i in filled])
+  return *crowd(method, cfg, backbone, constants, captions, everybody, key, mesh, **how), key
+
+
 @dataclasses.dataclass(frozen=True)
 class Meshed:
   """A compiled step that is lowered and called under its mesh, as kernels on TPU need it."""
@@ -185,6 +212,14 @@ def train(
 def represent(method: "Method", cfg: Any, frozen: Frozen, params: Any) -> dict[str, Any]:
   """What sampling needs of one person, as numpy."""
   return jax.device_get(jax.jit(lambda p, f: method.represent(p, f, cfg))(params, frozen))
+
+
+def represent_all(method: "Method", cfg: Any, frozen: Frozen, params: Any, count: int) -> list[dict[str, Any]]:
+  """`represent` of each of `count` people whom `together` trained."""
+  if count == 1:
+    return [represent(method, cfg, frozen, params)]
+  each = ((frozen._replace(subject=person(frozen.subject, i)), person(params, i)) for i in range(count))
+  return [represent(method, cfg, own, trained) for own, trained in each]
 
 
 def person(tree: Any, i: int) -> Any:

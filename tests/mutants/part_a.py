@@ -80,8 +80,8 @@ MUTANTS = [
    "images.astype(np.float32) / 127.5 - 1), vit)", "images.astype(np.float32) / 255), vit)",
    "tests/jobs/test_personalize.py::test_class_pictures_are_encoded_as_the_vae_reads_pictures"),
   # Everybody of a crowd gets the face tokens of the first photo.
-  ("first person's subject for all of a crowd", "idejax/personalizing/learn.py",
-   "frozen._replace(subject=fit.person(frozen.subject, i))", "frozen._replace(subject=fit.person(frozen.subject, 0))",
+  ("first person's subject for all of a crowd", "idejax/training/fit.py",
+   "frozen._replace(subject=person(frozen.subject, i))", "frozen._replace(subject=person(frozen.subject, 0))",
    "tests/jobs/test_personalize.py::test_everybody_of_a_crowd_keeps_what_is_theirs"),
   # Masked losses look at the hair for the face.
   ("face and hair masks swapped", "idejax/person/subjects.py",
