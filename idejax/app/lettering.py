@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from idejax.storage import fonts
+
 _FOLDER = Path(__file__).parent / "fonts"
 
 
@@ -44,24 +46,9 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:
-  """Lines of at most `width` pixels; a word that is wider is cut."""
-  letters = font(text, size)
-  out: list[str] = []
-  line = ""
-  for word in text.split():
-    while letters.getlength(word) > width and len(word) > 1:
-      n = max(1, next((i for i in range(len(word), 0, -1) if letters.getlength(word[:i]) <= width), 1))
-      if line:
-        out.append(line)
-      out.append(word[:n])
-      line, word = "", word[n:]
-    longer = f"{line} {word}".strip()
-    if line and letters.getlength(longer) > width:
-      out.append(line)
-      line = word
-    else:
-      line = longer
-  return [*out, line] if line else out
+  """Lines of at most `width` pixels; a word that is wider is cut. No line where there is no word."""
+  words = " ".join(text.split())
+  return fonts.fold(words, width, font(text, size).getlength) if words else []
 
 
 def extent(lines: Sequence[str], size: int) -> tuple[int, int]:

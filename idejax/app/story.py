@@ -29,16 +29,6 @@ class StoryParser(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scripted:
-  """Answers what it was given: for tests."""
-
-  answer: tuple[str, ...]
-
-  def parse(self, story: str, names: Sequence[str]) -> list[str]:
-    return list(self.answer)
-
-
-@dataclasses.dataclass(frozen=True)
 class Cut:
   """Sentences, what breaks the contract, and what merely deserves a look."""
 

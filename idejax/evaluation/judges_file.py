@@ -18,6 +18,7 @@ from idejax.errors import UserError
 from idejax.evaluation import networks
 from idejax.evaluation.judges import CLIPS, RECOGNISERS, ROLES, About, Judges
 from idejax.storage import tensorfiles
+from idejax.storage.files import read_json
 
 
 class Kind(NamedTuple):
@@ -63,7 +64,7 @@ _SHARED = ("source", "licence", "sha256", "note")
 
 def read(path: Path) -> Judges:
   """The judges of a file; what it leaves out is absent. UserError names the file, the role and the mistake."""
-  table = networks.read_json(path)
+  table = read_json(path)
   for role in table:
     if role not in KINDS:
       raise UserError(f"{path}: there is no judge {role!r}; known are {', '.join(KINDS)}")

@@ -14,12 +14,13 @@ import numpy as np
 
 from idejax import faces
 from idejax.evaluation.judges import About, Judges
-from idejax.evaluation.networks import OnnxRecogniser, PackDetector, TransformersClip, read_json
+from idejax.evaluation.networks import OnnxRecogniser, PackDetector, TransformersClip
 from idejax.miniature.judging import face_metrics
 from idejax.miniature.judging import judges as trained
 from idejax.miniature.judging.prompts import asked
 from idejax.miniature.world import captions, scene
 from idejax.storage import hub, tensorfiles
+from idejax.storage.files import read_json
 
 FOLDER = hub.BUILT_IN["miniature"].parent / "judges"
 _SOURCE = "in the package"

@@ -1,7 +1,6 @@
 """The networks that judge, each opened from a file of the user's: no torch, nothing downloaded."""
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from idejax.faces.pack import Faces, Pack
 from idejax.model import tokens
 from idejax.nets import clip, clip_resnet, clip_vision, inception
 from idejax.storage import tensorfiles, weights
+from idejax.storage.files import read_json
 
 CHUNK = 32  # pictures per call: one compiled shape
 
@@ -245,14 +245,3 @@ def chunked(net: Callable[[Any], Any], make: Callable[[np.ndarray], Any], count:
     n = min(size, count - at)
     out.append(np.asarray(net(make(np.resize(np.arange(at, at + n), size))))[:n])
   return np.concatenate(out)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """UserError if it is not there or holds no object."""
-  try:
-    value = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError, RecursionError) as e:
-    raise UserError(f"{path} cannot be read: {one_line(str(e))[:160]}") from e
-  if not isinstance(value, dict):
-    raise UserError(f"{path} holds no JSON object")
-  return value

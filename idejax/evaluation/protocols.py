@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from idejax.errors import UserError
-from idejax.evaluation.networks import read_json
+from idejax.storage.files import read_json
 
 _HERE = Path(__file__).parent
 _LITE = "-lite"

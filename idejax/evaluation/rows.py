@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from idejax.errors import UserError
+from idejax.storage.files import read_text
 
 MOST = 1_000_000
 _LONGEST = 1 << 16  # characters of a line
@@ -57,12 +58,7 @@ FIELDS = tuple(f.name for f in dataclasses.fields(Row)) + ("word",)
 
 def read(path: Path) -> list[Row]:
   """Every row, checked; UserError names the line, and the first picture that is missing."""
-  try:
-    text = path.read_text("utf-8-sig")
-  except FileNotFoundError:
-    raise UserError(f"{path} does not exist") from None
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
+  text = read_text(path)
   lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
   if not lines:
     raise UserError(f"{path} holds no row")

@@ -12,12 +12,11 @@ from PIL import Image
 
 from idejax.data import people as data_people
 from idejax.errors import UserError
-from idejax.evaluation.networks import read_json
 from idejax.faces import photo
 from idejax.miniature.world import data, people, portraits, scene
 from idejax.sampling import learned
 from idejax.sampling.learned import Learned
-from idejax.storage.files import replacing
+from idejax.storage.files import read_json, replacing
 
 
 class Trained(NamedTuple):

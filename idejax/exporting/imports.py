@@ -60,18 +60,9 @@ def _pickle(path: Path, allow: bool) -> dict[str, np.ndarray]:
     raise UserError(
       f"{path} is a pickle, which can run code when it is opened; pass --allow-pickle if you trust its author"
     )
-  try:
-    import torch
-  except ImportError as e:
-    raise UserError(
-      f"{path}: reading a pickle needs PyTorch: pip install torch --index-url https://download.pytorch.org/whl/cpu"
-    ) from e
-  try:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-  except Exception as e:  # torch.load raises nearly anything
-    raise UserError(
-      f"{path}: PyTorch refuses to open it with weights_only=True ({' '.join(str(e).split())[:160]})"
-    ) from e
+  content = tensorfiles.unpickle(path)
+  import torch  # it is there: the line above says what to do where it is not
+
   if isinstance(content, torch.Tensor):
     content = {"*": content}
   if isinstance(content, dict) and "string_to_param" in content:

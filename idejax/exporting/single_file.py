@@ -11,7 +11,7 @@ Folders are converted to files and back, equal to the bit.
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,23 +139,11 @@ def places(part: str, keys: Iterable[str], config: Config, *, xl: bool, open_cli
 # From a folder to a file.
 
 
-class Original(Mapping):
-  """A folder's tensors under the file's names, each computed when it is read."""
-
-  def __init__(self, parts: Mapping[str, tuple[Mapping[str, np.ndarray], list[Place]]]):
-    self._getters: dict[str, Callable[[], np.ndarray]] = {}
-    for tensors, locations in parts.values():
-      for p in locations:
-        self._getters[p.name] = functools.partial(_join, tensors, p)
-
-  def __getitem__(self, key: str) -> np.ndarray:
-    return self._getters[key]()
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._getters)
-
-  def __len__(self) -> int:
-    return len(self._getters)
+def original(parts: Mapping[str, tuple[Mapping[str, np.ndarray], list[Place]]]) -> tensorfiles.Lazy:
+  """A folder's tensors under the file's names."""
+  return tensorfiles.Lazy(
+    {p.name: functools.partial(_join, tensors, p) for tensors, locations in parts.values() for p in locations}
+  )
 
 
 def _join(tensors: Mapping[str, np.ndarray], p: Place) -> np.ndarray:
@@ -181,10 +169,10 @@ def write(
     # The activation tells the two original text encoders apart: OpenCLIP's is the plain GELU.
     open_clip = part == "text_encoder_2" or part == "text_encoder" and not xl and config.get("hidden_act") == "gelu"
     parts[part] = tensors, places(part, tensors, config, xl=xl, open_clip=open_clip)
-  original = Original(parts)
+  whole = original(parts)
   kind = None if dtype is None else folders.DTYPES[dtype]
-  tensorfiles.write(target, folders.Changed(original, {}, kind, str(source)), {"made_from": source.resolve().name})
-  return f"{len(original)} tensors in one file" + (f" as {dtype}" if dtype else "")
+  tensorfiles.write(target, folders.Changed(whole, {}, kind, str(source)), {"made_from": source.resolve().name})
+  return f"{len(whole)} tensors in one file" + (f" as {dtype}" if dtype else "")
 
 
 def modern(part: str, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -231,22 +219,11 @@ def dtype_of(source: Path) -> str:
   return next((tensors[k].dtype.name for k in tensors if k.startswith(PREFIX["unet"])), "float32")
 
 
-class Parted(Mapping):
+def parted(tensors: Mapping[str, np.ndarray], locations: list[Place], names: Mapping[str, str]) -> tensorfiles.Lazy:
   """One component's tensors, read from the file's."""
-
-  def __init__(self, tensors: Mapping[str, np.ndarray], locations: list[Place], names: Mapping[str, str]):
-    self._getters = {
-      k: functools.partial(_part, tensors, names[p.name], p, i) for p in locations for i, k in enumerate(p.keys)
-    }
-
-  def __getitem__(self, key: str) -> np.ndarray:
-    return self._getters[key]()
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._getters)
-
-  def __len__(self) -> int:
-    return len(self._getters)
+  return tensorfiles.Lazy(
+    {k: functools.partial(_part, tensors, names[p.name], p, i) for p in locations for i, k in enumerate(p.keys)}
+  )
 
 
 def _part(tensors: Mapping[str, np.ndarray], name: str, p: Place, i: int) -> np.ndarray:
@@ -291,7 +268,7 @@ def read(
       )
     names_read |= set(names.values())
     report.append(
-      _write_part(part, Parted(tensors, locations, names), expected, source, like, target, dtype, max_shard_size)
+      _write_part(part, parted(tensors, locations, names), expected, source, like, target, dtype, max_shard_size)
     )
   ours = tuple({*PREFIX.values(), "cond_stage_model.", "conditioner."})
   if odd := [k for k in tensors if k.startswith(ours) and k not in names_read and not _EXCUSED.search(k)]:

@@ -5,7 +5,6 @@ here holds state, reads a clock or draws a random number.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from idejax.errors import UserError
 from idejax.model.diffusion import NoiseSchedule
 from idejax.nets import clip, cross_attention, unet, vae
 from idejax.nets.controlnet import ControlNet, ControlNetConfig
-from idejax.storage import flaxfiles, tensorfiles, weights
+from idejax.storage import files, flaxfiles, tensorfiles, weights
 
 # (component, config class, parameter shapes, file stem, historic key spellings)
 _COMPONENTS = {
@@ -187,15 +186,9 @@ def net_shapes(shapes, config, path: Path):
 
 def read_json(path: Path) -> dict[str, Any]:
   """A JSON file of a pipeline folder, with PyTorch's class names if Flax classes wrote it. UserError."""
-  try:
-    value = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f"{path} is missing: not a complete pipeline folder in diffusers layout") from None
-  except (ValueError, OSError, RecursionError) as e:
-    raise UserError(f"{path} cannot be read: {e}") from e
-  if not isinstance(value, dict):
-    raise UserError(f"{path} holds no JSON object")
-  return flaxfiles.class_names(value)
+  if not path.exists():
+    raise UserError(f"{path} is missing: not a complete pipeline folder in diffusers layout")
+  return flaxfiles.class_names(files.read_json(path))
 
 
 def is_component(entry: Any) -> bool:

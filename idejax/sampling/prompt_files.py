@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from idejax.errors import UserError
+from idejax.storage.files import read_text
 
 
 class Prompt(NamedTuple):
@@ -25,12 +26,7 @@ def read(path: Path) -> list[Prompt]:
   """The prompts of a file. UserError names the file and the line."""
   if path.suffix not in (".txt", ".jsonl", ".csv"):
     raise UserError(f"{path}: prompt files end in .txt, .jsonl or .csv, not {path.suffix or 'nothing'!r}")
-  try:
-    text = path.read_text("utf-8-sig")
-  except FileNotFoundError:
-    raise UserError(f"{path} does not exist") from None
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
+  text = read_text(path)
   if path.suffix == ".txt":
     prompts = [Prompt(line.strip()) for line in text.split("\n") if line.strip()]
   elif path.suffix == ".jsonl":

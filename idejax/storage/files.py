@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from idejax.errors import UserError, one_line
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -29,6 +31,27 @@ def cache(name: str) -> Path | None:
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "idejax"
   )
   return None if root == "off" or root.startswith("~") else Path(root) / name  # "~": an account without a home
+
+
+def read_text(path: Path) -> str:
+  """A text file in UTF-8, with or without a byte order mark. UserError."""
+  try:
+    return path.read_text("utf-8-sig")
+  except FileNotFoundError:
+    raise UserError(f"{path} does not exist") from None
+  except (OSError, UnicodeDecodeError) as e:
+    raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a JSON file. UserError if the file is missing or holds anything else."""
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError, RecursionError) as e:
+    raise UserError(f"{path} cannot be read: {one_line(str(e))[:160]}") from e
+  if not isinstance(value, dict):
+    raise UserError(f"{path} holds no JSON object")
+  return value
 
 
 def write_json(path: Path, value: Any):

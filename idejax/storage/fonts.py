@@ -3,7 +3,7 @@ licence), and for what it lacks the fonts of the system."""
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,20 +102,25 @@ def height(size: int) -> int:
 
 
 def wrap(text: str, most: int, size: int) -> list[str]:
+  """`fold` of text that `write` writes."""
+  return fold(text, most, lambda line: width(line, size))
+
+
+def fold(text: str, most: float, measure: Callable[[str], float]) -> list[str]:
   """Lines of at most `most` pixels: broken at spaces, and within a word that is longer, or has none (Chinese)."""
   lines: list[str] = []
   for paragraph in text.splitlines() or [""]:
     line = ""
     for word in paragraph.split():
       longer = f"{line} {word}" if line else word
-      if width(longer, size) <= most:
+      if measure(longer) <= most:
         line = longer
         continue
       if line:
         lines.append(line)
       line = word
-      while len(line) > 1 and width(line, size) > most:
-        fits = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or width(line[:n], size) <= most)
+      while len(line) > 1 and measure(line) > most:
+        fits = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or measure(line[:n]) <= most)
         lines.append(line[:fits])
         line = line[fits:]
     lines.append(line)

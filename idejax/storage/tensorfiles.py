@@ -32,11 +32,11 @@ _MAX_INDEX = 64 << 20  # bytes; SDXL's index is 0.2 MB
 Getters = dict[str, Callable[[], np.ndarray]]
 
 
-class Tensors(Mapping):
-  """{torch key: array}, each read when asked for; `source` is the file that was chosen."""
+class Lazy(Mapping):
+  """{torch key: array}, each read or computed when asked for."""
 
-  def __init__(self, source: pathlib.Path, getters: Getters):
-    self.source, self._getters = source, getters
+  def __init__(self, getters: Getters):
+    self._getters = getters
 
   def __getitem__(self, key: str) -> np.ndarray:
     return self._getters[key]()
@@ -49,6 +49,14 @@ class Tensors(Mapping):
 
   def __contains__(self, key) -> bool:
     return key in self._getters
+
+
+class Tensors(Lazy):
+  """Of one component; `source` is the file that was chosen."""
+
+  def __init__(self, source: pathlib.Path, getters: Getters):
+    super().__init__(getters)
+    self.source = source
 
 
 def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None, allow_pickle: bool = False) -> Tensors:
@@ -234,7 +242,8 @@ def _flax(path: pathlib.Path) -> Getters:
     raise _damaged(path, e) from e
 
 
-def _pickle(path: pathlib.Path) -> Getters:
+def unpickle(path: pathlib.Path, keep: Callable[[Any], Any] = lambda content: content) -> Any:
+  """What PyTorch reads from a pickle that may hold nothing but data, after `keep`. UserError names the file."""
   try:
     import torch
   except ImportError as e:
@@ -242,23 +251,32 @@ def _pickle(path: pathlib.Path) -> Getters:
       f"{path}: reading a pickle needs PyTorch: pip install torch --index-url https://download.pytorch.org/whl/cpu"
     ) from e
   try:
-    state = torch.load(_plain(path), map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    state = {k: v.detach() for k, v in state.items() if isinstance(v, torch.Tensor)}
-    if odd := [v.dtype for v in state.values() if "float8" in str(v.dtype) or v.is_quantized]:
-      raise ValueError(f"tensors of {odd[0]}, which idejax does not read")
+    return keep(torch.load(_plain(path), map_location="cpu", weights_only=True))
   except Exception as e:  # torch.load raises nearly anything
     raise UserError(
       f"{path}: PyTorch refuses to open it with weights_only=True "
       f"({_one_line(e)}); idejax does not open it in any other way."
     ) from e
 
-  def get(x):
-    if x.dtype == torch.bfloat16:
-      return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return x.numpy()
 
-  return {k: functools.partial(get, v) for k, v in state.items()}
+def _pickle(path: pathlib.Path) -> Getters:
+  return {k: functools.partial(_numpy, v) for k, v in unpickle(path, _weights).items()}
+
+
+def _weights(state: Any) -> dict[str, Any]:
+  import torch
+
+  state = state.get("state_dict", state)
+  state = {k: v.detach() for k, v in state.items() if isinstance(v, torch.Tensor)}
+  if odd := [v.dtype for v in state.values() if "float8" in str(v.dtype) or v.is_quantized]:
+    raise ValueError(f"tensors of {odd[0]}, which idejax does not read")
+  return state
+
+
+def _numpy(x: Any) -> np.ndarray:
+  import torch
+
+  return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def _plain(path: pathlib.Path) -> pathlib.Path:

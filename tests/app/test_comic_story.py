@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.scripted import Scripted
 
 from idejax.app import names, remote, story
 from idejax.app.rules import Rules
@@ -38,14 +39,12 @@ def test_the_contract_holds_for_what_the_rules_say(s):
   (["Anna Field " + "very " * 60 + "happily smiles."], "at most 60"),
 ])  # fmt: skip
 def test_a_parser_that_breaks_the_contract_is_told(answer, words):
-  cut = story.cut(story.Scripted(tuple(answer)), "Anna Field smiles.", ["Anna Field"], count)
+  cut = story.cut(Scripted(tuple(answer)), "Anna Field smiles.", ["Anna Field"], count)
   assert any(words in p for p in cut.problems), cut.problems
 
 
 def test_pronouns_in_speech_are_the_speakers_own():
-  cut = story.cut(
-    story.Scripted(('Anna Field says "He is late."',)), "Anna Field says something.", ["Anna Field"], count
-  )
+  cut = story.cut(Scripted(('Anna Field says "He is late."',)), "Anna Field says something.", ["Anna Field"], count)
   assert cut.problems == ()
 
 

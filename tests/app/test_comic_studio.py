@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.drawn_people import MODEL, PORTRAITS, STORY, person, record
+from support.scripted import Scripted
 
-from idejax.app import learn, policy, script, story, watermark
+from idejax.app import learn, policy, script, watermark
 from idejax.app.concepts import Checker, Rules
 from idejax.app.store import Consent
 from idejax.errors import UserError
@@ -306,7 +307,7 @@ def _left_to_right(desk, file) -> list[str]:
 
 
 def test_a_parser_of_ones_own(desk):
-  s, cut = desk.write("Anna Field waits.", story.Scripted(("Anna Field waits.", "She waits.")))
+  s, cut = desk.write("Anna Field waits.", Scripted(("Anna Field waits.", "She waits.")))
   assert len(s.panels) == 2 and "says 'She'" in cut.problems[0]
 
 
