@@ -19,7 +19,9 @@ from idejax.evaluation.judges import Judges, calibrate
 from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
 from idejax.evaluation.runs import Trained
+from idejax.methods import METHODS
 from idejax.miniature.judging import exam
+from idejax.model.backbone import Nets
 from idejax.runtime import cores, distributed
 from idejax.runtime.progress import waiting
 from idejax.sampling import pipeline
@@ -46,9 +48,11 @@ def main(c: config.Evaluate):
     else:
       # ---- People who were learned, and their pictures -------------------------------------------
       if c.methods:
-        open_judges(c, c.model)
-      methods = runs.read([train(c, protocol, out / "runs")] if c.methods else [Path(w) for w in c.what], c.photos)
-      judges = open_judges(c, next(iter(methods.values()))[0].who.model)
+        judges = open_judges(c, c.model)
+        methods = runs.read([train(c, protocol, out / "runs")], c.photos)
+      else:
+        methods = runs.read([Path(w) for w in c.what], c.photos)
+        judges = open_judges(c, next(iter(methods.values()))[0].who.model)
       if distributed.first():
         check_references(judges, methods, out)
       found, about = sampled(c, protocol, methods, out)
@@ -136,7 +140,7 @@ def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], o
   if judges.detector is None:
     return
   places, _ = gallery.references(out.resolve(), methods)
-  seen = looking.see(judges, list(places.values()))
+  seen = looking.see(judges, list(places.values()), out / ".seen")
   if lost := [n for n, p in places.items() if seen[p].largest is None]:
     raise UserError(
       f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
@@ -161,7 +165,7 @@ def sampled(
   if pipe.digest != first.digest:
     raise UserError(f"the runs were made on {first.model} as it was ({first.digest[:12]}), not on what is there now")
   job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch)
-  found = gallery.make(job, methods, {n: trainers(people) for n, people in methods.items()})
+  found = gallery.make(job, methods, {n: trainers(people, pipe.backbone.nets) for n, people in methods.items()})
   costs = {n: _mean_costs(people) for n, people in methods.items()}
   return found, {
     "model": first.model,
@@ -172,13 +176,10 @@ def sampled(
   }
 
 
-# Methods that learn from a recogniser's embedding.
-_READS_FACES = ("id-ea", "celeb-basis", "stable-identity", "facesnap")
-
-
-def trainers(people: Sequence[Trained]) -> tuple[str, ...]:
+def trainers(people: Sequence[Trained], nets: Nets) -> tuple[str, ...]:
   """sha256 of the recognisers that a method learned from."""
-  if people[0].who.method not in _READS_FACES:
+  who = people[0].who
+  if not METHODS[who.method].needs(who.cfg, nets).recogniser:
     return ()
   found = set()
   for name in {t.pack for t in people if t.pack}:

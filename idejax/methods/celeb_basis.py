@@ -76,6 +76,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     captions=tuple(t.format(cfg.phrase) for t in cfg.templates),
     tokens=cfg.vectors,
     constants=constants,
+    recogniser=True,
     words_only=True,
     augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
   )

@@ -66,6 +66,8 @@ class Needs:
   augment: Augment = Augment()
   """How the photo is varied."""
   class_pictures: ClassPictures | None = None
+  recogniser: bool = False
+  """Whether it learns from the face recogniser's embedding; that recogniser then cannot judge it."""
   face_vit: bool = False
   """Whether the subject needs a face ViT's features."""
   words_only: bool = False

@@ -145,6 +145,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     captions=tuple(t.format(cfg.phrase) for t in cfg.templates),
     tokens=cfg.vectors,
     constants=constants,
+    recogniser=True,
     override=override,
     unet_gradients=() if cfg.kv == "none" else (_KV,),
   )

@@ -85,6 +85,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     words_only=True,
     augment=Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment(),
+    recogniser=True,  # with a ViT too: both presets of a table are then judged by the same network
     face_vit=cfg.source == "vit",
   )
 
