@@ -301,11 +301,6 @@ def test_a_closed_pager_is_no_error():
     process.stderr.close()
 
 
-def test_python_m_is_the_command():
-  process = subprocess.run([sys.executable, "-m", "idejax", "nonsense"], capture_output=True, env=environment())
-  assert process.returncode == 2 and b"unknown command 'nonsense'" in process.stderr
-
-
 # What an entry point may raise, in a process whose `sample` is replaced by it.
 RAISES = {
   "MemoryError()": (2, "out of memory"),
