@@ -70,6 +70,7 @@ setup(
       "miniature/weights/**/*",
       "exporting/templates/*.py",
       "app/fonts/*",
+      "storage/letters/*",
       "app/*.css",
       "app/*.txt",
       "evaluation/*.json",

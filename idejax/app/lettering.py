@@ -1,5 +1,5 @@
 """Letters that ship: Comic Neue (SIL Open Font License 1.1, beside this file), and where it has no sign for a
-text, DejaVu Sans (free, from Bitstream Vera's licence), which comes with matplotlib."""
+text, DejaVu Sans (free, from Bitstream Vera's licence), which comes with matplotlib, or a font of other scripts."""
 
 import functools
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ def _files() -> tuple[tuple[Path, frozenset[int]], ...]:
   import matplotlib
   from fontTools.ttLib import TTFont
 
-  paths = (_FOLDER / "ComicNeue-Bold.otf", Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf")
+  wide = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+  paths = (_FOLDER / "ComicNeue-Bold.otf", wide, *fonts.shipped())
   found = []
   for p in paths:
     with TTFont(str(p), lazy=True) as opened:

@@ -1,5 +1,5 @@
-"""Text on pictures, in any script for which there is a font: DejaVu Sans, which comes with matplotlib (a free
-licence), and for what it lacks the fonts of the system."""
+"""Text on pictures, in any script: DejaVu Sans, which comes with matplotlib (a free licence), for what it lacks the
+fonts in `letters/`, and last those of the system."""
 
 import functools
 import importlib.util
@@ -11,7 +11,8 @@ from PIL import ImageDraw, ImageFont, features
 
 from idejax.errors import UserError, tell
 
-# Where systems keep fonts with Chinese, Japanese, Korean and other scripts.
+_LETTERS = Path(__file__).parent / "letters"
+# Where systems keep fonts with rare scripts and signs.
 _PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/System/Library/Fonts",
            "/Library/Fonts", "C:/Windows/Fonts")  # fmt: skip
 _WIDE = ("NotoSansCJK*", "NotoSans*CJK*", "SourceHanSans*", "wqy-*", "DroidSansFallback*", "unifont*", "NotoSans*",
@@ -35,14 +36,19 @@ def own() -> Path:
   return path
 
 
+def shipped() -> list[Path]:
+  """The fonts beside this file, one for each script or two that DejaVu Sans lacks."""
+  return sorted(_LETTERS.glob("*.ttf"))
+
+
 @functools.cache
 def chain() -> tuple[Path, ...]:
-  """Our font, then those of the system that have other scripts; the first that has a letter draws it."""
+  """DejaVu Sans, those that ship, then those of the system; the first that has a letter draws it."""
   roots = [p for p in (Path(p).expanduser() for p in _PLACES) if p.is_dir()]
   found = [
     p for name in _WIDE for root in roots for p in sorted(root.rglob(name)) if p.suffix in (".ttf", ".ttc", ".otf")
   ]
-  return (own(), *dict.fromkeys(found))
+  return (own(), *shipped(), *dict.fromkeys(found))
 
 
 @functools.cache
@@ -66,7 +72,7 @@ def _font_of(letter: str) -> Path:
   for path in (own(),) if ord(letter) in _letters(own()) else chain():
     if ord(letter) in _letters(path):
       return path
-  _warn(f"no font here has {letter!r} (U+{ord(letter):04X}); a box stands for it (Debian: fonts-noto-cjk)")
+  _warn(f"no font here has {letter!r} (U+{ord(letter):04X}); a box stands for it (Debian: fonts-noto, fonts-unifont)")
   return own()
 
 

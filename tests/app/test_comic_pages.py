@@ -126,7 +126,8 @@ def test_what_is_said_later_is_read_later():
 
 def test_letters_cover_accents_and_what_no_font_has_is_told():
   assert lettering.lacking("José, “Grüße” — ¿qué? Привет Ωmega") == ""
-  assert lettering.lacking("a漢") == "漢"
+  assert lettering.lacking("漢字 かな 한국어 हिन्दी ไทย") == ""
+  assert lettering.lacking("a\U0010fffd") == "\U0010fffd"
   assert lettering.wrap("one two three", 20, 60)[0] == "one"
   assert "".join(lettering.wrap("x" * 200, 20, 100)) == "x" * 200
 

@@ -1,5 +1,7 @@
 """Sheets of pictures that wrap, and text in any script that a font has."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, features
@@ -69,6 +71,20 @@ def test_letters_of_our_font_are_no_boxes(text):
   box = drawn("\U0010fffd")
   letters = {x for x in text if not x.isspace()}
   assert all(drawn(x).any() and not np.array_equal(drawn(x), box) for x in letters)
+
+
+NAMES = ["美咲", "王小明", "サクラ", "서연", "राहुल", "অনন্যা", "ਗੁਰਪ੍ਰੀਤ", "કિરણ", "தமிழ்", "రాము", "ಅನಿತಾ", "മീര", "නිමල්", "สมชาย",
+         "ສົມສັກ", "အောင်", "សុភា", "አበበ"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_other_scripts_are_written_on_a_machine_without_fonts(name, monkeypatch, capfd):
+  monkeypatch.setattr(fonts, "_PLACES", ())
+  fonts.chain.cache_clear()
+  fonts._font_of.cache_clear()
+  assert all(ord(x) in fonts._letters(Path(r.font.path)) for r in fonts.runs(name, 16) for x in r.text)
+  assert drawn(name).any() and "no font" not in capfd.readouterr().err
+  fonts.chain.cache_clear()
 
 
 @pytest.mark.skipif(not features.check("raqm"), reason="this Pillow does not join letters")
