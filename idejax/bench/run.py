@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -95,9 +96,24 @@ def prepare_machine(c: config.Bench):
 
 
 def busy_cores() -> float:
-  """Cores that other work used in the last minute; 0.0 below a quarter of one, and where nothing tells."""
-  load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-  return load if load >= 0.25 else 0.0
+  """Cores that work now, this process being idle; 0.0 below a quarter of one. Where nothing tells, those of the last
+  minute."""
+  if (before := _ticks()) is None:
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+  else:
+    time.sleep(0.5)
+    working, all_of_it = (b - a for a, b in zip(before, _ticks() or before))
+    busy = (os.cpu_count() or 1) * working / max(1, all_of_it)
+  return busy if busy >= 0.25 else 0.0
+
+
+def _ticks() -> tuple[int, int] | None:
+  """Clock ticks that all cores have worked, and those that have passed, since the machine started (Linux)."""
+  try:
+    counts = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+  except (OSError, ValueError):
+    return None
+  return sum(counts) - counts[3] - counts[4], sum(counts)  # without idling and waiting for disks
 
 
 def inference(c: config.Bench, what: Sequence[str]) -> dict[str, Any]:

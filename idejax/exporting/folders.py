@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from idejax.storage.files import write_json
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _STEMS = ("diffusion_pytorch_model", "model")
 _FLAX = {"diffusion_flax_model": "diffusion_pytorch_model", "flax_model": "model", "pytorch_model": "model"}
+_WEIGHTS = (".safetensors", ".msgpack", ".bin", ".ckpt", ".pt", ".pth")
 _PLAIN = (".json", ".txt", ".model")  # files that are copied beside weights: never code, never pickles
 
 Rename = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -60,6 +62,21 @@ def stem_of(folder: Path) -> str | None:
     if any(re.match(re.escape(stem) + r"[.-].*(safetensors|msgpack|bin|ckpt|pt|pth)", n) for n in names):
       return _FLAX.get(stem, stem)
   return None
+
+
+def least_size(source: Path, dtype: str | None = None) -> float:
+  """Bytes that a copy of a pipeline, a component or a file takes at least: of each component its smallest weights."""
+  share = min(1.0, DTYPES[dtype].itemsize / 4) if dtype else 1.0
+  if source.is_file():
+    return share * source.stat().st_size
+  total = 0
+  for part in (source, *(p.parent for p in source.glob("*/config.json"))):
+    sizes: Counter[str] = Counter()
+    for p in part.iterdir() if (part / "config.json").exists() else ():
+      if p.suffix in _WEIGHTS:
+        sizes[re.sub(r"-\d{5}-of-\d{5}", "", p.name)] += p.stat().st_size
+    total += min(sizes.values(), default=0)
+  return share * total
 
 
 def component(

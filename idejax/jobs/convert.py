@@ -9,7 +9,7 @@ from typing import Any
 from idejax import config
 from idejax.errors import UserError, tell
 from idejax.storage import hub
-from idejax.storage.files import write_json
+from idejax.storage.files import need_space, write_json
 
 _INSTALL = 'pip install -e ".[export]"'
 _SINGLE = (".safetensors", ".ckpt")
@@ -25,10 +25,15 @@ def main(c: config.Convert):
   for s in sources:
     if not s.exists():
       raise UserError(f"{s} does not exist; built-in models are {' and '.join(hub.BUILT_IN)}")
+  as_identity = c.kind == "identity" or c.kind == "auto" and c.name
   target.parent.mkdir(parents=True, exist_ok=True)
+  if not as_identity:
+    from idejax.exporting.folders import least_size
+
+    need_space(target, sum(least_size(s, c.dtype) for s in sources), "the weights")
   with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp:
     made = Path(tmp) / target.name
-    if c.kind == "identity" or c.kind == "auto" and c.name:
+    if as_identity:
       said = identity(c, sources, made)
     else:
       said = model(c, sources, made)

@@ -10,7 +10,7 @@ from typing import Any
 
 from idejax import config
 from idejax.errors import UserError, tell
-from idejax.storage.files import write_json
+from idejax.storage.files import need_space, write_json
 
 
 def main(c: config.Export):
@@ -27,23 +27,27 @@ def main(c: config.Export):
   import jax.numpy as jnp
 
   from idejax.exporting import torch_files
+  from idejax.exporting.folders import least_size
   from idejax.runtime.progress import waiting
   from idejax.sampling import learned, pipeline
   from idejax.storage import hub
 
   person = learned.load(c.run)
+  base = hub.resolve(c.model or person.model)
+  if c.format == "pipeline":
+    need_space(c.to, least_size(base), "the model's weights")
   if person.word != person.word.lower():  # stock pipelines lower their prompts, and then miss the word
     tell(f"notice: diffusers lowers the case of prompts, so the person is called {person.word.lower()} there")
     person = dataclasses.replace(person, word=person.word.lower())
   with waiting("reading the model"):
-    pipe = pipeline.load(
-      hub.resolve(c.model or person.model), dtype=jnp.float32, devices=jax.devices()[:1], notify=tell
-    )
+    pipe = pipeline.load(base, dtype=jnp.float32, devices=jax.devices()[:1], notify=tell)
     pipe.with_people(person)  # refuses another base
   e = torch_files.parts(person, pipe.backbone)
   kind = torch_form(e) if c.format in ("auto", "certificate-only") else c.format
   if e.called and kind == "textual-inversion":
     raise UserError(f"what {person.method} learned is in the UNet, not in words: use --format pipeline or lora")
+  if kind == "pipeline":
+    need_space(c.to, least_size(base), "the model's weights")
   lost = torch_files.lost(e, kind)
   if lost:
     tell(f"warning: {kind} is a lossy form of this person; it leaves out: {lost}")

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,7 @@ from idejax.runtime import distributed
 from idejax.runtime.progress import waiting
 from idejax.sampling import prompt_files as prompts
 from idejax.storage import pictures
-from idejax.storage.files import replacing
+from idejax.storage.files import need_space, replacing
 from idejax.storage.folders import claim
 
 MOST = 1_000_000  # pictures in one folder
@@ -42,6 +41,7 @@ def main(c: config.Sample):
   known = known_records(c, asked)
   out = c.out or Path(distributed.told(str(picture_folder.choose(known, model_name(c)))))
   picture_folder.refuse_other(out, known)
+  check_disk(out, sum(r.get("height", 0) * r.get("width", 0) for r in known))  # unknown: of a model not here yet
   with distributed.by_first(lambda: claim(out)):
     run(c, asked, out)
 
@@ -77,8 +77,8 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
-  shape = (len(requests), channels, h, w)
   check_disk(out, len(requests) * height * width)
+  shape = (len(requests), channels, h, w)
   latents = None
   if c.init_latents:
     latents = pictures.read_latents(c.init_latents, shape[0], shape[1:])
@@ -304,11 +304,7 @@ def warn_of_strangers(c: config.Sample, asked: list[prompts.Prompt]):
 
 def check_disk(out: Path, pixels: int):
   """UserError where even well compressed pictures would not fit on the disk."""
-  need, free = 3 * pixels // 20, shutil.disk_usage(out).free
-  if need > 2**24 and free < need:  # of less the writer tells, at once
-    raise UserError(
-      f"{out}: the pictures need at least {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free"
-    )
+  need_space(out, 3 / 20 * pixels, "the pictures")
 
 
 def check_memory(pipe, settings, count: int):

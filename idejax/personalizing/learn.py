@@ -1,7 +1,6 @@
 """One person or many, trained by one method: what everybody's training reads, and the training itself."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from idejax.sampling import pipeline as pl
 from idejax.sampling.learned import Learned
 from idejax.sampling.pieces import Progress
 from idejax.storage import hub, tensorfiles
+from idejax.storage.files import need_space
 from idejax.training import fit, loop
 
 # Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
@@ -133,7 +133,7 @@ def train(
     step, state, frozen, key = fit.together(
       method, cfg, b, shared.constants, shared.captions, read, keys, mesh, plateau=c.plateau, accumulate=c.accumulate
     )
-  check_disk(folder, state)
+  need_space(folder, 2 * sum(x.nbytes for x in jax.tree.leaves(state)), "the run's two checkpoints")
   begun = False
   for done, after in fit.train(
     step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if one else len(people)
@@ -175,15 +175,6 @@ def check_vit(s: Settings, pipe: pl.Pipeline):
   if s.run.vit and not METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets).face_vit:
     raise UserError(
       f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit"
-    )
-
-
-def check_disk(folder: Path, state: Any):
-  """UserError if two checkpoints of this state would not fit on the disk."""
-  need, free = 2 * sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder.parent).free
-  if need > 2**24 and free < need:  # of less the writer tells, at once
-    raise UserError(
-      f"{folder}: the run's checkpoints need {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free"
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ def replacing(path: Path) -> Iterator[Path]:
     raise
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def need_space(folder: Path, need: float, what: str):
+  """UserError where so many bytes would not fit beside `folder`; of less than 16 MiB the writer tells, at once."""
+  place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+  free = shutil.disk_usage(place).free
+  if need > 2**24 and free < need:
+    raise UserError(f"{folder}: {what} need {need / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB free")
 
 
 def cache(name: str) -> Path | None:

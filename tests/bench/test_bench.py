@@ -1,6 +1,8 @@
 """The benchmark's figures are of the same work on both sides, and complete."""
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 
@@ -40,10 +42,28 @@ def test_what_cannot_be_measured():
 
 @pytest.mark.parametrize("load, busy", [(0.1, 0.0), (1.7, 1.7)])
 def test_a_busy_machine_is_told_of_before_anything_is_measured(monkeypatch, capsys, load, busy):
+  monkeypatch.setattr(bench, "_ticks", lambda: None)
   monkeypatch.setattr(bench.os, "getloadavg", lambda: (load, 9.0, 9.0))
   bench.prepare_machine(config.Bench())
   assert bench.busy_cores() == busy
   assert ("warning: other work keeps 1.7 of" in capsys.readouterr().err) == (busy > 0)
+
+
+@pytest.mark.parametrize("working, busy", [(3, 0.0), (85, 1.7)])
+def test_a_machine_that_was_busy_a_minute_ago_is_not_called_so(monkeypatch, working, busy):
+  ticks = iter([(1000, 5000), (1000 + working, 5100)])
+  monkeypatch.setattr(bench, "_ticks", lambda: next(ticks))
+  monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)
+  monkeypatch.setattr(bench.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+  assert bench.busy_cores() == pytest.approx(busy)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="not Linux")
+def test_ticks_pass():
+  before = bench._ticks()
+  time.sleep(0.05)
+  after = bench._ticks()
+  assert 0 <= after[0] - before[0] <= after[1] - before[1] > 0
 
 
 def test_threads_bind_both_sides_to_as_many_cores(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import facepack
-from support.command import ROOT, assert_one_sentence, run, tiny_model
+from support.command import ROOT, assert_one_sentence, environment, run, tiny_model
 
 from idejax.methods import METHODS
 from idejax.sampling import learned, pipeline
@@ -157,6 +158,29 @@ def test_a_full_disk_is_called_so_in_a_checkpoint_too(home, tmp_path):
     assert "Traceback" not in full.err and "memory" not in full.last
   finally:
     subprocess.run(["umount", disk], check=True)
+
+
+_LITTLE_DISK = (
+  "import shutil, sys, collections\nU = collections.namedtuple('U', 'total used free')\n"
+  "shutil.disk_usage = lambda p: U(2**40, 2**40, 2**20)\n"
+  "from idejax import cli\nsys.exit(cli.main(sys.argv[1:]))"
+)
+
+
+@pytest.mark.parametrize(
+  "args, what",
+  [
+    ("sample --prompt a --num 2000 --height 4096 --width 4096 --out OUT --model TINY", "the pictures need"),
+    ("convert miniature OUT", "the weights need"),
+    ("convert miniature OUT --dtype float32", "the weights need"),
+  ],
+)
+def test_what_a_disk_has_no_room_for_is_told_before_a_model_is_read(args, what, tmp_path):
+  words = [{"OUT": str(tmp_path / "out"), "TINY": str(tiny_model())}.get(w, w) for w in args.split()]
+  process = subprocess.run([sys.executable, "-c", _LITTLE_DISK, *words], capture_output=True, env=environment())
+  error = process.stderr.decode()
+  assert process.returncode == 2 and what in error and "the disk has 1 MiB free" in error, error
+  assert "opening" not in error and not (tmp_path / "out").exists()
 
 
 def test_models_that_are_built_in_can_be_converted_by_name(tmp_path):

@@ -44,4 +44,15 @@ MUTANTS = [
   ("NaN is written", "idejax/storage/files.py",
    "return None if isinstance(value, float) and not math.isfinite(value) else value", "return value",
    "tests/jobs/test_first_contact.py::test_a_figure_that_was_not_measured_is_null"),
-]  # fmt: skip
+  # A full disk is noticed when the last picture does not fit.
+  ("room on the disk is not looked at", "idejax/storage/files.py",
+   "if need > 2**24 and free < need:", "if need > 2**24 and free < 0:",
+   "tests/jobs/test_first_contact.py::test_what_a_disk_has_no_room_for_is_told_before_a_model_is_read"),
+  ("a copy needs no room", "idejax/exporting/folders.py",
+   "total += min(sizes.values(), default=0)", "total += 0",
+   "tests/jobs/test_first_contact.py::test_what_a_disk_has_no_room_for_is_told_before_a_model_is_read"),
+  # Captions in Chinese are boxes where the system has no font.
+  ("shipped fonts are not used", "idejax/storage/fonts.py",
+   "return (own(), *shipped(), *dict", "return (own(), *dict",
+   "tests/storage/test_sheets.py::test_names_of_other_scripts_are_written_on_a_machine_without_fonts"),
+]
