@@ -26,6 +26,7 @@ COMMANDS = {
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
   "rename": (config.Rename, "idejax.jobs.rename", "another word for a learned person"),
   "identity": (config.Identity, "idejax.jobs.identity", "photos -> face records: faces found, aligned, embedded"),
+  "prepare": (config.Prepare, "idejax.jobs.prepare", "photos of many people -> training shards, dropped ones reported"),
   "evaluate": (config.Evaluate, "idejax.jobs.evaluate", "people, methods, pictures by the same judges -> tables"),
   "comic": (config.Comic, "idejax.app.comic", "a story -> a comic whose people keep their faces"),
   "app": (config.App, "idejax.app.serve", "the same in a browser, on this machine"),

@@ -11,12 +11,14 @@ from idejax.config.identity import Identity
 from idejax.config.miniature import RandomModel, TrainMiniature
 from idejax.config.personalize import Personalize
 from idejax.config.plan import Plan
+from idejax.config.prepare import Prepare
 from idejax.config.sample import Sample
 
 __all__ = [
   "Sample",
   "Personalize",
   "Identity",
+  "Prepare",
   "Evaluate",
   "Comic",
   "App",

@@ -40,7 +40,7 @@ def read(source: Any) -> Photo:
   if isinstance(source, Photo):
     return source
   if isinstance(source, str | os.PathLike):
-    data = _bytes(Path(source))
+    data = encoded(Path(source))
     return Photo(_decode(data, str(source)), hashlib.sha256(data).hexdigest(), str(source))
   if isinstance(source, bytes):
     return Photo(_decode(source, "the picture"), hashlib.sha256(source).hexdigest(), "the picture")
@@ -51,7 +51,7 @@ def read(source: Any) -> Photo:
 
 def digest(path: Path) -> str:
   """sha256 of the file, as in `Photo.digest`, without decoding it."""
-  return hashlib.sha256(_bytes(path)).hexdigest()
+  return hashlib.sha256(encoded(path)).hexdigest()
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -65,7 +65,8 @@ def header_size(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def _bytes(path: Path) -> bytes:
+def encoded(path: Path) -> bytes:
+  """The bytes of a picture file, not looked at. UserError if there are none, or more than a picture has."""
   if path.is_dir():
     raise UserError(f"{path} is a folder, not a picture")
   if not path.exists():

@@ -38,14 +38,21 @@ def batch(ids, count: int, seed: int = 0, size: int = 64, world: int = 0, closer
   images, truth = render_all(people, scenes._replace(scale=scenes.scale * np.float32(closer)), size)
   factors = {"id": who} | {n: getattr(scenes, n) for n in sc.Scene._fields[:5]}
   factors |= {n: getattr(people, n) for n in pp.DISCRETE}
-  names = pp.celebrity_names()
+  return Batch(images, captions(ids, count, seed, world), factors, truth)
+
+
+def captions(ids, count: int, seed: int = 0, world: int = 0) -> list[str]:
+  """The captions of `batch` with these arguments, without the pictures."""
+  ids = np.atleast_1d(np.asarray(ids))
+  people, scenes, names = pp.people(ids, world), sc.scenes(ids, count, seed), pp.celebrity_names()
   texts = []
-  for n, i in enumerate(who):
-    bits = np.random.Philox(key=[seed, int(i)], counter=[0, n % count, 2, 0])
-    rng = np.random.Generator(bits)
-    name = names[i] if i < pp.CELEBRITIES and rng.random() < _NAMED else ""
-    texts.append(caption(pp.take(people, n), pp.take(scenes, n), rng, name))
-  return Batch(images, texts, factors, truth)
+  for place, i in enumerate(ids):
+    who = pp.take(people, place)
+    for k in range(count):
+      rng = np.random.Generator(np.random.Philox(key=[seed, int(i)], counter=[0, k, 2, 0]))
+      name = names[i] if i < pp.CELEBRITIES and rng.random() < _NAMED else ""
+      texts.append(caption(who, pp.take(scenes, place * count + k), rng, name))
+  return texts
 
 
 def render_all(people: pp.Person, scenes: sc.Scene, size: int = 64) -> tuple[np.ndarray, Geometry]:

@@ -1,0 +1,108 @@
+"""The work in pieces: a part is what one stage found out about one shard's photos, in one file.
+
+A part's header says what it was made from. Whatever changes, photos, settings or an earlier part, makes the parts
+after it old, and a later run makes those anew and no others. Processes that share a disk never make the same part.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idejax.data.preparing.sources import Item
+from idejax.errors import UserError
+from idejax.faces import npz
+from idejax.storage.files import replacing
+
+
+def divide(folder: Path, items: Sequence[Item], size: int) -> list[list[Item]]:
+  """The photos of each shard. Those of an earlier run keep their shards; new ones come into new shards."""
+  now = {i.name: i for i in items}
+  if len(now) < len(items):
+    raise UserError("two photos of the source have one name")
+  shards: list[list[Item]] = []
+  for file in sorted(folder.glob("*.jsonl")):
+    names = [json.loads(line)[0] for line in file.read_text("utf-8").splitlines()]
+    shards.append([now.pop(n) for n in names if n in now])
+  if shards and len(shards[-1]) < size:  # the last was not full
+    for name in list(now)[: size - len(shards[-1])]:
+      shards[-1].append(now.pop(name))
+  rest = list(now.values())
+  shards += [rest[k : k + size] for k in range(0, len(rest), size)]
+  folder.mkdir(parents=True, exist_ok=True)
+  for n, shard in enumerate(shards):
+    text = "".join(json.dumps(list(i), ensure_ascii=False) + "\n" for i in shard)
+    file = folder / f"{n:05d}.jsonl"
+    if not file.exists() or file.read_text("utf-8") != text:
+      with replacing(file) as temporary:
+        temporary.write_text(text, "utf-8")
+  return shards
+
+
+def key(stage: str, settings: Mapping[str, Any], items: Sequence[Item], before: Sequence[str]) -> str:
+  """What a part is made from, as a digest; `before` are the keys of the parts that it reads."""
+  text = json.dumps([stage, dict(settings), [list(i) for i in items], list(before)], ensure_ascii=False, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def path(folder: Path, shard: int, stage: str) -> Path:
+  return folder / f"{shard:05d}.{stage}.npz"
+
+
+def is_current(file: Path, wanted: str) -> bool:
+  """Whether a part is there and made from what is there now."""
+  try:
+    return str(npz.read(file, only=("key",))["key"]) == wanted
+  except (OSError, ValueError, KeyError):
+    return False
+
+
+def read(file: Path) -> dict[str, np.ndarray]:
+  """The arrays of a part. UserError if it is damaged."""
+  try:
+    arrays = npz.read(file)
+    arrays.pop("key")
+    return arrays
+  except (OSError, ValueError, KeyError) as e:
+    raise UserError(f"{file} is damaged ({e}); remove it and run idejax prepare again") from e
+
+
+def write(file: Path, made_from: str, arrays: Mapping[str, np.ndarray]):
+  file.parent.mkdir(parents=True, exist_ok=True)
+  npz.write(file, {"key": np.array(made_from), **arrays})
+
+
+@contextlib.contextmanager
+def ours(file: Path, wait: bool = False) -> Iterator[bool]:
+  """Whether this process may make the part now; False while another does, unless it shall `wait` for that one.
+  A killed process lets go."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  handle = os.open(file.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+      return
+    except OSError as e:
+      raise UserError(f"{file.parent} is on a disk without locks: prepare by one process at a time ({e})") from e
+    yield True
+  finally:
+    os.close(handle)
+
+
+def pack(files: Sequence[bytes]) -> dict[str, np.ndarray]:
+  """Byte strings as two arrays, without pickles."""
+  ends = np.cumsum([len(f) for f in files], dtype=np.int64)
+  return {"bytes": np.frombuffer(b"".join(files), np.uint8), "ends": ends}
+
+
+def unpack(arrays: Mapping[str, np.ndarray], prefix: str = "") -> list[bytes]:
+  data, ends = arrays[f"{prefix}bytes"].tobytes(), arrays[f"{prefix}ends"]
+  return [data[a:b] for a, b in zip([0, *ends[:-1]], ends)]

@@ -1,0 +1,213 @@
+"""What is computed of photos, a stage at a time: each reads the photos and earlier stages, and gives columns.
+
+Columns have a row for every photo of the shard, also for those that are dropped later: nothing is lost when a rule
+changes.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from idejax.data.preparing import parts
+from idejax.data.preparing.sources import Drawn, Item, Picture, Source
+from idejax.errors import UserError
+from idejax.faces import batch, landmarks, mask, photo
+from idejax.faces.mask import Parser
+from idejax.faces.pack import Pack
+
+Columns = dict[str, np.ndarray]
+_ERROR = 200  # letters
+
+
+class Work(NamedTuple):
+  """What the stages share: networks and settings."""
+
+  source: Source
+  pack: Pack
+  parser: Parser | None
+  threads: int | None = None
+
+
+class Stage(NamedTuple):
+  """`run(work, items, columns by stage)`; `after`: the stages whose columns it reads."""
+
+  name: str
+  after: tuple[str, ...]
+  settings: Callable[[Work], Mapping[str, Any]]
+  run: Callable[[Work, Sequence[Item], Mapping[str, Columns]], Columns]
+
+
+def detect(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Columns:
+  """The largest face of each photo: box [N, 4], points [N, 5, 2], how many there are, quality [N, 3] (size, blur,
+  yaw); the photo's size, digest and hash; why it has none."""
+
+  def look(picture: Picture) -> dict[str, Any]:
+    row: dict[str, Any] = dict(
+      error="", size=(0, 0), sha256="", hash=0, score=0, faces=0, second=0, quality=(0, 0, 0),
+      box=np.zeros(4), points=np.zeros((5, 2)),
+    )  # fmt: skip
+    try:
+      if isinstance(picture.data, UserError):
+        raise picture.data
+      one = photo.read(picture.data)
+      row |= dict(size=one.pixels.shape[:2], sha256=one.digest, hash=_hash(one.pixels))
+      found = work.pack.detect(one.pixels)
+      if not len(found.scores):
+        return row | {"error": "no face"}
+      areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1)
+      n = int(np.argmax(areas))
+      second = np.sort(areas)[-2] / areas[n] if len(areas) > 1 else 0
+      crop = work.pack.crop(one.pixels, found.points[n])
+      q = batch.quality(crop, found.boxes[n], found.points[n])
+      return row | dict(
+        box=found.boxes[n], points=found.points[n], score=found.scores[n], faces=len(areas), second=second,
+        quality=(q["size"], q["blur"], q["yaw"]),
+      )  # fmt: skip
+    except (UserError, ValueError) as e:
+      return row | {"error": str(e)[:_ERROR] or "unreadable"}
+
+  rows = list(_threaded(work, look, work.source.read(items)))
+  column = lambda name, dtype: np.array([r[name] for r in rows], dtype)
+  return dict(
+    error=np.array([r["error"] for r in rows], f"U{_ERROR}"),
+    sha256=np.array([r["sha256"] for r in rows], "U64"),
+    size=column("size", np.int32),
+    hash=column("hash", np.uint64),
+    box=column("box", np.float32),
+    points=column("points", np.float32),
+    score=column("score", np.float32),
+    faces=column("faces", np.int32),
+    second=column("second", np.float32),
+    quality=column("quality", np.float32),
+  )
+
+
+def embed(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """The recogniser's embeddings float32 [N, 512] of the faces that were found, L2-normalised; zeros stand where there
+  is no face, and no record is made of those."""
+  found = before["detect"]
+  rows = _with_face(found)
+  crop = lambda pair: work.pack.crop(photo.read(pair[0].data).pixels, found["points"][pair[1]])
+  pictures = zip(work.source.read([items[i] for i in rows]), rows)
+  out = np.zeros((len(items), 512), np.float32)
+  for start, crops in _batches(_threaded(work, crop, pictures), 32):
+    out[rows[start : start + len(crops)]] = work.pack.embed(crops)
+  return {"embedding": out}
+
+
+def marks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """72 landmarks float32 [N, 72, 2] in FaceSnap's order, and whether there are any [N]."""
+  found = before["detect"]
+  rows = _with_face(found)
+
+  def look(pair: tuple[Picture, int]) -> np.ndarray | None:
+    picture, i = pair
+    if picture.known is not None:
+      return picture.known.landmarks
+    return landmarks.from_106(work.pack.landmarks106(photo.read(picture.data).pixels, found["box"][i]))
+
+  out, have = np.zeros((len(items), 72, 2), np.float32), np.zeros(len(items), bool)
+  pictures = zip(work.source.read([items[i] for i in rows]), rows)
+  for i, points in zip(rows, _threaded(work, look, pictures)):
+    if points is not None:
+      out[i], have[i] = points, True
+  return {"landmarks": out, "has_landmarks": have}
+
+
+def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """Face and hair of each photo as grey PNG files, and where they come from."""
+  found, points = before["detect"], before["landmarks"]
+  rows = _with_face(found)
+
+  def look(pair: tuple[Picture, int]) -> mask.Masks:
+    picture, i = pair
+    pixels, five = photo.read(picture.data).pixels, found["points"][i]
+    labels = work.parser.labels(batch.align.portrait(pixels, five)) if work.parser else None
+    outline = points["landmarks"][i] if points["has_landmarks"][i] else None
+    return mask.masks(pixels.shape[:2], five, outline, labels, picture.known)
+
+  files = {"face": [b""] * len(items), "hair": [b""] * len(items)}
+  origins = np.full((len(items), 2), "", "U12")
+  pictures = zip(work.source.read([items[i] for i in rows]), rows)
+  for i, m in zip(rows, _threaded(work, look, pictures)):
+    files["face"][i], files["hair"][i] = png(m.face), png(m.hair)
+    origins[i] = m.face_source, m.hair_source
+  packed = {f"{name}_{k}": v for name, f in files.items() for k, v in parts.pack(f).items()}
+  return {**packed, "mask_source": origins}
+
+
+def captions(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Columns:
+  """What came with the photos: sidecar, list, tar, data set or the drawn world; never invented."""
+  texts = work.source.captions(items) if isinstance(work.source, Drawn) else [i.caption for i in items]
+  return {f"caption_{k}": v for k, v in parts.pack([t.encode() for t in texts]).items()}
+
+
+def _pack(work: Work) -> Mapping[str, Any]:
+  return {"pack": work.pack.digest}
+
+
+STAGES: dict[str, Stage] = {
+  s.name: s
+  for s in (
+    Stage("detect", (), _pack, detect),
+    Stage("embed", ("detect",), _pack, embed),
+    Stage("landmarks", ("detect",), _pack, marks),
+    Stage("masks", ("detect", "landmarks"), lambda w: {"parsing": w.parser and w.parser.digest}, masks),
+    Stage("captions", (), lambda w: {}, captions),
+  )
+}
+
+
+def square(pixels: np.ndarray, place: tuple[int, int, int], size: int) -> np.ndarray:
+  """The square (top, left, side) of a picture or a mask uint8 [H, W, ..] at `size` pixels."""
+  top, left, side = place
+  part = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+  shrink = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
+  return cv2.resize(part, (size, size), interpolation=shrink)
+
+
+def _hash(pixels: np.ndarray) -> int:
+  """64 bits that nearly equal pictures share: whether brightness rises from cell to cell of a 9 x 8 grid."""
+  grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+  return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
+def _with_face(found: Columns) -> np.ndarray:
+  return np.flatnonzero(found["error"] == "")
+
+
+def png(bits: np.ndarray) -> bytes:
+  """A mask as a grey PNG file, 0 and 255."""
+  Image.fromarray(bits.astype(np.uint8) * 255).save(out := io.BytesIO(), "PNG", compress_level=1)
+  return out.getvalue()
+
+
+def _threaded(work: Work, function: Callable[[Any], Any], rows: Any) -> Iterator[Any]:
+  """`function` of each row, in order, by threads, a few rows ahead: photos are large."""
+  ahead: list[Any] = []
+  count = work.threads or os.cpu_count() or 1
+  with ThreadPoolExecutor(count) as pool:
+    for row in rows:
+      ahead.append(pool.submit(function, row))
+      if len(ahead) > 4 * count:
+        yield ahead.pop(0).result()
+    for each in ahead:
+      yield each.result()
+
+
+def _batches(rows: Iterator[Any], count: int) -> Iterator[tuple[int, list[Any]]]:
+  """(place of the first, rows) of groups of `count`."""
+  start, group = 0, list[Any]()
+  for row in rows:
+    group.append(row)
+    if len(group) == count:
+      yield start, group
+      start, group = start + count, []
+  if group:
+    yield start, group
