@@ -44,6 +44,7 @@ COMMANDS = {
 # Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
 _PARSERS = {"personalize": "idejax.cli.method_options", "plan": "idejax.jobs.plan"}
 _SHARED = ("personalize", "sample", "evaluate")  # commands that several processes can do together
+_DIVIDED = ("prepare",)  # and those whose processes know one another by the disk alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,11 +174,12 @@ def _dispatch(args: list[str]):
       f"unknown command {name!r}{options.nearest(name, COMMANDS)}; known: {', '.join(COMMANDS)} (see idejax --help)"
     )
   found = cluster.detect(flags)
-  distributed.hush(found)
-  if found and (found.processes or 1) > 1 and name not in _SHARED:
+  if name not in _DIVIDED:  # whose processes each have work of their own to tell of
+    distributed.hush(found)
+  if found and (found.processes or 1) > 1 and name not in (*_SHARED, *_DIVIDED):
     raise UserError(
       f"idejax {name} runs in one process, and this is one of {found.processes} ({found.how}); "
-      f"together they can {' and '.join(_SHARED)}"
+      f"together they can {' and '.join((*_SHARED, *_DIVIDED))}"
     )
   kind, module, _ = COMMANDS[name]
   settings = _parse(name, kind, rest)

@@ -170,7 +170,9 @@ def test_two_processes_share_the_work(photos, pack, tmp_path):
   whole, out = tmp_path / "whole", tmp_path / "out"
   prepared(photos, whole, pack, shard=1)
   command = [IDEJAX, "prepare", photos, "--out", out, "--pack", pack, "--face=8", "--shard=1"]
-  both = [subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) for _ in range(2)]
+  job = dict(IDEJAX_COORDINATOR="localhost:1", IDEJAX_PROCESSES="2")  # where nobody listens: they need not meet
+  one = lambda i: subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(**job, IDEJAX_PROCESS=str(i)))
+  both = [one(i) for i in range(2)]
   ends = [p.communicate(timeout=240)[1].decode() for p in both]
   assert [p.returncode for p in both] == [0, 0], ends
   counts = [sum(int(line.split()[1]) for line in e.splitlines() if line.startswith("detect ")) for e in ends]

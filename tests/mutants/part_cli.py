@@ -55,4 +55,14 @@ MUTANTS = [
   ("shipped fonts are not used", "idejax/storage/fonts.py",
    "return (own(), *shipped(), *dict", "return (own(), *dict",
    "tests/storage/test_sheets.py::test_names_of_other_scripts_are_written_on_a_machine_without_fonts"),
-]
+  # prepare: a photo that changed keeps what was computed of the old one.
+  ("a changed photo is not seen", "idejax/data/preparing/parts.py",
+   "[list(i) for i in items], list(before)]", "[i.name for i in items], list(before)]",
+   "tests/data/test_prepare.py::test_a_changed_setting_or_earlier_part_makes_a_part_old"),
+  ("pixels' centres are pixels' corners", "idejax/data/preparing/shards.py",
+   "- corner + 0.5) * scale - 0.5", "- corner) + 7.5 * scale",
+   "tests/data/test_prepare.py::test_the_square_holds_the_face_where_its_points_say"),
+  ("any alike face is a duplicate", "idejax/data/preparing/rules.py",
+   "if near.any() and (embeddings", "if len(others) and (embeddings",
+   "tests/data/test_prepare.py::test_near_duplicates_are_alike_in_looks_and_in_face"),
+]  # fmt: skip
