@@ -146,7 +146,8 @@ class Tars:
         if "item" in row:
           about = row.get("json", {})
           caption = one_line(row.get("txt", "")) or _field(about, _CAPTION)
-          out.append(Item(*row["item"][:2], caption, _field(about, _PERSON), _field(about, _LICENCE)))
+          item: Item = row["item"]
+          out.append(Item(item.name, item.mark, caption, _field(about, _PERSON), _field(about, _LICENCE)))
     return out
 
   def read(self, items: Sequence[Item]) -> Iterator[Picture]:
