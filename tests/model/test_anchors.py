@@ -98,9 +98,7 @@ def test_statistics_are_those_of_names_of_two_tokens(opened):
   b, words = opened
   names = ("ab", "cd", "e", "fgh", "ij", "ij")  # "e" and "fgh" do not count
   for (mean, deviation), tokenizer, table in zip(anchors.statistics(b, words, names), words, anchors.tables(b)):
-    rows = np.asarray(table, np.float64)[
-      [tokenizer.bpe.ids(n) for n in ("ab", "cd", "ij", "ij")]
-    ]
+    rows = np.asarray(table, np.float64)[[tokenizer.bpe.ids(n) for n in ("ab", "cd", "ij", "ij")]]
     assert rows.shape[:2] == (4, 2)
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(deviation, np.sqrt(np.square(rows - rows.mean(0)).sum(0) / 3), rtol=1e-4)
