@@ -8,11 +8,12 @@ HERE = Path(__file__).parent
 
 # Ranges, not pins: one minor series of what moves fast (jax, flax, orbax), a floor for the rest.
 REQUIRES = [
-  "jax>=0.10.2,<0.11",
+  "jax>=0.10.2,<0.13",
   "flax>=0.12.8,<0.13",
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12.8,<1",
   "grain>=0.2.18",
+  "tokenizers>=0.22",
   "transformers>=5.6",
   "diffusers>=0.40",
   "huggingface_hub>=1.0",
@@ -31,8 +32,8 @@ REQUIRES = [
 EXTRAS = {
   # insightface asks for plain onnxruntime itself; `cuda` users remove it afterwards (README).
   "cpu": ["onnxruntime>=1.20"],
-  "cuda": ["jax[cuda13]>=0.10.2,<0.11", "onnxruntime-gpu[cuda,cudnn]>=1.20"],
-  "tpu": ["jax[tpu]>=0.10.2,<0.11", "onnxruntime>=1.20"],
+  "cuda": ["jax[cuda13]>=0.10.2,<0.13", "onnxruntime-gpu[cuda,cudnn]>=1.20"],
+  "tpu": ["jax[tpu]>=0.10.2,<0.13", "onnxruntime>=1.20"],
   "export": ["torch>=2.6", "peft>=0.17"],  # certificates and comparisons run diffusers, which reads LoRA with peft
   "plan": ["libtpu==0.0.42.*"],  # what jax 0.10.2 pins; compiles for TPU topologies without a TPU
   "tensorboard": ["tensorboardX>=2.6"],

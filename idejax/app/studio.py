@@ -66,7 +66,7 @@ class Studio:
   def count(self, sentence: str, people: Sequence[str]) -> int:
     """Tokens of a sentence, a name counted as the rows that it stands for."""
     plain = names.pattern(people).sub("a a", sentence)
-    return len(self.pipe.tokenizers[0].bpe(plain, add_special_tokens=False)["input_ids"])
+    return len(self.pipe.tokenizers[0].bpe.ids(plain))
 
   def write(
     self,

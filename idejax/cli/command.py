@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import gc
 import importlib
 import io
 import os
@@ -226,6 +227,7 @@ def _set_up_jax():
 
   By environment variables, which jax reads when it is imported: mistakes are told before that.
   """
+  gc.set_threshold(100_000)  # tracing makes millions of objects that stay: a tenth of a start was spent looking at them
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notices are for its developers
   cache = os.environ.get("IDEJAX_CACHE") or str(files.cache("xla") or "off")
   if cache == "off":

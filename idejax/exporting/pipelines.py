@@ -5,6 +5,7 @@ transformers pools SDXL's vector at the end of the text, where idejax does.
 """
 
 import json
+import os
 import re
 import shutil
 from importlib import resources
@@ -70,7 +71,12 @@ def _copy(source: Path, target: Path):
 
 def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
   """Write a tokenizer with new words, in the files of both transformers 4 and 5 -> the words' ids."""
-  bpe = tokens.load(source).bpe
+  tokens.load(source)  # says in our words what may be wrong with it
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  import transformers
+
+  transformers.logging.set_verbosity_error()  # "PyTorch was not found" is no concern of a JAX user
+  bpe = transformers.CLIPTokenizer.from_pretrained(str(source), local_files_only=True)
   for word in words:
     if word in bpe.get_vocab():
       raise UserError(f"{source}: the model knows the word {word} already; choose another --name")

@@ -26,7 +26,7 @@ def word_rows(b: Backbone, tokenizers: Sequence[Tokenizer], word: str) -> tuple[
   """The input embedding [1, d] of a single-token word in each encoder. UserError if it is several tokens."""
   out = []
   for tokenizer, table in zip(tokenizers, tables(b)):
-    ids = tokenizer.bpe(word, add_special_tokens=False)["input_ids"]
+    ids = tokenizer.bpe.ids(word)
     if len(ids) != 1:
       raise UserError(f"{word!r} is {len(ids)} tokens of this model's tokenizer; choose a word that is one")
     out.append(table[np.array(ids)].astype(jnp.float32))
@@ -35,7 +35,7 @@ def word_rows(b: Backbone, tokenizers: Sequence[Tokenizer], word: str) -> tuple[
 
 def name_ids(tokenizer: Tokenizer, names: Sequence[str]) -> list[list[int]]:
   """Token ids of each name."""
-  return [tokenizer.bpe(n, add_special_tokens=False)["input_ids"] for n in names]
+  return [tokenizer.bpe.ids(n) for n in names]
 
 
 def mean(

@@ -17,6 +17,7 @@ from idejax.errors import UserError
 from idejax.model.diffusion import NoiseSchedule
 from idejax.nets import clip, cross_attention, unet, vae
 from idejax.nets.controlnet import ControlNet, ControlNetConfig
+from idejax.nets.target import computed_in
 from idejax.storage import files, flaxfiles, tensorfiles, weights
 
 # (component, config class, parameter shapes, file stem, historic key spellings)
@@ -122,8 +123,9 @@ def load(
 ) -> Backbone:
   """Read a pipeline folder in diffusers' layout. UserError names the file and what is wrong.
 
-  Weights are held in `dtype`, except a VAE whose config asks for float32 (`force_upcast`). `remat`:
-  a gradient through the UNet recomputes its blocks instead of keeping what they computed.
+  Weights are held in `dtype`, except a VAE whose config asks for float32 (`force_upcast`); computation is in it
+  too, except of bfloat16 on a CPU without units for it (`nets.target.computed_in`). `remat`: a gradient through
+  the UNet recomputes its blocks instead of keeping what they computed.
   """
   index = read_json(folder / "model_index.json")
   parts = [name for name in _COMPONENTS if is_component(index.get(name))]
@@ -147,12 +149,13 @@ def load(
   if "text_encoder_2" not in parts:
     # diffusers' StableDiffusionPipeline mends old configs this way; without it SD 1.x latents are clipped.
     schedule = schedule.override(clip_sample=False, steps_offset=1)
+  compute = computed_in(dtype)
   nets = Nets(
-    unet=dataclasses.replace(configs["unet"], dtype=dtype, attention=attention, remat=remat),
+    unet=dataclasses.replace(configs["unet"], dtype=compute, attention=attention, remat=remat),
     vae=configs["vae"],
     text=tuple(configs[n] for n in parts if n.startswith("text")),
     schedule=schedule,
-    dtype=dtype,
+    dtype=compute,
     zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt")),
     guidance=_number(index.get("_idejax_guidance")),
   )

@@ -1,16 +1,15 @@
 """Prompts to token ids, with placeholders that stand for several learned rows."""
 
 import dataclasses
-import functools
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from idejax.errors import UserError
+from idejax.model import bpe
 
 
 class Encoded(NamedTuple):
@@ -26,11 +25,23 @@ class Encoded(NamedTuple):
   cut: tuple[str, ...]
 
 
+class Vocabulary(Protocol):
+  """Text to ids and back, without the ids that frame a prompt."""
+
+  def ids(self, text: str) -> list[int]: ...
+
+  def decode(self, ids: Sequence[int]) -> str: ...
+
+  def size(self) -> int:
+    """How many tokens there are."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
   """A CLIP BPE tokenizer and the ids that frame a prompt."""
 
-  bpe: Any  # transformers.CLIPTokenizer
+  bpe: Vocabulary
   length: int
   bos: int
   eos: int
@@ -66,7 +77,7 @@ class Tokenizer:
           where[n, first[part] : first[part] + count] = 1 + len(body) + np.arange(count)
           body += [self.eos] * count  # any valid id: the encoder reads the method's rows instead
         else:
-          body += self.bpe(part, add_special_tokens=False)["input_ids"]
+          body += self.bpe.ids(part)
       room = self.length - 2
       if where[n].max(initial=-1) > room:
         raise UserError(
@@ -96,7 +107,7 @@ def _short(prompt: str) -> str:
 
 def knows(tokenizer: Tokenizer, word: str) -> bool:
   """Whether a word is one that the model learned: prompts with it would change if a person had its name."""
-  return word.isalnum() and len(tokenizer.bpe(word, add_special_tokens=False)["input_ids"]) == 1
+  return word.isalnum() and len(tokenizer.bpe.ids(word)) == 1
 
 
 def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:
@@ -105,25 +116,12 @@ def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(w for w in placeholders if w in parts)
 
 
-@functools.cache
-def _quiet_transformers():
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  import transformers
-
-  # "PyTorch was not found": true, and no concern of a JAX user.
-  transformers.logging.set_verbosity_error()
-  return transformers
-
-
 def load(folder: Path) -> Tokenizer:
   """The tokenizer of a pipeline folder's `tokenizer/`; no network, no code from the folder."""
   if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
     raise UserError(f"{folder} has neither tokenizer.json nor vocab.json: it is not a CLIP tokenizer")
   try:
-    bpe = _quiet_transformers().CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    length, ids = int(bpe.model_max_length), (bpe.bos_token_id, bpe.eos_token_id, bpe.pad_token_id)
-    if length > 100_000 or None in ids:
-      raise ValueError("model_max_length or special tokens missing")
+    return Tokenizer(*bpe.read(folder))
   except Exception as e:  # tokenizers raises plain Exception for broken JSON
-    raise UserError(f"cannot read the tokenizer in {folder}: {str(e).splitlines()[0][:200]}") from e
-  return Tokenizer(bpe, length, *ids)
+    reason = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+    raise UserError(f"cannot read the tokenizer in {folder}: {reason}") from e

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from idejax.nets import products
 from idejax.nets.naming import naming
 from idejax.nets.target import platform
 
@@ -71,12 +72,20 @@ def _plain(q, k, v, causal=False):
   # Head-major first: XLA's CPU and GPU matmuls read [N, L, D] about twice as fast as [L, N, D].
   dtype, scale = v.dtype, q.shape[-1] ** -0.5
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * scale, k, v))
-  scores = jnp.einsum("bnld,bnsd->bnls", q, k).astype(jnp.float32)
+  if products.fast(q, k):
+    scores = products.product(q, k.swapaxes(-1, -2))
+  else:
+    scores = jnp.einsum("bnld,bnsd->bnls", q, k).astype(jnp.float32)
   if causal:
     visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None]
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
-  y = jnp.einsum("bnls,bnsd->bnld", jax.nn.softmax(scores, axis=-1).astype(dtype), v)
-  return jnp.swapaxes(y, 1, 2)
+  y = _matmul(jax.nn.softmax(scores, axis=-1).astype(dtype), v)
+  return jnp.swapaxes(y.astype(dtype), 1, 2)
+
+
+def _matmul(a, b):
+  """a @ b; float32 where the CPU multiplies bfloat16 so."""
+  return products.product(a, b) if products.fast(a, b) else a @ b
 
 
 def _chunk(q, k, v):
@@ -89,9 +98,9 @@ def _chunk(q, k, v):
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def rows(q):  # the row maximum and sum are divided out after the second, smaller matmul
-      scores = (q @ k.T).astype(jnp.float32)
+      scores = _matmul(q, k.T).astype(jnp.float32)
       e = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-      return (e.astype(dtype) @ v) / e.sum(-1, keepdims=True).astype(dtype)
+      return (_matmul(e.astype(dtype), v) / e.sum(-1, keepdims=True)).astype(dtype)
 
     return jax.lax.map(rows, q.reshape(l // chunk, chunk, d)).reshape(l, d)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from idejax.nets import products
 from idejax.nets.attention import attention, split_heads
 
 Params = Mapping[str, Any]
@@ -25,7 +26,7 @@ def dense_init(key: jax.Array, inputs: int, outputs: int, kernel=lecun, bias: bo
 
 def dense(p: Params, x: jax.Array) -> jax.Array:
   """[..., I] -> [..., O]."""
-  y = x @ p["kernel"]
+  y = products.matmul(x, p["kernel"])
   return y + jnp.broadcast_to(p["bias"], y.shape) if "bias" in p else y
 
 

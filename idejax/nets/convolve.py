@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax.nets import products
 from idejax.nets.naming import naming
 from idejax.nets.target import platform
 
@@ -28,11 +29,13 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, pad) -> jax.Array:
     return _convolve(x, kernel, stride, pad)
   few = h * w < 9 or (b * h * w <= 256 and i >= 256)
   if not (few and size == 3):
+    if products.fast(x, kernel) and min(i, o) >= products.WIDE:
+      return products.convolve(x, kernel, tuple(pad))
     return _convolve_cpu(x, kernel, tuple(pad))
   x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
   h, w = x.shape[1] - 2, x.shape[2] - 2
   patches = [x[:, y : y + h, z : z + w] for y in range(3) for z in range(3)]
-  y = jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * i) @ kernel.reshape(9 * i, o)
+  y = products.matmul(jnp.concatenate(patches, axis=-1).reshape(b * h * w, 9 * i), kernel.reshape(9 * i, o))
   return y.reshape(b, h, w, o)
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from idejax.nets import products
 from idejax.nets.convolve import convolve, convolve_grown
 from idejax.nets.naming import naming
 
@@ -44,7 +45,7 @@ class Dense(nn.Module):
     bias = param(self, "bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     if naming():
       return jnp.zeros((*x.shape[:-1], self.features), dtype)
-    y = x.astype(dtype) @ kernel.astype(dtype)
+    y = products.matmul(x.astype(dtype), kernel.astype(dtype))
     return y if bias is None else y + bias.astype(dtype)[(None,) * (y.ndim - 1)]
 
 

@@ -55,20 +55,20 @@ def abstract(model: str, dtype: Any, attention: str | None, remat: bool = False)
 
 
 class _Words:
-  """A vocabulary in which every word is one token, with a CLIP tokenizer's interface."""
+  """A vocabulary in which every word is one token; see `tokens.Vocabulary`."""
 
   def __init__(self):
-    self.ids: dict[str, int] = {"": 0, "<end>": 1}
+    self.words: dict[str, int] = {"": 0, "<end>": 1}
 
-  def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+  def ids(self, text: str) -> list[int]:
     tokens = re.findall(r"\w+|[^\w\s]", text.lower())
-    return {"input_ids": [self.ids.setdefault(w, len(self.ids)) for w in tokens]}
+    return [self.words.setdefault(w, len(self.words)) for w in tokens]
 
-  def __len__(self) -> int:
-    return len(self.ids)
+  def size(self) -> int:
+    return len(self.words)
 
   def decode(self, ids: Sequence[int]) -> str:
-    return " ".join(list(self.ids)[i] for i in ids)
+    return " ".join(list(self.words)[i] for i in ids)
 
 
 def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
@@ -79,14 +79,14 @@ def tokenizers(model: str, words: Sequence[str]) -> tuple[Tokenizer, ...]:
   parts, _ = configs(model)
   bpe = _Words()
   for text in words:
-    bpe(text)
+    bpe.ids(text)
   length = parts["text_encoder"]["max_position_embeddings"]
   return (Tokenizer(bpe, length, 0, 1, 1),) * sum(k.startswith("text") for k in parts)
 
 
 def constants(needs: Needs, b: Backbone, words: Sequence[Tokenizer], who: Sequence[str], cfg: Any) -> Any:
   """Shapes of a method's constants. Embedding tables, which methods read on the host, are zeros."""
-  sizes = [len(t.bpe) for t in words]
+  sizes = [t.bpe.size() for t in words]
   nets = dataclasses.replace(
     b.nets, text=tuple(dataclasses.replace(t, vocab_size=n) for t, n in zip(b.nets.text, sizes))
   )

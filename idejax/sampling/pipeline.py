@@ -167,14 +167,16 @@ def load(
 ) -> Pipeline:
   """Open a pipeline folder in diffusers layout, or a hub id, on all devices of this process.
 
-  dtype: float32 or bfloat16, of weights and computation. attention: see `nets.attention`.
-  remat: see `backbone.load`.
+  dtype: float32 or bfloat16, of weights and computation; dtype and remat: see `backbone.load`. attention: see
+  `nets.attention`.
   """
   folder = hub.resolve(str(name))
   mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
   core = backbone.load(
     folder, dtype=jnp.dtype(dtype), variant=variant, allow_pickle=allow_pickle, attention=attention, remat=remat
   )
+  if core.nets.dtype != jnp.dtype(dtype):
+    notify(f"this CPU has no units for {jnp.dtype(dtype)}: weights are held in it, {core.nets.dtype} is computed")
   folders = ["tokenizer", "tokenizer_2"][: len(core.nets.text)]
   tokenizers = tuple(tokens.load(folder / f) for f in folders)
   for tokenizer, text in zip(tokenizers, core.nets.text):

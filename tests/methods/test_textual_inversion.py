@@ -62,7 +62,7 @@ def test_starts(folder):
   widths = [t.hidden_size for t in b.nets.text]
   for row, table, d in zip(begin(vectors=3), anchors.tables(b), widths):
     assert row.shape == (3, d)
-    np.testing.assert_array_equal(row, np.tile(table[words[0].bpe("f", add_special_tokens=False)["input_ids"]], (3, 1)))
+    np.testing.assert_array_equal(row, np.tile(table[words[0].bpe.ids("f")], (3, 1)))
   for row, cross in zip(begin(start="cross"), anchors.cross(b, words, subjects.NAMES)):
     np.testing.assert_array_equal(row, cross)
   noise = begin(start="normal", vectors=50)

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def test_every_word_is_one_token_and_every_caption_fits(folder):
   words = tokens.load(folder)
   for word in captions.VOCABULARY:
-    assert len(words.bpe.tokenize(word)) == 1, word
+    assert len(words.bpe.ids(word)) == 1, word
   name = people.celebrity_names()[7]
   got = words.encode([f"a photo of {name}, smiling", ""])
   assert got.eos.tolist() == [8, 1] and got.ids.shape == (2, recipe.LENGTH)
@@ -58,7 +58,7 @@ def test_every_word_is_one_token_and_every_caption_fits(folder):
 def test_other_words_encode_as_bytes_and_come_back(folder):
   words = tokens.load(folder)
   text = "zürich 北京 🙂"
-  ids = words.bpe(text, add_special_tokens=False)["input_ids"]
+  ids = words.bpe.ids(text)
   assert len(ids) > 8 and words.bpe.decode(ids).strip() == text
 
 

@@ -33,7 +33,7 @@ def crossed(opened):
 
 
 def columns(tokenizer, table, names, take):
-  return np.asarray(table, np.float64)[[take(tokenizer.bpe(n, add_special_tokens=False)["input_ids"]) for n in names]]
+  return np.asarray(table, np.float64)[[take(tokenizer.bpe.ids(n)) for n in names]]
 
 
 def test_the_mean_name_is_that_of_first_and_second_tokens(opened):
@@ -48,7 +48,7 @@ def test_the_mean_name_by_words(opened):
   b, words = opened
 
   def average(tokenizer, table, word):
-    return np.asarray(table, np.float64)[tokenizer.bpe(word, add_special_tokens=False)["input_ids"]].mean(0)
+    return np.asarray(table, np.float64)[tokenizer.bpe.ids(word)].mean(0)
 
   for mean, *encoder in zip(anchors.mean(b, words, NAMES, by="words"), words, anchors.tables(b)):
     first = np.mean([average(*encoder, n.split()[0]) for n in NAMES], 0)
@@ -98,9 +98,7 @@ def test_statistics_are_those_of_names_of_two_tokens(opened):
   b, words = opened
   names = ("ab", "cd", "e", "fgh", "ij", "ij")  # "e" and "fgh" do not count
   for (mean, deviation), tokenizer, table in zip(anchors.statistics(b, words, names), words, anchors.tables(b)):
-    rows = np.asarray(table, np.float64)[
-      [tokenizer.bpe(n, add_special_tokens=False)["input_ids"] for n in ("ab", "cd", "ij", "ij")]
-    ]
+    rows = np.asarray(table, np.float64)[[tokenizer.bpe.ids(n) for n in ("ab", "cd", "ij", "ij")]]
     assert rows.shape[:2] == (4, 2)
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(deviation, np.sqrt(np.square(rows - rows.mean(0)).sum(0) / 3), rtol=1e-4)
@@ -109,7 +107,7 @@ def test_statistics_are_those_of_names_of_two_tokens(opened):
 def test_a_word_is_one_token(opened):
   b, words = opened
   for row, table, tokenizer in zip(anchors.word_rows(b, words, "f"), anchors.tables(b), words):
-    np.testing.assert_array_equal(row[0], table[tokenizer.bpe("f", add_special_tokens=False)["input_ids"][0]])
+    np.testing.assert_array_equal(row[0], table[tokenizer.bpe.ids("f")[0]])
   with pytest.raises(UserError, match="'face' is 4 tokens"):
     anchors.word_rows(b, words, "face")
 

@@ -13,7 +13,7 @@ from support.fakes import relative_error
 from idejax.errors import UserError
 from idejax.model import backbone, families, tokens
 from idejax.model.backbone import Conditioning
-from idejax.nets import unet, vae
+from idejax.nets import target, unet, vae
 from idejax.storage import tensorfiles, weights
 
 STAGES, TRAIN_STEPS = 5, 1000
@@ -107,7 +107,8 @@ def test_old_sd_schedulers_are_mended_as_in_diffusers(copy):
   assert (schedule.clip_sample, schedule.steps_offset) == (False, 1)
 
 
-def test_bfloat16_but_for_a_vae_that_asks_for_float32(opened):
+def test_bfloat16_but_for_a_vae_that_asks_for_float32(opened, monkeypatch):
+  monkeypatch.setattr(target, "cpu_multiplies_bfloat16", lambda: True)
   folder, _ = opened
   b = backbone.load(folder, dtype=jnp.bfloat16)
   dtypes = {name: {leaf.dtype for leaf in jax.tree.leaves(p)} for name, p in b.params.items()}
@@ -120,6 +121,17 @@ def test_bfloat16_but_for_a_vae_that_asks_for_float32(opened):
   ids = (jnp.zeros((1, 77), jnp.int32),) * len(b.nets.text)
   context, _ = jax.eval_shape(lambda b: backbone.encode_text(b, ids, tuple(i[:, 0] for i in ids)), b)
   assert context.dtype == jnp.bfloat16
+
+
+def test_a_cpu_without_units_for_bfloat16_holds_it_and_computes_float32(opened, monkeypatch):
+  """There every bfloat16 operation is a float32 one and a rounding, so computing in it would be slower."""
+  monkeypatch.setattr(target, "cpu_multiplies_bfloat16", lambda: False)
+  folder, full = opened
+  b = backbone.load(folder, dtype=jnp.bfloat16)
+  assert b.nets == full.nets and b.nets.dtype == b.nets.unet.dtype == b.nets.vae_dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves(b.params["unet"])} == {jnp.dtype(jnp.bfloat16)}
+  with target.compiling_for("tpu"):
+    assert backbone.load(folder, dtype=jnp.bfloat16).nets.dtype == jnp.bfloat16
 
 
 # What does not load.

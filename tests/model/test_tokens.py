@@ -2,13 +2,16 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from idejax import miniature
 from idejax.errors import UserError
 from idejax.model import families, tokens
 
@@ -24,6 +27,11 @@ TEXTS = [
   "a photo of the cat " * 30,
   "x" * 500,
   "\x00\x7f",
+  "<|startoftext|>a cat<|endoftext|> <|ENDOFTEXT|> <|endoftext|>s",
+  "<me> and <ME>, <me>s",
+  "cafe\u0301\u00a0\u2003\u3000\u0130stanbul \u1e9e \ufb01 \u0e01\u0e33",
+  "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd 12\u00bd\u00b2 \ud55c\uad6d",
+  "don't DON'T we'll I'd 'tis ''ve",
 ]
 CORPUS = ["a photo of the cat", "the photo of a dog and the cat", "it's a painting of the dog"] * 5
 
@@ -45,14 +53,66 @@ def trained(folder):
   (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
 
 
+def word(content, **more):
+  return dict(content=content, lstrip=False, normalized=True, rstrip=False, single_word=False) | more
+
+
+def laid_out(folder, kind):
+  """The same tokenizer in the files of the released models, which differ in who says what of special tokens."""
+  trained(folder)
+  config = json.loads((folder / "tokenizer_config.json").read_text())
+  bos, eos, size = "<|startoftext|>", "<|endoftext|>", len(json.loads((folder / "vocab.json").read_text()))
+  put = lambda name, value: (folder / name).write_text(json.dumps(value))
+  if kind == "as SD 1.5":
+    typed = {f"{k}_token": {"__type": "AddedToken"} | word(w) for k, w in (("bos", bos), ("eos", eos), ("unk", eos))}
+    put("tokenizer_config.json", config | typed)
+    put("special_tokens_map.json", {k: word(v["content"]) for k, v in typed.items()} | {"pad_token": eos})
+  elif kind == "as SD 2.1":
+    put("tokenizer_config.json", config | {"pad_token": "!"})
+    put("special_tokens_map.json", {f"{k}_token": word(w) for k, w in (("bos", bos), ("eos", eos), ("pad", "!"))})
+  elif kind == "as SDXL's second":
+    added = {"0": word("!", normalized=False, special=True), str(size - 2): word(bos, special=True)}
+    put(
+      "tokenizer_config.json",
+      config | {"pad_token": "!", "added_tokens_decoder": added | {str(size - 1): word(eos, special=True)}},
+    )
+  elif kind == "with a word, transformers 4":
+    put("added_tokens.json", {"<me>": size, "sks": size + 1})
+  elif kind == "as transformers 5 writes":
+    theirs = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    theirs.add_tokens(["<me>", transformers.AddedToken("<you>", lstrip=True, single_word=True)])
+    for file in folder.iterdir():
+      file.unlink()
+    theirs.save_pretrained(str(folder))
+    assert not (folder / "vocab.json").exists()
+
+
+LAYOUTS = ["as SD 1.5", "as SD 2.1", "as SDXL's second", "with a word, transformers 4", "as transformers 5 writes"]
+BUILT_IN = ["pipeline/tokenizer", "pipeline_sdxl/tokenizer", "pipeline_sdxl/tokenizer_2", "judges/clip"]
+
+
 @functools.cache
-def tokenizer(root, kind):
+def folder_of(root, kind):
   folder = root / kind
+  if kind in BUILT_IN:
+    return Path(miniature.__file__).with_name("weights") / kind
   if kind == "merges":
     trained(folder)
+  elif kind in LAYOUTS:
+    laid_out(folder, kind)
   else:
     families.write_byte_tokenizer(folder, LENGTH, "!" if kind == "padded with !" else "<|endoftext|>")
-  return tokens.load(folder)
+  return folder
+
+
+@functools.cache
+def tokenizer(root, kind):
+  return tokens.load(folder_of(root, kind))
+
+
+@functools.cache
+def oracle(root, kind):
+  return transformers.CLIPTokenizer.from_pretrained(str(folder_of(root, kind)), local_files_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +125,33 @@ def byte(root):
   return tokenizer(root, "bytes")
 
 
-def theirs(t, texts):
-  return t.bpe(texts, padding="max_length", truncation=True, max_length=LENGTH)["input_ids"]
+def theirs(root, kind, texts):
+  tokenizer = oracle(root, kind)
+  return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "padded with !", "merges", *LAYOUTS, *BUILT_IN])
+def test_equal_to_transformers(root, kind):
+  t, other = tokenizer(root, kind), oracle(root, kind)
+  encoding = t.encode(TEXTS)
+  np.testing.assert_array_equal(encoding.ids, theirs(root, kind, TEXTS))
+  assert (t.length, t.bos, t.eos, t.pad) == (
+    other.model_max_length,
+    other.bos_token_id,
+    other.eos_token_id,
+    other.pad_token_id,
+  )
+  assert t.bpe.size() == len(other)
+  for text in TEXTS:
+    ids = other(text, add_special_tokens=False)["input_ids"]
+    assert t.bpe.ids(text) == ids and t.bpe.decode(ids) == other.decode(ids), text
+  assert encoding.ids.dtype == np.int32 and encoding.ids.shape == (len(TEXTS), t.length)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "padded with !", "merges"])
-def test_equal_to_transformers(root, kind):
+def test_padding_and_the_empty_prompt(root, kind):
   t = tokenizer(root, kind)
   encoding = t.encode(TEXTS)
-  np.testing.assert_array_equal(encoding.ids, theirs(t, TEXTS))
-  assert encoding.ids.dtype == np.int32 and encoding.ids.shape == (len(TEXTS), LENGTH)
   assert encoding.where.shape == (len(TEXTS), 0)
   # diffusers' padding differs by model: the end token in SD 1.x, "!" in SD 2.x.
   assert t.pad == (0 if kind == "padded with !" else t.eos)
@@ -82,15 +159,18 @@ def test_equal_to_transformers(root, kind):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(max_size=60) | st.text("atp' <>|!", max_size=40), kind=st.sampled_from(["bytes", "merges"]))
+@given(
+  text=st.text(max_size=60) | st.text("atp' <>|!", max_size=40) | st.text("<me> SK!", max_size=20),
+  kind=st.sampled_from(["bytes", "merges", *LAYOUTS, "pipeline/tokenizer"]),
+)
 def test_any_text_equals_transformers(root, text, kind):
   t = tokenizer(root, kind)
   encoding = t.encode([text])
-  np.testing.assert_array_equal(encoding.ids, theirs(t, [text]))
-  ids = t.bpe(text, add_special_tokens=False)["input_ids"]
+  np.testing.assert_array_equal(encoding.ids, theirs(root, kind, [text]))
+  ids = t.bpe.ids(text)
   assert encoding.ids[0, 0] == t.bos and encoding.ids[0, encoding.eos[0]] == t.eos
-  assert encoding.eos[0] == min(len(ids), LENGTH - 2) + 1
-  if len(ids) <= LENGTH - 2:
+  assert encoding.eos[0] == min(len(ids), t.length - 2) + 1
+  if len(ids) <= t.length - 2:
     assert encoding.cut == ("",)
 
 
@@ -98,7 +178,8 @@ def test_the_random_pipelines_tokenizers_too(random_folder):
   for family, folder in (("sd15", "tokenizer"), ("sd21", "tokenizer"), ("sdxl", "tokenizer_2")):
     t = tokens.load(random_folder(family) / folder)
     assert t.length == 77 and t.encode(["a cat"]).ids.shape == (1, 77)
-    want = t.bpe(TEXTS, padding="max_length", truncation=True, max_length=77)["input_ids"]
+    other = transformers.CLIPTokenizer.from_pretrained(str(random_folder(family) / folder), local_files_only=True)
+    want = other(TEXTS, padding="max_length", truncation=True, max_length=77)["input_ids"]
     np.testing.assert_array_equal(t.encode(TEXTS).ids, want)
 
 
@@ -153,7 +234,7 @@ def test_punctuation_may_touch_a_placeholder(byte, prompt, at):
   encoding = byte.encode([prompt], {"<me>": 2})
   assert encoding.where.tolist() == [[at, at + 1]]
   before, after = prompt.split("<me>")
-  body = lambda text: byte.bpe(text, add_special_tokens=False)["input_ids"]
+  body = lambda text: byte.bpe.ids(text)
   want = [byte.bos, *body(before), byte.eos, byte.eos, *body(after), byte.eos]
   assert encoding.ids[0, : len(want)].tolist() == want
 
@@ -175,7 +256,7 @@ def test_names_are_no_patterns(byte):
 @example(before="\x1f", after="\x1f", rows=1)
 def test_placeholders_between_any_texts(root, before, after, rows):
   t = tokenizer(root, "merges")
-  body = lambda text: t.bpe(text, add_special_tokens=False)["input_ids"]
+  body = lambda text: t.bpe.ids(text)
   prompt = f"{before} <me> {after}"
   if len(body(before)) + rows + len(body(after)) > LENGTH - 2:
     return
@@ -242,6 +323,23 @@ def test_a_tokenizer_without_a_length_is_refused(tmp_path, config):
   del fields["model_max_length"]
   path.write_text(json.dumps(fields | config))
   with pytest.raises(UserError, match="model_max_length"):
+    tokens.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bos_token", "eos_token", "unk_token", "pad_token"])
+def test_a_tokenizer_without_a_special_token_is_refused(tmp_path, name):
+  families.write_byte_tokenizer(tmp_path, LENGTH, "!")
+  path = tmp_path / "tokenizer_config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {name: None}))
+  (tmp_path / "special_tokens_map.json").unlink()
+  with pytest.raises(UserError, match=f"no {name}"):
+    tokens.load(tmp_path)
+
+
+def test_a_vocabulary_without_its_merges_is_refused(tmp_path):
+  families.write_byte_tokenizer(tmp_path, LENGTH, "!")
+  (tmp_path / "merges.txt").unlink()
+  with pytest.raises(UserError, match="merges.txt"):
     tokens.load(tmp_path)
 
 

@@ -50,7 +50,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   ready = vae_training.ready(c, r, folder, data, held)
   tokenizer = tokens.load(folder / "tokenizer")
   ids, held_ids = (tokenizer.encode(p.captions).ids for p in (data, held))
-  texts = recipe.texts(r, len(tokenizer.bpe))
+  texts = recipe.texts(r, tokenizer.bpe.size())
   configs = {name: clip.TextConfig.from_json(config) for name, config in texts.items()}
   nets = Nets.from_json(
     {"unet": recipe.unet(r), "scheduler": recipe.scheduler(r), "vae": recipe.vae(r), **texts}, zero_empty_negative=r.xl
@@ -66,7 +66,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
   tell(
     f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
-    f"{len(tokenizer.bpe)} tokens, latent scale {ready.scale:.3f}"
+    f"{tokenizer.bpe.size()} tokens, latent scale {ready.scale:.3f}"
   )
   step, state, frozen = st.on_mesh(step, sharding.make_mesh(), state, frozen)
 

@@ -56,7 +56,7 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   training.read_json(at / "vocab.json", "tokenizer")
   tokenizer = tokens.load(at)
   ids = tokenizer.encode(data.captions).ids
-  cfg = clip.TextConfig.from_json(recipe.texts(r, len(tokenizer.bpe))[name])
+  cfg = clip.TextConfig.from_json(recipe.texts(r, tokenizer.bpe.size())[name])
   steps, batch = c.steps or (r.words2_steps if name == recipe.TEXTS[1] else r.words_steps), r.words_batch
   tx = optax.adam(training.flat(r.words_lr, steps, r.decay), b2=0.99)
   loss = words.make_loss(cfg, (tokenizer.bos, tokenizer.eos, tokenizer.pad), whole=r.xl)
