@@ -1,6 +1,6 @@
-"""72 landmarks in FaceSnap's order: out of insightface's 106, out of iBUG's 68, and how they are drawn.
+"""72 landmarks in FaceSnap's order: how to get them from insightface's 106 or iBUG's 68, and how to draw them.
 
-FaceSnap's are iBUG's 68 with eight points to an eye instead of six: contour down one side to the
+FaceSnap's landmarks are iBUG's 68 with eight points per eye instead of six: contour down one side to the
 chin (8), the other side from its top down, brows, nose, eyes from the outer (left) or inner (right)
 corner over the upper lid, mouth. Left is the image's left.
 """
@@ -39,8 +39,8 @@ def from_106(marks: np.ndarray | None) -> np.ndarray | None:
   return np.asarray(marks, np.float32)[FROM_106]
 
 
-# The runs of landmarks that a control image joins, each with its part's colour (RGB): contour, brows, nose,
-# eyes, lips outside and inside. Closed ones repeat their first.
+# The lines of a control image, each as its landmarks and its colour (RGB): contour, brows, nose, eyes, outer and
+# inner lips. A closed line repeats its first landmark.
 _GREY, _RED, _GREEN, _PURPLE = (125, 125, 125), (255, 0, 0), (0, 255, 0), (255, 0, 255)
 _BLUE, _CYAN, _YELLOW = (0, 0, 255), (0, 255, 255), (255, 255, 0)
 POLYLINES: tuple[tuple[tuple[int, ...], tuple[int, int, int]], ...] = (
@@ -94,7 +94,7 @@ def from_68(marks: np.ndarray) -> np.ndarray:
 def five(marks):
   """[..., 72, 2] -> eyes, nose tip and mouth corners [..., 5, 2], as `align` wants them; numpy or jax.
 
-  A matrix product, so that a gradient may pass.
+  It is a matrix product, so that a gradient can pass.
   """
   return FIVE.astype(marks.dtype) @ marks
 

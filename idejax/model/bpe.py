@@ -69,7 +69,13 @@ def read(folder: Path) -> Files:
   length = int(config.get("model_max_length", config.get("max_len", 10**30)))
   if not 2 <= length <= 100_000:
     raise ValueError("model_max_length is missing, or no number of tokens")
-  bos, eos, pad = (core.token_to_id(str(special[n])) for n in ("bos_token", "eos_token", "pad_token"))
+
+  def token(name: str) -> int:
+    if (number := core.token_to_id(str(special[name]))) is None:
+      raise ValueError(f"{name} is {special[name]!r}, which is no token")
+    return number
+
+  bos, eos, pad = (token(n) for n in ("bos_token", "eos_token", "pad_token"))
   return Files(Bpe(core), length, bos, eos, pad)
 
 
@@ -87,7 +93,7 @@ def _model(folder: Path, fast: Mapping[str, Any], unknown: str) -> models.BPE:
   settings: dict[str, Any] = dict(unk_token=unknown, continuing_subword_prefix="", end_of_word_suffix=_END)
   if fast:
     model = fast["model"]
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    merges: Any = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     return models.BPE(vocab=model["vocab"], merges=merges, fuse_unk=False, **settings)
   files = folder / "vocab.json", folder / "merges.txt"
   if missing := [f.name for f in files if not f.exists()]:

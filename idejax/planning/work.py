@@ -26,7 +26,7 @@ from idejax.training import step as st
 class Work(NamedTuple):
   """A step and the shapes that it takes."""
 
-  step: fit.Meshed  # step(state, frozen, batch, key)
+  step: fit.MeshStep  # step(state, frozen, batch, key)
   args: tuple[Any, ...]
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone
@@ -51,7 +51,7 @@ def build(s: Settings, t: Topology, devices: list[jax.Device], people: int, fsdp
   if people and reason:
     raise UserError(f"{s.run.method} trains one person at a time: {reason}")
   if not people and fsdp is None:
-    mesh = fit.parted(method, cfg, frozen, mesh)
+    mesh = fit.person_mesh(method, cfg, frozen, mesh)
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
   results: list[Any] = []

@@ -1,8 +1,7 @@
-"""The small nets as ONNX files, written from their descriptions, and read back.
+"""Writes the small nets as ONNX files from their descriptions, and reads such files.
 
-`Graph` has the methods of `nets/convnet.py`'s `Layers`; a description called with one writes its own
-graph, NCHW. Weights are called `NAME.kernel`, `NAME.bias`, `NAME.slope`, so a file gives back the
-parameters of its JAX twin.
+`Graph` has the methods of `nets/convnet.py`'s `Layers`; a description called with a `Graph` builds its NCHW
+graph. Weights are named `NAME.kernel`, `NAME.bias`, `NAME.slope`, so the JAX parameters can be read back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,12 +85,12 @@ class Graph:
     return self._node("Flatten", self._new("flat"), [y], self.channels[x], axis=1)
 
   def rows(self, x):
-    return self._reshaped(x, (0, -1), 0)
+    return self._reshape(x, (0, -1), 0)
 
   def anchors(self, x, width):
-    return self._reshaped(x, (0, -1, width), width)
+    return self._reshape(x, (0, -1, width), width)
 
-  def _reshaped(self, x, shape, channels):
+  def _reshape(self, x, shape, channels):
     y = self._node("Transpose", self._new("channels_last"), [x], 0, perm=[0, 2, 3, 1])
     to = self._weight("shape." + ".".join(map(str, shape)), np.array(shape, np.int64))
     return self._node("Reshape", self._new("rows"), [y, to], channels)
@@ -112,7 +111,7 @@ def write(
   batch: int | str = "batch",
   notes: Mapping[str, str] | None = None,
 ):
-  """One net with folded parameters, checked by onnx and written whole or not at all.
+  """Writes one net with folded parameters, after onnx has checked it.
 
   Args:
     size: height and width of the input; texts are free dimensions.
@@ -121,12 +120,12 @@ def write(
   """
   graph = Graph({n: {k: np.asarray(v, np.float32) for k, v in unit.items()} for n, unit in params.items()})
   graph.channels["input"] = 3
-  made = body(graph, "input")
-  made = made if isinstance(made, tuple) else (made,)
+  tensors = body(graph, "input")
+  tensors = tensors if isinstance(tensors, tuple) else (tensors,)
   # An output's name is the caller's: the node that makes it is renamed.
-  renamed = dict(zip(made, outputs, strict=True))
+  names = dict(zip(tensors, outputs, strict=True))
   for node in graph.nodes:
-    node.output[0] = renamed.get(node.output[0], node.output[0])
+    node.output[0] = names.get(node.output[0], node.output[0])
   value = helper.make_tensor_value_info
   model = helper.make_model(
     helper.make_graph(

@@ -18,8 +18,8 @@ _GAP = 0.006  # a closed lid or lip still has two sides
 
 
 class Geometry(NamedTuple):
-  """In pixels, whole numbers at their centres: box [4] x0 y0 x1 y1, points [5, 2] as insightface,
-  landmarks [72, 2] as FaceSnap.
+  """Box [4] x0 y0 x1 y1, points [5, 2] as insightface's, landmarks [72, 2] as FaceSnap's; in pixels, whole
+  numbers at their centres.
   """
 
   box: Any
@@ -28,7 +28,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(xp, person, scene, size: int) -> Geometry:
-  """What no photo tells. Points: eye on the image's left, other eye, nose tip, mouth corners."""
+  """The ground truth of a picture. Points: eye on the image's left, other eye, nose tip, mouth corners."""
   h = hd.head(xp, person, scene)
   marks = _pixels(xp, scene, size, *_landmarks(xp, h))
   eyes = [marks[36:44].mean(0), marks[44:52].mean(0)]
@@ -104,8 +104,8 @@ _MOUTH_CURVE = np.array([0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 2, 3, 3, 2, 3, 3, 2
 def _mouth(xp, h):
   curves = hd.mouth(xp, h, _MOUTH_T)
   gap = xp.maximum(_GAP - (curves[2] - curves[1]) / 2, 0.0)
-  pushed = (curves[0] - gap, curves[1] - gap, curves[2] + gap, curves[3] + gap)
-  y = xp.select([_MOUTH_CURVE == n for n in range(4)], pushed)
+  edges = (curves[0] - gap, curves[1] - gap, curves[2] + gap, curves[3] + gap)
+  y = xp.select([_MOUTH_CURVE == n for n in range(4)], edges)
   corner = np.abs(_MOUTH_T) == 1
   y = xp.where(corner, curves[1], y)
   return hd.turn(xp, h, hd.mouth_half(h) * _MOUTH_T), y
