@@ -57,4 +57,4 @@ class Prepare:
   threads: Annotated[int | None, at_least(1)] = None
   """Photos read at a time. Default: as many as there are cores."""
   seed: Annotated[int, at_least(0)] = 0
-  """Of the scenes of drawn people."""
+  """Seed of the scenes in which drawn people stand."""
