@@ -41,12 +41,12 @@ def run(
     return
   prompts, seeds = c.prompts or report.PROMPTS, range(c.seed, c.seed + c.num)
   marks = {FLOOR: floor(pipe, people, prompts, seeds, c), CEILING: ceiling(people, prompts, seeds)}
-  for name, made in marks.items():
-    if not made:
+  for name, pictures in marks.items():
+    if not pictures:
       continue
     (out / folder(name)).mkdir(exist_ok=True)
-    report.sheet(out / folder(name) / "sheet.png", people, made, prompts, c.num, _NOBODY if name == FLOOR else "")
-    results[name] = {"seconds": {}} | report.score(made, people, c.model, out / folder(name))
+    report.sheet(out / folder(name) / "sheet.png", people, pictures, prompts, c.num, _NOBODY if name == FLOOR else "")
+    results[name] = {"seconds": {}} | report.score(pictures, people, c.model, out / folder(name))
   report.table({folder(n): r | {"name": n} for n, r in results.items()}, out)
 
 
@@ -83,8 +83,8 @@ def ceiling(people: Sequence[Person], prompts: Sequence[str], seeds: Sequence[in
     free = scene.scenes(np.array([person]), len(rows), seed=10_000)  # pose and light of no training picture
     scenes = []
     for k, (p, _) in enumerate(rows):
-      asked: dict[str, Any] = {"background": "gray"} | miniature.asked(p)
-      scenes.append(scene.scene(**{n: getattr(free, n)[k] for n in scene.POSE} | asked))
+      wishes: dict[str, Any] = {"background": "gray"} | miniature.parse_prompt(p)
+      scenes.append(scene.scene(**{n: getattr(free, n)[k] for n in scene.POSE} | wishes))
     identity = world.people(np.full(len(rows), person))
     images, _ = data.render_all(identity, data.stack(scenes))
     out += [Picture(i, p, s, image) for (p, s), image in zip(rows, np.asarray(images))]

@@ -56,8 +56,8 @@ def kid(a: np.ndarray, b: np.ndarray, *, size: int = 1000, subsets: int = 100, s
   if max(len(a), len(b)) <= size:
     return Kid(_mmd(a, b), 0.0)
   rng = np.random.default_rng(seed)
-  found = [_mmd(*(x[rng.choice(len(x), size, replace=False)] for x in (a, b))) for _ in range(subsets)]
-  return Kid(float(np.mean(found)), float(np.std(found)))
+  values = [_mmd(*(x[rng.choice(len(x), size, replace=False)] for x in (a, b))) for _ in range(subsets)]
+  return Kid(float(np.mean(values)), float(np.std(values)))
 
 
 def _mmd(a: np.ndarray, b: np.ndarray) -> float:

@@ -62,7 +62,7 @@ class Job:
 
 
 def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mapping[str, tuple[str, ...]]) -> list[Row]:
-  """Every picture that is not there yet; the rows of all. UserError for a picture that another command made.
+  """Makes every picture that is not there yet; returns the rows of all. UserError for a picture that another command made.
 
   trained_with: {method: sha256 of recognisers that it learned from}.
   """
@@ -126,8 +126,8 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
 
 
 def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dict[str, Path], dict[str, Path | None]]:
-  """By person the photo that pictures are held against, and another one where there is one; the first
-  process writes them."""
+  """Two tables by person: the photo that pictures are compared with, and a second photo or None. The first
+  process writes the files."""
   everyone = {t.name: t for people in methods.values() for t in people}
   places = {n: out / "references" / f"{n}.png" for n in everyone}
   others: dict[str, Path | None] = {}
@@ -139,7 +139,7 @@ def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dic
 
 
 def _ready(t: Trained, scale: float | None) -> Learned:
-  """Under a word of its own: runs of one person each all say <id>."""
+  """The person under a word of their own, because every run of one person says <id>."""
   who = t.who if scale is None else t.who.with_strength(scale)
   return dataclasses.replace(who, word=f"<{t.name}>")
 
@@ -163,58 +163,57 @@ def _row(job: Job, file: Path, prompt: int, seed: int, **more: Any) -> Row:
 
 
 def _sample(job: Job, pipe: Pipeline, shots: Sequence[Shot], what: str) -> float | None:
-  """Make what is missing; seconds a picture, once compiled, as they were when most were made."""
-  done = [_finished(s) for s in shots]
-  todo = [i for i, there in enumerate(done) if not there]
+  """Makes the pictures that are missing. Seconds per picture without compiling, from the call that made most."""
+  todo = [i for i, s in enumerate(shots) if not _is_complete(s)]
   distributed.meet(f"looked at {what}")  # all processes have seen the same before one writes
   if todo:
     tell(f"{what}: {len(todo)} of {len(shots)} pictures to make")
-    made, begun = 0, 0.0
+    count, start = 0, 0.0
     for k, part in enumerate(generate(pipe, [s.request for s in shots], job.settings, positions=todo, progress=True)):
       for i, image in zip(part.positions, part.images):
         shots[i].file.parent.mkdir(parents=True, exist_ok=True)
         pictures.write_png(shots[i].file, image, shots[i].record)
       if k:
-        made += len(part.positions)
+        count += len(part.positions)
       else:
-        begun = time.monotonic()
-    if made and distributed.first():
-      _note(job.out, what, made, (time.monotonic() - begun) / made)
+        start = time.monotonic()
+    if count and distributed.first():
+      _note(job.out, what, count, (time.monotonic() - start) / count)
   distributed.meet(f"made {what}")
-  return _noted(job.out).get(what, {}).get("seconds")
+  return _notes(job.out).get(what, {}).get("seconds")
 
 
-def _finished(shot: Shot) -> bool:
-  """Whether it is there and whole; UserError if it is another command's."""
+def _is_complete(shot: Shot) -> bool:
+  """Whether the file is there and undamaged; UserError if another command wrote it."""
   if not shot.file.exists():
     return False
-  found, intact = pictures.read_record(shot.file)
-  if found is None:
+  record, intact = pictures.read_record(shot.file)
+  if record is None:
     raise UserError(f"{shot.file} is there and was not made by idejax; move it or choose another --out")
-  wanted = json.loads(json.dumps(shot.record))
-  for key in wanted:
-    if key != "idejax_version" and found.get(key) != wanted[key]:
+  expected = json.loads(json.dumps(shot.record))
+  for key in expected:
+    if key != "idejax_version" and record.get(key) != expected[key]:
       raise UserError(
-        f"{shot.file} was made with another {key} ({found.get(key)!r}, now {wanted[key]!r}); choose another --out"
+        f"{shot.file} was made with another {key} ({record.get(key)!r}, now {expected[key]!r}); choose another --out"
       )
   return intact
 
 
-def _noted(out: Path) -> dict[str, Any]:
+def _notes(out: Path) -> dict[str, Any]:
   try:
     return json.loads((out / SECONDS).read_text())
   except (OSError, ValueError):
     return {}  # times only
 
 
-def _note(out: Path, what: str, made: int, seconds: float):
-  known = _noted(out)
-  if known.get(what, {}).get("pictures", 0) < made:
-    write_json(out / SECONDS, known | {what: {"pictures": made, "seconds": round(seconds, 4)}})
+def _note(out: Path, what: str, count: int, seconds: float):
+  notes = _notes(out)
+  if notes.get(what, {}).get("pictures", 0) < count:
+    write_json(out / SECONDS, notes | {what: {"pictures": count, "seconds": round(seconds, 4)}})
 
 
 def _write(out: Path, rows: Sequence[Row]):
-  """pictures.jsonl, from which everything can be scored again without a model."""
+  """Writes pictures.jsonl, from which everything can be scored again without a model."""
   relative = lambda x: x.relative_to(out).as_posix() if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
   default = {f.name: f.default for f in dataclasses.fields(Row)}
   lines = [

@@ -1,4 +1,4 @@
-"""Pose and expression of a face held against those that were asked for."""
+"""Pose and expression of a face, compared with those that were asked for."""
 
 import numpy as np
 
@@ -27,6 +27,6 @@ def expression_error(marks: np.ndarray | None, driver: np.ndarray | None) -> flo
     return None
   if marks.shape != driver.shape:
     raise ValueError(f"{len(marks)} landmarks against {len(driver)}")
-  moved = align.apply(align.similarity(np.asarray(marks, np.float64), np.asarray(driver, np.float64)), marks)
+  points = align.apply(align.similarity(np.asarray(marks, np.float64), np.asarray(driver, np.float64)), marks)
   spread = np.sqrt(np.square(driver - driver.mean(0)).sum(1).mean())
-  return float(np.sqrt(np.square(moved - driver).sum(1).mean()) / spread)
+  return float(np.sqrt(np.square(points - driver).sum(1).mean()) / spread)

@@ -28,7 +28,7 @@ def interval(values: Sequence[float | None], people: Sequence[Hashable], seeds: 
 
 
 def difference(a: Mapping[Any, float | None], b: Mapping[Any, float | None], seed: int = 0) -> dict[str, float]:
-  """Of two methods' values by (person, ..., seed), a minus b, on pictures that both have.
+  """The difference a - b of two methods' values by (person, ..., seed), over the pictures that both have.
 
   As `interval`, with `above`: the share of resamples in which a is the greater.
   """
@@ -44,13 +44,13 @@ def _draws(values: Sequence[float | None], people: Sequence[Hashable], seeds: Se
            seed: int) -> tuple[np.ndarray, float, int]:  # fmt: skip
   """(resampled means, the mean, how many people have a value)."""
   seeds = [0] * len(values) if seeds is None else seeds
-  kept = [(p, s, v) for p, s, v in zip(people, seeds, values, strict=True) if v is not None]
-  who = {p: i for i, p in enumerate(dict.fromkeys(p for p, _, _ in kept))}
-  when = {s: i for i, s in enumerate(dict.fromkeys(s for _, s, _ in kept))}
+  cells = [(p, s, v) for p, s, v in zip(people, seeds, values, strict=True) if v is not None]
+  who = {p: i for i, p in enumerate(dict.fromkeys(p for p, _, _ in cells))}
+  when = {s: i for i, s in enumerate(dict.fromkeys(s for _, s, _ in cells))}
   if not who:
     return np.zeros(0), float("nan"), 0
   total, count = np.zeros((2, len(who), len(when)))
-  for p, s, v in kept:
+  for p, s, v in cells:
     total[who[p], when[s]] += v
     count[who[p], when[s]] += 1
   rng = np.random.default_rng(seed)
@@ -59,9 +59,9 @@ def _draws(values: Sequence[float | None], people: Sequence[Hashable], seeds: Se
   with np.errstate(invalid="ignore", divide="ignore"):
     means = (total @ often) / (count @ often)  # [people, resamples]; nan: none of the seeds drawn
   rows = rng.integers(n, size=(n, RESAMPLES))
-  chosen = np.take_along_axis(means, rows, 0)
-  there = np.isfinite(chosen)
-  draws = np.where(there, chosen, 0).sum(0) / np.maximum(there.sum(0), 1)
+  resample = np.take_along_axis(means, rows, 0)
+  there = np.isfinite(resample)
+  draws = np.where(there, resample, 0).sum(0) / np.maximum(there.sum(0), 1)
   draws = np.where(there.any(0), draws, np.nan)
   return draws, float((total.sum(1) / count.sum(1)).mean()), n
 

@@ -1,4 +1,4 @@
-"""Who judges: what a network must be able to do, and what all of them see in a picture.
+"""The judges: what each network must be able to do, and what all of them find in a picture.
 
 Judges are given by role. A role that nobody fills makes the metrics that need it unavailable; none of
 them becomes a zero.
@@ -67,14 +67,14 @@ class Attributes(Protocol):
   about: About
 
   def attributes(self, images: Sequence[np.ndarray]) -> dict[str, list[str]]: ...
-  def asked(self, prompt: str) -> dict[str, str]:
+  def parse_prompt(self, prompt: str) -> dict[str, str]:
     """The classes that a prompt names, by attribute."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-  """Those that are there, by role, and why others are not."""
+  """The judges that are there, by role, and why others are not."""
 
   detector: Detector | None = None
   recognisers: Mapping[str, Recogniser] = dataclasses.field(default_factory=dict)
@@ -84,18 +84,18 @@ class Judges:
   absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def about(self) -> dict[str, About]:
-    """By role, of those that are there."""
+    """What a table says of every judge that is there, by role."""
     single = {"detector": self.detector, "inception": self.inception, "attributes": self.attributes}
-    found = {**single, **self.recognisers, **self.clips}
-    return {role: found[role].about for role in ROLES if found.get(role) is not None}  # type: ignore[union-attr]
+    roles = {**single, **self.recognisers, **self.clips}
+    return {role: roles[role].about for role in ROLES if roles.get(role) is not None}  # type: ignore[union-attr]
 
   def digest(self) -> str:
-    """Of all together: what was seen is kept by it."""
+    """Of all judges together: findings are cached under it."""
     return " ".join(f"{role}:{a.digest[:16]}:{a.network}" for role, a in self.about().items())
 
 
-class Seen(NamedTuple):
-  """What the judges see in one picture; F faces, from left to right. What no judge looked at is empty."""
+class Findings(NamedTuple):
+  """What the judges find in one picture with F faces, from left to right. Fields without a judge are empty."""
 
   points: np.ndarray  # [F, 5, 2]
   areas: np.ndarray  # [F]
@@ -111,22 +111,26 @@ class Seen(NamedTuple):
     return int(self.areas.argmax()) if len(self.areas) else None
 
 
-def look(judges: Judges, images: Sequence[np.ndarray]) -> list[Seen]:
-  """What everyone sees in uint8 pictures [H, W, 3] of any sizes."""
-  found = [judges.detector.detect(i) for i in images] if judges.detector else [_nobody() for _ in images]
-  marks = [judges.detector.landmarks(i, f) if judges.detector and len(f.boxes) else None for i, f in zip(images, found)]
-  where = [(i, k) for i, f in enumerate(found) for k in range(len(f.boxes))]
+def look(judges: Judges, images: Sequence[np.ndarray]) -> list[Findings]:
+  """What all judges find in uint8 pictures [H, W, 3] of any sizes."""
+  detections = [judges.detector.detect(i) for i in images] if judges.detector else [_nobody() for _ in images]
+  marks = [
+    judges.detector.landmarks(i, f) if judges.detector and len(f.boxes) else None for i, f in zip(images, detections)
+  ]
+  where = [(i, k) for i, f in enumerate(detections) for k in range(len(f.boxes))]
   faces: list[dict[str, np.ndarray]] = [{} for _ in images]
   for name, recogniser in judges.recognisers.items():
     if judges.detector is None:
       break
-    rows = recogniser.embed([images[i] for i, _ in where], [found[i].points[k] for i, k in where]) if where else ()
+    rows = recogniser.embed([images[i] for i, _ in where], [detections[i].points[k] for i, k in where]) if where else ()
     for i in range(len(images)):
       mine = [r for r, (j, _) in zip(rows, where) if j == i]
       faces[i][name] = np.stack(mine) if mine else np.zeros((0, 1), np.float32)
-  areas = [np.prod(f.boxes[:, 2:] - f.boxes[:, :2], 1) for f in found]
+  areas = [np.prod(f.boxes[:, 2:] - f.boxes[:, :2], 1) for f in detections]
   cuts = {
-    i: align.crop(images[i], f.points[int(a.argmax())], CROP) for i, (f, a) in enumerate(zip(found, areas)) if len(a)
+    i: align.crop(images[i], f.points[int(a.argmax())], CROP)
+    for i, (f, a) in enumerate(zip(detections, areas))
+    if len(a)
   }
   picture: list[dict[str, np.ndarray]] = [{} for _ in images]
   crop: list[dict[str, np.ndarray]] = [{} for _ in images]
@@ -139,20 +143,23 @@ def look(judges: Judges, images: Sequence[np.ndarray]) -> list[Seen]:
       crop[i][name] = row
   features = judges.inception.features(images) if judges.inception else [None] * len(images)
   classes = judges.attributes.attributes(images) if judges.attributes else {}
-  named = [{n: c[i] for n, c in classes.items()} for i in range(len(images))]
-  return [Seen(f.points, a, e, p, c, m, x, n) for f, a, e, p, c, m, x, n in
-          zip(found, areas, faces, picture, crop, marks, features, named)]  # fmt: skip
+  labels = [{n: c[i] for n, c in classes.items()} for i in range(len(images))]
+  return [Findings(f.points, a, e, p, c, m, x, n) for f, a, e, p, c, m, x, n in
+          zip(detections, areas, faces, picture, crop, marks, features, labels)]  # fmt: skip
 
 
 def largest(judges: Judges, images: Sequence[np.ndarray], role: str = "arcface") -> list[np.ndarray | None]:
   """A recogniser's unit embedding of the largest face in each picture, None where none is found."""
   assert judges.detector is not None
-  found = [judges.detector.detect(i) for i in images]
-  where = [i for i, f in enumerate(found) if len(f.boxes)]
-  chosen = [found[i].points[int(np.prod(found[i].boxes[:, 2:] - found[i].boxes[:, :2], 1).argmax())] for i in where]
+  detections = [judges.detector.detect(i) for i in images]
+  where = [i for i, f in enumerate(detections) if len(f.boxes)]
+  points = [
+    detections[i].points[int(np.prod(detections[i].boxes[:, 2:] - detections[i].boxes[:, :2], 1).argmax())]
+    for i in where
+  ]
   out: list[np.ndarray | None] = [None] * len(images)
   if where:
-    for i, e in zip(where, judges.recognisers[role].embed([images[i] for i in where], chosen)):
+    for i, e in zip(where, judges.recognisers[role].embed([images[i] for i in where], points)):
       out[i] = e
   return out
 
@@ -161,12 +168,12 @@ def _nobody() -> Faces:
   return Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
 
 
-def calibrate(judges: Judges, seen: Sequence[Seen], far: float = 1e-3) -> Judges:
-  """With every recogniser's threshold measured on photos of different people, one of each: what lets the
-  share `far` of their pairs through. UserError if they are too few to tell."""
+def calibrate(judges: Judges, findings: Sequence[Findings], far: float = 1e-3) -> Judges:
+  """The judges with every recogniser's threshold measured on photos of different people, one photo each: the
+  similarity that the share `far` of their pairs exceeds. UserError if there are too few pairs."""
   out = {}
   for name, recogniser in judges.recognisers.items():
-    rows = [s.faces[name][s.largest] for s in seen if s.largest is not None]
+    rows = [s.faces[name][s.largest] for s in findings if s.largest is not None]
     try:
       threshold = likeness.threshold_at(list(impostors(rows)) if rows else [], far)
     except ValueError as e:

@@ -63,17 +63,17 @@ _SHARED = ("source", "licence", "sha256", "note")
 
 
 def read(path: Path) -> Judges:
-  """The judges of a file; what it leaves out is absent. UserError names the file, the role and the mistake."""
+  """The judges that a file names; the others are absent. UserError names the file, the role and the mistake."""
   table = read_json(path)
   for role in table:
     if role not in KINDS:
       raise UserError(f"{path}: there is no judge {role!r}; known are {', '.join(KINDS)}")
-  found = {role: _open(path, role, entry) for role, entry in table.items()}
-  absent = {r: f"{path} names no {r}: {KINDS[r].network}" for r in KINDS if r not in found}
+  judges = {role: _open(path, role, entry) for role, entry in table.items()}
+  absent = {r: f"{path} names no {r}: {KINDS[r].network}" for r in KINDS if r not in judges}
   absent["attributes"] = "a classifier of attributes is known for the drawn world only"
   return Judges(
-    found.get("detector"), {r: found[r] for r in RECOGNISERS if r in found},
-    {r: found[r] for r in (*CLIPS, "clip_rn50") if r in found}, found.get("inception"), None, absent)  # fmt: skip
+    judges.get("detector"), {r: judges[r] for r in RECOGNISERS if r in judges},
+    {r: judges[r] for r in (*CLIPS, "clip_rn50") if r in judges}, judges.get("inception"), None, absent)  # fmt: skip
 
 
 def _open(file: Path, role: str, entry: Any) -> Any:
@@ -82,7 +82,7 @@ def _open(file: Path, role: str, entry: Any) -> Any:
     raise UserError(f"{where} is to be an object with {kind.key!r}: where the judge lies")
   if odd := set(entry) - {kind.key, *kind.options, *_SHARED}:
     raise UserError(f"{where} has no setting {min(odd)!r}; it has {', '.join([kind.key, *kind.options, *_SHARED])}")
-  given: dict[str, Any] = {n: _checked(where, n, entry.get(n, d), d) for n, d in kind.options.items()}
+  options: dict[str, Any] = {n: _check(where, n, entry.get(n, d), d) for n, d in kind.options.items()}
   source, licence = (str(entry.get(n) or getattr(kind, n)) for n in ("source", "licence"))
   if role == "detector":
     pack = faces.open_pack(_pack(file.parent, entry["pack"]), notify=lambda _: None)
@@ -96,17 +96,19 @@ def _open(file: Path, role: str, entry: Any) -> Any:
   if entry.get("sha256") not in (None, digest):
     raise UserError(f"{where}: {path} has the sha256 {digest}, not {entry['sha256']}: this is another network")
   if kind.key == "onnx":
-    threshold = given.pop("far_1e-3")
-    about = About(f"{kind.network.split(',')[0]}, {_preprocessing(given)}", source, licence, digest)
-    return networks.OnnxRecogniser(path, about, threshold, **given)
+    threshold = options.pop("far_1e-3")
+    about = About(f"{kind.network.split(',')[0]}, {_preprocessing(options)}", source, licence, digest)
+    return networks.OnnxRecogniser(path, about, threshold, **options)
   if role in CLIPS:
-    return networks.TransformersClip(path, About(kind.network.split(",")[0], source, licence, digest), **given)
+    return networks.TransformersClip(path, About(kind.network.split(",")[0], source, licence, digest), **options)
   if role == "inception":
     return networks.Inception(
-      path, About(f"{kind.network}, resized as {given['resize']}", source, licence, digest), **given
+      path, About(f"{kind.network}, resized as {options['resize']}", source, licence, digest), **options
     )
   return networks.ResNetClip(
-    path, About(f"{kind.network.split(',')[0]}, native size, no positional embedding", source, licence, digest), **given
+    path,
+    About(f"{kind.network.split(',')[0]}, native size, no positional embedding", source, licence, digest),
+    **options,
   )
 
 
@@ -115,13 +117,13 @@ def _pack(folder: Path, name: str) -> str:
   return name if "/" not in name else str((folder / Path(name).expanduser()).resolve())
 
 
-def _preprocessing(given: Mapping[str, Any]) -> str:
-  order = "BGR" if given["bgr"] else "RGB"
-  return f"{given['side']} px, {order}, (x - {given['mean']:g}) / {given['scale']:g}, zoom {given['zoom']:g}"
+def _preprocessing(options: Mapping[str, Any]) -> str:
+  order = "BGR" if options["bgr"] else "RGB"
+  return f"{options['side']} px, {order}, (x - {options['mean']:g}) / {options['scale']:g}, zoom {options['zoom']:g}"
 
 
-def _checked(where: str, name: str, value: Any, default: Any) -> Any:
-  """A setting in its default's type; where that is None (thresholds, names) a number or a text."""
+def _check(where: str, name: str, value: Any, default: Any) -> Any:
+  """A setting converted to the type of its default; where that is None, a number (thresholds) or a text (names)."""
   number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
   if name == "far_1e-3":
     right = value is None or number(value) and -1 <= value <= 1
@@ -137,7 +139,7 @@ def _checked(where: str, name: str, value: Any, default: Any) -> Any:
 
 
 def listing(judges: Judges | None = None) -> str:
-  """The table of `--list-judges`; with judges opened, what they are and their digests."""
+  """The table of `--list-judges`; of open judges also their networks and digests."""
   there = judges.about() if judges else {}
   lines = []
   for role, kind in KINDS.items():

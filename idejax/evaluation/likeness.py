@@ -22,14 +22,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def cosine(a: Face, b: Face) -> float | None:
-  """Of two unit embeddings, in [-1, 1]; None where one is missing."""
+  """Cosine of two unit embeddings, in [-1, 1]; None where one is missing."""
   if a is None or b is None:
     return None
   return float(np.clip(np.dot(a, b), -1.0, 1.0))
 
 
 def best(faces: np.ndarray, reference: np.ndarray, areas: np.ndarray, several: bool) -> int | None:
-  """Which of a picture's faces [F, D] is held against the reference: the largest, or in a picture of
+  """The index of the face [F, D] that is compared with the reference: the largest, or in a picture of
   several people the most similar; None without a face."""
   if not len(faces):
     return None
@@ -41,15 +41,15 @@ def zero(identity: float | None) -> float:
   return 0.0 if identity is None else identity
 
 
-def gated(identity: float | None, prompt: float, threshold: float = PREFERRED) -> float:
+def gate(identity: float | None, prompt: float, threshold: float = PREFERRED) -> float:
   """SeFi-IDE's ID (P): identity where the prompt is followed, else 0."""
   return zero(identity) if prompt >= threshold else 0.0
 
 
-def gated_curve(identity: Sequence[float | None], prompt: Sequence[float],
-                thresholds: Sequence[float]) -> list[float]:  # fmt: skip
-  """Mean ID (P) at each threshold: the threshold decides which method wins, so all are shown."""
-  return [float(np.mean([gated(i, p, t) for i, p in zip(identity, prompt, strict=True)])) for t in thresholds]
+def gate_curve(identity: Sequence[float | None], prompt: Sequence[float],
+               thresholds: Sequence[float]) -> list[float]:  # fmt: skip
+  """Mean ID (P) at each threshold. The threshold can decide which method wins, so the table shows them all."""
+  return [float(np.mean([gate(i, p, t) for i, p in zip(identity, prompt, strict=True)])) for t in thresholds]
 
 
 def threshold_at(impostors: Sequence[float], far: float = 1e-3) -> float:
@@ -63,7 +63,7 @@ def threshold_at(impostors: Sequence[float], far: float = 1e-3) -> float:
   return float(scores[min(len(scores) - 1, int(np.ceil((1 - far) * len(scores))))])
 
 
-def accepted(identity: float | None, threshold: float) -> float:
+def accept(identity: float | None, threshold: float) -> float:
   """1 if a recogniser that lets one stranger in a thousand through would let this face through."""
   return float(identity is not None and identity > threshold)
 
@@ -73,7 +73,7 @@ def angle(a: np.ndarray, b: np.ndarray) -> float:
   return float(np.arccos(np.clip(np.dot(a, b), -1.0, 1.0)))
 
 
-def copied(generated: Face, reference: np.ndarray, second: np.ndarray, least: float = 1e-3) -> float | None:
+def copy_score(generated: Face, reference: np.ndarray, second: np.ndarray, least: float = 1e-3) -> float | None:
   """How much nearer a face is to the photo it was made from than to another photo of the same person:
 
       (angle(generated, second) - angle(generated, reference)) / angle(second, reference)
@@ -86,9 +86,9 @@ def copied(generated: Face, reference: np.ndarray, second: np.ndarray, least: fl
 
 
 def variety(faces: Sequence[Face]) -> list[float | None]:
-  """Of pictures of one person for one prompt: each face's mean distance 1 - cosine to the others.
+  """Each face's mean distance 1 - cosine to the others, in pictures of one person for one prompt.
 
-  Their mean is the mean over pairs. None without a face, or without another one.
+  The mean of all is the mean over pairs. None for a picture without a face, or if there is only one face.
   """
   where = [i for i, f in enumerate(faces) if f is not None]
   out: list[float | None] = [None] * len(faces)
@@ -102,19 +102,19 @@ def variety(faces: Sequence[Face]) -> list[float | None]:
   return out
 
 
-class Assigned(NamedTuple):
-  """Which face is whose: by person the index of a face or None, and its similarity to that person."""
+class Assignment(NamedTuple):
+  """By person: the index of their face or None, its similarity to them, and whether it fits them best."""
 
   face: list[int | None]
   similarity: list[float | None]
   right: list[bool]  # there is a face, and it resembles its person more than any other of them
 
 
-def assign(faces: np.ndarray, people: np.ndarray) -> Assigned:
+def assign(faces: np.ndarray, people: np.ndarray) -> Assignment:
   """Faces [F, D] to people [P, D], so that the sum of similarities is greatest (Hungarian method)."""
   from scipy.optimize import linear_sum_assignment
 
-  out = Assigned([None] * len(people), [None] * len(people), [False] * len(people))
+  out = Assignment([None] * len(people), [None] * len(people), [False] * len(people))
   if not len(faces) or not len(people):
     return out
   near = np.asarray(faces, np.float64) @ np.asarray(people, np.float64).T

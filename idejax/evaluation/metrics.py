@@ -41,12 +41,12 @@ METRICS = {
   "train_seconds": Metric("Training, s", "down", (), 1, "seconds of training per person", "train_seconds", "Time"),
   "sample_seconds": Metric("Sampling, s", "down", (), 2, "seconds per picture", "sample_seconds"),
 }  # fmt: skip
-# Of a method's pictures as a whole, not of one.
+# Metrics of all pictures of a method together.
 SETS = {
   "fid": Metric("FID", "down", ("inception",), 1, "against the people's reference photos", "", "FID"),
   "kid": Metric("KID", "down", ("inception",), 4, "the same, unbiased in small samples"),
 }
-# Of the run that made them.
+# What the run that trained the method cost.
 COSTS = {
   "memory_mb": Metric("Peak memory, MB", "down", (), 0, "of training"),
   "trained_parameters": Metric("Trained", "down", (), 0, "parameters that were optimised"),
@@ -56,7 +56,7 @@ ALL = METRICS | SETS | COSTS
 
 
 def unavailable(absent: Mapping[str, str], there: Iterable[str]) -> dict[str, str]:
-  """{metric: why} of those whose judges are not all `there`."""
+  """{metric: why} of the metrics whose judges are not all `there`."""
   there = set(there)
-  return {name: absent.get(lost[0], f"there is no judge {lost[0]}") for name, m in (METRICS | SETS).items()
-          if (lost := [r for r in m.needs if r not in there])}  # fmt: skip
+  return {name: absent.get(roles[0], f"there is no judge {roles[0]}") for name, m in (METRICS | SETS).items()
+          if (roles := [r for r in m.needs if r not in there])}  # fmt: skip

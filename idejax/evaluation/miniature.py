@@ -16,8 +16,8 @@ from idejax import faces
 from idejax.evaluation.judges import About, Judges
 from idejax.evaluation.networks import OnnxRecogniser, PackDetector, TransformersClip
 from idejax.miniature.judging import face_metrics
-from idejax.miniature.judging import judges as trained
-from idejax.miniature.judging.prompts import asked
+from idejax.miniature.judging import judges as world_judges
+from idejax.miniature.judging.prompts import parse_prompt
 from idejax.miniature.world import captions, scene
 from idejax.storage import hub, tensorfiles
 from idejax.storage.files import read_json
@@ -28,7 +28,7 @@ _ABSENT = "no such network knows the drawn world"
 
 
 class Classes:
-  """What is seen of background, accessory, expression, hair and style, and what prompts ask of it."""
+  """Tells background, accessory, expression, hair and style of a picture, and which of them a prompt names."""
 
   side = 64
 
@@ -37,23 +37,24 @@ class Classes:
 
   def attributes(self, images: Sequence[np.ndarray]) -> dict[str, list[str]]:
     x = np.stack([_small(i, self.side) for i in images])
-    names = trained.smallface.ATTRIBUTES
-    found = {
-      n: [trained.CLASSES[n][k] for k in logits.argmax(-1)] for n, logits in zip(names, face_metrics.run(self.path, x))
+    names = world_judges.smallface.ATTRIBUTES
+    out = {
+      n: [world_judges.CLASSES[n][k] for k in logits.argmax(-1)]
+      for n, logits in zip(names, face_metrics.run(self.path, x))
     }
     near = self.clip.pictures(images) @ self._styles.T
-    return found | {"style": [scene.STYLES[k] for k in near.argmax(-1)]}
+    return out | {"style": [scene.STYLES[k] for k in near.argmax(-1)]}
 
   @functools.cached_property
   def _styles(self) -> np.ndarray:
     return self.clip.texts([f"{m[0]} a person" for m in captions.MEDIA])
 
-  def asked(self, prompt: str) -> dict[str, str]:
-    return asked(prompt)
+  def parse_prompt(self, prompt: str) -> dict[str, str]:
+    return parse_prompt(prompt)
 
 
 def open_judges(folder: Path = FOLDER, pack: faces.Pack | None = None) -> Judges:
-  """All that the package has."""
+  """All judges that the package has."""
   pack = pack or faces.open_pack("miniature", notify=lambda _: None)
   card = read_json(folder / "card.json")
   about = lambda network, path: About(network, _SOURCE, card["licence"], tensorfiles.digest(path))

@@ -33,8 +33,8 @@ class PackDetector:
     return self.pack.detect(image)
 
   def landmarks(self, image: np.ndarray, faces: Faces) -> np.ndarray | None:
-    found = [self.pack.landmarks106(image, b) for b in faces.boxes] if self.pack.has_landmarks else []
-    return np.stack(found) if found else None  # type: ignore[arg-type]
+    marks = [self.pack.landmarks106(image, b) for b in faces.boxes] if self.pack.has_landmarks else []
+    return np.stack(marks) if marks else None  # type: ignore[arg-type]
 
 
 class OnnxRecogniser:
@@ -120,12 +120,12 @@ class TransformersClip:
     )
     tensors = tensorfiles.read(folder, "model", variant=variant)
     shapes = {"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}
-    known = {k for s in shapes.values() for k in weights.keys(s)}
+    keys = {k for s in shapes.values() for k in weights.keys(s)}
     extra = r"^logit_scale$|position_ids$"
     params = {}
     for name, s in shapes.items():
       mine = weights.keys(s)
-      own = {k: tensors[k] for k in tensors if k in mine or k not in known}
+      own = {k: tensors[k] for k in tensors if k in mine or k not in keys}
       params[name] = weights.from_torch(s, own, name=str(folder), ignore=(extra,))
     self.params = jax.tree.map(jnp.asarray, params)
     self.tokenizer = tokens.load(folder)
@@ -142,8 +142,10 @@ class TransformersClip:
     )
 
   def texts(self, texts: Sequence[str]) -> np.ndarray:
-    got = self.tokenizer.encode(list(texts))
-    return chunked(lambda x: self._read(self.params["text"], *x), lambda at: (got.ids[at], got.eos[at]), len(texts))
+    encoding = self.tokenizer.encode(list(texts))
+    return chunked(
+      lambda x: self._read(self.params["text"], *x), lambda at: (encoding.ids[at], encoding.eos[at]), len(texts)
+    )
 
 
 class ResNetClip:
@@ -157,9 +159,9 @@ class ResNetClip:
     if tokenizer is None:
       raise UserError(f"{path}: clip_rn50 needs 'tokenizer': a folder with CLIP's, such as ViT-B/32's")
     self.tokenizer = tokens.load((path.parent / Path(tokenizer).expanduser()).resolve())
-    found = tensorfiles.read(path.parent, path.stem, allow_pickle=allow_pickle)
-    text, read = clip_resnet.text_tensors(found), clip.TextEncoder(_text_config(path, found))
-    vision = {k: found[k] for k in found if k.startswith("visual.")}
+    tensors = tensorfiles.read(path.parent, path.stem, allow_pickle=allow_pickle)
+    text, encoder = clip_resnet.text_tensors(tensors), clip.TextEncoder(_text_config(path, tensors))
+    vision = {k: tensors[k] for k in tensors if k.startswith("visual.")}
     self.net = clip_resnet.ClipResNet(_resnet_config(path, vision))
     load = lambda shapes, x, ignore=(): weights.from_torch(
       weights.with_dtype(shapes, np.float32), x, name=str(path), ignore=ignore
@@ -167,11 +169,11 @@ class ResNetClip:
     ignore = (r"num_batches_tracked$", r"attnpool\.positional_embedding$")
     self.params = jax.tree.map(
       jnp.asarray,
-      {"vision": load(clip_resnet.shapes(self.net.cfg), vision, ignore), "text": load(clip.shapes(read.cfg), text)},
+      {"vision": load(clip_resnet.shapes(self.net.cfg), vision, ignore), "text": load(clip.shapes(encoder.cfg), text)},
     )
     unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
     see: Any = lambda p, x: unit(self.net.apply({"params": p}, x))
-    say: Any = lambda p, ids, eos: unit(read.apply({"params": p}, ids, eos=eos).pooled)  # type: ignore[union-attr]
+    say: Any = lambda p, ids, eos: unit(encoder.apply({"params": p}, ids, eos=eos).pooled)  # type: ignore[union-attr]
     self._see, self._say = jax.jit(see), jax.jit(say)
 
   def pictures(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -184,34 +186,36 @@ class ResNetClip:
     return np.stack(out)
 
   def texts(self, texts: Sequence[str]) -> np.ndarray:
-    got = self.tokenizer.encode(list(texts))
-    return chunked(lambda x: self._say(self.params["text"], *x), lambda at: (got.ids[at], got.eos[at]), len(texts))
+    encoding = self.tokenizer.encode(list(texts))
+    return chunked(
+      lambda x: self._say(self.params["text"], *x), lambda at: (encoding.ids[at], encoding.eos[at]), len(texts)
+    )
 
 
-def _text_config(path: Path, found: Any) -> clip.TextConfig:
+def _text_config(path: Path, tensors: Any) -> clip.TextConfig:
   """OpenAI's files have no config.json: sizes are read off the tensors."""
   try:
-    vocabulary, width = found["token_embedding.weight"].shape
-    layers = len({k.split(".")[2] for k in found if k.startswith("transformer.resblocks.")})
-    inner = found["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+    vocabulary, width = tensors["token_embedding.weight"].shape
+    layers = len({k.split(".")[2] for k in tensors if k.startswith("transformer.resblocks.")})
+    inner = tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     return clip.TextConfig(
       vocabulary,
       width,
       inner,
-      found["text_projection"].shape[1],
+      tensors["text_projection"].shape[1],
       layers,
       max(1, width // 64),
-      found["positional_embedding"].shape[0],
+      tensors["positional_embedding"].shape[0],
       eos_token_id=vocabulary - 1,
     )
   except KeyError as e:
     raise UserError(f"{path} has no tensor {e.args[0]!r}: it is not OpenAI's CLIP RN50") from None
 
 
-def _resnet_config(path: Path, found: Any) -> clip_resnet.ClipResNetConfig:
+def _resnet_config(path: Path, tensors: Any) -> clip_resnet.ClipResNetConfig:
   try:
-    width, features = found["visual.conv3.weight"].shape[0], found["visual.attnpool.c_proj.weight"].shape[0]
-    depths = tuple(len({k.split(".")[2] for k in found if k.startswith(f"visual.layer{i}.")}) for i in (1, 2, 3, 4))
+    width, features = tensors["visual.conv3.weight"].shape[0], tensors["visual.attnpool.c_proj.weight"].shape[0]
+    depths = tuple(len({k.split(".")[2] for k in tensors if k.startswith(f"visual.layer{i}.")}) for i in (1, 2, 3, 4))
   except KeyError as e:
     raise UserError(f"{path} has no tensor {e.args[0]!r}: it is not OpenAI's CLIP RN50") from None
   return clip_resnet.ClipResNetConfig(depths, width, features, width // 2)

@@ -27,7 +27,7 @@ def clip(image: np.ndarray, side: int, mean=CLIP_MEAN, std=CLIP_STD) -> np.ndarr
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
-  """By CLIP's mean and std at the picture's own size, for CLIP-IQA."""
+  """(x / 255 - mean) / std with CLIP's constants at the picture's own size, for CLIP-IQA."""
   return _by(image, CLIP_MEAN, CLIP_STD)
 
 
@@ -36,7 +36,7 @@ def _by(image: np.ndarray, mean, std) -> np.ndarray:
   return (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-# How FID's libraries bring pictures to 299 pixels. FID is another number under each.
+# How FID's libraries resize pictures to 299 pixels. Each way gives another FID.
 
 
 def tensorflow(image: np.ndarray, side: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Protocols as data: whom, which prompts, which seeds, which sampler. Built in are those of the papers.
+"""Protocols as data: which people, prompts, seeds and sampler. Those of the papers are built in.
 
 protocols.json beside this file holds them; `--protocol FILE.json` reads one of the user's own. NAME-lite
 is a part of a protocol that a laptop can do.
@@ -17,7 +17,7 @@ _LITE = "-lite"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Prompt:
   """One prompt."""
 
   text: str  # with {} for the person
@@ -30,7 +30,7 @@ class Asked:
 class Protocol:
   name: str
   title: str
-  after: str  # whose it is, and what in it is ours
+  after: str  # the paper it follows, and what differs from it
   model: str  # what the paper used; any may be used here
   people: dict[str, Any]  # set, count, rule
   size: int | None  # pixels a side; None: the model's
@@ -38,7 +38,7 @@ class Protocol:
   steps: int
   guidance: float | None  # None: the model's
   seeds: tuple[int, ...]
-  prompts: tuple[Asked, ...]
+  prompts: tuple[Prompt, ...]
   drivers: int = 0  # photos that give pose and expression, for each person
   table: str = ""  # in published.json
 
@@ -59,18 +59,18 @@ def load(name: str) -> Protocol:
   base = name.removesuffix(_LITE)
   if base not in _built_in():
     raise UserError(f"there is no protocol {name!r}; known are {', '.join(names())}, or a FILE.json")
-  whole = _protocol(base, _built_in()[base], base)
-  return whole if base == name else lite(whole, **_built_in()[base]["lite"])
+  full = _protocol(base, _built_in()[base], base)
+  return full if base == name else lite(full, **_built_in()[base]["lite"])
 
 
 def lite(p: Protocol, people: int, each_category: int, seeds: int) -> Protocol:
   """Fewer of everything, the first of each category: nothing is chosen by its result."""
-  kept: list[Asked] = []
+  prompts: list[Prompt] = []
   for a in p.prompts:
-    if sum(k.category == a.category for k in kept) < each_category:
-      kept.append(a)
+    if sum(k.category == a.category for k in prompts) < each_category:
+      prompts.append(a)
   return dataclasses.replace(p, name=p.name + _LITE, people={**p.people, "count": min(people, p.people["count"])},
-                             prompts=tuple(kept), seeds=p.seeds[:seeds])  # fmt: skip
+                             prompts=tuple(prompts), seeds=p.seeds[:seeds])  # fmt: skip
 
 
 @functools.cache
@@ -139,11 +139,11 @@ def _seeds(d: dict[str, Any], where: str) -> tuple[int, ...]:
   raise UserError(f"{where}: seeds is {seeds!r}; it must be a number of them or a list of different ones")
 
 
-def _prompts(d: dict[str, Any], where: str) -> tuple[Asked, ...]:
+def _prompts(d: dict[str, Any], where: str) -> tuple[Prompt, ...]:
   rows = d.get("prompts")
   if not isinstance(rows, list) or not rows:
     raise UserError(f"{where}: prompts is to be a list of texts or objects")
-  fields = {f.name for f in dataclasses.fields(Asked)}
+  fields = {f.name for f in dataclasses.fields(Prompt)}
   out = []
   for n, row in enumerate(rows, 1):
     row = {"text": row, "category": ""} if isinstance(row, str) else row
@@ -155,7 +155,7 @@ def _prompts(d: dict[str, Any], where: str) -> tuple[Asked, ...]:
       )
     if not _counts(row.get("people", 1)):
       raise UserError(f"{where}: prompt {n}: people is {row['people']!r}")
-    out.append(Asked(**{"category": ""} | row))
+    out.append(Prompt(**{"category": ""} | row))
   if twice := next((a.text for i, a in enumerate(out) if a.text in {b.text for b in out[:i]}), None):
     raise UserError(f"{where}: the prompt {twice!r} is there twice")
   return tuple(out)

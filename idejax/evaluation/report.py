@@ -1,4 +1,4 @@
-"""What a run shows: the sheet of reference and pictures, and figures by judges that training never saw."""
+"""What a run reports: a sheet of references and pictures, and figures by judges that took no part in training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ PROMPTS = (
   "a photo of {} in the snow wearing a hat",
   "a sketch of {}",
 )
-_SHOWN = 8  # people on a crowd's sheet
+_MOST = 8  # people on a crowd's sheet
 _SIDE = 128  # pixels of a picture there
 
 
@@ -52,30 +52,30 @@ def sample(
   guidance: float | None,
   seed: int,
 ) -> list[Picture]:
-  """Every person, prompt and seed in one job, none left out; writes sheet.png."""
+  """Samples every person, prompt and seed in one job; writes sheet.png."""
   rows = [(i, p, s) for i in range(len(people)) for p in prompts for s in range(seed, seed + num)]
   texts = [p.replace("{}", people[i].word) for i, p, _ in rows]
   images = pipe.sample(
     texts, seeds=[s for _, _, s in rows], guidance=guidance, steps=steps, sampler="dpmpp_2m", progress=True
   )
-  made = [Picture(i, p, s, image) for (i, p, s), image in zip(rows, images)]
-  sheet(out / "sheet.png", people, made, prompts, num)
-  return made
+  pictures = [Picture(i, p, s, image) for (i, p, s), image in zip(rows, images)]
+  sheet(out / "sheet.png", people, pictures, prompts, num)
+  return pictures
 
 
 def sheet(
-  path: Path, people: Sequence[Person], made: Sequence[Picture], prompts: Sequence[str], num: int, called: str = ""
+  path: Path, people: Sequence[Person], pictures: Sequence[Picture], prompts: Sequence[str], num: int, instead: str = ""
 ):
-  """Under each person's name the photo, then the pictures of each prompt; of a crowd the first few people.
+  """Writes a sheet: under each person's name the photo, then the pictures of each prompt; of a crowd the first few.
 
-  called: what the prompts said for {}, where it was not the name.
+  instead: what the prompts said for {}, where it was not the person's word.
   """
   sections = []
-  for i, person in enumerate(people[:_SHOWN]):
+  for i, person in enumerate(people[:_MOST]):
     groups = [Group("photo", [resize(reference(person), _SIDE)])]
     for p in prompts:
-      mine = [_squared(m.image) for m in made if m.person == i and m.prompt == p][:num]
-      groups.append(Group(p.replace("{}", called or person.word), mine))
+      mine = [_crop_square(m.image) for m in pictures if m.person == i and m.prompt == p][:num]
+      groups.append(Group(p.replace("{}", instead or person.word), mine))
     sections.append(Section(person.word, groups))
   sheets.write(path, sections, _SIDE)
 
@@ -87,7 +87,7 @@ def reference(person: Person) -> np.ndarray:
   return photo.photo[top : top + side, left : left + side]
 
 
-def _squared(image: np.ndarray) -> np.ndarray:
+def _crop_square(image: np.ndarray) -> np.ndarray:
   side = min(image.shape[:2])
   return image[:side, :side]
 
@@ -96,29 +96,29 @@ FIGURES = ("identity", "identity_zero", "accepted", "detect", "asked", "prompt")
 _CHUNK = 64  # pictures that judges look at together
 
 
-def score(made: Sequence[Picture], people: Sequence[Person], model: str, out: Path) -> dict[str, Any]:
-  """Figures of a run with 95 % intervals over people and seeds, by `idejax evaluate`'s own code; every
-  picture's in scores.jsonl."""
+def score(pictures: Sequence[Picture], people: Sequence[Person], model: str, out: Path) -> dict[str, Any]:
+  """Figures of a run with 95 % intervals over people and seeds, by the code of `idejax evaluate`; the figures
+  of every picture go to scores.jsonl."""
   if model not in hub.BUILT_IN:
     return {"scores": "not measured: the judges in the package read the drawn world only; idejax evaluate takes yours"}
   judges = miniature.open_judges()
   see = lambda images: [s for at in range(0, len(images), _CHUNK) for s in jd.look(judges, images[at : at + _CHUNK])]
-  who = sorted({m.person for m in made})
+  who = sorted({m.person for m in pictures})
   photos = {Path(people[i].stem): s for i, s in zip(who, see([reference(people[i]) for i in who]))}
   rows = [
     Row(Path(f"{k}"), "", people[m.person].stem, m.prompt, seed=m.seed, reference=Path(people[m.person].stem))
-    for k, m in enumerate(made)
+    for k, m in enumerate(pictures)
   ]
   try:
-    scores = scoring.score(judges, rows, see([m.image for m in made]), photos)
+    scores = scoring.score(judges, rows, see([m.image for m in pictures]), photos)
   except UserError as e:
     return {"scores": f"not measured: {e}"}
-  kept = [{n: s[n] for n in FIGURES if n in s} for s in scores]
+  figures = [{n: s[n] for n in FIGURES if n in s} for s in scores]
   with replacing(out / "scores.jsonl") as temporary:
-    lines = [json.dumps({"person": r.person, "text": r.prompt, "seed": r.seed} | s) for r, s in zip(rows, kept)]
+    lines = [json.dumps({"person": r.person, "text": r.prompt, "seed": r.seed} | s) for r, s in zip(rows, figures)]
     temporary.write_text("\n".join(lines) + "\n")
   return {
-    "scores": summary.means(rows, kept, range(len(rows))),
+    "scores": summary.means(rows, figures, range(len(rows))),
     "judges": {n: f"{a.network}, sha256 {a.digest[:12]}" for n, a in judges.about().items()},
   }
 
@@ -130,21 +130,21 @@ def lines(facts: Mapping[str, Any]) -> str:
   scores = facts["scores"]
   if isinstance(scores, str):
     return f"{text}; {scores}"
-  told = [f"  {name:18} {show(x)}" for name, x in scores.items()]
+  rows = [f"  {name:18} {show(x)}" for name, x in scores.items()]
   if "accepted" in scores:
-    told.append(f"  accepted: {100 * scores['accepted']['mean']:.0f} % of pictures are this person at FAR 1e-3")
-  return "\n".join([text, *told])
+    rows.append(f"  accepted: {100 * scores['accepted']['mean']:.0f} % of pictures are this person at FAR 1e-3")
+  return "\n".join([text, *rows])
 
 
 def table(results: Mapping[str, Mapping[str, Any]], out: Path):
-  """compare.md, .json and .png: a row per run folder, a column per figure. `name`s are what to show."""
-  scored = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
-  columns = list(next(iter(scored.values()), {}))
+  """Writes compare.md, .json and .png: a row per run folder under its `name`, a column per figure."""
+  scores = {m: r["scores"] for m, r in results.items() if not isinstance(r["scores"], str)}
+  columns = list(next(iter(scores.values()), {}))
   head = ["method", *columns, "steps", "batch", "train s"]
   body = [
     [
       r["name"],
-      *(show(scored[m][c]) if m in scored else "-" for c in columns),
+      *(show(scores[m][c]) if m in scores else "-" for c in columns),
       *(str(r.get(k, "-")) if not isinstance(r.get(k), dict) else "by person" for k in ("steps", "batch")),
       f"{r['seconds']['train']:.0f}" if r["seconds"] else "-",
     ]

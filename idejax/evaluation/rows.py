@@ -52,7 +52,7 @@ class Row:
 _PATHS = ("file", "reference", "second", "driver", "base")
 _TEXTS = ("method", "person", "prompt", "category")
 _NUMBERS = ("strength", "train_seconds", "sample_seconds")
-_WHOLE = ("seed", "people")
+_INTEGERS = ("seed", "people")
 FIELDS = tuple(f.name for f in dataclasses.fields(Row)) + ("word",)
 
 
@@ -77,8 +77,8 @@ def read(path: Path) -> list[Row]:
 
 def check_files(rows: Sequence[Row]):
   """UserError that names the first picture that is not there, and how many more."""
-  wanted = dict.fromkeys(p for r in rows for p in (*(getattr(r, n) for n in _PATHS), *(o for _, o in r.others)) if p)
-  missing = [p for p in wanted if not p.is_file()]
+  files = dict.fromkeys(p for r in rows for p in (*(getattr(r, n) for n in _PATHS), *(o for _, o in r.others)) if p)
+  missing = [p for p in files if not p.is_file()]
   if missing:
     more = f", and {len(missing) - 1} more are missing" if missing[1:] else ""
     raise UserError(f"{missing[0]} does not exist{more}")
@@ -88,18 +88,18 @@ def _row(line: str, where: str, root: Path) -> Row:
   try:
     if len(line) > _LONGEST:
       raise ValueError(f"{len(line)} characters")
-    given = json.loads(line)
+    entry = json.loads(line)
   except (ValueError, RecursionError) as e:
     raise UserError(f"{where} is not JSON: {str(e)[:120]}") from e
-  if not isinstance(given, dict):
+  if not isinstance(entry, dict):
     raise UserError(f"{where} is no JSON object")
-  if odd := set(given) - set(FIELDS):
+  if odd := set(entry) - set(FIELDS):
     raise UserError(f"{where}: unknown field {min(odd)!r}; known: {', '.join(FIELDS)}")
-  values: dict[str, Any] = {k: v for k, v in given.items() if k != "word" and v is not None}
+  values: dict[str, Any] = {k: v for k, v in entry.items() if k != "word" and v is not None}
   for name in ("file", "method", "prompt"):
     if name not in values:
       raise UserError(f"{where}: the field {name} is missing")
-  if "person" not in given:
+  if "person" not in entry:
     raise UserError(f"{where}: the field person is missing (null: the prompt names nobody)")
   for name in _TEXTS:
     if name in values and not (isinstance(values[name], str) and (values[name].strip() or name == "category")):
@@ -107,9 +107,9 @@ def _row(line: str, where: str, root: Path) -> Row:
   for name in _PATHS:
     if name in values:
       values[name] = inside(root, values[name], f"{where}: {name}")
-  for name in _NUMBERS + _WHOLE:
+  for name in _NUMBERS + _INTEGERS:
     if name in values:
-      values[name] = _number(values[name], name in _WHOLE, f"{where}: {name}")
+      values[name] = _number(values[name], name in _INTEGERS, f"{where}: {name}")
   if values.get("people", 1) < 1:
     raise UserError(f"{where}: people is {values['people']}; it must be at least 1")
   if "others" in values:
@@ -119,7 +119,7 @@ def _row(line: str, where: str, root: Path) -> Row:
       raise UserError(f"{where}: trained_with is to be a list of sha256")
     values["trained_with"] = tuple(values["trained_with"])
   person = values.setdefault("person", None)
-  word = given.get("word", "{}")
+  word = entry.get("word", "{}")
   if not isinstance(word, str) or not word.strip():
     raise UserError(f"{where}: word is {word!r}; it must be text")
   values["prompt"] = values["prompt"].replace(word, "{}")
@@ -133,7 +133,7 @@ def _row(line: str, where: str, root: Path) -> Row:
 
 
 def inside(root: Path, text: Any, where: str) -> Path:
-  """A path of the file's, as an absolute one in its folder. UserError if it leads out, by links too."""
+  """A path of the file, made absolute. UserError if it leads out of the file's folder, also by a link."""
   if not isinstance(text, str) or not text or "\0" in text:
     raise UserError(f"{where} is {text!r}; it must be a path")
   path = (root / text).resolve()
@@ -142,11 +142,11 @@ def inside(root: Path, text: Any, where: str) -> Path:
   return path
 
 
-def _number(x: Any, whole: bool, where: str) -> float | int:
-  right = isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and (not whole or x == int(x))
+def _number(x: Any, integer: bool, where: str) -> float | int:
+  right = isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and (not integer or x == int(x))
   if not right:
-    raise UserError(f"{where} is {x!r}; it must be a {'whole ' if whole else ''}number")
-  return int(x) if whole else float(x)
+    raise UserError(f"{where} is {x!r}; it must be a {'whole ' if integer else ''}number")
+  return int(x) if integer else float(x)
 
 
 def _others(x: Any, root: Path, where: str) -> tuple[tuple[str, Path], ...]:

@@ -1,4 +1,4 @@
-"""Run folders of `idejax personalize` as what a protocol samples: people by method, their photos, what training cost."""
+"""Reads run folders of `idejax personalize` for a protocol: people by method, their photos, what training cost."""
 
 import dataclasses
 import hashlib
@@ -34,21 +34,21 @@ class Trained(NamedTuple):
 
 
 def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list[Trained]]:
-  """{method: its people}. Runs of one method that were trained with other settings are methods of their
-  own, named by what differs. UserError names what is missing.
+  """{method: its people}. Runs of one method with different settings count as different methods, named by
+  what differs. UserError names what is missing.
 
   photos: further folders in which to look for the photos that runs were made from.
   """
-  found = [t for f in folders for run in _runs(f) for t in _people(run, photos)]
-  if not found:
+  everyone = [t for f in folders for run in _runs(f) for t in _people(run, photos)]
+  if not everyone:
     raise UserError("no run folder is named")
-  if odd := {t.who.model for t in found if t.who.digest != found[0].who.digest}:
+  if odd := {t.who.model for t in everyone if t.who.digest != everyone[0].who.digest}:
     raise UserError(
-      f"these runs were made on different models ({found[0].who.model}, {min(odd)}): evaluate them one model at a time"
+      f"these runs were made on different models ({everyone[0].who.model}, {min(odd)}): evaluate them one model at a time"
     )
-  found = _named(found)
+  everyone = _name(everyone)
   out: dict[str, list[Trained]] = {}
-  for t, name in zip(found, _methods([t.who for t in found])):
+  for t, name in zip(everyone, _methods([t.who for t in everyone])):
     mine = out.setdefault(name, [])
     if twin := next((m for m in mine if m.name == t.name), None):
       raise UserError(f"{twin.folder} and {t.folder} are the same person by the same method")
@@ -79,8 +79,8 @@ def _people(run: Path, photos: Sequence[Path]) -> Iterator[Trained]:
     who, origin = learned.load(folder), read_json(folder / "provenance.json")
     meta = origin.get("photos") or [{}]
     where = _photo(run, config, meta[0], photos, folder)
-    trained = (report.get("seconds") or {}).get("train")
-    seconds = None if trained is None else float(trained) / max(1, int(report.get("people", 1)))
+    total = (report.get("seconds") or {}).get("train")
+    seconds = None if total is None else float(total) / max(1, int(report.get("people", 1)))
     costs = {
       k: float(report[n])
       for k, n in (("memory_mb", "peak_memory_mb"), ("trained_parameters", "trained_parameters"))
@@ -127,21 +127,21 @@ def _photo(run: Path, config: Mapping[str, Any], meta: Mapping[str, Any], more: 
   )
 
 
-def _named(found: list[Trained]) -> list[Trained]:
-  """One name for the same photos, another for others."""
+def _name(everyone: list[Trained]) -> list[Trained]:
+  """Gives people the same name if, and only if, they were learned from the same photos."""
   names: dict[str, str] = {}
-  for t in found:
+  for t in everyone:
     if t.photos in names:
       continue
     name, n = t.name, 2
     while name in names.values():
       name, n = f"{t.name}-{n}", n + 1
     names[t.photos] = name
-  return [t._replace(name=names[t.photos]) for t in found]
+  return [t._replace(name=names[t.photos]) for t in everyone]
 
 
 def _methods(people: Sequence[Learned]) -> list[str]:
-  """A name each: the method, and where runs of it differ, the settings in which they do."""
+  """A name for each person's run: the method, and the settings in which runs of that method differ."""
   settings = [json.dumps([p.method, dataclasses.asdict(p.cfg)], sort_keys=True, default=str) for p in people]
   distinct = {s: p for s, p in zip(settings, people)}
   varied: dict[str, set[str]] = {}
@@ -168,8 +168,8 @@ _AROUND = 1.8  # side of a reference's square, in sides of the face's box
 
 
 def reference(t: Trained, path: Path) -> Path:
-  """The photo as a PNG; of several people the square around the face that was taken, in which it is the
-  largest."""
+  """Writes the photo as a PNG; where it shows several people, the square around the learned face, so that this
+  face is the largest."""
   if path.exists():
     return path
   picture = photo.read(t.photo).pixels
@@ -186,7 +186,7 @@ def reference(t: Trained, path: Path) -> Path:
 
 
 def second(t: Trained, path: Path) -> Path | None:
-  """Another photo of the same person, which no training saw: of drawn people the world renders one."""
+  """Writes another photo of the same person, which no training saw. Only drawn people have one: the world renders it."""
   person = portraits.portrayed(t.name)
   if person is None:
     return None

@@ -10,50 +10,52 @@ import numpy as np
 
 from idejax.errors import UserError
 from idejax.evaluation import agreement, geometry, likeness, metrics
-from idejax.evaluation.judges import Judges, Seen
+from idejax.evaluation.judges import Findings, Judges
 from idejax.evaluation.rows import Row
 
 Scores = dict[str, float | None]  # by metric; None: this picture has none (no face, nothing asked)
 
 
 def usable(judges: Judges, rows: Sequence[Row]) -> tuple[Judges, dict[str, str]]:
-  """The judges without recognisers that a method here was trained with, and {role: why} of those.
+  """The judges without the recognisers that a method here was trained with, and {role: why} of these.
 
-  One judge must be the same for all methods of a table, so it steps down for all. Where ArcFace has to,
+  All methods of a table need the same judge, so it steps down for all of them. If ArcFace steps down,
   another recogniser takes its place.
   """
-  trained = {d: r.method for r in rows for d in r.trained_with}
-  out = {n: f"{n} trained {trained[x.about.digest]}: it cannot judge it" for n, x in judges.recognisers.items()
-         if x.about.digest in trained}  # fmt: skip
-  kept = {n: x for n, x in judges.recognisers.items() if n not in out}
-  if "arcface" in out and "adaface" in kept:
-    kept = {"arcface": kept["adaface"]} | kept
-  elif "arcface" in out and "facenet" in kept:
-    kept = {"arcface": kept["facenet"]} | kept
-  return dataclasses.replace(judges, recognisers=kept, absent={**judges.absent, **out}), out
+  methods = {d: r.method for r in rows for d in r.trained_with}
+  out = {n: f"{n} trained {methods[x.about.digest]}: it cannot judge it" for n, x in judges.recognisers.items()
+         if x.about.digest in methods}  # fmt: skip
+  recognisers = {n: x for n, x in judges.recognisers.items() if n not in out}
+  if "arcface" in out and "adaface" in recognisers:
+    recognisers = {"arcface": recognisers["adaface"]} | recognisers
+  elif "arcface" in out and "facenet" in recognisers:
+    recognisers = {"arcface": recognisers["facenet"]} | recognisers
+  return dataclasses.replace(judges, recognisers=recognisers, absent={**judges.absent, **out}), out
 
 
-def score(judges: Judges, rows: Sequence[Row], seen: Sequence[Seen], photos: Mapping[Path, Seen]) -> list[Scores]:
-  """Of each row, the metrics whose judges and data are there; others are not in the table at all.
+def score(
+  judges: Judges, rows: Sequence[Row], findings: Sequence[Findings], photos: Mapping[Path, Findings]
+) -> list[Scores]:
+  """For each row the metrics whose judges and data are there; other metrics are left out.
 
-  `photos`: what was seen in references, second photos, drivers and base pictures.
+  photos: the findings in references, second photos, drivers and base pictures.
   """
   missing = metrics.unavailable(judges.absent, judges.about())
   texts = _texts(judges, rows)
-  out = [_one(judges, row, s, photos, texts, missing) for row, s in zip(rows, seen, strict=True)]
+  out = [_one(judges, row, s, photos, texts, missing) for row, s in zip(rows, findings, strict=True)]
   if "variety" not in missing:
     groups = collections.defaultdict(list)
     for i, r in enumerate(rows):
       if r.person is not None:
         groups[r.method, r.person, r.prompt, r.strength].append(i)
     for members in groups.values():
-      faces = [_face(rows[i], seen[i], photos, "arcface") for i in members]
+      faces = [_face(rows[i], findings[i], photos, "arcface") for i in members]
       for i, v in zip(members, likeness.variety(faces)):
         out[i]["variety"] = v
   return out
 
 
-def _one(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], texts: Mapping[tuple[str, str], np.ndarray],
+def _one(judges: Judges, row: Row, s: Findings, photos: Mapping[Path, Findings], texts: Mapping[tuple[str, str], np.ndarray],
          missing: Mapping[str, str]) -> Scores:  # fmt: skip
   out: Scores = {}
   ok = lambda *names: all(n not in missing for n in names)
@@ -69,8 +71,8 @@ def _one(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], texts: 
     good, bad = (texts["clip_rn50", t] for t in agreement.QUALITY_TEXTS)
     out["quality"] = agreement.quality(s.picture["clip_rn50"], good, bad)
   if ok("asked"):
-    wanted = judges.attributes.asked(row.prompt)  # type: ignore[union-attr]
-    out["asked"] = float(np.mean([s.attributes[n] == c for n, c in wanted.items()])) if wanted else None
+    classes = judges.attributes.parse_prompt(row.prompt)  # type: ignore[union-attr]
+    out["asked"] = float(np.mean([s.attributes[n] == c for n, c in classes.items()])) if classes else None
   for name in ("train_seconds", "sample_seconds"):
     if getattr(row, name) is not None:
       out[name] = getattr(row, name)
@@ -79,8 +81,10 @@ def _one(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], texts: 
   return out | _likeness(judges, row, s, photos, cosine, ok)
 
 
-def _likeness(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], cosine: float | None, ok) -> Scores:
-  """Of a picture of a person: everything about the face."""
+def _likeness(
+  judges: Judges, row: Row, s: Findings, photos: Mapping[Path, Findings], cosine: float | None, ok
+) -> Scores:
+  """The metrics of a picture of a person that are about the face."""
   out: Scores = {}
   assert row.reference is not None
   reference = photos[row.reference]
@@ -96,22 +100,22 @@ def _likeness(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], co
     if portrait:
       out["identity_face"] = identity
     if cosine is not None:
-      out["identity_prompt"] = likeness.gated(identity, cosine)
+      out["identity_prompt"] = likeness.gate(identity, cosine)
     threshold = judges.recognisers["arcface"].threshold
     if threshold is not None:
-      out["accepted"] = likeness.accepted(identity, threshold)
+      out["accepted"] = likeness.accept(identity, threshold)
     if row.second:
-      out["copied"] = likeness.copied(face, own, _reference(photos[row.second], "arcface", row))
+      out["copied"] = likeness.copy_score(face, own, _reference(photos[row.second], "arcface", row))
     if row.others:
       people = np.stack([own, *(_reference(photos[p], "arcface", row) for _, p in row.others)])
       out["assigned"] = float(np.mean(likeness.assign(s.faces["arcface"], people).right))
   for metric, role, scale in (("face_sim", "facenet", 100), ("adaface", "adaface", 1)):
     if ok(metric):
-      out[metric] = _scaled(likeness.cosine(_face(row, s, photos, role), _reference(reference, role, row)), scale)
+      out[metric] = _scale(likeness.cosine(_face(row, s, photos, role), _reference(reference, role, row)), scale)
   if ok("clip_full"):
-    out["clip_full"] = _scaled(likeness.cosine(s.picture["clip_large"], reference.picture["clip_large"]), 100)
+    out["clip_full"] = _scale(likeness.cosine(s.picture["clip_large"], reference.picture["clip_large"]), 100)
   if ok("clip_face"):
-    out["clip_face"] = _scaled(likeness.cosine(s.crop.get("clip_large"), reference.crop.get("clip_large")), 100)
+    out["clip_face"] = _scale(likeness.cosine(s.crop.get("clip_large"), reference.crop.get("clip_large")), 100)
   if row.driver and ok("pose_error"):
     driver, k = photos[row.driver], _index(row, s, photos)
     j = driver.largest
@@ -121,26 +125,26 @@ def _likeness(judges: Judges, row: Row, s: Seen, photos: Mapping[Path, Seen], co
   return out
 
 
-def _index(row: Row, s: Seen, photos: Mapping[Path, Seen], role: str = "arcface") -> int | None:
-  """Which face of a picture is held against the reference."""
+def _index(row: Row, s: Findings, photos: Mapping[Path, Findings], role: str = "arcface") -> int | None:
+  """Which face of a picture is compared with the reference."""
   if row.people == 1 or role not in s.faces or row.reference is None:
     return s.largest
   return likeness.best(s.faces[role], _reference(photos[row.reference], role, row), s.areas, True)
 
 
-def _face(row: Row, s: Seen, photos: Mapping[Path, Seen], role: str) -> np.ndarray | None:
+def _face(row: Row, s: Findings, photos: Mapping[Path, Findings], role: str) -> np.ndarray | None:
   k = _index(row, s, photos, role)
   return None if k is None else s.faces[role][k]
 
 
-def _reference(photo: Seen, role: str, row: Row) -> np.ndarray:
+def _reference(photo: Findings, role: str, row: Row) -> np.ndarray:
   """The largest face of a photo. UserError if it shows none."""
   if photo.largest is None:
     raise UserError(f"the judges' detector finds no face in a photo of {row.person} ({row.reference})")
   return photo.faces[role][photo.largest]
 
 
-def _scaled(x: float | None, scale: float) -> float | None:
+def _scale(x: float | None, scale: float) -> float | None:
   return None if x is None else scale * x
 
 
@@ -149,13 +153,13 @@ def _text(judges: Judges, row: Row) -> str:
 
 
 def _texts(judges: Judges, rows: Sequence[Row]) -> dict[tuple[str, str], np.ndarray]:
-  """Embeddings of every text, once however many pictures have it."""
-  wanted: dict[str, list[str]] = {}
+  """Embeddings of every text, each computed once."""
+  per_role: dict[str, list[str]] = {}
   if "clip" in judges.clips:
-    wanted["clip"] = list(dict.fromkeys(_text(judges, r) for r in rows))
+    per_role["clip"] = list(dict.fromkeys(_text(judges, r) for r in rows))
   if "clip_rn50" in judges.clips:
-    wanted["clip_rn50"] = list(agreement.QUALITY_TEXTS)
-  return {(role, t): e for role, texts in wanted.items() for t, e in zip(texts, judges.clips[role].texts(texts))}
+    per_role["clip_rn50"] = list(agreement.QUALITY_TEXTS)
+  return {(role, t): e for role, texts in per_role.items() for t, e in zip(texts, judges.clips[role].texts(texts))}
 
 
 def columns(scores: Sequence[Scores]) -> dict[str, list[float | None]]:
@@ -165,7 +169,7 @@ def columns(scores: Sequence[Scores]) -> dict[str, list[float | None]]:
 
 
 def why_not(judges: Judges, rows: Sequence[Row]) -> dict[str, str]:
-  """{metric: why it has no figure}, in words; of judges, of data, of thresholds."""
+  """{metric: why it has no figure}: a judge, data or a threshold is missing."""
   out: dict[str, Any] = metrics.unavailable(judges.absent, judges.about())
   for name, m in metrics.METRICS.items():
     if name in out or not m.data:

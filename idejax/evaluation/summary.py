@@ -8,7 +8,7 @@ import numpy as np
 
 from idejax.evaluation import distributions, likeness, metrics, scoring
 from idejax.evaluation.intervals import difference, interval
-from idejax.evaluation.judges import Judges, Seen
+from idejax.evaluation.judges import Findings, Judges
 from idejax.evaluation.rows import Row
 from idejax.evaluation.scoring import Scores
 
@@ -16,11 +16,13 @@ POINTS = 21  # of the ID (P) curve
 SCHEMA = 1
 
 
-def results(judges: Judges, rows: Sequence[Row], seen: Sequence[Seen], photos: Mapping[Path, Seen]) -> dict[str, Any]:
+def results(
+  judges: Judges, rows: Sequence[Row], findings: Sequence[Findings], photos: Mapping[Path, Findings]
+) -> dict[str, Any]:
   """Everything that a table shows, as JSON: see docs/evaluation.md. `scores` holds a row per picture."""
-  judges, stepped = scoring.usable(judges, rows)
-  seen, photos = [_stepped(s, judges) for s in seen], {p: _stepped(s, judges) for p, s in photos.items()}
-  scores = scoring.score(judges, rows, seen, photos)
+  judges, reasons = scoring.usable(judges, rows)
+  findings, photos = [_step_down(s, judges) for s in findings], {p: _step_down(s, judges) for p, s in photos.items()}
+  scores = scoring.score(judges, rows, findings, photos)
   unavailable = scoring.why_not(judges, rows)
   top = max([0.4, *(p for s in scores if (p := s.get("prompt")) is not None)])  # CLIPs differ in their scale
   thresholds = tuple(float(t) for t in np.round(np.linspace(0, np.ceil(20 * top) / 20, POINTS), 4))
@@ -28,13 +30,13 @@ def results(judges: Judges, rows: Sequence[Row], seen: Sequence[Seen], photos: M
   methods = {name: method(name) for name in dict.fromkeys(r.method for r in rows)}
   if "inception" in judges.about():
     for name, m in methods.items():
-      m["sets"] = _sets(_shown(name, rows, people=True), rows, seen, photos)
+      m["sets"] = _sets(_at_own_strength(name, rows, people=True), rows, findings, photos)
   for name, metric in metrics.METRICS.items():
     if name not in unavailable and not any(name in x["scores"] for x in methods.values()):
       unavailable[name] = "the judges gave no figure" if metric.needs else "not recorded"
   return {
     "schema": SCHEMA,
-    "judges": {role: a._asdict() | _threshold(judges, role) for role, a in judges.about().items()}, "stepped_down": stepped,
+    "judges": {role: a._asdict() | _threshold(judges, role) for role, a in judges.about().items()}, "stepped_down": reasons,
     "unavailable": unavailable, "methods": methods,
     "differences": differences(rows, scores), "pictures": len(rows),
     "scores": [_picture(r, s) for r, s in zip(rows, scores)],
@@ -45,40 +47,40 @@ def _threshold(judges: Judges, role: str) -> dict[str, float | None]:
   return {"threshold": judges.recognisers[role].threshold} if role in judges.recognisers else {}
 
 
-def _stepped(s: Seen, judges: Judges) -> Seen:
-  """With the embeddings of the recognisers that judge, under the roles that they now have."""
+def _step_down(s: Findings, judges: Judges) -> Findings:
+  """The findings with embeddings under the roles that recognisers have after one stepped down."""
   names = {id(x): n for n, x in judges.recognisers.items() if n != "arcface"}
   first = judges.recognisers.get("arcface")
   own = names.get(id(first), "arcface")
   return s if own == "arcface" else s._replace(faces={**s.faces, "arcface": s.faces[own]})
 
 
-def _shown(name: str, rows: Sequence[Row], people: bool = False) -> list[int]:
-  """A method's pictures at the strength it was trained at (at others, if there are only others)."""
+def _at_own_strength(name: str, rows: Sequence[Row], people: bool = False) -> list[int]:
+  """Indices of a method's pictures at the strength it was trained at, or of all if there are none."""
   mine = [i for i, r in enumerate(rows) if r.method == name and (r.person is not None or not people)]
   return [i for i in mine if rows[i].strength is None] or mine
 
 
 def _method(name: str, rows: Sequence[Row], scores: Sequence[Scores], thresholds: Sequence[float]) -> dict[str, Any]:
-  """A method as it was trained; its other strengths are in `strengths`."""
-  shown = _shown(name, rows)
+  """The figures of a method at its trained strength; those of other strengths are in `strengths`."""
+  where = _at_own_strength(name, rows)
   out: dict[str, Any] = {
-    "people": len({rows[i].person for i in shown} - {None}),
-    "pictures": len(shown),
-    "scores": means(rows, scores, shown),
+    "people": len({rows[i].person for i in where} - {None}),
+    "pictures": len(where),
+    "scores": means(rows, scores, where),
   }
-  categories = dict.fromkeys(rows[i].category for i in shown if rows[i].category)
-  out["categories"] = {c: means(rows, scores, [i for i in shown if rows[i].category == c]) for c in categories}
-  people = dict.fromkeys(rows[i].person for i in shown if rows[i].person is not None)
-  out["each"] = {str(p): _plain_means(scores, [i for i in shown if rows[i].person == p]) for p in people}
+  categories = dict.fromkeys(rows[i].category for i in where if rows[i].category)
+  out["categories"] = {c: means(rows, scores, [i for i in where if rows[i].category == c]) for c in categories}
+  people = dict.fromkeys(rows[i].person for i in where if rows[i].person is not None)
+  out["each"] = {str(p): _plain_means(scores, [i for i in where if rows[i].person == p]) for p in people}
   mine = [i for i, r in enumerate(rows) if r.method == name]
   strengths = sorted({s for i in mine if (s := rows[i].strength) is not None})
   out["strengths"] = {f"{s:g}": means(rows, scores, [i for i in mine if rows[i].strength == s]) for s in strengths}
-  if gated := [i for i in shown if "identity_prompt" in scores[i]]:
+  if gated := [i for i in where if "identity_prompt" in scores[i]]:
     own, text = ([scores[i][n] for i in gated] for n in ("identity", "prompt"))
     out["identity_prompt_curve"] = {
       "thresholds": thresholds,
-      "values": likeness.gated_curve(own, [t or 0.0 for t in text], thresholds),
+      "values": likeness.gate_curve(own, [t or 0.0 for t in text], thresholds),
     }
   return out
 
@@ -86,27 +88,27 @@ def _method(name: str, rows: Sequence[Row], scores: Sequence[Scores], thresholds
 def means(rows: Sequence[Row], scores: Sequence[Scores], where: Sequence[int]) -> dict[str, dict[str, float]]:
   """{metric: mean, interval, people, seeds, pictures} of some of the pictures."""
   people, seeds = [rows[i].person for i in where], [rows[i].seed for i in where]
-  found = scoring.columns([scores[i] for i in where])
-  return {n: x for n, v in found.items() if (x := interval(v, people, seeds))["n"]}
+  columns = scoring.columns([scores[i] for i in where])
+  return {n: x for n, v in columns.items() if (x := interval(v, people, seeds))["n"]}
 
 
 def _plain_means(scores: Sequence[Scores], where: Sequence[int]) -> dict[str, float]:
-  found = scoring.columns([scores[i] for i in where])
-  return {n: float(np.mean(kept)) for n, v in found.items() if (kept := [x for x in v if x is not None])}
+  columns = scoring.columns([scores[i] for i in where])
+  return {n: float(np.mean(numbers)) for n, v in columns.items() if (numbers := [x for x in v if x is not None])}
 
 
 def _sets(
-  where: Sequence[int], rows: Sequence[Row], seen: Sequence[Seen], photos: Mapping[Path, Seen]
+  where: Sequence[int], rows: Sequence[Row], findings: Sequence[Findings], photos: Mapping[Path, Findings]
 ) -> dict[str, Any]:
-  """FID and KID of a method's pictures against the references, each photo once, with both numbers."""
+  """FID and KID of a method's pictures against the references, each photo once, with both numbers of pictures."""
   references = dict.fromkeys(r for i in where if (r := rows[i].reference) is not None)
-  made, real = (
+  ours, real = (
     [s.features for s in x if s.features is not None]
-    for x in ([seen[i] for i in where], [photos[r] for r in references])
+    for x in ([findings[i] for i in where], [photos[r] for r in references])
   )
-  if min(len(made), len(real)) < 2:
+  if min(len(ours), len(real)) < 2:
     return {}
-  a, b = np.stack(made), np.stack(real)
+  a, b = np.stack(ours), np.stack(real)
   n = {"pictures": len(a), "references": len(b)}
   return {"fid": {"mean": distributions.fid(a, b)} | n, "kid": distributions.kid(a, b)._asdict() | n}
 
@@ -127,9 +129,9 @@ def differences(rows: Sequence[Row], scores: Sequence[Scores]) -> list[dict[str,
       for metric in metrics.METRICS:
         if metric not in values[a] or metric not in values[b]:
           continue
-        found = difference(values[a][metric], values[b][metric])
-        if found["n"]:
-          out.append({"a": a, "b": b, "metric": metric} | found)
+        gap = difference(values[a][metric], values[b][metric])
+        if gap["n"]:
+          out.append({"a": a, "b": b, "metric": metric} | gap)
   return out
 
 

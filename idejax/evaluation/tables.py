@@ -20,7 +20,7 @@ _ARROW = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-  """All of a results.json, in the order of its page."""
+  """All tables of a results.json, in the order of its page."""
   out = [main(results)]
   methods = results["methods"]
   if results["differences"]:
@@ -59,11 +59,11 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
 def main(results: Mapping[str, Any]) -> Table:
   """Every method's figures, "ours", and the columns of the protocol's paper, "paper"."""
   methods = results["methods"]
-  found = _scores("Results", {n: m["scores"] for n, m in methods.items()})
+  scores = _scores("Results", {n: m["scores"] for n, m in methods.items()})
   extra = [n for n in (*metrics.SETS, *metrics.COSTS) if any(n in _extras(m) for m in methods.values())]
-  head = [*found.head, *(_title(n) for n in extra), "people", "pictures"]
+  head = [*scores.head, *(_title(n) for n in extra), "people", "pictures"]
   rows = [[*row, *(_number(_extras(m).get(n), metrics.ALL[n].digits) for n in extra), str(m["people"]), str(m["pictures"])]
-          for row, m in zip(found.rows, methods.values())]  # fmt: skip
+          for row, m in zip(scores.rows, methods.values())]  # fmt: skip
   paper = protocols.published().get((results.get("protocol") or {}).get("table") or "")
   notes = ["mean of the people's means (95 % interval: bootstrap over people and seeds, 1000 resamples)"]
   if any("fid" in _extras(m) for m in methods.values()):
@@ -138,12 +138,12 @@ def _number(x: float | None, digits: int) -> str:
   return "-" if x is None else f"{x:.{digits}f}"
 
 
-def markdown(found: Sequence[Table], title: str) -> str:
+def markdown(contents: Sequence[Table], title: str) -> str:
   """A page; bars in cells are escaped."""
   cell = lambda x: x.replace("|", "\\|").replace("\n", " ")
   line = lambda row: f"| {' | '.join(map(cell, row))} |"
   parts = [f"# {title}", ""]
-  for t in found:
+  for t in contents:
     parts += [f"## {t.title}", "", line(t.head), line(["---"] * len(t.head)), *map(line, t.rows), ""]
     for n in t.notes:
       parts += [f"{n[:1].upper()}{n[1:]}.", ""]
@@ -156,12 +156,12 @@ border-bottom:1px solid #ddd}th{border-bottom:2px solid #888}.wide{overflow-x:au
 td.paper,th.paper{background:#f4f0e4}p.note{color:#555;font-size:90%}"""
 
 
-def page(found: Sequence[Table], title: str, pictures: Sequence[tuple[str, str]]) -> str:
-  """HTML of its own: no script, nothing from elsewhere; pictures (file, words) lie beside it."""
+def page(contents: Sequence[Table], title: str, pictures: Sequence[tuple[str, str]]) -> str:
+  """A page of HTML without scripts or links to elsewhere; pictures (file, words) lie beside it."""
   kind = lambda h: ' class="paper"' if h.endswith("(paper)") else ""
   out = ["<!doctype html><html lang=en><meta charset=utf-8>", f"<title>{html.escape(title)}</title><style>{_STYLE}</style>",
          f"<h1>{html.escape(title)}</h1>"]  # fmt: skip
-  for i, t in enumerate(found):
+  for i, t in enumerate(contents):
     out += [
       f"<h2>{html.escape(t.title)}</h2><div class=wide><table><tr>",
       *(f"<th{kind(h)}>{html.escape(h)}</th>" for h in t.head),

@@ -11,11 +11,11 @@ from idejax.evaluation import metrics, plots, tables
 from idejax.evaluation.rows import Row
 from idejax.storage.files import replacing, write_json
 
-_FIXED = ("file", "method", "person", "text", "category", "seed", "strength")
+_COLUMNS = ("file", "method", "person", "text", "category", "seed", "strength")
 
 
 def write(results: Mapping[str, Any], rows: Sequence[Row], out: Path, title: str) -> str:
-  """Everything; the Markdown page. Pictures' own figures go to pictures.csv, the rest to results.json."""
+  """Writes all files; returns the Markdown page. The pictures' figures go to pictures.csv, the rest to results.json."""
   out.mkdir(parents=True, exist_ok=True)
   _csv(out / "pictures.csv", results["scores"], out)
   write_json(out / "results.json", plain({k: v for k, v in results.items() if k != "scores"}))
@@ -29,18 +29,18 @@ def write(results: Mapping[str, Any], rows: Sequence[Row], out: Path, title: str
       continue
     plots.sheet(rows, method, out / f"sheet-{k}.png")
     pictures.append((f"sheet-{k}.png", f"{method}: first people, first seed, nothing chosen"))
-  found = tables.tables(results)
-  text = tables.markdown(found, title)
+  contents = tables.tables(results)
+  text = tables.markdown(contents, title)
   with replacing(out / "table.md") as temporary:
     temporary.write_text(text, "utf-8")
   with replacing(out / "table.html") as temporary:
-    temporary.write_text(tables.page(found, title, pictures), "utf-8")
+    temporary.write_text(tables.page(contents, title, pictures), "utf-8")
   return text
 
 
 def _csv(path: Path, scores: Sequence[Mapping[str, Any]], root: Path):
-  """A row a picture; an empty cell where it has no figure. A text that a spreadsheet would compute is quoted."""
-  names = [*_FIXED, *(n for n in metrics.METRICS if any(n in s for s in scores))]
+  """One row per picture, an empty cell where it has no figure. A text that a spreadsheet would compute is quoted."""
+  names = [*_COLUMNS, *(n for n in metrics.METRICS if any(n in s for s in scores))]
   with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(names)
@@ -60,7 +60,7 @@ def _relative(file: str, root: Path) -> str:
 
 
 def plain(x: Any) -> Any:
-  """Without what JSON cannot hold: nan is null, paths are text."""
+  """The value with what JSON cannot hold replaced: nan by null, paths by text."""
   if isinstance(x, Mapping):
     return {str(k): plain(v) for k, v in x.items()}
   if isinstance(x, list | tuple):

@@ -40,12 +40,12 @@ def test_zero_is_skip_times_the_share_of_faces(values):
 def test_gated_identity_lies_below_identity_and_has_both_ends(rows):
   identity, prompt = zip(*rows)
   zero = np.mean([likeness.zero(i) for i in identity])
-  low, own, high = likeness.gated_curve(identity, prompt, (-1.0, likeness.PREFERRED, 2.0))
+  low, own, high = likeness.gate_curve(identity, prompt, (-1.0, likeness.PREFERRED, 2.0))
   assert low == pytest.approx(zero) and high == 0 and own <= zero + 1e-12
 
 
 def test_the_threshold_itself_counts():
-  assert likeness.gated(0.5, 0.23) == 0.5 and likeness.gated(0.5, 0.2299) == 0.0
+  assert likeness.gate(0.5, 0.23) == 0.5 and likeness.gate(0.5, 0.2299) == 0.0
 
 
 def test_the_largest_face_alone_and_the_most_similar_among_several():
@@ -58,8 +58,8 @@ def test_the_largest_face_alone_and_the_most_similar_among_several():
 def test_a_threshold_lets_its_share_of_strangers_through():
   scores = np.random.default_rng(0).normal(0, 0.1, 20_000)
   t = likeness.threshold_at(scores, 1e-3)
-  assert np.mean([likeness.accepted(float(s), t) for s in scores]) == pytest.approx(1e-3, abs=1e-4)
-  assert likeness.accepted(None, t) == 0
+  assert np.mean([likeness.accept(float(s), t) for s in scores]) == pytest.approx(1e-3, abs=1e-4)
+  assert likeness.accept(None, t) == 0
   with pytest.raises(ValueError, match="999 pairs cannot tell"):
     likeness.threshold_at(scores[:999], 1e-3)
 
@@ -67,10 +67,10 @@ def test_a_threshold_lets_its_share_of_strangers_through():
 def test_a_copy_is_one_a_copy_of_the_other_photo_minus_one_and_between_nothing():
   a, b = vectors(2)
   middle = likeness.unit((a + b)[None])[0]
-  assert likeness.copied(a, a, b) == pytest.approx(1, abs=2e-3)
-  assert likeness.copied(b, a, b) == pytest.approx(-1, abs=2e-3)
-  assert likeness.copied(middle, a, b) == pytest.approx(0, abs=1e-3)
-  assert likeness.copied(None, a, b) is None
+  assert likeness.copy_score(a, a, b) == pytest.approx(1, abs=2e-3)
+  assert likeness.copy_score(b, a, b) == pytest.approx(-1, abs=2e-3)
+  assert likeness.copy_score(middle, a, b) == pytest.approx(0, abs=1e-3)
+  assert likeness.copy_score(None, a, b) is None
 
 
 def test_variety_is_the_mean_over_pairs():

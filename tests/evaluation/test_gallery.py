@@ -52,17 +52,17 @@ def test_a_picture_that_is_there_is_kept_if_it_is_this_commands(job, tmp_path):
   import numpy as np
 
   shot = gallery._shot(job, tmp_path / "x.png", "<anna>", 0, 0, {"method": "m", "strength": None})
-  assert not gallery._finished(shot)
+  assert not gallery._is_complete(shot)
   pictures.write_png(shot.file, np.zeros((64, 64, 3), np.uint8), shot.record)
-  assert gallery._finished(shot)
+  assert gallery._is_complete(shot)
   other = shot._replace(record=shot.record | {"identity_sha256": "new"})
   with pytest.raises(UserError, match="made with another identity_sha256"):
-    gallery._finished(other)
+    gallery._is_complete(other)
   shot.file.write_bytes(shot.file.read_bytes()[:-40])
-  assert not gallery._finished(shot)  # cut off: made again
+  assert not gallery._is_complete(shot)  # cut off: made again
   Image.new("RGB", (64, 64)).save(shot.file)
   with pytest.raises(UserError, match="was not made by idejax"):
-    gallery._finished(shot)
+    gallery._is_complete(shot)
 
 
 @pytest.mark.parametrize(

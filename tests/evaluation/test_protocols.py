@@ -46,9 +46,9 @@ def test_the_drawn_worlds_protocol_is_in_its_words_and_a_judge_reads_them():
   assert {a.category for a in p.prompts} == {a.category for a in protocols.load("p1").prompts}
   for a in p.prompts:
     assert set(captions.words(a.text.replace("{}", ""))) <= set(captions.VOCABULARY)
-    assert miniature.asked(a.text), a.text
+    assert miniature.parse_prompt(a.text), a.text
   asked = {
-    k: v for a in p.prompts for k, v in miniature.asked(a.text).items() if a.category == "style" and k == "style"
+    k: v for a in p.prompts for k, v in miniature.parse_prompt(a.text).items() if a.category == "style" and k == "style"
   }
   assert asked["style"] in ("sketch", "pop art")
 

@@ -19,7 +19,7 @@ def shown():
   prompts = report.PROMPTS
   wanted = [scene.scene(background="gray")] * 2
   wanted += [
-    scene.scene(**{"background": "gray", "yaw": 0.1 * s} | miniature.asked(p))
+    scene.scene(**{"background": "gray", "yaw": 0.1 * s} | miniature.parse_prompt(p))
     for _ in ids
     for p in prompts
     for s in range(2)
@@ -37,7 +37,7 @@ def shown():
 
 
 def test_every_prompt_of_the_report_asks_for_something():
-  assert [miniature.asked(p) for p in report.PROMPTS] == [
+  assert [miniature.parse_prompt(p) for p in report.PROMPTS] == [
     {"style": "photo"}, {"expression": "happy"}, {"background": "beach"}, {"accessory": "sunglasses"},
     {"accessory": "hat", "background": "snow"}, {"style": "sketch"}]  # fmt: skip
 
@@ -75,13 +75,13 @@ def test_other_models_and_photos_without_a_face_are_not_measured(shown, tmp_path
   dict(expression="sad", accessory="sunglasses", background="home", style="sketch"),
 ])  # fmt: skip
 def test_what_a_prompt_asks_for_is_read_off_its_words(factors):
-  assert miniature.asked(captions.prompt("{}", **factors)) == factors
+  assert miniature.parse_prompt(captions.prompt("{}", **factors)) == factors
 
 
 def test_every_class_but_the_plain_ones_can_be_asked_for():
   for name in ("expression", "accessory", "background"):
     for c in CLASSES[name]:
-      assert miniature.asked(captions.prompt("{}", **{name: c})) in ({name: c}, {"style": "photo"})
+      assert miniature.parse_prompt(captions.prompt("{}", **{name: c})) in ({name: c}, {"style": "photo"})
 
 
 def test_the_judges_see_what_a_render_shows():

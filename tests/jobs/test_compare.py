@@ -94,7 +94,7 @@ def test_the_ceiling_shows_what_was_asked_and_whom():
   assert len(made) == 4 * len(report.PROMPTS) * 2
   judges = miniature.open_judges()
   said = judges.attributes.attributes([m.image for m in made])
-  right = [said[n][k] == c for k, m in enumerate(made) for n, c in miniature.asked(m.prompt).items()]
+  right = [said[n][k] == c for k, m in enumerate(made) for n, c in miniature.parse_prompt(m.prompt).items()]
   assert np.mean(right) > 0.95
   photos = [m for m in made if not m.prompt.startswith("a sketch") and "sunglasses" not in m.prompt]
   found = largest(judges, [m.image for m in photos])

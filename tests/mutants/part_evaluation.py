@@ -36,7 +36,7 @@ MUTANTS = [
    "tests/evaluation/test_rows.py::test_a_link_that_leads_out_is_no_way_out"),
   # The recogniser that a method learned from judges it.
   ("judges judge their own pupils", "idejax/evaluation/scoring.py",
-   "if x.about.digest in trained", "if x.about.digest in ()",
+   "if x.about.digest in methods", "if x.about.digest in ()",
    "tests/evaluation/test_summary.py::test_a_recogniser_that_trained_a_method_does_not_judge_it"),
   # A method's name is a formula in the reader's spreadsheet.
   ("formulas in cells", "idejax/evaluation/writing.py",

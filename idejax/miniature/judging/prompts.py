@@ -4,7 +4,7 @@ from idejax.miniature.judging.judges import CLASSES
 from idejax.miniature.world import captions, scene
 
 
-def asked(prompt: str) -> dict[str, str]:
+def parse_prompt(prompt: str) -> dict[str, str]:
   """What a prompt in the world's words asks for: {"background": "beach", "style": "sketch", ...}.
 
   "A photo of" is how prompts begin: it counts only where nothing else is asked for.
