@@ -1,1 +1,1 @@
-"""The comic story app: people with names are learned once and kept; a story becomes panels in which they act."""
+"""The comic app: people are learned once under their names; a story becomes panels in which they act."""

@@ -1,4 +1,4 @@
-"""What a visitor can do on the page, without the page: each action checks, works, and keeps the comic on disk."""
+"""The page's actions, without the page itself: each checks its input, does its work and saves the comic on disk."""
 
 import contextlib
 import dataclasses
@@ -23,28 +23,29 @@ from idejax.storage.files import replacing
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-  """What the page says while an action runs and at its end; `tick`: there is something new to look at."""
+  """What the page says while an action runs and at its end; `tick`: there is something new to show."""
 
   html: str
   tick: bool = False
 
 
-def running(
-  v: Visitor, start: str, work: Callable[[learn.Progress], str], changed: Callable[[], Any] = lambda: None
+def run(
+  v: Visitor, start: str, work: Callable[[learn.Progress], str], stamp: Callable[[], Any] = lambda: None
 ) -> Iterator[Note]:
-  """An action in a thread of its own, told as it goes on. `changed` is a value that says when to look again.
+  """Runs an action in its own thread and yields notes about its progress. When the value of `stamp` changes,
+  there is something new to show.
 
-  A mistake becomes a sentence, and so does a stop; nothing is raised.
+  A UserError or a stop becomes a sentence for the visitor; nothing is raised.
   """
   if not v.busy.acquire(blocking=False):
     yield Note(cards.status("One thing at a time: what you asked for before is still running.", "bad"))
     return
-  said: queue.Queue[tuple[int, int, str]] = queue.Queue()
+  messages: queue.Queue[tuple[int, int, str]] = queue.Queue()
   end: list[Note] = []
 
   def target():
     try:
-      end.append(Note(cards.status(work(lambda *a: said.put(a)), "good"), True))
+      end.append(Note(cards.status(work(lambda *a: messages.put(a)), "good"), True))
     except UserError as e:
       end.append(Note(cards.status(one_line(str(e)), "bad"), True))
     except learn.Stopped as e:
@@ -63,21 +64,21 @@ def running(
   yield Note(cards.status(start, share=0.0))
   try:
     thread.start()
-    clock, seen = cards.Clock(), changed()
+    clock, last = cards.Clock(), stamp()
     while thread.is_alive():
       thread.join(0.4)
       latest = None
       with contextlib.suppress(queue.Empty):
         while True:
-          latest = said.get_nowait()
+          latest = messages.get_nowait()
       if latest:
         done, of, what = latest
-        new = changed()
+        new = stamp()
         yield Note(
-          cards.status(f"{what.capitalize()}: {done} of {of}{clock.left(done, of)}", share=done / max(of, 1)),
-          new != seen,
+          cards.status(f"{what.capitalize()}: {done} of {of}{clock.remaining_time(done, of)}", share=done / max(of, 1)),
+          new != last,
         )
-        seen = new
+        last = new
   finally:
     if thread.is_alive():  # the visitor has gone: the job ends at its next step, what is finished stays
       v.stop.set()
@@ -92,7 +93,7 @@ def running(
 def learn_people(
   studio: Studio, v: Visitor, files: Sequence[str] | None, text: str, by: str, agreed: bool, replace: bool
 ) -> Iterator[Note]:
-  """Uploads into the visitor's store; the uploaded files are gone afterwards, whatever happens."""
+  """Learns people from uploads into the visitor's store; the uploaded files are deleted in any case."""
 
   files = list(files or [])
 
@@ -102,7 +103,7 @@ def learn_people(
         raise UserError("Tick that everybody in the pictures has agreed: without consent nothing is learned")
       if not files:
         raise UserError("Upload a portrait of each person first")
-      who = names.paired(names.split(text), files)
+      who = names.pair(names.split(text), files)
       desk = studio.at(v.store)
       with desk.lock:
         learn.learn(
@@ -122,7 +123,7 @@ def learn_people(
       for f in files:
         Path(f).unlink(missing_ok=True)
 
-  yield from running(v, "Waiting for a turn to learn", work)
+  yield from run(v, "Waiting for a turn to learn", work)
 
 
 def forget(v: Visitor, name: str, sure: bool) -> str:
@@ -131,27 +132,27 @@ def forget(v: Visitor, name: str, sure: bool) -> str:
     raise UserError("Choose whom to delete")
   if not sure:
     raise UserError(f"Tick that {name} should be deleted: it cannot be undone")
-  gone = v.store.delete(name)
+  count = v.store.delete(name)
   shutil.rmtree(v.comic / "pages", ignore_errors=True)
-  return f"{name} is deleted, with {gone} files"
+  return f"{name} is deleted, with {count} files"
 
 
 # The story.
 
 
 def cut(studio: Studio, v: Visitor, text: str, title: str, style: Sequence[str], seed: int) -> tuple[Script, str]:
-  """A story into sentences; panels whose sentence stays keep their pictures. What was said, as HTML."""
+  """Cuts a story into panels; one whose sentence stays keeps its pictures. Returns the comic and a status in HTML."""
   desk = studio.at(v.store)
-  said: list[str] = []
-  parser = remote.chosen({r.name: r.pronouns for r in desk.store.records()}, said.append)
-  s, found = desk.write(text, parser, title=title.strip() or "Untitled", style=style, seed=seed)
+  remarks: list[str] = []
+  parser = remote.choose_parser({r.name: r.pronouns for r in desk.store.records()}, remarks.append)
+  s, draft = desk.write(text, parser, title=title.strip() or "Untitled", style=style, seed=seed)
   if (v.comic / script.FILE).exists():
-    s = dataclasses.replace(desk.with_sentences(v.script(), found.sentences), title=s.title, style=s.style, seed=seed)
+    s = dataclasses.replace(desk.with_sentences(v.script(), draft.sentences), title=s.title, style=s.style, seed=seed)
   v.keep(s)
   with replacing(v.comic / "story.txt") as temporary:
     temporary.write_text(text, "utf-8")
-  lines = [*said, *found.problems, *found.notes]
-  return s, cards.status("; ".join([f"{len(s.panels)} panels", *lines]), "bad" if found.problems else "good")
+  lines = [*remarks, *draft.problems, *draft.notes]
+  return s, cards.status("; ".join([f"{len(s.panels)} panels", *lines]), "bad" if draft.problems else "good")
 
 
 def settings(
@@ -167,7 +168,7 @@ def settings(
   negative: str,
   steps: int,
 ) -> Script:
-  """The comic as the page says, checked as a file would be."""
+  """The comic with the page's settings, checked as a file would be."""
   desk = studio.at(v.store)
   lines = [" ".join(x.split()) for x in sentences.splitlines() if x.strip()]
   s = desk.with_sentences(v.script(), lines)
@@ -181,21 +182,21 @@ def settings(
     steps=int(steps),
     panels=tuple(dataclasses.replace(p, candidates=max(p.candidates, int(candidates))) for p in s.panels),
   )
-  known = [p.name for p in s.people]
-  if wrong := story.problems([p.sentence for p in s.panels], "", known, lambda t: desk.count(t, known)):
-    raise UserError("; ".join(wrong[:3]))
+  people = [p.name for p in s.people]
+  if mistakes := story.problems([p.sentence for p in s.panels], "", people, lambda t: desk.count(t, people)):
+    raise UserError("; ".join(mistakes[:3]))
   return _keep(desk, v, s)
 
 
 def _keep(desk: Studio, v: Visitor, s: Script) -> Script:
-  """The comic as it was changed; UserError, and nothing is kept, for a text that may not be drawn."""
-  s = script.checked(s)
+  """Saves the edited comic; UserError, and nothing is saved, for a text that may not be drawn."""
+  s = script.validate(s)
   desk.check(s)
   return v.keep(s)
 
 
 def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note]:
-  """Everything that is missing, and the pages."""
+  """Draws all pictures that are missing, then the pages."""
 
   def work(progress: learn.Progress) -> str:
     s = ask()
@@ -205,10 +206,10 @@ def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note
     s = desk.draw(v.comic, s, progress=progress, stop=v.stop.is_set)
     progress(1, 1, "laying out")
     lay_out(studio, v)
-    blank = sum(bool((x := script.shown(p)) and x.reason) for p in s.panels)
+    blank = sum(bool((x := script.current_version(p)) and x.reason) for p in s.panels)
     return f"{len(s.panels)} panels are drawn" + (f"; {blank} stay blank, and say why" if blank else "")
 
-  yield from running(v, "Waiting for a turn to draw", work, lambda: _stamp(v))
+  yield from run(v, "Waiting for a turn to draw", work, lambda: _stamp(v))
 
 
 def _stamp(v: Visitor) -> int:
@@ -217,7 +218,7 @@ def _stamp(v: Visitor) -> int:
 
 
 def lay_out(studio: Studio, v: Visitor) -> list[str]:
-  """Pages and files from what there is; each page's words."""
+  """Writes pages and files from the pictures there are; returns each page's alternative text."""
   s = v.script()
   sheets = pages.compose(s, opener(v.comic))
   folder = v.comic / "pages"
@@ -244,7 +245,7 @@ def preview(v: Visitor, token: str) -> str:
 
 
 def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbles: str) -> Script:
-  """A panel's words. Only a sentence or pose that changed means a new picture."""
+  """Changes a panel's texts. Only another sentence or pose makes a new picture necessary."""
   desk, s = studio.at(v.store), v.script()
   sentences = [" ".join(sentence.split()) if p.id == panel else p.sentence for p in s.panels]
   if not all(sentences):
@@ -267,12 +268,12 @@ def reroll(v: Visitor, panel: str) -> Script:
 
 
 def choose(v: Visitor, panel: str, version: int) -> Script:
-  """Which version is shown."""
+  """Chooses which version of a panel is shown."""
   s = v.script()
-  return v.keep(script.checked(s.with_panel(dataclasses.replace(s.panel(panel), chosen=version))))
+  return v.keep(script.validate(s.with_panel(dataclasses.replace(s.panel(panel), chosen=version))))
 
 
 def labels(p: Panel) -> list[str]:
-  """The versions of a panel, by number and scores."""
+  """A label for each version of a panel: its number and score."""
   score = lambda x: "" if x is None else f" {x:.2f}"
   return [f"{k + 1}{' blank' if x.reason else score(x.identity)}" for k, x in enumerate(p.versions)]

@@ -1,4 +1,4 @@
-"""Who asked for what and what was decided, a line of JSON each: words and digests, never pictures."""
+"""A log of what was asked for and what was decided, one line of JSON each: words and digests, never pictures."""
 
 import datetime
 import json
@@ -32,7 +32,7 @@ class Audit:
 
 
 def _short(value: Any) -> Any:
-  """Texts are cut; what is no text, number or list of these would be a picture or an array."""
+  """A value with long texts and lists shortened. TypeError for anything else, such as a picture or an array."""
   if isinstance(value, str):
     return value[:1000]
   if isinstance(value, list | tuple):
@@ -43,5 +43,5 @@ def _short(value: Any) -> Any:
 
 
 def now() -> str:
-  """UTC, to the second."""
+  """The time in UTC, to the second."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

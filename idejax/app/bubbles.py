@@ -1,8 +1,8 @@
-"""Captions and bubbles over a picture, where no face is.
+"""Places captions and bubbles over a picture where no face is.
 
-The faces are known, so no text ever covers one: each text takes the free place that suits it best, smaller
-letters where there is little room, and a band below the picture where there is none. Somebody may move a
-bubble; over a face it slips to the nearest free place.
+No text ever covers a face: each text takes the free place that suits it best, with smaller letters if there
+is little room, or goes to a band below the picture if there is none. A bubble that the user moved over a
+face slips to the nearest free place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _WIDTHS = (0.42, 0.58, 0.32, 0.8, 0.94)  # of a bubble, as shares of the picture
 _INK, _PAPER, _CREAM = (20, 20, 24), (255, 255, 255), (255, 246, 214)
 
 
-class Placed(NamedTuple):
+class Placement(NamedTuple):
   """A text with its lines, its letters' size and its rectangle in the picture; `tail` where it points."""
 
   bubble: Bubble
@@ -33,41 +33,41 @@ class Placed(NamedTuple):
   tail: tuple[int, int] | None
 
 
-class Lettered(NamedTuple):
+class PanelText(NamedTuple):
   """Texts of a panel. `band` is the height below the picture that the texts of `below` need."""
 
-  over: tuple[Placed, ...]
-  below: tuple[Placed, ...]
+  over: tuple[Placement, ...]
+  below: tuple[Placement, ...]
   band: int
 
 
-def place(bubbles: Sequence[Bubble], width: int, height: int, faces_at, direction: str = "ltr") -> Lettered:
-  """Texts of a panel of `width` x `height` pixels.
+def place(bubbles: Sequence[Bubble], width: int, height: int, faces_at, direction: str = "ltr") -> PanelText:
+  """Places the texts of a panel of `width` x `height` pixels.
 
   faces_at: function (width, height of the picture) -> (rectangles of all faces, {name: rectangle});
-  asked again where a band takes part of the height.
+  called again if a band takes part of the height.
   """
   below: list[int] = []
   while True:
     under, band = _band([bubbles[i] for i in below], width, height)
     faces, by_name = faces_at(width, height - band)
-    over: list[Placed] = []
-    failed: list[int] = []
+    over: list[Placement] = []
+    rest: list[int] = []
     for i, b in enumerate(bubbles):
       if i in below or not b.text.strip():
         continue
-      found = _find(b, width, height - band, faces, by_name, over, direction)
-      if found:
-        over.append(found)
+      spot = _find(b, width, height - band, faces, by_name, over, direction)
+      if spot:
+        over.append(spot)
       else:
-        failed.append(i)
-    if not failed:
-      return Lettered(tuple(over), tuple(under), band)
-    below = sorted([*below, failed[0]])
+        rest.append(i)
+    if not rest:
+      return PanelText(tuple(over), tuple(under), band)
+    below = sorted([*below, rest[0]])
 
 
-def _band(bubbles: Sequence[Bubble], width: int, height: int) -> tuple[list[Placed], int]:
-  """Texts one below the other, with the names of who speaks; smaller where they would take half the panel."""
+def _band(bubbles: Sequence[Bubble], width: int, height: int) -> tuple[list[Placement], int]:
+  """Texts one below the other with their speakers' names; smaller if they would take half the panel."""
   if not bubbles:
     return [], 0
   texts = [f"{b.speaker}: {b.text}" if b.speaker else b.text for b in bubbles]
@@ -82,7 +82,7 @@ def _band(bubbles: Sequence[Bubble], width: int, height: int) -> tuple[list[Plac
   out, y = [], height - total + _PAD
   for b, x in zip(bubbles, lines):
     tall = len(x) * lettering.leading(size)
-    out.append(Placed(b, tuple(x), size, (0, y, width, y + tall), None))
+    out.append(Placement(b, tuple(x), size, (0, y, width, y + tall), None))
     y += tall + _PAD
   return out, total
 
@@ -93,14 +93,14 @@ def _find(
   height: int,
   faces: Sequence[Rect],
   by_name: Mapping[str, Rect],
-  others: Sequence[Placed],
+  others: Sequence[Placement],
   direction: str,
-) -> Placed | None:
-  """The best free place for a text: large letters first."""
-  taken = [_grown(f, _CLEAR) for f in faces] + [_grown(p.rect, 6) for p in others]
+) -> Placement | None:
+  """The best free place for a text, with letters as large as possible; None if there is none."""
+  obstacles = [_grow(f, _CLEAR) for f in faces] + [_grow(p.rect, 6) for p in others]
   speaker = by_name.get(b.speaker)
   for size in range(LARGEST, SMALLEST - 1, -3):
-    best: tuple[float, Placed] | None = None
+    best: tuple[float, Placement] | None = None
     for share in _WIDTHS:
       lines = lettering.wrap(b.text, size, share * width - 2 * _PAD)
       w, h = lettering.extent(lines, size)
@@ -111,11 +111,11 @@ def _find(
         continue
       for x, y in _places(b, width, height, w, h):
         rect = (x, y, x + w, y + h)
-        if any(_meet(rect, t) for t in taken):
+        if any(_meet(rect, t) for t in obstacles):
           continue
         cost = _cost(b, rect, width, height, speaker, others, direction)
         if best is None or cost < best[0]:
-          best = cost, Placed(b, tuple(lines), size, rect, _tail(b, rect, speaker, faces))
+          best = cost, Placement(b, tuple(lines), size, rect, _tail(b, rect, speaker, faces))
     if best:
       return best[1]
   return None
@@ -135,10 +135,10 @@ def _places(b: Bubble, width: int, height: int, w: int, h: int):
 
 
 def _cost(
-  b: Bubble, rect: Rect, width: int, height: int, speaker: Rect | None, others: Sequence[Placed], direction: str
+  b: Bubble, rect: Rect, width: int, height: int, speaker: Rect | None, others: Sequence[Placement], direction: str
 ) -> float:
-  """Captions like the upper corner where one begins to read, or the lower edge; speech is near its speaker, high up.
-  What is read later stands lower or further on."""
+  """How badly a place suits a text. Captions prefer the corner where reading begins, or the lower edge; speech
+  prefers to be high up and near its speaker. A later text should stand lower or further along the line."""
   x, y = (rect[0] + rect[2]) / 2 / width, (rect[1] + rect[3]) / 2 / height
   if direction == "rtl":
     x = 1 - x
@@ -164,7 +164,7 @@ def _tail(b: Bubble, rect: Rect, speaker: Rect | None, faces: Sequence[Rect]) ->
   """The point just outside the speaker's face that the tail points at; None if another face is in the way."""
   if b.kind == "caption" or not speaker:
     return None
-  box = _grown(speaker, _CLEAR)
+  box = _grow(speaker, _CLEAR)
   mouth = (box[0] + box[2]) / 2, box[1] + 0.75 * (box[3] - box[1])
   cx, cy = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
   end = mouth
@@ -178,7 +178,7 @@ def _tail(b: Bubble, rect: Rect, speaker: Rect | None, faces: Sequence[Rect]) ->
   return round(end[0]), round(end[1])
 
 
-def _grown(r: Rect, by: int) -> Rect:
+def _grow(r: Rect, by: int) -> Rect:
   return r[0] - by, r[1] - by, r[2] + by, r[3] + by
 
 
@@ -194,8 +194,8 @@ def _gap(a: Rect, b: Rect) -> float:
 # Drawing.
 
 
-def draw(canvas: ImageDraw.ImageDraw, texts: Lettered, left: int, top: int):
-  """Onto a page, the panel's corner at (left, top)."""
+def draw(canvas: ImageDraw.ImageDraw, texts: PanelText, left: int, top: int):
+  """Draws the texts on a page; the panel's upper left corner is at (left, top)."""
   for p in texts.over:
     rect = (p.rect[0] + left, p.rect[1] + top, p.rect[2] + left, p.rect[3] + top)
     if p.bubble.kind == "caption":
@@ -208,7 +208,7 @@ def draw(canvas: ImageDraw.ImageDraw, texts: Lettered, left: int, top: int):
     _write(canvas, p, left + 2 * _PAD, top + p.rect[1], p.rect[2] - 4 * _PAD, False)
 
 
-def _balloon(canvas: ImageDraw.ImageDraw, p: Placed, rect: Rect, left: int, top: int):
+def _balloon(canvas: ImageDraw.ImageDraw, p: Placement, rect: Rect, left: int, top: int):
   radius = min((rect[3] - rect[1]) // 2, 28)
   tail = p.tail and (p.tail[0] + left, p.tail[1] + top)
   cx, cy = (rect[0] + rect[2]) // 2, (rect[1] + rect[3]) // 2
@@ -238,14 +238,14 @@ def _balloon(canvas: ImageDraw.ImageDraw, p: Placed, rect: Rect, left: int, top:
 
 
 def _border(rect: Rect, to: tuple[int, int]) -> tuple[float, float]:
-  """Where the line from a rectangle's middle to a point leaves it."""
+  """The point at which the line from a rectangle's middle to another point leaves the rectangle."""
   cx, cy = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
   dx, dy = to[0] - cx, to[1] - cy
   k = min((rect[2] - rect[0]) / 2 / abs(dx) if dx else 9e9, (rect[3] - rect[1]) / 2 / abs(dy) if dy else 9e9, 1.0)
   return cx + dx * k, cy + dy * k
 
 
-def _write(canvas: ImageDraw.ImageDraw, p: Placed, x: int, y: int, width: int, centred: bool):
+def _write(canvas: ImageDraw.ImageDraw, p: Placement, x: int, y: int, width: int, centred: bool):
   letters = lettering.font(" ".join(p.lines), p.size)
   for k, line in enumerate(p.lines):
     indent = (width - letters.getlength(line)) / 2 if centred else 0

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: every text in it is escaped, every picture has words for who cannot see it."""
+"""The parts of the page as HTML: every text is escaped, every picture has an alternative text."""
 
 import html
 import time
@@ -10,7 +10,7 @@ from idejax.app.store import Record
 
 
 def people(token: str, records: Sequence[Record], slugs: Sequence[str]) -> str:
-  """Portraits with names, how they were learned, and who agreed."""
+  """Portraits with names; the tooltip says how they were learned and who consented."""
   if not records:
     return '<p class="hint">Nobody yet. Upload a portrait of everybody who should be in the story.</p>'
   cards = []
@@ -43,7 +43,7 @@ def sheets(token: str, alts: Sequence[str], stamp: str) -> str:
   """The pages as they will be printed, and links to the files."""
   if not alts:
     return '<p class="hint">The pages appear here as soon as there are panels.</p>'
-  shown = "".join(
+  images = "".join(
     f'<img class="sheet" src="/comic/{token}/pages/{n:03d}.jpg?{stamp}" alt="{html.escape(a, quote=True)}">'
     for n, a in enumerate(alts, 1)
   )
@@ -51,7 +51,7 @@ def sheets(token: str, alts: Sequence[str], stamp: str) -> str:
     f'<a class="file" href="/comic/{token}/comic.{k}?{stamp}" download="comic.{k}">{k.upper()}</a>'
     for k in (*pages.FORMATS, "json")
   )
-  return f'<nav class="files" aria-label="Download the comic">{links}</nav><div class="sheets">{shown}</div>'
+  return f'<nav class="files" aria-label="Download the comic">{links}</nav><div class="sheets">{images}</div>'
 
 
 def status(text: str, kind: str = "calm", share: float | None = None) -> str:
@@ -61,12 +61,12 @@ def status(text: str, kind: str = "calm", share: float | None = None) -> str:
 
 
 class Clock:
-  """How long it will still take, from how long it has taken."""
+  """Estimates the remaining time from the time already spent."""
 
   def __init__(self):
     self.first: tuple[float, int] | None = None
 
-  def left(self, done: int, of: int) -> str:
+  def remaining_time(self, done: int, of: int) -> str:
     now = time.monotonic()
     if done and self.first is None:
       self.first = now, done
@@ -86,7 +86,7 @@ def bubble_lines(p: Panel) -> str:
 
 
 def read_bubbles(text: str) -> tuple[script.Bubble, ...]:
-  """UserError for a line that is none."""
+  """The bubbles that such lines describe. UserError for a line that describes none."""
   from idejax.errors import UserError
 
   out = []

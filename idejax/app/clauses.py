@@ -1,4 +1,4 @@
-"""English text into sentences, and sentences into clauses of one action each."""
+"""Splits English text into sentences, and sentences into clauses of one action each."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _PAST = """ate began bought brought built came caught chose cut did drank drew d
   got grabbed grinned heard held hid hugged knelt knew left lay led lost made met nodded paid put ran rang read rode rose
   said sang sat saw sent shook shut slept spoke spun stood stopped swam threw took told thought tied tried wept went woke
   won wore wrote""".split()  # fmt: skip
-# Nouns as often as verbs: an action only if something follows that is done to.
+# Words that are nouns as often as verbs: an action only if an object follows.
 _NOUNS_TOO = frozenset(
   "drinks walks plays dances looks cooks orders works talks waters points rides races steps stays drops".split()
 )
@@ -48,12 +48,12 @@ _PLURAL = frozenset(_VERBS)
 
 
 def third_person(word: str) -> str:
-  """wave -> waves, are -> is; what is no verb of ours stays."""
+  """wave -> waves, are -> is; a word that is not in the list of verbs stays."""
   return {"are": "is", "were": "was", "have": "has", "do": "does"}.get(word, THIRD.get(word, word))
 
 
 def sentences(text: str) -> list[str]:
-  """Sentences in order. A quotation is never cut, and stays with the words around it."""
+  """The sentences of a text in order. A quotation is never cut and stays with the words around it."""
   out = []
   for paragraph in re.split(r"\n\s*\n|\n(?=\s*[-*•]\s)|\r", text):
     paragraph = " ".join(re.sub(r"^\s*[-*•]\s+", "", paragraph).split())
@@ -80,7 +80,7 @@ def _ends(piece: str, mark: str, following: str) -> bool:
     return False
   if following[0].islower():
     return False
-  # "Hello!" Anna says: the words around a quotation that is all there is so far belong to it.
+  # "Hello!" Anna says: when the text so far is one quotation, the words after it belong to it.
   if piece.strip().startswith('"') and mark.endswith('"') and piece.count('"') == 2:
     return not re.match(rf"(?:[A-Z]\w+ ){{1,2}}(?:{SAYING})\b|(?:He|She|They) (?:{SAYING})\b", following)
   return True
@@ -94,9 +94,9 @@ SAYING = (
 
 
 def clauses(sentence: str, names: Sequence[str]) -> list[str]:
-  """A sentence in its actions: cut at semicolons, at "then", and at "and" or "but" before another deed.
+  """The actions of a sentence: it is cut at semicolons, at "then", and at "and" or "but" before another verb.
 
-  A clause without a subject gets that of the one before.
+  A clause without a subject gets the subject of the clause before it.
   """
   parts = _cut(sentence, names)
   out: list[str] = []

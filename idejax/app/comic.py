@@ -1,4 +1,4 @@
-"""`idejax comic`: a story in, a comic out; what is finished stays, and only what changed is drawn again."""
+"""`idejax comic` turns a story into a comic; a second run draws only what changed."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ def main(c: config.Comic):
   # ---- What is asked, checked before anything is loaded ----------------------------------------
   old, text = read(c)
   if c.learn:
-    names.paired(names.split(c.names), c.learn)
+    names.pair(names.split(c.names), c.learn)
   if c.learn and not c.consent.strip():
     raise UserError("--learn needs --consent: who has agreed to the use of these photos")
   if c.people and not c.people.is_dir() and not c.learn:
@@ -55,20 +55,20 @@ def run(c: config.Comic, old: script.Script | None, text: str):
     studio.with_samples(desk)
 
   # ---- The script --------------------------------------------------------------------------------
-  known = desk.store.records()
+  records = desk.store.records()
   if old is None:
-    parser = remote.chosen({r.name: r.pronouns for r in known})
-    s, cut = desk.write(text, parser, title=c.title or (c.story.stem if c.story else "The grocery store"))
+    parser = remote.choose_parser({r.name: r.pronouns for r in records})
+    s, draft = desk.write(text, parser, title=c.title or (c.story.stem if c.story else "The grocery store"))
     if (c.out / script.FILE).exists():  # an earlier run's: panels whose sentence is the same keep their pictures
-      s = dataclasses.replace(desk.with_sentences(script.read(c.out), cut.sentences), title=s.title)
-    problems, notes = cut.problems, cut.notes
+      s = dataclasses.replace(desk.with_sentences(script.read(c.out), draft.sentences), title=s.title)
+    problems, notes = draft.problems, draft.notes
   else:
     people = [p.name for p in old.people]
     count = lambda t: desk.count(t, people)
     sentences = [p.sentence for p in old.panels]
     problems, notes = tuple(story.problems(sentences, "", people, count)), tuple(story.notes(sentences, people))
-    s = desk.bound(old)
-  s = _asked(c, s)
+    s = desk.bind(old)
+  s = _apply_options(c, s)
   for line in [*notes, *styles.conflicts(s.style)]:
     tell(f"note: {line}")
   script.write(c.out, s)
@@ -83,15 +83,15 @@ def run(c: config.Comic, old: script.Script | None, text: str):
     s = desk.draw(c.out, s, progress=lambda done, of, what: bar.update(done - bar.n))
   finally:
     bar.close()
-  made = desk.export(c.out, s)
-  blank = [v.reason for p in s.panels if (v := script.shown(p)) and v.reason]
+  files = desk.export(c.out, s)
+  blank = [v.reason for p in s.panels if (v := script.current_version(p)) and v.reason]
   for reason in blank:
     tell(f"note: {reason}")
-  tell(f"{len(s.panels)} panels; {', '.join(str(p) for p in made)}")
+  tell(f"{len(s.panels)} panels; {', '.join(str(p) for p in files)}")
 
 
 def read(c: config.Comic) -> tuple[script.Script | None, str]:
-  """A script that is there already, or a story's text. UserError for what is neither."""
+  """An existing script, or the text of a story. UserError for what is neither."""
   path = c.story or _DEMO
   if path.is_dir() or path.suffix == ".json":
     return script.read(path), ""
@@ -105,8 +105,8 @@ def read(c: config.Comic) -> tuple[script.Script | None, str]:
     raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from e
 
 
-def _asked(c: config.Comic, s: script.Script) -> script.Script:
-  """The script with what the command line says; what it does not say stays."""
+def _apply_options(c: config.Comic, s: script.Script) -> script.Script:
+  """The script with the command line's options; what they leave out stays as it is."""
   from idejax.app import styles
 
   plain: dict[str, Any] = {
@@ -120,4 +120,4 @@ def _asked(c: config.Comic, s: script.Script) -> script.Script:
   s = dataclasses.replace(s, layout=script.Layout(c.layout or s.layout.kind, c.direction or s.layout.direction))
   if c.candidates is not None:
     s = dataclasses.replace(s, panels=tuple(dataclasses.replace(p, candidates=c.candidates) for p in s.panels))
-  return script.checked(s)
+  return script.validate(s)

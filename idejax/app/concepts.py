@@ -1,7 +1,7 @@
-"""The check of every decoded picture: is it nearer to a denied concept than to every harmless one, as a CLIP sees it?
+"""Checks every decoded picture with a CLIP: is it nearer to a denied concept than to every harmless one?
 
-A CLIP judges what it was trained on. The built-in judge knows the drawn world, which has nothing to deny and
-no words for it; a model of photographs needs a CLIP of photographs, and without one it draws no comic.
+A CLIP can only judge what it was trained on. The built-in judge knows the drawn world, which has nothing to
+deny. A model of photographs needs a CLIP of photographs; without one it draws no comic.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Rules:
 
 
 def world_rules() -> Rules:
-  """For the built-in judge: everything that its world can show is harmless; who denies something adds it."""
+  """Rules for the built-in judge: everything that its world can show is harmless."""
   texts = [t for lines in judges.prompts().values() for t in lines]
   texts += [t for style in ("sketch", "pop art") for t in judges.prompts(style=style)["expression"]]
   return Rules((), tuple(dict.fromkeys(texts)))
@@ -75,20 +75,20 @@ class Checker:
     rows = []
     for at in range(0, len(pixels), _CHUNK):
       part = pixels[at : at + _CHUNK]
-      filled = np.concatenate([part, np.zeros((_CHUNK - len(part), *part.shape[1:]), np.float32)])
-      rows.append(np.asarray(self._see(self.params, filled))[: len(part)])
+      batch = np.concatenate([part, np.zeros((_CHUNK - len(part), *part.shape[1:]), np.float32)])
+      rows.append(np.asarray(self._see(self.params, batch))[: len(part)])
     return np.concatenate(rows) @ self._texts.T
 
   def reasons(self, images: Sequence[np.ndarray]) -> list[str]:
-    """Per picture why it must not be shown, "" where it may."""
+    """For each picture why it must not be shown, or "" if it may."""
     n = len(self.rules.denied)
     if not n:
       return [""] * len(images)
     out = []
     for row in self.scores(images):
       denied, harmless = row[:n], row[n:]
-      seen = denied.max() > harmless.max(initial=-1.0) + self.rules.margin
-      out.append(f"left blank: the picture check saw {self.rules.denied[int(denied.argmax())]}" if seen else "")
+      hit = denied.max() > harmless.max(initial=-1.0) + self.rules.margin
+      out.append(f"left blank: the picture check saw {self.rules.denied[int(denied.argmax())]}" if hit else "")
     return out
 
   def _pixels(self, image: np.ndarray) -> np.ndarray:
@@ -103,11 +103,11 @@ class Checker:
 
 def _see(config: dict[str, Any], params: Any, pixels: jax.Array) -> jax.Array:
   _, vision = judges.towers(config)
-  seen: Any = vision.apply({"params": params["vision"]}, pixels)
-  return judges.unit(seen.embeds)
+  out: Any = vision.apply({"params": params["vision"]}, pixels)
+  return judges.unit(out.embeds)
 
 
 def _read(config: dict[str, Any], params: Any, ids: jax.Array) -> jax.Array:
   text, _ = judges.towers(config)
-  read: Any = text.apply({"params": params["text"]}, jnp.asarray(ids))
-  return judges.unit(read.pooled)
+  out: Any = text.apply({"params": params["text"]}, jnp.asarray(ids))
+  return judges.unit(out.pooled)

@@ -1,4 +1,4 @@
-"""Panels on pages: rectangles in reading order, mirrored where one reads from the right."""
+"""Lays out panels on pages: rectangles in reading order, mirrored for reading from right to left."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Row = list[float]  # shares of the width, one a panel
 
 
 class Page(NamedTuple):
-  """`cells` by panel: which one, and where. They stand in reading order."""
+  """A page. `cells` holds (index of the panel, its rectangle) in reading order."""
 
   size: tuple[int, int]  # width, height
   cells: tuple[tuple[int, Rect], ...]
@@ -31,15 +31,15 @@ class Kind(NamedTuple):
 
 
 def _every(*pattern: Row) -> Callable[[Sequence[int]], list[Row]]:
-  """Rows that repeat a pattern; the last one shares its width among those who are left."""
+  """Rows that repeat a pattern; the last row shares its width among the remaining panels."""
 
   def split(lengths: Sequence[int]) -> list[Row]:
     out: list[Row] = []
-    left = len(lengths)
-    while left:
+    rest = len(lengths)
+    while rest:
       row = pattern[len(out) % len(pattern)]
-      out.append(row if len(row) <= left else [1.0] * left)
-      left -= len(out[-1])
+      out.append(row if len(row) <= rest else [1.0] * rest)
+      rest -= len(out[-1])
     return out
 
   return split
@@ -50,7 +50,7 @@ def _hero(lengths: Sequence[int]) -> list[Row]:
 
 
 def _by_text(lengths: Sequence[int]) -> list[Row]:
-  """As many in a row as their texts have room beside each other; more text, more width."""
+  """As many panels in a row as have room for their texts; a longer text gets more width."""
   out: list[Row] = []
   row: Row = []
   for n in lengths:
@@ -62,33 +62,33 @@ def _by_text(lengths: Sequence[int]) -> list[Row]:
   return [*out, row] if row else out
 
 
-def _fixed(share: float) -> Callable[[Row, Sequence[int]], float]:
+def _constant(share: float) -> Callable[[Row, Sequence[int]], float]:
   return lambda row, texts: share
 
 
 LAYOUTS: dict[str, Kind] = {
-  "grid": Kind("two columns, three rows a page", 1200, _fixed(0.44), 3, _every([1, 1])),
-  "strip": Kind("one below the other, for scrolling", 720, _fixed(0.92), 4, _every([1])),
-  "row": Kind("a newspaper's row of four", 2000, _fixed(0.24), 1, _every([1, 1, 1, 1])),
-  "nine": Kind("three by three", 1200, _fixed(0.31), 3, _every([1, 1, 1])),
+  "grid": Kind("two columns, three rows a page", 1200, _constant(0.44), 3, _every([1, 1])),
+  "strip": Kind("one below the other, for scrolling", 720, _constant(0.92), 4, _every([1])),
+  "row": Kind("a newspaper's row of four", 2000, _constant(0.24), 1, _every([1, 1, 1, 1])),
+  "nine": Kind("three by three", 1200, _constant(0.31), 3, _every([1, 1, 1])),
   "hero": Kind("a large opening, then pairs", 1200, lambda row, texts: 0.62 if len(row) == 1 else 0.44, 3, _hero),
-  "zigzag": Kind("wide and narrow in turn", 1200, _fixed(0.42), 3, _every([1.6, 1], [1, 1.6])),
-  "cinema": Kind("wide pictures, four a page", 1200, _fixed(0.40), 4, _every([1])),
-  "splash": Kind("one a page", 1200, _fixed(0.96), 1, _every([1])),
+  "zigzag": Kind("wide and narrow in turn", 1200, _constant(0.42), 3, _every([1.6, 1], [1, 1.6])),
+  "cinema": Kind("wide pictures, four a page", 1200, _constant(0.40), 4, _every([1])),
+  "splash": Kind("one a page", 1200, _constant(0.96), 1, _every([1])),
   "text": Kind("follows the length of the text", 1200, lambda row, texts: 0.34 + min(max(texts, default=0), 240) / 1500, 4, _by_text),
 }  # fmt: skip
 
 
 def check(kind: str) -> Kind:
-  """UserError for a layout that there is not."""
+  """The layout of that name. UserError if there is none."""
   if kind not in LAYOUTS:
     raise UserError(f"there is no layout {kind!r}{nearest(kind, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
   return LAYOUTS[kind]
 
 
 def pages(kind: str, direction: str, lengths: Sequence[int], top: int = 0) -> list[Page]:
-  """Pages for panels whose texts have these lengths, in characters. `top` pixels of the first stay free
-  for the title. A page ends where its last row does."""
+  """Pages for panels whose texts have these lengths, in characters. `top` pixels of the first page stay free
+  for the title. A page is as high as its rows need."""
   k = check(kind)
   out: list[Page] = []
   rows = k.split(lengths)

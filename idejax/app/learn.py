@@ -1,4 +1,4 @@
-"""People from photos into the store: everybody who comes together trains together, as one crowd."""
+"""Learns people from photos into the store; people who are added together train together, as one crowd."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ class Applicant(NamedTuple):
   name: str
   photo: Any
   pronouns: str = ""
-  shown: str = ""  # what the photo shows beside them, for captions
+  scene: str = ""  # what the photo shows beside the face, for captions
   sample: bool = False
 
 
@@ -53,7 +53,7 @@ Progress = Callable[[int, int, str], None]  # done, of, what
 
 @dataclasses.dataclass(frozen=True)
 class AgeGate:
-  """Refuses minors where something can estimate ages; set in code, by no option and no button."""
+  """Refuses minors if a function that estimates ages is given. Only code can set it: there is no option for it."""
 
   estimate: Callable[[np.ndarray], float] | None = None  # years, from an upright RGB photo
 
@@ -83,11 +83,11 @@ def learn(
   progress: Progress = lambda *_: None,
   stop: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-  """Everybody into the store, or nobody. UserError for a name, a photo, an age or a missing consent.
+  """Learns everybody into the store, or nobody. UserError for a bad name, photo or age, or a missing consent.
 
-  Killed in the middle, the same call goes on from the last checkpoint.
+  If it is killed, the same call resumes at the last checkpoint.
   """
-  consent = consent.checked()
+  consent = consent.validate()
   if not applicants:
     raise UserError("nobody to learn: give photos and names")
   if len(applicants) > MOST_AT_ONCE:
@@ -99,24 +99,24 @@ def learn(
     raise UserError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
   cfg = cfg or method_options.preset(method, None, model)
   progress(0, 1, "looking at the photos")
-  found, ages = [], []
+  photos, ages = [], []
   for n, a in zip(names, applicants):
     picture = ph.read(_sound(a.photo))
     ages.append(gate.check(n, picture.pixels))
-    found.append(faces.read(picture, pack))
-  shown = {a.shown for a in applicants}
-  groups = [[i for i, a in enumerate(applicants) if a.shown == s] for s in sorted(shown)]
+    photos.append(faces.read(picture, pack))
+  scenes = {a.scene for a in applicants}
+  groups = [[i for i, a in enumerate(applicants) if a.scene == s] for s in sorted(scenes)]
   if METHODS[method].needs(cfg, pipe.backbone.nets).alone:
     groups = [[i] for g in groups for i in g]
   everyone: dict[int, Learned] = {}
   for g, group in enumerate(groups):
     tell = lambda done, of, what, g=g: progress(done + g * of, of * len(groups), what)
-    made = _train(
+    crowd = _train(
       pipe,
       pack,
       [names[i] for i in group],
-      [found[i] for i in group],
-      applicants[group[0]].shown,
+      [photos[i] for i in group],
+      applicants[group[0]].scene,
       store,
       model,
       method,
@@ -125,12 +125,12 @@ def learn(
       tell,
       stop,
     )
-    everyone |= dict(zip(group, made))
+    everyone |= dict(zip(group, crowd))
   out = []
   for i, (n, a) in enumerate(zip(names, applicants)):
     record = Record(
       n,
-      found[i].meta["photo_sha256"],
+      photos[i].meta["photo_sha256"],
       consent,
       method,
       model,
@@ -145,13 +145,13 @@ def learn(
       ages[i],
       a.sample,
     )
-    store.add(everyone[i], record, found[i].portrait, overwrite)
+    store.add(everyone[i], record, photos[i].portrait, overwrite)
     out.append(record)
   return out
 
 
 def _sound(photo: Any) -> Any:
-  """An upload that is small enough and a picture of a kind that photos have. UserError otherwise."""
+  """The photo. UserError for an uploaded file that is too large or no PNG, JPEG or WebP."""
   if not isinstance(photo, str | Path):
     return photo
   path = Path(photo)
@@ -172,7 +172,7 @@ def _train(
   pack: faces.Pack,
   names: Sequence[str],
   photos: Sequence[faces.FaceRecord],
-  shown: str,
+  scene: str,
   store: Store,
   model: str,
   method: str,
@@ -181,16 +181,16 @@ def _train(
   progress: Progress,
   stop: Callable[[], bool],
 ) -> list[Learned]:
-  """Everybody in the group, at once."""
+  """Trains everybody in the group at once."""
   module, b = METHODS[method], pipe.backbone
   needs = module.needs(cfg, b.nets)
-  if shown:
-    cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {shown}" for t in cfg.templates))
+  if scene:
+    cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {scene}" for t in cfg.templates))
   if needs.class_pictures or needs.face_vit:
     raise UserError(f"{method} needs more than a photo here: choose another method")
   constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
   captions = encode_captions(needs, pipe.tokenizers, "<id>")
-  read = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
+  people = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
   digests = [hashlib.sha256(p.meta["photo_sha256"].encode()).hexdigest() for p in photos]
   keys = fit.keys(seed, digests)
   facts = {"method": method, "settings": _plain(cfg), "photos": digests, "model_digest": pipe.digest, "seed": seed}
@@ -198,7 +198,7 @@ def _train(
   run = loop.Run(place, cfg.steps, name=f"learning {', '.join(names)}")
   progress(0, cfg.steps, "compiling")
   step, state, frozen, key = fit.together(
-    module, cfg, b, constants, captions, read, keys, sharding.everywhere(pipe.mesh)
+    module, cfg, b, constants, captions, people, keys, sharding.everywhere(pipe.mesh)
   )
   last = state
   steps: Any = fit.train(
@@ -225,17 +225,17 @@ def _plain(cfg: Any) -> dict[str, Any]:
 
 # The two people who are there from the start.
 
-SAMPLES = (("Anna Field", "she", 0), ("Ben Stone", "he", 1))  # name, pronouns, which of the chosen
+SAMPLES = (("Anna Field", "she", 0), ("Ben Stone", "he", 1))  # name, pronouns, index in _SAMPLE_IDS
 
 
 def samples() -> list[Applicant]:
-  """Two people of the drawn world whom no training has seen; they are nobody, so nobody need agree."""
+  """Two people of the drawn world whom no training has seen; they are not real, so nobody has to consent."""
   from idejax.miniature.world import data, people, scene
 
   who = people.people(_SAMPLE_IDS)
   scenes = data.stack([scene.scene(clothes="red sweater", background="gray")] * len(_SAMPLE_IDS))
   images, _ = data.render_all(who, scenes)
-  return [Applicant(n, np.asarray(images[i]), p, portraits.SHOWN, True) for n, p, i in SAMPLES]
+  return [Applicant(n, np.asarray(images[i]), p, portraits.SURROUNDINGS, True) for n, p, i in SAMPLES]
 
 
 _SAMPLE_IDS = (435, 341)  # of the held-out split

@@ -1,5 +1,5 @@
-"""Letters that ship: Comic Neue (SIL Open Font License 1.1, beside this file), and where it has no sign for a
-text, DejaVu Sans (free, from Bitstream Vera's licence), which comes with matplotlib, or a font of other scripts."""
+"""Fonts for letters: Comic Neue (SIL Open Font License 1.1, beside this file). For texts with characters that it
+lacks, DejaVu Sans, which comes with matplotlib (Bitstream Vera's free licence), or a font of other scripts."""
 
 import functools
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ def _files() -> tuple[tuple[Path, frozenset[int]], ...]:
 
   wide = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
   paths = (_FOLDER / "ComicNeue-Bold.otf", wide, *fonts.shipped())
-  found = []
+  out = []
   for p in paths:
-    with TTFont(str(p), lazy=True) as opened:
-      found.append((p, frozenset(opened.getBestCmap())))
-  return tuple(found)
+    with TTFont(str(p), lazy=True) as file:
+      out.append((p, frozenset(file.getBestCmap())))
+  return tuple(out)
 
 
 def font(text: str, size: int) -> ImageFont.FreeTypeFont:
-  """The first font that has every sign of the text, else the one that lacks the fewest."""
+  """The first font that has every character of the text, else the one that lacks the fewest."""
   return _font(min(_files(), key=lambda f: len(_lacking(text, f[1])))[0], size)
 
 
 def lacking(text: str) -> str:
-  """The signs of a text that no font here can draw."""
+  """The characters of a text that no font here can draw."""
   return "".join(sorted(set.intersection(*(_lacking(text, have) for _, have in _files()))))
 
 
@@ -47,7 +47,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:
-  """Lines of at most `width` pixels; a word that is wider is cut. No line where there is no word."""
+  """Lines of at most `width` pixels; a word that is wider is cut. No lines for an empty text."""
   words = " ".join(text.split())
   return fonts.fold(words, width, font(text, size).getlength) if words else []
 

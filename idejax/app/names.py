@@ -1,7 +1,7 @@
 """Full names and the words that stand for them in prompts.
 
-Names have exactly two words. Longest names win where one begins with another; case and word boundaries
-count; a possessive keeps its ending. Substitution and its way back are exact.
+A name has exactly two words. If one name begins with another, the longer one wins; case and word boundaries
+count; a possessive keeps its ending. Replacing names by words can be undone exactly.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ def check(name: str) -> str:
   name = " ".join(unicodedata.normalize("NFC", name).split())
   words = name.split(" ") if name else []
   if len(words) != 2:
-    found = "is empty" if not words else f"has {len(words)} word{'s' * (len(words) > 1)}"
-    raise UserError(f"the name {name!r} {found}; a name is a first and a last name, such as Anna Field")
+    count = "is empty" if not words else f"has {len(words)} word{'s' * (len(words) > 1)}"
+    raise UserError(f"the name {name!r} {count}; a name is a first and a last name, such as Anna Field")
   for w in words:
     if len(w) > _LONGEST:
       raise UserError(f"the name {name[:60]!r} is too long; a word has at most {_LONGEST} letters")
@@ -30,12 +30,12 @@ def check(name: str) -> str:
 
 
 def split(text: str) -> list[str]:
-  """Names of a text box, separated by commas."""
+  """The names in a text box, separated by commas."""
   return [check(part) for part in text.split(",") if part.strip()]
 
 
-def paired(names: Sequence[str], images: Sequence[object]) -> list[str]:
-  """Checked names of as many pictures. UserError for another number, or for a name twice."""
+def pair(names: Sequence[str], images: Sequence[object]) -> list[str]:
+  """The names, checked, one for each picture. UserError if their number differs or a name is there twice."""
   if len(names) != len(images):
     raise UserError(f"{len(images)} picture(s) and {len(names)} name(s): each picture needs one name, in order")
   out = [check(n) for n in names]
@@ -46,9 +46,9 @@ def paired(names: Sequence[str], images: Sequence[object]) -> list[str]:
 
 
 def slug(name: str) -> str:
-  """A folder's name: letters of ASCII, _ between the words, and a digest where letters were lost."""
-  folded = unicodedata.normalize("NFKD", name.casefold())
-  ascii_ = re.sub(r"[^a-z]+", "_", folded.encode("ascii", "ignore").decode()).strip("_")
+  """The name of a person's folder: ASCII letters, _ between the words, and a digest if letters were lost."""
+  letters = unicodedata.normalize("NFKD", name.casefold())
+  ascii_ = re.sub(r"[^a-z]+", "_", letters.encode("ascii", "ignore").decode()).strip("_")
   if re.fullmatch(r"[a-z]+ [a-z]+", name.casefold()):
     return ascii_
   return (
@@ -62,7 +62,7 @@ def word(name: str) -> str:
 
 
 def pattern(names: Sequence[str]) -> re.Pattern[str]:
-  """Matches any of the names as whole words, the longest first; nothing where there are none."""
+  """A pattern that matches any of the names as whole words, the longest first; it matches nothing without names."""
   ordered = sorted(names, key=len, reverse=True)
   return re.compile(rf"(?<![\w<])({'|'.join(map(re.escape, ordered))})(?![\w>])" if ordered else r"(?!)")
 
@@ -83,7 +83,7 @@ def to_words(text: str, names: Sequence[str]) -> str:
 
 
 def to_names(text: str, names: Sequence[str]) -> str:
-  """The way back."""
+  """Signal words become names: the inverse of `to_words`."""
   back = {word(n): n for n in names}
   if not back:
     return text
@@ -91,7 +91,7 @@ def to_names(text: str, names: Sequence[str]) -> str:
 
 
 def once(text: str, names: Sequence[str]) -> str:
-  """Signal words each once, as prompts want them: further mentions are "the person"."""
+  """A text in which each signal word stands once, as prompts need it: further mentions become "the person"."""
   for n in names:
     first, middle, rest = text.partition(word(n))
     text = first + middle + rest.replace(word(n), "the person")
@@ -99,12 +99,12 @@ def once(text: str, names: Sequence[str]) -> str:
 
 
 def only(text: str, name: str, names: Sequence[str]) -> str:
-  """A sentence in which nobody else is named: they are "somebody"."""
+  """A sentence that names nobody else: the others become "somebody"."""
   return pattern([n for n in names if n != name]).sub("somebody", text)
 
 
 def pronouns(name: str, stated: Mapping[str, str]) -> str:
-  """she, he, they, or "" where nothing tells: what was stated, else what the first name is usually for."""
+  """she, he or they: what was stated, else what is usual for the first name; "" if that is unknown."""
   if stated.get(name):
     return stated[name]
   first = name.split()[0].casefold()

@@ -1,4 +1,4 @@
-"""The page: people on the left, the story and its panels on the right. All it does is in `actions`."""
+"""The page: people on the left, the story and its panels on the right. What it does is in `actions`."""
 
 import dataclasses
 import os
@@ -28,10 +28,10 @@ DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}  # one learns or d
 
 
 def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
-  """The page over a studio."""
+  """Builds the page for a studio."""
 
-  def guarded(work):
-    """(value, status) of a short action; a mistake is the status."""
+  def guard(work):
+    """(value, status) of a short action; after a UserError (None, its text)."""
     try:
       return work()
     except UserError as e:
@@ -40,11 +40,11 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
   def everybody(token: str):
     v = visitors.get(token)[1]
     records = v.store.records()
-    found = [r.name for r in records]
-    return cards.people(token, records, [names.slug(n) for n in found]), gr.update(choices=found, value=None)
+    people = [r.name for r in records]
+    return cards.people(token, records, [names.slug(n) for n in people]), gr.update(choices=people, value=None)
 
   with gr.Blocks(title="idejax comic", analytics_enabled=False, delete_cache=(600, 600)) as page:
-    kept = gr.BrowserState("", storage_key="idejax-comic", secret="idejax")
+    cookie = gr.BrowserState("", storage_key="idejax-comic", secret="idejax")
     token = gr.State("")
     tick = gr.State(0)
     first = gr.State(0)
@@ -66,7 +66,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           replace = gr.Checkbox(label="Replace people who have these names already.")
           learn_button = gr.Button("Learn", variant="primary", elem_id="learn-button")
         with gr.Accordion("Delete somebody", open=False):
-          gone = gr.Dropdown(label="Who", choices=[], elem_id="gone")
+          to_delete = gr.Dropdown(label="Who", choices=[], elem_id="gone")
           sure = gr.Checkbox(
             label="Delete what was learned, the portrait, and every picture of this person.", elem_id="sure"
           )
@@ -106,7 +106,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           back = gr.Button("Earlier panels", size="sm")
           onward = gr.Button("Later panels", size="sm")
 
-        asked = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
+        inputs = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
 
         def read(t, *values):
           v = visitors.get(t)[1]
@@ -132,20 +132,20 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
                 card(t, v, s, p)
 
         def card(t, v, s, p):
-          shown = script.shown(p)
+          version = script.current_version(p)
           number = [q.id for q in s.panels].index(p.id) + 1
-          gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, shown), elem_id=f"shot-{p.id}")
+          gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, version), elem_id=f"shot-{p.id}")
           if len(p.versions) > 1:
             names_ = actions.labels(p)
             pick = gr.Radio(
               names_,
-              value=names_[p.versions.index(shown)] if shown else None,
+              value=names_[p.versions.index(version)] if version else None,
               label="Versions",
               type="index",
               elem_id=f"versions-{p.id}",
             )
             pick.input(
-              lambda k, n: changed(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets]
+              lambda k, n: change(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets]
             )
           sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
           with gr.Accordion("Pose and bubbles", open=False):
@@ -155,10 +155,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
             save = gr.Button("Save", size="sm", elem_id=f"save-{p.id}")
             again = gr.Button("Re-roll", size="sm", variant="primary", elem_id=f"reroll-{p.id}")
           save.click(
-            lambda a, b, c, n: changed(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)),
+            lambda a, b, c, n: change(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)),
             [sentence, pose, lines, tick],
             [status, tick, sheets],
-          ).then(listed, [token], [sentences])
+          ).then(list_sentences, [token], [sentences])
 
           def roll(n):
             for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
@@ -167,7 +167,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
           again.click(roll, [tick], [status, tick, sheets], **DEVICE)
 
-        def changed(t, n, work):
+        def change(t, n, work):
           v = visitors.get(t)[1]
           try:
             work()
@@ -176,7 +176,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
             return cards.status(one_line(str(e)), "bad"), n, gr.skip()
           return cards.status("Saved. Draw the comic to make what changed.", "good"), n + 1, actions.preview(v, t)
 
-        def listed(t):
+        def list_sentences(t):
           return "\n".join(p.sentence for p in visitors.get(t)[1].script().panels)
 
         gr.Markdown("## Pages")
@@ -207,49 +207,66 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
     page.load(
       arrive,
-      [kept],
-      [kept, token, crowd, gone, story, title, sentences, style, layout, direction, seed, negative, steps, sheets],
+      [cookie],
+      [
+        cookie,
+        token,
+        crowd,
+        to_delete,
+        story,
+        title,
+        sentences,
+        style,
+        layout,
+        direction,
+        seed,
+        negative,
+        steps,
+        sheets,
+      ],
     )
 
-    def learned(t, *values):
+    def learn(t, *values):
       v = visitors.get(t)[1]
       for note in actions.learn_people(studio, v, *values):
         yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
 
-    learn_button.click(learned, [token, files, who, by, agreed, replace], [people_status, crowd, gone, files], **DEVICE)
+    learn_button.click(
+      learn, [token, files, who, by, agreed, replace], [people_status, crowd, to_delete, files], **DEVICE
+    )
 
-    def forgotten(t, name, yes, n):
+    def forget(t, name, yes, n):
       v = visitors.get(t)[1]
-      _, said = guarded(lambda: (None, cards.status(actions.forget(v, name, yes), "good")))
-      return (said, *everybody(t), False, n + 1, actions.preview(v, t))
+      _, message = guard(lambda: (None, cards.status(actions.forget(v, name, yes), "good")))
+      return (message, *everybody(t), False, n + 1, actions.preview(v, t))
 
-    delete_button.click(forgotten, [token, gone, sure, tick], [people_status, crowd, gone, sure, tick, sheets])
+    delete_button.click(forget, [token, to_delete, sure, tick], [people_status, crowd, to_delete, sure, tick, sheets])
 
-    def cut(t, text, head, chosen, number, n):
-      s, said = guarded(lambda: actions.cut(studio, visitors.get(t)[1], text, head, chosen or [], int(number or 0)))
+    def cut(t, text, head, picks, number, n):
+      s, message = guard(lambda: actions.cut(studio, visitors.get(t)[1], text, head, picks or [], int(number or 0)))
       if s is None:
-        return gr.skip(), said, n, gr.skip()
-      return "\n".join(p.sentence for p in s.panels), said, n + 1, s.title
+        return gr.skip(), message, n, gr.skip()
+      return "\n".join(p.sentence for p in s.panels), message, n + 1, s.title
 
     cut_button.click(cut, [token, story, title, style, seed, tick], [sentences, status, tick, title])
     demo_button.click(lambda: (_DEMO, "The grocery store"), None, [story, title])
     style.change(
-      lambda chosen: "".join(cards.status(x, "warn") for x in styles.conflicts(chosen or [])), [style], [clash]
+      lambda picks: "".join(cards.status(x, "warn") for x in styles.conflicts(picks or [])), [style], [clash]
     )
-    draw_button.click(draw, [token, tick, *asked[1:]], [status, tick, sheets], **DEVICE)
+    draw_button.click(draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE)
     stop_button.click(lambda t: visitors.get(t)[1].stop.set(), [token], None, queue=False)
 
-    def relaid(t, kind, way, n):
+    def lay_out(t, kind, way, n):
       v = visitors.get(t)[1]
       s = v.script()
       if not s.panels or (s.layout.kind, s.layout.direction) == (kind, way):
         return gr.skip()
-      v.keep(script.checked(dataclasses.replace(s, layout=script.Layout(kind, way))))
+      v.keep(script.validate(dataclasses.replace(s, layout=script.Layout(kind, way))))
       actions.lay_out(studio, v)
       return actions.preview(v, t)
 
     for choice in (layout, direction):
-      choice.input(relaid, [token, layout, direction, tick], [sheets])
+      choice.input(lay_out, [token, layout, direction, tick], [sheets])
     last = lambda t: max(len(visitors.get(t)[1].script().panels) - 1, 0) // _CARDS * _CARDS
     back.click(lambda at: max(at - _CARDS, 0), [first], [first])
     onward.click(lambda t, at: min(at + _CARDS, last(t)), [token, first], [first])

@@ -1,4 +1,4 @@
-"""The comic on pages, and its files: a PNG strip, a PDF, a CBZ, and a page of HTML with texts for who cannot see it."""
+"""The comic's pages and files: a PNG strip, a PDF, a CBZ, and a page of HTML with alternative texts."""
 
 import html
 import io
@@ -24,14 +24,14 @@ _LONGEST_STRIP = 30_000  # pixels: what viewers open
 
 
 class Sheet(NamedTuple):
-  """A finished page, with a text that says what is to be seen on it."""
+  """A finished page and its alternative text."""
 
   image: np.ndarray  # uint8 [H, W, 3], marked
   alt: str
 
 
 def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list[Sheet]:
-  """Every page. `picture` opens a version's file, None if it is gone."""
+  """Composes every page. `picture` opens a version's file; it returns None if the file is gone."""
   if not s.panels:
     return []
   lengths = [sum(len(b.text) for b in p.bubbles) or len(p.sentence) for p in s.panels]
@@ -56,11 +56,11 @@ def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list
 
 
 def alt(s: Script, p: Panel) -> str:
-  """What is to be seen and read in a panel."""
+  """A panel's alternative text: its sentence and what people say."""
   if p.alt:
     return p.alt
-  said = [f'{b.speaker or "A bubble"}: "{b.text}"' for b in p.bubbles if b.kind != "caption"]
-  return " ".join([p.sentence, *(t for t in said if t.split('"')[1] not in p.sentence)])
+  speech = [f'{b.speaker or "A bubble"}: "{b.text}"' for b in p.bubbles if b.kind != "caption"]
+  return " ".join([p.sentence, *(t for t in speech if t.split('"')[1] not in p.sentence)])
 
 
 def _headline(draw: ImageDraw.ImageDraw, title: str, width: int):
@@ -74,21 +74,21 @@ def _headline(draw: ImageDraw.ImageDraw, title: str, width: int):
 
 def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, s: Script, p: Panel, rect: Rect, picture):
   left, top, width, height = rect[0], rect[1], rect[2] - rect[0], rect[3] - rect[1]
-  version = script.shown(p)
+  version = script.current_version(p)
   image = picture(version) if version and not version.reason else None
   faces = version.faces if version and image else ()
   size = image.size if image else (1, 1)
-  fit = lambda w, h: crop(size, (w, h), faces)
+  part = lambda w, h: crop(size, (w, h), faces)
   owners = [r.person for r in sorted(p.regions, key=lambda r: r.box[0])] or list(p.people)
 
   def faces_at(w: int, h: int):
-    found = [inside(f, size, fit(w, h), (w, h)) for f in faces]
-    return found, dict(zip(owners, found)) if len(owners) == len(found) else {}
+    places = [inside(f, size, part(w, h), (w, h)) for f in faces]
+    return places, dict(zip(owners, places)) if len(owners) == len(places) else {}
 
   texts = bubbles.place(p.bubbles, width, height, faces_at, s.layout.direction)
   tall = height - texts.band
   if image:
-    canvas.paste(fitted(image, fit(width, tall), (width, tall)), (left, top))
+    canvas.paste(fill(image, part(width, tall), (width, tall)), (left, top))
   else:
     draw.rectangle((left, top, rect[2], top + tall), _EMPTY)
     why = version.reason if version else "not drawn yet"
@@ -102,13 +102,13 @@ def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, s: Script, p: Panel, r
 
 
 def crop(
-  size: tuple[int, int], wanted: tuple[int, int], faces: Sequence[script.Box]
+  size: tuple[int, int], target: tuple[int, int], faces: Sequence[script.Box]
 ) -> tuple[float, float, float, float]:
-  """The part of a picture of `size` that fills `wanted`, in its pixels: as large as can be, moved so that
-  the faces stay in it. Where they do not fit it is larger than the picture: there will be borders."""
+  """The part of a picture of `size`, in its pixels, that fills a rectangle of size `target`: as large as
+  possible, moved so that the faces stay in it. If they do not fit, it exceeds the picture: there will be borders."""
   w, h = size
-  scale = min(w / wanted[0], h / wanted[1])
-  cw, ch = wanted[0] * scale, wanted[1] * scale
+  scale = min(w / target[0], h / target[1])
+  cw, ch = target[0] * scale, target[1] * scale
   if faces:
     x0, y0 = min(f[0] for f in faces) * w, min(f[1] for f in faces) * h
     x1, y1 = max(f[2] for f in faces) * w, max(f[3] for f in faces) * h
@@ -124,28 +124,28 @@ def crop(
 
 
 def inside(
-  face: script.Box, size: tuple[int, int], part: tuple[float, float, float, float], wanted: tuple[int, int]
+  face: script.Box, size: tuple[int, int], part: tuple[float, float, float, float], target: tuple[int, int]
 ) -> Rect:
-  """A face's rectangle when a part of a picture of `size` has become `wanted`."""
-  x = lambda v: round((v * size[0] - part[0]) / (part[2] - part[0]) * wanted[0])
-  y = lambda v: round((v * size[1] - part[1]) / (part[3] - part[1]) * wanted[1])
+  """A face's rectangle after the part of a picture of `size` was resized to `target`."""
+  x = lambda v: round((v * size[0] - part[0]) / (part[2] - part[0]) * target[0])
+  y = lambda v: round((v * size[1] - part[1]) / (part[3] - part[1]) * target[1])
   return x(face[0]), y(face[1]), x(face[2]), y(face[3])
 
 
-def fitted(image: Image.Image, part: tuple[float, float, float, float], wanted: tuple[int, int]) -> Image.Image:
-  """That part at the wanted size; beyond the picture its own colours, out of focus."""
+def fill(image: Image.Image, part: tuple[float, float, float, float], target: tuple[int, int]) -> Image.Image:
+  """The part resized to `target`; a border outside the picture shows its colours out of focus."""
   w, h = image.size
   full = image.convert("RGB")
   if part[0] >= -0.5 and part[1] >= -0.5 and part[2] <= w + 0.5 and part[3] <= h + 0.5:
     box = (max(part[0], 0), max(part[1], 0), min(part[2], w), min(part[3], h))
-    return full.resize(wanted, Image.Resampling.LANCZOS, box=box)
-  scale = wanted[0] / (part[2] - part[0])
-  back = full.resize(wanted, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(24))
-  cut = (max(part[0], 0), max(part[1], 0), min(part[2], w), min(part[3], h))
+    return full.resize(target, Image.Resampling.LANCZOS, box=box)
+  scale = target[0] / (part[2] - part[0])
+  back = full.resize(target, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(24))
+  source = (max(part[0], 0), max(part[1], 0), min(part[2], w), min(part[3], h))
   small = full.resize(
-    (max(1, round((cut[2] - cut[0]) * scale)), max(1, round((cut[3] - cut[1]) * scale))),
+    (max(1, round((source[2] - source[0]) * scale)), max(1, round((source[3] - source[1]) * scale))),
     Image.Resampling.LANCZOS,
-    box=cut,
+    box=source,
   )
   back.paste(small, (round(max(-part[0], 0) * scale), round(max(-part[1], 0) * scale)))
   return back
@@ -155,7 +155,7 @@ def fitted(image: Image.Image, part: tuple[float, float, float, float], wanted: 
 
 
 def export(folder: Path, s: Script, sheets: Sequence[Sheet], formats: Sequence[str] = FORMATS) -> list[Path]:
-  """comic.png (a strip of all pages), comic.pdf, comic.cbz, comic.html; those asked for."""
+  """Writes comic.png (a strip of all pages), comic.pdf, comic.cbz and comic.html, or those named in `formats`."""
   record = {"title": s.title, "model": s.model.name, "model_digest": s.model.digest, "ai_generated": True}
   writers = {"png": _strip, "pdf": _pdf, "cbz": _cbz, "html": _html}
   out = []
@@ -167,7 +167,7 @@ def export(folder: Path, s: Script, sheets: Sequence[Sheet], formats: Sequence[s
 
 
 def _strip(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
-  """All pages below one another; halved in size until viewers open it."""
+  """All pages below one another, halved in size until viewers can open it."""
   width = max(p.image.shape[1] for p in sheets)
   tall = sum(p.image.shape[0] for p in sheets)
   canvas = Image.new("RGB", (width, tall), _PAPER)
@@ -181,7 +181,7 @@ def _strip(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
 
 
 def _pdf(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
-  """A page a sheet, at 150 dots an inch."""
+  """One page per sheet, at 150 dots per inch."""
   first, *rest = [Image.fromarray(p.image) for p in sheets]
   with replacing(path) as temporary:
     first.save(
@@ -199,7 +199,7 @@ def _pdf(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
 
 
 def _cbz(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
-  """PNG pages in order, and ComicInfo.xml, which readers know: title, number of pages, reading order."""
+  """PNG pages in order, and ComicInfo.xml, which comic readers use: title, number of pages, reading order."""
   manga = "YesAndRightToLeft" if s.layout.direction == "rtl" else "No"
   info = (
     f'<?xml version="1.0" encoding="utf-8"?>\n<ComicInfo xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
@@ -215,7 +215,7 @@ def _cbz(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
 
 
 def _html(path: Path, s: Script, sheets: Sequence[Sheet], record: dict):
-  """The strip with its text below, panel by panel in reading order."""
+  """The strip, and below it the text of every panel in reading order."""
   lines = "\n".join(f"<li>{html.escape(alt(s, p))}</li>" for p in s.panels)
   order = "right to left" if s.layout.direction == "rtl" else "left to right"
   text = f"""<!doctype html>

@@ -1,8 +1,8 @@
-"""What may not be asked for: every text that reaches a prompt is read in plain letters first.
+"""What must not be asked for. Every text that reaches a prompt is first reduced to plain letters.
 
-Plain letters: accents, look-alikes of other scripts, full width, l33t, zero widths, s p a c e d letters and
-repeated letters are undone, so that spelling does not get around a rule. A real person's likeness is at
-stake, so rules are strict; words that merely contain another (Essex, cocktail, skill) pass.
+Accents, look-alikes from other scripts, full-width letters, l33t, zero-width characters, s p a c e d letters
+and repeated letters are undone, so that spelling does not get around a rule. Rules are strict because a real
+person's likeness is at stake; words that merely contain another (Essex, cocktail, skill) pass.
 """
 
 import re
@@ -14,7 +14,7 @@ from idejax.errors import UserError
 
 
 class Denial(NamedTuple):
-  """What was found, in the reader's words."""
+  """The rule that a text breaks."""
 
   category: str
   term: str  # of the list, not as it was spelled
@@ -48,7 +48,7 @@ _PHRASES = ("no clothes", "without clothes", "wearing nothing", "child bride", "
             "ethnic cleansing", "lynch mob", "gas chamber", "racial slur", "drug dealer", "dealing drugs", "sells drugs",
             "takes bribes", "in handcuffs", "in prison", "in jail", "commits fraud", "plants a bomb", "beats his wife",
             "beats her husband", "wife beater", "child abuser")  # fmt: skip
-# Harmless alone, not about the same person in one text.
+# Each of the two sets is harmless alone, but not both in one text.
 _MINOR = frozenset("""child children kid kids minor minors toddler baby infant boy boys girl girls schoolgirl schoolgirls
   schoolboy schoolboys teen teens teenage teenager teenagers preteen preteens underage kindergartner pupil
   son daughter""".split())  # fmt: skip
@@ -79,30 +79,30 @@ def plain(text: str) -> str:
 
 
 def readings(text: str) -> list[str]:
-  """The ways to read a text: as it stands, with l33t undone, with spaced letters joined; each again with
-  repeated letters once. Words are separated by single spaces."""
+  """All ways to read a text: as it stands, with l33t undone, with spaced letters joined, and each of these
+  with repeated letters written once. Words are separated by single spaces."""
   base = plain(text)
   leet = re.sub(r"\S*[a-z@$]\S*", lambda m: m[0].translate(_LEET), base)
   ell = re.sub(r"\S*[a-z@$]\S*", lambda m: m[0].translate(_ONE).translate(_LEET), base)
   # n.a.k.e.d, n a k e d, n-a-k-e-d: runs of three or more single letters are one word.
-  joined = re.sub(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s\W_]{1,3}){2,}[a-z0-9](?![a-z0-9])",
+  compact = re.sub(r"(?<![a-z0-9])(?:[a-z0-9@$!][\s\W_]{1,3}){2,}[a-z0-9](?![a-z0-9])",
                   lambda m: re.sub(r"[^\w@$!]|_", "", m[0]), base)  # fmt: skip
   inside = [re.sub(r"(?<=[a-z])[*._\-~'’·](?=[a-z])", "", t) for t in (base, leet)]  # na-ked, na*ked
-  found = []
-  for t in (base, leet, ell, joined, joined.translate(_LEET), *inside):
+  out = []
+  for t in (base, leet, ell, compact, compact.translate(_LEET), *inside):
     words = re.findall(r"[a-z0-9]+", t)
     once = [w if w in _INNOCENT else re.sub(r"([a-z])\1+", r"\1", w) for w in words]
     pairs = [a + b for a, b in zip(words, words[1:]) if len(a) + len(b) > 5 and min(len(a), len(b)) > 1]  # top less
-    found += [
+    out += [
       " ".join(words),
       " ".join(re.sub(r"([a-z])\1{2,}", r"\1", w) for w in words),
       " ".join(once),
       " ".join(pairs),
     ]
-  return list(dict.fromkeys(found))
+  return list(dict.fromkeys(out))
 
 
-def _compiled() -> list[tuple[str, str, frozenset[str]]]:
+def _compile() -> list[tuple[str, str, frozenset[str]]]:
   """(category, phrases and words): words as a set, phrases joined by |."""
   out = []
   for category, text in _TERMS.items():
@@ -110,13 +110,13 @@ def _compiled() -> list[tuple[str, str, frozenset[str]]]:
     phrases = [p for p in _PHRASES if p in text]
     for p in phrases:
       text = text.replace(p, " ")
-    split = [w.replace("-", " ") for w in text.split()]
-    phrases += [w for w in split if " " in w]
-    out.append((category, "|".join(map(re.escape, phrases)), frozenset(w for w in split if " " not in w)))
+    words = [w.replace("-", " ") for w in text.split()]
+    phrases += [w for w in words if " " in w]
+    out.append((category, "|".join(map(re.escape, phrases)), frozenset(w for w in words if " " not in w)))
   return out
 
 
-_RULES = _compiled()
+_RULES = _compile()
 
 
 def find(text: str) -> Denial | None:
@@ -147,5 +147,5 @@ NEGATIVE = "nudity, nsfw, gore, blood, violence, hateful symbols, deformed"
 
 
 def negative(own: str) -> str:
-  """The negative prompt that is used: the user's, and behind it the fixed one."""
+  """The negative prompt: the user's, followed by the fixed one."""
   return ", ".join(t for t in (own.strip().rstrip(","), NEGATIVE) if t)

@@ -1,11 +1,11 @@
-"""A language model as the story parser: any endpoint that speaks OpenAI's chat protocol, named by the environment.
+"""A language model as the story parser: any endpoint with OpenAI's chat protocol, named by environment variables.
 
     IDEJAX_LLM_URL    the base, such as http://localhost:11434/v1
     IDEJAX_LLM_MODEL  the model's name there
     IDEJAX_LLM_KEY    the key, if it wants one
 
-Nothing is sent anywhere unless the first two are set. What comes back is cleaned and held to the contract;
-after three failures the offline rules do it, and that is said aloud.
+Nothing is sent anywhere unless the first two are set. The answer is cleaned and checked against the contract;
+after three failures the offline rules cut the story instead, and the user is told.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ sentence; never use he, she, they, him, her, them, his, hers or their. People: {
 
 @dataclasses.dataclass(frozen=True)
 class Remote:
-  """`parse` never fails for want of the endpoint: then the rules answer. The key is never shown."""
+  """If the endpoint fails, `parse` uses the offline rules. The key is never shown."""
 
   url: str
   model: str
@@ -52,14 +52,14 @@ class Remote:
       except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
         why = f"{type(e).__name__}: {one_line(str(e))[:120]}"
         continue
-      wrong = st.problems(sentences, story, names, lambda s: 0) + st.added(sentences, story, names)
-      if sentences and not wrong:
+      problems = st.problems(sentences, story, names, lambda s: 0) + st.additions(sentences, story, names)
+      if sentences and not problems:
         return sentences
-      why = wrong[0] if wrong else "no sentences came back"
+      why = problems[0] if problems else "no sentences came back"
       messages = [
         *messages[:2],
         {"role": "assistant", "content": text[:4000]},
-        {"role": "user", "content": f"Not yet: {'; '.join(wrong[:5]) or why}. The whole list again."},
+        {"role": "user", "content": f"Not yet: {'; '.join(problems[:5]) or why}. The whole list again."},
       ]
     self.notify(
       f"the story parser {self.model} gave nothing usable in {TRIES} tries ({why}); the offline rules cut the story instead"
@@ -76,7 +76,7 @@ class Remote:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-  """Follows nobody elsewhere: the key would go along."""
+  """Follows no redirect, because the key would be sent along."""
 
   def redirect_request(self, *_: Any) -> None:
     return None
@@ -86,9 +86,9 @@ _OPENER = urllib.request.build_opener(_Stay)
 
 
 def clean(text: str) -> list[str]:
-  """The sentences in a model's answer: a JSON list, an object that holds one, else what stands in quotation marks.
+  """The sentences in a model's answer: a JSON list, an object that holds one, else all texts in quotation marks.
 
-  Code fences, thoughts before the list and trailing commas are forgiven. ValueError if there is nothing.
+  Code fences, thoughts before the list and trailing commas are removed. ValueError if there is no sentence.
   """
   text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
   text = re.sub(r"```\w*", "", text)
@@ -100,17 +100,17 @@ def clean(text: str) -> list[str]:
   ]
   for c in candidates[:20]:
     try:
-      found = _listed(json.loads(re.sub(r",\s*([\]}])", r"\1", c)))
+      sentences = _texts(json.loads(re.sub(r",\s*([\]}])", r"\1", c)))
     except (ValueError, RecursionError):
       continue
-    if found:
-      return found
+    if sentences:
+      return sentences
   if quoted := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]:
     return quoted
   raise ValueError("the answer holds no list of sentences")
 
 
-def _listed(value: Any) -> list[str]:
+def _texts(value: Any) -> list[str]:
   """The strings of a list, of the first list in an object, or of objects with one text each."""
   if isinstance(value, Mapping):
     value = next((v for v in value.values() if isinstance(v, list)), [])
@@ -120,7 +120,7 @@ def _listed(value: Any) -> list[str]:
   return [t.strip() for t in texts if isinstance(t, str) and t.strip()]
 
 
-def chosen(
+def choose_parser(
   pronouns: Mapping[str, str], notify: Callable[[str], None] = tell, env: Mapping[str, str] = os.environ
 ) -> st.StoryParser:
   """The parser that the environment asks for: the rules unless a URL and a model are named."""

@@ -1,7 +1,7 @@
 """The offline story parser: sentences, clauses, and pronouns resolved by rules, with no network and no model.
 
-A pronoun means the last person mentioned that it can mean: of its gender where one is known, and, as an
-object, not the subject of its own clause. What somebody says, between quotation marks, stays as they say it.
+A pronoun means the last person mentioned who fits: of its gender if one is known, and, as an object, not the
+subject of its own clause. Text between quotation marks stays as it is.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from idejax.app.clauses import clauses, sentences, third_person
 _GENDER = {"he": "he", "him": "he", "his": "he", "she": "she", "her": "she", "hers": "she",
            "they": "they", "them": "they", "their": "they", "theirs": "they"}  # fmt: skip
 _OWN = ("his", "hers", "theirs", "their")
-# What follows "her" where it is an object; before all else it owns something.
+# Words after "her" that make it an object; before any other word it is a possessive.
 _AFTER_OBJECT = frozenset("""and or but to at in on with for from into onto by near behind beside over under up down away back
   home the a an that this if when while as because after before again too then now there here some every about not so
   outside inside today tomorrow how what why who where whether happily sadly quickly""".split())  # fmt: skip
@@ -28,7 +28,7 @@ _WORDS_TOO = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """`pronouns`: she, he or they by full name, where people have said so."""
+  """`pronouns`: she, he or they by full name, for people whose pronouns are known."""
 
   pronouns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -36,9 +36,9 @@ class Rules:
     state = _State(list(names), {n: nm.pronouns(n, self.pronouns) for n in names})
     text = story.replace("“", '"').replace("”", '"').replace("«", '"').replace("»", '"')
     out = []
-    whole = [_full_names(s, state) for s in sentences(text)]
-    state.ahead = [n for s in whole for n in nm.find(s, names)]
-    for sentence in whole:
+    full = [_full_names(s, state) for s in sentences(text)]
+    state.ahead = [n for s in full for n in nm.find(s, names)]
+    for sentence in full:
       for clause in clauses(sentence, names):
         out.append(_finish(_resolve(clause, state)))
     return [s for s in out if re.search(r"\w", s)]
@@ -46,14 +46,14 @@ class Rules:
 
 @dataclasses.dataclass
 class _State:
-  """Who was mentioned, the last at the end; what each is called by; who comes later in the story."""
+  """People mentioned so far, the latest last; their pronouns; and who comes later in the story."""
 
   names: list[str]
   gender: dict[str, str]
   recent: list[str] = dataclasses.field(default_factory=list)
   groups: list[list[str]] = dataclasses.field(default_factory=list)  # the people of each clause so far
   ahead: list[str] = dataclasses.field(default_factory=list)
-  named: list[str] = dataclasses.field(default_factory=list)  # in full so far, while first names are filled in
+  in_full: list[str] = dataclasses.field(default_factory=list)  # full names so far, while first names are completed
   thing: str = ""  # what "it" means
 
   def mention(self, name: str):
@@ -64,7 +64,7 @@ class _State:
       self.ahead.remove(name)
 
   def one(self, gender: str, exclude: Sequence[str] = ()) -> str | None:
-    """The last person whom a pronoun of that gender can mean; else the next who comes."""
+    """The last person mentioned whom a pronoun of that gender can mean; else the next in the story."""
     for among in (self.recent[::-1], self.ahead, self.names):
       for fits in ([n for n in among if self.gender[n] == gender], [n for n in among if not self.gender[n]]):
         for n in fits:
@@ -75,13 +75,13 @@ class _State:
     return None
 
   def several(self, exclude: Sequence[str] = ()) -> list[str]:
-    """Whom "they" means: somebody who is called so, the last two or more people together, or the one there is."""
-    called = [n for n in self.recent[::-1] if self.gender[n] == "they" and n not in exclude]
+    """Whom "they" means: somebody with that pronoun, the last group of people, or the only person mentioned."""
+    they = [n for n in self.recent[::-1] if self.gender[n] == "they" and n not in exclude]
     for group in self.groups[::-1]:
       if len(group) > 1 and not set(group) & set(exclude):
         return group
-      if called and called[0] in group:
-        return called[:1]
+      if they and they[0] in group:
+        return they[:1]
     everybody = [n for n in self.recent if n not in exclude]
     if len(everybody) > 1:
       return everybody[-2:]
@@ -89,7 +89,7 @@ class _State:
 
 
 def _full_names(sentence: str, state: _State) -> str:
-  """First names and titled last names become full names, outside of what is said."""
+  """First names, and last names with a title, become full names, except in quotations."""
 
   def replace(part: str) -> str:
     for n in state.names:
@@ -100,7 +100,7 @@ def _full_names(sentence: str, state: _State) -> str:
       lasts = "|".join(re.escape(n.split()[1]) for n in owners)
       alone = rf"(?<![\w<]){re.escape(first)}(?!\w)(?! (?:{lasts})(?!\w))"
       part = re.sub(alone, functools.partial(_owner, owners=owners, text=part, state=state), part)
-    state.named += nm.find(part, state.names)
+    state.in_full += nm.find(part, state.names)
     return part
 
   parts = re.split(r'("[^"]*")', sentence)
@@ -108,7 +108,7 @@ def _full_names(sentence: str, state: _State) -> str:
 
 
 def _owner(m: re.Match[str], owners: list[str], text: str, state: _State) -> str:
-  """Whose first name this is: the only one's, or the last's who was named in full; itself if it is a word."""
+  """The full name for a first name: of the only such person, or of the one last named in full; else the match."""
   rest = text[m.end() :]
   if m[0].casefold() in _WORDS_TOO and m.start() == 0 and not re.match(r"(?:'s)? [a-z]+(?:s|ed)\b", rest):
     return m[0]
@@ -116,12 +116,12 @@ def _owner(m: re.Match[str], owners: list[str], text: str, state: _State) -> str
     return m[0]  # another Anna: Anna Smith
   if len(owners) == 1:
     return owners[0]
-  named = nm.find(text[: m.start()], owners) or [n for n in state.named if n in owners]
-  return named[-1] if named else m[0]
+  full = nm.find(text[: m.start()], owners) or [n for n in state.in_full if n in owners]
+  return full[-1] if full else m[0]
 
 
 def _resolve(clause: str, state: _State) -> str:
-  """A clause with every pronoun replaced by whom it means."""
+  """A clause with every pronoun replaced by the people it means."""
   tokens = _tokens(clause, state.names)
   out: list[str] = []
   here: list[str] = []  # mentioned in this clause so far
@@ -156,14 +156,14 @@ def _tokens(clause: str, names: Sequence[str]) -> list[str]:
 
 
 def _subject(tokens: list[str], state: _State) -> set[str]:
-  """Those who act in the clause, as far as names before its verb tell."""
-  found: set[str] = set()
+  """The people who act in the clause: the names before its verb."""
+  out: set[str] = set()
   for t in tokens:
     if t in state.names:
-      found.add(t)
-    elif t.strip() and t.casefold() not in ("and", ",") and found:
+      out.add(t)
+    elif t.strip() and t.casefold() not in ("and", ",") and out:
       break
-  return found
+  return out
 
 
 def _replacement(lower: str, tokens: list[str], i: int, here: list[str], subject: set[str], state: _State) -> str:
@@ -194,10 +194,10 @@ def _replacement(lower: str, tokens: list[str], i: int, here: list[str], subject
       if tokens[k].strip():
         tokens[k] = third_person(tokens[k])
         break
-  return _listed(who) + ("'s" if owns else "")
+  return _enumerate(who) + ("'s" if owns else "")
 
 
-def _listed(who: Sequence[str]) -> str:
+def _enumerate(who: Sequence[str]) -> str:
   return " and ".join(filter(None, (", ".join(who[:-1]), who[-1])))
 
 
@@ -213,7 +213,7 @@ _NEEDS_THING = frozenset("""eats drinks opens closes takes buys reads holds give
 
 
 def _thing(lower: str, tokens: list[str], i: int, state: _State) -> str:
-  """What "it" means where it is an object of a deed; weather, time and whole situations stay "it"."""
+  """What "it" means as the object of a verb; for weather, time and situations it stays "it"."""
   before = next((t.casefold() for t in tokens[:i][::-1] if t.strip()), "")
   if not state.thing or lower == "it" and before not in _NEEDS_THING:
     return ""
@@ -222,12 +222,12 @@ def _thing(lower: str, tokens: list[str], i: int, state: _State) -> str:
 
 def _remember(tokens: list[str], state: _State):
   text = "".join(t for t in tokens if not t.startswith('"') and t not in state.names)
-  if found := [m[1].strip() for m in _THING.finditer(text)]:
-    state.thing = found[0]
+  if things := [m[1].strip() for m in _THING.finditer(text)]:
+    state.thing = things[0]
 
 
 def _finish(text: str) -> str:
-  """A capital in front, a mark at the end, single spaces."""
+  """The text with a capital first letter, a mark at the end, and single spaces."""
   text = " ".join(text.split()).strip(" ,;")
   if not text:
     return ""

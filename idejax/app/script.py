@@ -1,7 +1,7 @@
-"""The comic as one JSON document: command line and page read and write the same file (docs/comic-script.md).
+"""The comic as one JSON document, which both the command line and the page read and write (docs/comic-script.md).
 
-What decides a panel's pixels has a digest, `inputs`; a version of the panel remembers the digest that it
-was made from. So only panels whose inputs changed are made again, and every earlier version stays.
+All that decides a panel's pixels has one digest, `inputs`, and every version of a panel records the digest it
+was drawn from. So only panels whose inputs changed are drawn again, and every earlier version stays.
 """
 
 import dataclasses
@@ -119,14 +119,14 @@ class Script:
   guidance: float | None = None
 
   def panel(self, name: str) -> Panel:
-    """By id. UserError if there is none."""
+    """The panel with that id. UserError if there is none."""
     for p in self.panels:
       if p.id == name:
         return p
     raise UserError(f"the comic has no panel {name!r}; it has {', '.join(p.id for p in self.panels) or 'none'}")
 
   def with_panel(self, panel: Panel) -> "Script":
-    """With another panel of that id."""
+    """The script with this panel in the place of the one with its id."""
     self.panel(panel.id)
     return dataclasses.replace(self, panels=tuple(panel if p.id == panel.id else p for p in self.panels))
 
@@ -154,7 +154,7 @@ def write(path: Path, script: Script):
 
 
 def from_json(value: Any, where: str = "the comic") -> Script:
-  """A decoded document, checked: types, ranges, unknown fields, and what refers to what."""
+  """The script of a decoded document. UserError for wrong types, ranges, unknown fields or broken references."""
   if isinstance(value, dict) and value.get("schema") != SCHEMA:
     raise UserError(f"{where} has schema {value.get('schema')!r}; this idejax reads schema {SCHEMA}")
   script: Script = _decode(Script, value, where)
@@ -162,8 +162,8 @@ def from_json(value: Any, where: str = "the comic") -> Script:
   return script
 
 
-def checked(script: Script) -> Script:
-  """UserError for what a file could not say either."""
+def validate(script: Script) -> Script:
+  """The script, checked as a file would be. UserError if it breaks a rule."""
   return from_json(json.loads(json.dumps(dataclasses.asdict(script))))
 
 
@@ -205,8 +205,8 @@ def _check(s: Script, where: str):
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-  """A JSON value as `kind`, a type of this file."""
-  wrong = lambda what: UserError(
+  """A JSON value as an object of type `kind`."""
+  error = lambda what: UserError(
     f"{where} is {json.dumps(value, ensure_ascii=False, default=str)[:60]}; it must be {what}"
   )
   origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -216,19 +216,19 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return _decode(args[0], value, where)
   if origin is Literal:
     if value not in args:
-      raise wrong("one of " + ", ".join(repr(a) for a in args))
+      raise error("one of " + ", ".join(repr(a) for a in args))
     return value
   if origin is tuple:
     if not isinstance(value, list):
-      raise wrong("a list")
+      raise error("a list")
     if args[-1] is ...:
       return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if len(value) != len(args):
-      raise wrong(f"{len(args)} numbers")
+      raise error(f"{len(args)} numbers")
     return tuple(_decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
   if dataclasses.is_dataclass(kind):
     if not isinstance(value, dict):
-      raise wrong("an object")
+      raise error("an object")
     hints = typing.get_type_hints(kind)
     for key in value:
       if key not in hints:
@@ -239,16 +239,16 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return typing.cast(Any, kind)(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in value.items()})
   if kind is str:
     if not isinstance(value, str) or len(value) > _LONGEST:
-      raise wrong(f"a text of at most {_LONGEST} characters")
+      raise error(f"a text of at most {_LONGEST} characters")
     if any(0xD800 <= ord(c) < 0xE000 for c in value):
-      raise wrong("valid Unicode text")
+      raise error("valid Unicode text")
     return value
   if kind is int:
     if type(value) is not int:
-      raise wrong("a whole number")
+      raise error("a whole number")
     return value
   if type(value) not in (int, float) or not -1e300 < value < 1e300:
-    raise wrong("a finite number")
+    raise error("a finite number")
   return float(value)
 
 
@@ -256,14 +256,14 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def seed_of(script: Script, panel: Panel) -> int:
-  """The panel's own seed, else the comic's plus its place."""
+  """The panel's own seed, else the comic's seed plus the panel's place."""
   if panel.seed is not None:
     return panel.seed
   return (script.seed + [p.id for p in script.panels].index(panel.id)) % 2**64
 
 
 def inputs(script: Script, panel: Panel, prompt: str, negative: str, size: tuple[int, int]) -> str:
-  """Digest of all that decides the panel's pixels: the final texts, seed, people and model among them."""
+  """The digest of all that decides the panel's pixels, such as the final texts, seed, people and model."""
   digests = {p.name: p.digest for p in script.people}
   facts = {
     "model": script.model.digest,
@@ -279,20 +279,20 @@ def inputs(script: Script, panel: Panel, prompt: str, negative: str, size: tuple
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def missing(panel: Panel, digest: str) -> list[int]:
+def todo(panel: Panel, digest: str) -> list[int]:
   """The candidates with these inputs that no version has yet."""
   there = {v.candidate for v in panel.versions if v.inputs == digest}
   return [k for k in range(panel.candidates) if k not in there]
 
 
 def add(panel: Panel, versions: Sequence[Version]) -> Panel:
-  """With new versions behind the old ones; the choice is open again if there are any."""
+  """The panel with new versions after the old ones; if there are any, the user's choice is reset."""
   if not versions:
     return panel
   return dataclasses.replace(panel, versions=(*panel.versions, *versions), chosen=None)
 
 
-def shown(panel: Panel) -> Version | None:
+def current_version(panel: Panel) -> Version | None:
   """The version to look at: the chosen one, else the best candidate of the newest inputs."""
   if not panel.versions:
     return None
@@ -303,12 +303,12 @@ def shown(panel: Panel) -> Version | None:
 
 
 def rank(v: Version) -> tuple[bool, float]:
-  """Candidates are ranked by both judges; a blank one comes last."""
+  """A sort key: the sum of both judges' scores; a blank version comes last."""
   return not v.reason, (v.identity or 0.0) + (v.prompt or 0.0)
 
 
 def without(script: Script, name: str) -> tuple[Script, list[str]]:
-  """The comic with every picture of a person gone, and those pictures' files."""
+  """The comic without the pictures of a person, and the files of those pictures."""
   panels, files = [], []
   for p in script.panels:
     if name in p.people and p.versions:

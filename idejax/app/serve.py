@@ -1,4 +1,4 @@
-"""`idejax app`: the page, on this machine only; files by a visitor's token, nothing else of the disk."""
+"""`idejax app` serves the page on this machine only. A visitor's token gives access to their files and no others."""
 
 import os
 import re
@@ -71,14 +71,14 @@ def application(desk: Any, out: Path) -> Any:
 
   @app.get("/comic/{token}/{name:path}")
   def comic_file(token: str, name: str):
-    v = visitors.known(token)
+    v = visitors.find(token)
     if v is None or not _FILES.fullmatch(name) or not (v.comic / name).is_file():
       raise HTTPException(404)
     return FileResponse(v.comic / name, media_type=_TYPES[name.rsplit(".", 1)[1]], headers=_PRIVATE)
 
   @app.get("/people/{token}/{slug}.png")
   def portrait(token: str, slug: str):
-    v = visitors.known(token)
+    v = visitors.find(token)
     path = v.folder / "store" / slug / "portrait.png" if v and re.fullmatch(r"[a-z0-9_]+", slug) else None
     if path is None or not path.is_file():
       raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""A panel's picture: what is drawn for it, its parts put together, enlarged, and read back from the disk."""
+"""A panel's picture: the shots to draw for it, how they are joined and enlarged, and how it is read from disk."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class Shot(NamedTuple):
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
-  """A version's picture, None where its file is gone."""
+  """A function that opens a version's picture, or returns None if its file is gone."""
 
   def get(v: Version) -> Image.Image | None:
     path = folder / v.file
@@ -38,8 +38,8 @@ def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
   return get
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-  """At least SMALLEST a side. A drawn world's 64 pixels grow with smooth edges."""
+def enlarge(image: np.ndarray) -> np.ndarray:
+  """The image with at least SMALLEST pixels a side; the drawn world's 64 pixels get smooth edges."""
   side = min(image.shape[:2])
   if side >= SMALLEST:
     return image
@@ -52,35 +52,35 @@ def enlarged(image: np.ndarray) -> np.ndarray:
   return cv2.addWeighted(smooth, 1.9, soft, -0.9, 0)
 
 
-def joined(
+def join(
   group: Sequence[Shot], images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, list[Box]]:
   """A panel's picture of its parts, and the faces in it as shares of its sides, from left to right.
 
   A part fills its box with as much of its picture as fits around the face.
   """
-  big = [enlarged(i) for i in images]
-  shares = [[tuple(float(v) for v in b / np.tile(i.shape[1::-1], 2)) for b in found] for i, found in zip(images, boxes)]
+  big = [enlarge(i) for i in images]
+  shares = [[tuple(float(v) for v in b / np.tile(i.shape[1::-1], 2)) for b in own] for i, own in zip(images, boxes)]
   if group[0].box is None:
-    return big[0], [_clipped(f) for f in shares[0]]  # type: ignore[arg-type]
+    return big[0], [_clip(f) for f in shares[0]]  # type: ignore[arg-type]
   height, width = big[0].shape[:2]
   wide = round(width * (1.0 if len(group) == 1 else 0.62 * len(group)))
   canvas = Image.fromarray(big[0]).resize((wide, height))
-  found: list[Box] = []
+  faces: list[Box] = []
   for x, image, own in zip(group, big, shares):
     assert x.box is not None
     left, top, right, bottom = (round(v * s) for v, s in zip(x.box, (wide, height, wide, height)))
     largest = sorted(own, key=lambda f: (f[2] - f[0]) * (f[3] - f[1]))[-1:]
     part = pages.crop((width, height), (right - left, bottom - top), largest)  # type: ignore[arg-type]
-    canvas.paste(pages.fitted(Image.fromarray(image), part, (right - left, bottom - top)), (left, top))
+    canvas.paste(pages.fill(Image.fromarray(image), part, (right - left, bottom - top)), (left, top))
     for f in own:
       r = pages.inside(f, (width, height), part, (right - left, bottom - top))  # type: ignore[arg-type]
-      found.append(_clipped(((r[0] + left) / wide, (r[1] + top) / height, (r[2] + left) / wide, (r[3] + top) / height)))
+      faces.append(_clip(((r[0] + left) / wide, (r[1] + top) / height, (r[2] + left) / wide, (r[3] + top) / height)))
     if left > 0:
       canvas.paste((250, 250, 250), (left - 3, top, left + 3, bottom))
-  return np.asarray(canvas), sorted(found)
+  return np.asarray(canvas), sorted(faces)
 
 
-def _clipped(f: Sequence[float]) -> Box:
+def _clip(f: Sequence[float]) -> Box:
   a, b, c, d = (round(min(max(v, 0.0), 1.0), 4) for v in f)
   return a, b, c, d

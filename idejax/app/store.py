@@ -1,11 +1,11 @@
-"""People who were learned, a folder each: what sampling needs, the portrait, and what is known of both.
+"""A store of learned people, one folder each: the identity for sampling, the portrait, and a record of both.
 
     STORE/anna_field/identity.safetensors   embeddings, method, model
     STORE/anna_field/person.json            name, consent, photo's digest, settings, date, comics they are in
     STORE/anna_field/portrait.png           the aligned face, to be recognised and compared with
 
-Deleting removes the folder, what the face networks said of the photo, and every picture of the person in
-the comics that were made from this store.
+Deleting a person removes the folder, the cached face features of the photo, and every picture of the person
+in comics that were made from this store.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ _RECORD, _PORTRAIT = "person.json", "portrait.png"
 
 @dataclasses.dataclass(frozen=True)
 class Consent:
-  """Who agreed that the photo be used, and when. There is no learning without."""
+  """Who consented to the use of the photo, and when. Nobody is learned without consent."""
 
   by: str
   date: str = ""
 
-  def checked(self) -> "Consent":
-    """With a date. UserError where nobody is named."""
+  def validate(self) -> "Consent":
+    """The consent with a date. UserError if it names nobody."""
     if not self.by.strip():
       raise UserError("nobody has agreed to the use of this photo: without consent nothing is learned")
     return Consent(self.by.strip()[:200], self.date or now())
@@ -82,15 +82,15 @@ class Store:
     self.audit = Audit(self.root)
 
   def folder(self, name: str) -> Path:
-    """Where a person is or would be: never outside the store, whatever the name."""
+    """The folder of a person, existing or not. It is inside the store whatever the name."""
     return self.root / nm.slug(nm.check(name))
 
   def records(self) -> list[Record]:
-    """Everybody, in the order in which they came; folders of something else are passed over."""
+    """The records of everybody, in the order in which they were added; other folders are skipped."""
     if not self.root.is_dir():
       return []
-    found = [_read(p) for p in sorted(self.root.glob(f"*/{_RECORD}")) if not p.parent.name.startswith(".")]
-    return sorted(found, key=lambda r: (r.created, r.name))
+    out = [_read(p) for p in sorted(self.root.glob(f"*/{_RECORD}")) if not p.parent.name.startswith(".")]
+    return sorted(out, key=lambda r: (r.created, r.name))
 
   def names(self) -> list[str]:
     return [r.name for r in self.records()]
@@ -106,7 +106,7 @@ class Store:
     return _read(path)
 
   def digest(self, name: str) -> str:
-    """Of the embeddings: what a panel's inputs depend on."""
+    """The digest of a person's embeddings, on which a panel's inputs depend."""
     self.record(name)
     return tensorfiles.digest(self.folder(name) / learned.FILE)[:32]
 
@@ -120,7 +120,7 @@ class Store:
     return self.folder(name) / _PORTRAIT
 
   def load(self, name: str, model: str, model_digest: str) -> Learned:
-    """For sampling on a model. UserError, with both models' names, for somebody who was learned on another."""
+    """A person for sampling on a model. UserError, with both models' names, if they were learned on another."""
     r = self.record(name)
     if r.model_digest != model_digest:
       raise UserError(
@@ -130,7 +130,7 @@ class Store:
     return learned.load(self.folder(name))
 
   def check_free(self, names: Sequence[str], overwrite: bool = False):
-    """UserError for somebody who is there already, unless it was said that they may be replaced."""
+    """UserError for somebody who is in the store already, unless `overwrite` allows replacing them."""
     if overwrite:
       return
     for name in names:
@@ -140,9 +140,9 @@ class Store:
         )
 
   def add(self, person: Learned, record: Record, portrait: np.ndarray, overwrite: bool = False):
-    """Keep somebody: written beside the store's folders and moved into place whole."""
+    """Adds a person. The folder is written under a temporary name and moved into place when it is complete."""
     self.check_free([record.name], overwrite)
-    record = dataclasses.replace(record, consent=record.consent.checked())
+    record = dataclasses.replace(record, consent=record.consent.validate())
     place = self.folder(record.name)
     fresh = self.root / f".new-{place.name}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -164,8 +164,8 @@ class Store:
       age=record.age,
     )
 
-  def drawn_in(self, names: Sequence[str], comic: Path):
-    """Remember that a comic has these people, so that deleting them reaches it."""
+  def note_comic(self, names: Sequence[str], comic: Path):
+    """Records that a comic shows these people, so that deleting them also deletes their pictures there."""
     place = str(comic.resolve())
     for name in names:
       r = self.record(name)
@@ -173,38 +173,38 @@ class Store:
         write_json(self.folder(name) / _RECORD, dataclasses.asdict(dataclasses.replace(r, comics=(*r.comics, place))))
 
   def delete(self, name: str, why: str = "asked for") -> int:
-    """Remove a person and everything derived; how many files went."""
+    """Deletes a person and everything derived from the photo; returns the number of deleted files."""
     r = self.record(name)
-    gone = 0
+    count = 0
     for comic in r.comics:
-      gone += _forget_in(Path(comic), r.name)
-    if (seen := cache.path(r.photo_sha256, r.pack_digest, None, None)) and seen.exists():
-      seen.unlink()
-      gone += 1
+      count += _forget_in(Path(comic), r.name)
+    if (analysis := cache.path(r.photo_sha256, r.pack_digest, None, None)) and analysis.exists():
+      analysis.unlink()
+      count += 1
     place = self.folder(name)
-    gone += sum(p.is_file() for p in place.rglob("*"))
+    count += sum(p.is_file() for p in place.rglob("*"))
     shutil.rmtree(place)
-    self.audit.write("deleted", name=r.name, why=why, files=gone)
-    return gone
+    self.audit.write("deleted", name=r.name, why=why, files=count)
+    return count
 
 
 def _forget_in(comic: Path, name: str) -> int:
-  """A comic without the pictures of a person, and without the pages that showed them."""
+  """Deletes a person's pictures from a comic, and all its pages; returns the number of deleted files."""
   if not (comic / script.FILE).exists():
     return 0
   s, files = script.without(script.read(comic), name)
   pages = [p.name for p in comic.glob("comic.*") if p.name != script.FILE]
-  gone = 0
+  count = 0
   for f in [*files, *pages]:
     with contextlib.suppress(FileNotFoundError):
       (comic / f).unlink()
-      gone += 1
+      count += 1
   script.write(comic, s)
-  return gone
+  return count
 
 
 def _read(path: Path) -> Record:
-  """UserError for a file that is not ours or not whole."""
+  """The record in a file. UserError if it is damaged or not one of this idejax."""
   try:
     value = json.loads(path.read_text("utf-8"))
     if value.get("schema") != SCHEMA:

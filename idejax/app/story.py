@@ -1,7 +1,7 @@
-"""A story in free text becomes sentences that can be drawn: one simple action each, everybody by full name.
+"""Turns a story into sentences that can be drawn: one simple action each, with everybody's full name.
 
-Whoever cuts it (offline rules, a language model somewhere, a test), the same contract is checked on what
-comes back; the user edits the sentences before anything is drawn.
+Offline rules or a language model cut the story; the result is checked against the same contract either way.
+The user can edit the sentences before anything is drawn.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from idejax.errors import UserError
 MOST_TOKENS = 60  # of a sentence, in CLIP's count, after names have become signal words
 MOST_CHARACTERS = 20_000  # of a story
 
-# She and her kin; what stands in a speaker's own words may keep them.
+# Pronouns that must be replaced by names, except in quotations.
 PRONOUN = re.compile(r"\b(he|she|they|him|her|them|his|hers|their|theirs)\b", re.IGNORECASE)
 _QUOTE = re.compile(r"[\"“”«»][^\"“”«»]*[\"“”«»]")
 
@@ -30,7 +30,7 @@ class StoryParser(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-  """Sentences, what breaks the contract, and what merely deserves a look."""
+  """Sentences, what in them breaks the contract, and notes on what may not be meant."""
 
   sentences: tuple[str, ...]
   problems: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Cut:
 
 
 def cut(parser: StoryParser, story: str, names: Sequence[str], count: Callable[[str], int]) -> Cut:
-  """A story through a parser, and the contract's judgement. `count` counts a sentence's tokens.
+  """Cuts a story with a parser and checks the contract. `count` counts a sentence's tokens.
 
   UserError for a story that is empty, too long, or too long for a comic once it is cut.
   """
@@ -55,10 +55,10 @@ def cut(parser: StoryParser, story: str, names: Sequence[str], count: Callable[[
 
 
 def problems(sentences: Sequence[str], story: str, names: Sequence[str], count: Callable[[str], int]) -> list[str]:
-  """What breaks the contract, a sentence each."""
+  """One sentence for each way in which the contract is broken."""
   out = []
   for i, s in enumerate(sentences, 1):
-    if m := PRONOUN.search(unquoted(s)):
+    if m := PRONOUN.search(without_quotes(s)):
       out.append(f"sentence {i} says {m[0]!r}: name the person")
     if (n := count(s)) > MOST_TOKENS:
       out.append(f"sentence {i} has {n} tokens; at most {MOST_TOKENS} can be drawn: shorten it")
@@ -72,13 +72,13 @@ def problems(sentences: Sequence[str], story: str, names: Sequence[str], count: 
   return out
 
 
-def added(sentences: Sequence[str], story: str, names: Sequence[str]) -> list[str]:
-  """Words of a model's sentences that the story does not have, nor anything like them: added facts."""
+def additions(sentences: Sequence[str], story: str, names: Sequence[str]) -> list[str]:
+  """One message for each sentence with facts that the story lacks: several words that occur nowhere in it."""
   stem = lambda w: w[:4]
-  known = {stem(w) for t in (story, *names) for w in re.findall(r"[^\W\d_]+", t.casefold())} | _GLUE
+  stems = {stem(w) for t in (story, *names) for w in re.findall(r"[^\W\d_]+", t.casefold())} | _GLUE
   out = []
   for i, s in enumerate(sentences, 1):
-    new = [w for w in re.findall(r"[^\W\d_]{3,}", s.casefold()) if stem(w) not in known]
+    new = [w for w in re.findall(r"[^\W\d_]{3,}", s.casefold()) if stem(w) not in stems]
     if len(new) > 2:
       out.append(f"sentence {i} adds what the story does not say: {', '.join(new[:4])}")
   return out
@@ -91,7 +91,7 @@ _GLUE = {
 
 
 def notes(sentences: Sequence[str], names: Sequence[str]) -> list[str]:
-  """What is allowed, but perhaps not meant."""
+  """One note for each sentence that is allowed but perhaps not meant."""
   return [
     f"sentence {i} names nobody who was learned: a scene without them"
     for i, s in enumerate(sentences, 1)
@@ -99,8 +99,8 @@ def notes(sentences: Sequence[str], names: Sequence[str]) -> list[str]:
   ]
 
 
-def unquoted(text: str) -> str:
-  """Without what people say."""
+def without_quotes(text: str) -> str:
+  """The text without its quotations."""
   return _QUOTE.sub(" ", text)
 
 
@@ -108,24 +108,26 @@ def unquoted(text: str) -> str:
 
 
 def bubbles(sentence: str, names: Sequence[str]) -> tuple[Bubble, ...]:
-  """What stands over a panel: what its people say in bubbles, the rest as its caption."""
+  """A panel's texts: speech in bubbles, the rest of the sentence as a caption."""
   quotes = [m[0][1:-1].strip() for m in _QUOTE.finditer(sentence)]
   if not any(quotes):
     return (Bubble(sentence),)
-  who = nm.find(unquoted(sentence), names)
-  kind = "thought" if re.search(r"\b(thinks?|thought|wonders?|wondered|dreams?)\b", unquoted(sentence)) else "speech"
-  said = tuple(Bubble(q.rstrip(","), kind, who[0] if who else "") for q in quotes if q)  # type: ignore[arg-type]
-  rest = re.sub(r"\s+([.,!?])", r"\1", " ".join(unquoted(sentence).split())).strip(" ,.:")
-  # "Anna Field says" is told by the tail of the bubble.
+  who = nm.find(without_quotes(sentence), names)
+  kind = (
+    "thought" if re.search(r"\b(thinks?|thought|wonders?|wondered|dreams?)\b", without_quotes(sentence)) else "speech"
+  )
+  speech = tuple(Bubble(q.rstrip(","), kind, who[0] if who else "") for q in quotes if q)  # type: ignore[arg-type]
+  rest = re.sub(r"\s+([.,!?])", r"\1", " ".join(without_quotes(sentence).split())).strip(" ,.:")
+  # The tail of the bubble replaces "Anna Field says".
   name = "|".join(map(re.escape, who)) or "$^"
   bare = re.fullmatch(rf"(?:{name})?,?\s*(?:{SAYING})?,?|(?:{SAYING})\s+(?:{name})", rest)
-  return said if bare else (Bubble(rest + "."), *said)
+  return speech if bare else (Bubble(rest + "."), *speech)
 
 
-def drawn(sentence: str) -> str:
-  """The part of a sentence that a picture can show: without quotation marks, and without what is said."""
+def visible_part(sentence: str) -> str:
+  """The part of a sentence that a picture can show: all but its quotations."""
   return (
-    re.sub(r"\s+([.,!?])", r"\1", " ".join(unquoted(sentence).split())).strip(" ,:")
-    if unquoted(sentence).strip()
+    re.sub(r"\s+([.,!?])", r"\1", " ".join(without_quotes(sentence).split())).strip(" ,:")
+    if without_quotes(sentence).strip()
     else sentence
   )

@@ -1,5 +1,5 @@
-"""From a script to pictures: every text is checked, only what changed is drawn, every picture is looked at
-before anybody sees it, and whatever is finished is on the disk."""
+"""Draws a script: every text is checked first, only what changed is drawn, every picture is checked before
+anybody sees it, and each finished picture is saved at once."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
 from idejax.app.script import Box, Panel, Script, Version
-from idejax.app.shots import Shot, joined, opener
+from idejax.app.shots import Shot, join, opener
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
@@ -28,7 +28,7 @@ PICTURES = "panels"  # the folder of pictures beside comic.json
 
 @dataclasses.dataclass
 class Studio:
-  """A model, its checks and judges; what pages and commands draw with. One drawing at a time."""
+  """A model with its checks and judges, for the page and the command. It draws for one user at a time."""
 
   pipe: pl.Pipeline
   pack: faces.Pack
@@ -41,10 +41,10 @@ class Studio:
 
   def __post_init__(self):
     self.audit = Audit(self.store.root)
-    self._seen: dict[str, np.ndarray | None] = {}
+    self._embeddings: dict[str, np.ndarray | None] = {}
 
   def at(self, store: Store) -> "Studio":
-    """The same for another store: everything else is shared, and so is the turn to draw."""
+    """A studio for another store that shares everything else, including the lock."""
     return dataclasses.replace(self, store=store)
 
   @property
@@ -53,18 +53,18 @@ class Studio:
 
   @property
   def guidance(self) -> float:
-    """The default. In the drawn world more costs likeness: cosine 0.61 at 4, 0.57 at 7.5, of two people's four pictures."""
+    """The default. In the drawn world more guidance costs likeness: cosine 0.61 at 4, 0.57 at 7.5."""
     return 4.0 if self.small_world else pl.default_guidance(self.pipe)
 
   def negative(self, s: Script) -> str:
-    """What pictures are steered away from. The drawn world has none of the fixed prompt's things and no words
-    for them: read as letters, they cost a fifth of the likeness, so there the user's own stands alone."""
+    """The negative prompt. The drawn world has no words for the fixed one: the model would read it letter by
+    letter, which costs a fifth of the likeness. There only the user's own negative prompt is used."""
     return s.negative if self.small_world else policy.negative(s.negative)
 
   # ---- Before drawing ---------------------------------------------------------------------------
 
   def count(self, sentence: str, people: Sequence[str]) -> int:
-    """Tokens of a sentence, a name counted as the rows that it stands for."""
+    """The number of tokens of a sentence; a name counts as two, the rows that it stands for."""
     plain = names.pattern(people).sub("a a", sentence)
     return len(self.pipe.tokenizers[0].bpe(plain, add_special_tokens=False)["input_ids"])
 
@@ -80,18 +80,18 @@ class Studio:
     seed: int = 0,
     steps: int = 25,
   ) -> tuple[Script, story.Cut]:
-    """A story as a script with nothing drawn, and what the parser's contract says of it."""
+    """A story as a script without pictures, and the parser's result with problems and notes."""
     policy.check([("the story", text), ("the title", title)])
-    known = [self.store.record(n) for n in (self.store.names() if people is None else people)]
-    parser = parser or offline.Rules({r.name: r.pronouns for r in known})
-    cut = story.cut(parser, text, [r.name for r in known], lambda s: self.count(s, [r.name for r in known]))
+    records = [self.store.record(n) for n in (self.store.names() if people is None else people)]
+    parser = parser or offline.Rules({r.name: r.pronouns for r in records})
+    draft = story.cut(parser, text, [r.name for r in records], lambda s: self.count(s, [r.name for r in records]))
     s = Script(title=title, layout=script.Layout(layout), style=styles.check(style), seed=seed, steps=steps)
-    return self.with_sentences(s, cut.sentences), cut
+    return self.with_sentences(s, draft.sentences), draft
 
   def with_sentences(self, s: Script, sentences: Sequence[str]) -> Script:
-    """The script with these sentences: a panel whose sentence is the same keeps all it has, one that is
-    edited in place keeps its versions and seed."""
-    known = self.store.names()
+    """The script with these sentences. A panel with the same sentence keeps everything; a panel whose sentence
+    was edited in place keeps its versions and seed."""
+    people = self.store.names()
     same = {p.sentence: p for p in reversed(s.panels)}
     spare = [p for p in s.panels if p.sentence not in sentences]
     ids = {p.id for p in s.panels}
@@ -103,7 +103,7 @@ class Studio:
         old = s.panels[i]
       if old is not None and old in spare:
         spare.remove(old)
-      who = names.present(text, known)
+      who = names.present(text, people)
       if old is None:
         out.append(Panel(next(fresh), text, people=who, bubbles=story.bubbles(text, who)))
       elif old.sentence == text:
@@ -121,45 +121,43 @@ class Studio:
             chosen=None,
           )
         )
-    return self.bound(dataclasses.replace(s, panels=tuple(out)))
+    return self.bind(dataclasses.replace(s, panels=tuple(out)))
 
-  def bound(self, s: Script) -> Script:
-    """The script with the model and the people's embeddings as they are now."""
-    wanted = list(dict.fromkeys(n for p in s.panels for n in p.people))
-    people = tuple(script.Person(n, self.store.digest(n), self.store.record(n).pronouns) for n in wanted)  # type: ignore[arg-type]
+  def bind(self, s: Script) -> Script:
+    """The script with the digests of the current model and of the people's current embeddings."""
+    who = list(dict.fromkeys(n for p in s.panels for n in p.people))
+    people = tuple(script.Person(n, self.store.digest(n), self.store.record(n).pronouns) for n in who)  # type: ignore[arg-type]
     return dataclasses.replace(s, people=people, model=script.Model(self.model, self.pipe.digest))
 
   def prompts(self, s: Script) -> dict[str, list[str]]:
-    """Final prompts by panel, one for each part of the picture: what the model reads."""
+    """The final prompts by panel, one for each part of its picture, as the model reads them."""
     style = {p.id: s.style if p.style is None else p.style for p in s.panels}
-    texts = [story.drawn(p.sentence) + (f", {p.pose}" if p.pose else "") for p in s.panels]
+    texts = [story.visible_part(p.sentence) + (f", {p.pose}" if p.pose else "") for p in s.panels]
     parts = [[r.person for r in p.regions] or p.people for p in s.panels]
     small = world.prompts(texts, parts, [style[p.id] for p in s.panels])
     out = {}
     for p, text, own in zip(s.panels, texts, small):
-      whole = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
+      full = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
       if p.prompt is not None or not self.small_world:
-        own = [names.only(whole, r.person, p.people) for r in p.regions] or [whole]
+        own = [names.only(full, r.person, p.people) for r in p.regions] or [full]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
 
   def shots(self, s: Script) -> dict[str, tuple[str, list[Shot]]]:
-    """By panel the digest of its inputs, and the pictures that no version has yet."""
+    """By panel the digest of its inputs, and the shots that are still to draw."""
     texts = self.prompts(s)
     out = {}
     for p in s.panels:
       digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
       boxes = self._boxes(p, len(texts[p.id]))
       new = [
-        Shot(p.id, k, j, t, boxes[j][0], boxes[j][1])
-        for k in script.missing(p, digest)
-        for j, t in enumerate(texts[p.id])
+        Shot(p.id, k, j, t, boxes[j][0], boxes[j][1]) for k in script.todo(p, digest) for j, t in enumerate(texts[p.id])
       ]
       out[p.id] = digest, new
     return out
 
   def _boxes(self, p: Panel, parts: int) -> list[tuple[Box | None, str]]:
-    """Where each part of a panel goes, and whose face is expected there."""
+    """For each part of a panel its box and the person whose face belongs there."""
     if p.regions:
       return [(r.box, r.person) for r in p.regions]
     if parts == 1:
@@ -167,7 +165,7 @@ class Studio:
     return [((j / parts, 0.0, (j + 1) / parts, 1.0), n) for j, n in enumerate(p.people)]
 
   def check(self, s: Script):
-    """UserError for any text that may not reach a prompt, the final prompts among them."""
+    """UserError for any text that must not reach a prompt; the final prompts are checked too."""
     texts = [("the title", s.title), ("the negative prompt", s.negative), *(("a style", t) for t in s.style)]
     final = self.prompts(s)
     for i, p in enumerate(s.panels, 1):
@@ -195,18 +193,18 @@ class Studio:
     progress: learn.Progress = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
   ) -> Script:
-    """The script with every missing picture drawn; comic.json is written after each batch.
+    """Draws every missing picture and returns the script; comic.json is written after each picture.
 
-    UserError before anything is drawn if a text is refused. learn.Stopped if the user stops it: what is
-    finished is kept.
+    UserError before anything is drawn if a text is refused. learn.Stopped if the user stops it; finished
+    pictures are kept.
     """
     with self.lock:
-      s = self.bound(s)
+      s = self.bind(s)
       self.check(s)
       plan = self.shots(s)
       todo = [shot for _, shots in plan.values() for shot in shots]
       (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-      self.store.drawn_in([p.name for p in s.people], folder)
+      self.store.note_comic([p.name for p in s.people], folder)
       script.write(folder, s)
       parts: dict[tuple[str, int], dict[int, np.ndarray]] = {}
       done = 0
@@ -241,7 +239,7 @@ class Studio:
         yield todo[i], image
 
   def _keep(self, folder: Path, s: Script, group: Sequence[Shot], images: Sequence[np.ndarray], digest: str) -> Version:
-    """A candidate's picture, checked, marked and written; or a version that says why it is blank."""
+    """Checks, marks and writes a candidate's picture; a refused one becomes a blank version with the reason."""
     shot = group[0]
     name = f"{PICTURES}/{shot.panel}-{digest[:12]}-{shot.candidate}.png"
     self.audit.write(
@@ -254,8 +252,8 @@ class Studio:
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
       return Version(name, digest, shot.candidate, reason=reason)
-    image, found = joined(group, images, [self.pack.detect(x).boxes for x in images])
-    identity, prompt = self._judged(group, images)
+    image, boxes = join(group, images, [self.pack.detect(x).boxes for x in images])
+    identity, prompt = self._judge(group, images)
     record = {
       "prompt": " | ".join(x.prompt for x in group),
       "seed": script.seed_of(s, s.panel(shot.panel)),
@@ -265,31 +263,31 @@ class Studio:
       "ai_generated": True,
     }
     watermark.save(folder / name, image, record)
-    return Version(name, digest, shot.candidate, tuple(found), identity, prompt)
+    return Version(name, digest, shot.candidate, tuple(boxes), identity, prompt)
 
-  def _judged(self, group: Sequence[Shot], images: Sequence[np.ndarray]) -> tuple[float | None, float | None]:
-    """Cosine to the portraits and to the prompts, means over parts; None where no judge reads such pictures."""
+  def _judge(self, group: Sequence[Shot], images: Sequence[np.ndarray]) -> tuple[float | None, float | None]:
+    """Mean cosines to the portraits and to the prompts over the parts; None if no judge knows such pictures."""
     if self.judges is None:
       return None, None
     cosines = []
-    for x, seen in zip(group, self.judges.embed(images)):
+    for x, face in zip(group, self.judges.embed(images)):
       if x.person and (own := self._portrait(x.person)) is not None:
-        cosines.append(0.0 if seen is None else float(seen @ own))
+        cosines.append(0.0 if face is None else float(face @ own))
     plain = [re.sub(r"<[^<>\s]+>", "a person", x.prompt) for x in group]  # the judge does not know them
     return float(np.mean(cosines)) if cosines else None, float(self.judges.prompt(images, plain).mean())
 
   def _portrait(self, name: str) -> np.ndarray | None:
-    """The judge's embedding of somebody's portrait, kept by the photo's digest."""
+    """The judge's embedding of a person's portrait, cached by the photo's digest."""
     key = self.store.record(name).photo_sha256
-    if key not in self._seen:
+    if key not in self._embeddings:
       assert self.judges
-      self._seen[key] = self.judges.embed([self.store.portrait(name)])[0]
-    return self._seen[key]
+      self._embeddings[key] = self.judges.embed([self.store.portrait(name)])[0]
+    return self._embeddings[key]
 
   # ---- Pages ------------------------------------------------------------------------------------
 
   def export(self, folder: Path, s: Script, formats: Sequence[str] = pages.FORMATS) -> list[Path]:
-    """The comic's files, beside comic.json."""
+    """Writes the comic's files beside comic.json."""
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
@@ -306,7 +304,7 @@ def open_studio(
   notify: Callable[[str], None] = print,
   **how: Any,
 ) -> Studio:
-  """Everything that a comic needs. UserError if no CLIP can check the model's pictures."""
+  """Opens everything that a comic needs. UserError if no CLIP can check the model's pictures."""
   if clip is None and model not in hub.BUILT_IN:
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
@@ -316,12 +314,19 @@ def open_studio(
 
 
 def with_samples(studio: Studio, **how: Any) -> list[str]:
-  """Anna Field and Ben Stone in the store, learned if they are not there for this model; their names."""
-  wanted = [a for a in learn.samples() if not _ready(studio, a.name)]
-  if wanted:
+  """Puts Anna Field and Ben Stone into the store if they are not there for this model; returns their names."""
+  applicants = [a for a in learn.samples() if not _ready(studio, a.name)]
+  if applicants:
     with studio.lock:
       learn.learn(
-        studio.pipe, studio.pack, wanted, learn.SAMPLE_CONSENT, studio.store, model=studio.model, overwrite=True, **how
+        studio.pipe,
+        studio.pack,
+        applicants,
+        learn.SAMPLE_CONSENT,
+        studio.store,
+        model=studio.model,
+        overwrite=True,
+        **how,
       )
   return [name for name, _, _ in learn.SAMPLES]
 

@@ -1,4 +1,4 @@
-"""The styles that a comic can be asked for, and which of them contradict one another."""
+"""The styles that a comic can have, and which of them contradict one another."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ STYLES = (
   "studio ghibli style", "surreal", "Van Gogh", "vaporwave style", "vector", "vivid colors", "watercolor painting",
   "wide shot")  # fmt: skip
 
-# What cannot be true of one picture: (how to say it, sides). Styles of one side agree with each other.
+# Contradictions: (what differs, sides). Styles of one side agree with each other.
 _CONFLICTS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
   ("resolutions", (("4k",), ("8k",), ("low-res",))),
   ("resolutions", (("low-res", "pixel-art"), ("high resolution", "8k", "4k"))),
@@ -27,21 +27,21 @@ _CONFLICTS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 
 def check(styles: Sequence[str]) -> tuple[str, ...]:
   """The styles in the list's spelling. UserError for one that is not in it."""
-  known = {s.casefold(): s for s in STYLES}
+  spellings = {s.casefold(): s for s in STYLES}
   out = []
   for s in styles:
-    if s.strip().casefold() not in known:
-      raise UserError(f"{s!r} is no style{nearest(s.strip().casefold(), known)}; there are {', '.join(STYLES)}")
-    out.append(known[s.strip().casefold()])
+    if s.strip().casefold() not in spellings:
+      raise UserError(f"{s!r} is no style{nearest(s.strip().casefold(), spellings)}; there are {', '.join(STYLES)}")
+    out.append(spellings[s.strip().casefold()])
   return tuple(dict.fromkeys(out))
 
 
 def conflicts(styles: Sequence[str]) -> list[str]:
-  """A sentence for each contradiction; the pictures are made all the same."""
-  found = []
+  """A warning for each contradiction; the pictures are drawn all the same."""
+  out = []
   for what, sides in _CONFLICTS:
     picked = [[s for s in side if s in styles] for side in sides]
     clash = [p[0] for p in picked if p]
     if len(clash) > 1:
-      found.append(f"{' and '.join(clash)} are different {what}: choose one")
-  return list(dict.fromkeys(found))
+      out.append(f"{' and '.join(clash)} are different {what}: choose one")
+  return list(dict.fromkeys(out))

@@ -1,9 +1,9 @@
-"""Who has the page open: a folder each, named by a token that only their browser knows.
+"""Visitors of the page: one folder each, named by a token that only their browser knows.
 
-    OUT/<token>/store/    their people; those who are offered to all are copied in
+    OUT/<token>/store/    their people, with copies of the people offered to all
     OUT/<token>/comic/    their comic
 
-Everything is on the disk, so a server that was killed shows them the same again.
+Everything is on disk, so visitors find it again after the server was killed.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Visitor:
 
 
 class Visitors:
-  """All of them, by token."""
+  """All visitors, by token."""
 
   def __init__(self, root: Path, offered: Store):
     self.root, self.offered = Path(root), offered
@@ -58,7 +58,7 @@ class Visitors:
     self._lock = threading.Lock()
 
   def get(self, token: str | None) -> tuple[str, Visitor]:
-    """A browser's folder; a new token for one that has none, or none of ours."""
+    """The token and the visitor of a browser; a new one if it has no token or an unknown one."""
     with self._lock:
       if not token or not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
         if len(self._here) >= MOST:
@@ -70,14 +70,14 @@ class Visitors:
         self._offer(self._here[token])
       return token, self._here[token]
 
-  def known(self, token: str) -> Visitor | None:
-    """A visitor who is there, for downloads; nobody is made."""
+  def find(self, token: str) -> Visitor | None:
+    """An existing visitor, for downloads; None if there is none with this token."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{32}", token) or not (self.root / token).is_dir():
       return None
     return self.get(token)[1]
 
   def _offer(self, v: Visitor):
-    """People for everybody, unless this visitor has deleted them or has one of that name."""
+    """Copies the people offered to all, except those this visitor has deleted or has under the same name."""
     mark = v.folder / "offered"
     had = set(mark.read_text("utf-8").split("\n")) if mark.exists() else set()
     for r in self.offered.records():

@@ -1,8 +1,8 @@
-"""An invisible mark in the pixels, and what the file says of itself: made by AI.
+"""An invisible mark in the pixels, and metadata which say that the picture was made by AI.
 
-The mark is spread over the whole picture: every 8 x 8 block's DCT holds a little of a pattern that a key
-draws, in frequencies that JPEG keeps. It is found by correlation, without the original, also after saving
-as JPEG; metadata are gone once somebody copies the pixels, the mark is not.
+The mark is spread over the whole picture: the DCT of every 8 x 8 block holds a little of a pattern drawn from
+a key, in frequencies that JPEG keeps. Correlation finds it without the original, also after saving as JPEG.
+Copying the pixels loses the metadata, but not the mark.
 """
 
 import functools
@@ -27,7 +27,7 @@ _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedi
 
 
 def embed(image: np.ndarray) -> np.ndarray:
-  """uint8 [H, W, 3] with the mark; unchanged where a side is under SMALLEST."""
+  """The image, uint8 [H, W, 3], with the mark; unchanged if a side is shorter than SMALLEST."""
   height, width = (n // 8 * 8 for n in image.shape[:2])
   if min(height, width) < SMALLEST:
     return image
@@ -35,23 +35,23 @@ def embed(image: np.ndarray) -> np.ndarray:
   blocks = np.zeros((height // 8, width // 8, 8, 8), np.float32)
   for k, (i, j) in enumerate(_AT):
     blocks[:, :, i, j] = pattern[..., k]
-  change = _joined(_BASIS.T @ blocks @ _BASIS)
+  change = _join(_BASIS.T @ blocks @ _BASIS)
   out = image.astype(np.float32)
   out[:height, :width] += change[..., None]
   return np.clip(np.round(out), 0, 255).astype(np.uint8)
 
 
 def certainty(image: np.ndarray) -> float:
-  """How many standard deviations the pattern stands out by; above CERTAIN it is there."""
+  """By how many standard deviations the pattern stands out; above CERTAIN the mark is there."""
   height, width = (n // 8 * 8 for n in image.shape[:2])
   if min(height, width) < SMALLEST:
     return 0.0
   grey = image[:height, :width].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
   blocks = grey.reshape(height // 8, 8, width // 8, 8).transpose(0, 2, 1, 3)
-  found = np.stack([(_BASIS @ blocks @ _BASIS.T)[:, :, i, j] for i, j in _AT], -1)
-  found = np.clip(found, -_CLIP, _CLIP)
-  spread = float(np.sqrt((found**2).sum()))
-  return float((found * _pattern(height // 8, width // 8)).sum() / spread) if spread else 0.0
+  coefficients = np.stack([(_BASIS @ blocks @ _BASIS.T)[:, :, i, j] for i, j in _AT], -1)
+  coefficients = np.clip(coefficients, -_CLIP, _CLIP)
+  norm = float(np.sqrt((coefficients**2).sum()))
+  return float((coefficients * _pattern(height // 8, width // 8)).sum() / norm) if norm else 0.0
 
 
 def present(image: np.ndarray) -> bool:
@@ -80,7 +80,7 @@ def _basis() -> np.ndarray:
 _BASIS = _basis()
 
 
-def _joined(blocks: np.ndarray) -> np.ndarray:
+def _join(blocks: np.ndarray) -> np.ndarray:
   """[h, w, 8, 8] -> [8 h, 8 w]."""
   h, w = blocks.shape[:2]
   return blocks.transpose(0, 2, 1, 3).reshape(8 * h, 8 * w)
@@ -128,8 +128,8 @@ def _xmp() -> bytes:
   ).encode()
 
 
-def declared(path: Path) -> bool:
+def declares_ai(path: Path) -> bool:
   """Whether a file says that it was made by AI."""
   with Image.open(path) as image:
-    said = str(image.getexif().get(0x010E, "")).startswith("AI-generated")
-    return said or image.info.get("AI-generated") == "true"
+    exif = str(image.getexif().get(0x010E, "")).startswith("AI-generated")
+    return exif or image.info.get("AI-generated") == "true"

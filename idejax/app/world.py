@@ -1,7 +1,7 @@
-"""A sentence in the drawn world's own words, which are all that the built-in model has read.
+"""Translates sentences into the drawn world's words, the only ones that the built-in model knows.
 
-"Anna Field laughs on the shore, comic style" becomes "pop art of <anna_field> smiling on the beach". What has
-no picture in that world (a dog, a door) is left out. A place that was named holds until another is.
+"Anna Field laughs on the shore, comic style" becomes "pop art of <anna_field> smiling on the beach". What that
+world cannot show (a dog, a door) is left out. A place stays the same until another one is named.
 """
 
 import re
@@ -27,7 +27,7 @@ _MOODS = {
   "looking angry": "angry angrily mad shout shouts shouted yell yells argue argues furious annoyed scream screams",
   "winking": "wink winks winked winking joke jokes",
 }  # fmt: skip
-_WORN = {
+_ACCESSORIES = {
   "sunglasses": "sunglasses shades sunny",
   "glasses": "glasses spectacles read reads reading book",
   "a hat": "hat cap helmet",
@@ -42,8 +42,8 @@ _SKETCH = frozenset("minimalistic|2d minimalistic|watercolor painting".split("|"
 def prompts(
   sentences: Sequence[str], people: Sequence[Sequence[str]], styles: Sequence[Sequence[str]]
 ) -> list[list[str]]:
-  """For each sentence its prompts, one for each of its people, with their signal words; one of "a person" where
-  there is nobody. One face fills a picture of that world, so people never share one."""
+  """For each sentence its prompts, one for each of its people with their signal word, or one with "a person" if
+  it has none. One face fills a picture of that world, so two people never share a picture."""
   place = ""
   out = []
   for sentence, who, style in zip(sentences, people, styles):
@@ -52,12 +52,18 @@ def prompts(
     medium = "pop art of" if _POP & set(style) else "a sketch of" if _SKETCH & set(style) else "a photo of"
     own = []
     for name in who or [""]:
-      # Whoever comes before a deed does it: of "Anna Field smiles at Ben Stone" Anna smiles.
+      # Only words after a name count for that person: in "Anna Field smiles at Ben Stone" only Anna smiles.
       after = sentence.partition(name)[2] if name else sentence
-      said = _words(nm.pattern(who).sub(" ", after))
+      deed = _words(nm.pattern(who).sub(" ", after))
       clothes = next((c for c in _CLOTHES if c in after.casefold()), "")
-      worn = " and ".join(x for x in (_hit(_WORN, said), clothes and f"a {clothes}") if x)
-      parts = (medium, nm.word(name) if name else "a person", _hit(_MOODS, said), worn and f"wearing {worn}", place)
+      clothing = " and ".join(x for x in (_hit(_ACCESSORIES, deed), clothes and f"a {clothes}") if x)
+      parts = (
+        medium,
+        nm.word(name) if name else "a person",
+        _hit(_MOODS, deed),
+        clothing and f"wearing {clothing}",
+        place,
+      )
       own.append(" ".join(x for x in parts if x))
     out.append(own)
   return out
@@ -70,7 +76,7 @@ def _words(text: str) -> list[str]:
 def _hit(table: dict[str, str], words: Sequence[str]) -> str:
   """The phrase whose words come first in a sentence, "" for none."""
   for w in words:
-    for phrase, known in table.items():
-      if w in known.split():
+    for phrase, synonyms in table.items():
+      if w in synonyms.split():
         return phrase
   return ""

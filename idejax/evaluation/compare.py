@@ -74,7 +74,7 @@ def floor(
 
 def ceiling(people: Sequence[Person], prompts: Sequence[str], seeds: Sequence[int]) -> list[Picture]:
   """The drawn people as the world itself draws them: what the prompt asks for, in another pose and light."""
-  who = [portraits.portrayed(p.stem) for p in people]
+  who = [portraits.find_person(p.stem) for p in people]
   if None in who:
     return []
   out = []

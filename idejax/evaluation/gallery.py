@@ -62,7 +62,7 @@ class Job:
 
 
 def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mapping[str, tuple[str, ...]]) -> list[Row]:
-  """Makes every picture that is not there yet; returns the rows of all. UserError for a picture that another command made.
+  """Makes every picture that is not there yet; returns the rows of all. UserError for another command's picture.
 
   trained_with: {method: sha256 of recognisers that it learned from}.
   """

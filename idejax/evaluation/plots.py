@@ -70,7 +70,7 @@ def _save(figure, axes, path: Path) -> bool:
 
 
 def sheet(rows: Sequence[Row], method: str, path: Path):
-  """The first people, every prompt, the first seed: nothing is picked by hand. One row per person, the photo at the left."""
+  """The first people, every prompt, the first seed: none picked by hand. One row per person, the photo at the left."""
   mine = [r for r in rows if r.method == method and r.person is not None and r.strength is None]
   people = list(dict.fromkeys(r.person for r in mine))[:PEOPLE]
   prompts = list(dict.fromkeys(r.prompt for r in mine))

@@ -186,8 +186,8 @@ def reference(t: Trained, path: Path) -> Path:
 
 
 def second(t: Trained, path: Path) -> Path | None:
-  """Writes another photo of the same person, which no training saw. Only drawn people have one: the world renders it."""
-  person = portraits.portrayed(t.name)
+  """Writes another photo of the same person, which no training saw. Only drawn people have one."""
+  person = portraits.find_person(t.name)
   if person is None:
     return None
   if path.exists():

@@ -57,7 +57,7 @@ def description(c: config.Personalize) -> str:
   """What captions tell of the photo beside the person."""
   if c.describe is not None:
     return c.describe.strip()
-  return "" if c.photo else portraits.SHOWN
+  return "" if c.photo else portraits.SURROUNDINGS
 
 
 def with_description(s: Settings) -> Settings:

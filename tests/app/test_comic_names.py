@@ -28,10 +28,10 @@ def test_other_names_are_refused_with_a_reason(name, words):
 
 def test_every_picture_needs_its_name():
   with pytest.raises(UserError, match=r"2 picture\(s\) and 1 name\(s\)"):
-    names.paired(["Anna Field"], [1, 2])
+    names.pair(["Anna Field"], [1, 2])
   with pytest.raises(UserError, match="two people are called"):
-    names.paired(["Anna Field", "anna field"], [1, 2])
-  assert names.paired(["Anna Field", "Ben Stone"], [1, 2]) == ["Anna Field", "Ben Stone"]
+    names.pair(["Anna Field", "anna field"], [1, 2])
+  assert names.pair(["Anna Field", "Ben Stone"], [1, 2]) == ["Anna Field", "Ben Stone"]
 
 
 def test_longest_first_possessives_kept_case_and_boundaries_count():

@@ -176,7 +176,7 @@ def test_the_strip_is_marked_and_says_what_it_shows(files):
     assert image.height == sum(p.image.shape[0] for p in sheets)
     assert watermark.present(np.asarray(image.convert("RGB")))
     assert "Number 0!" in image.info["idejax"]
-  assert watermark.declared(made["png"])
+  assert watermark.declares_ai(made["png"])
 
 
 def test_the_pdf_has_a_page_a_sheet_and_a_title(files):
@@ -244,4 +244,4 @@ def test_a_long_strip_is_halved_until_viewers_open_it(tmp_path):
 
 def test_no_panels_no_pages():
   assert pages.compose(Script(), red) == []
-  assert script.shown(Panel("p", "x")) is None
+  assert script.current_version(Panel("p", "x")) is None

@@ -106,8 +106,8 @@ def test_what_changes_the_pixels_changes_the_digest_and_nothing_else():
 
 def test_only_candidates_that_are_not_there_are_missing():
   p = dataclasses.replace(FULL.panels[0], candidates=4)
-  assert script.missing(p, "i1") == [2, 3]
-  assert script.missing(p, "other") == [0, 1, 2, 3]
+  assert script.todo(p, "i1") == [2, 3]
+  assert script.todo(p, "other") == [0, 1, 2, 3]
 
 
 def test_a_new_version_keeps_the_old_ones_and_is_shown():
@@ -115,15 +115,15 @@ def test_a_new_version_keeps_the_old_ones_and_is_shown():
     FULL.panels[0], [Version("panels/c.png", "i2", 0, identity=0.1), Version("panels/d.png", "i2", 1, identity=0.9)]
   )
   assert p.versions[:2] == FULL.panels[0].versions
-  assert script.shown(p).file == "panels/d.png"  # the better candidate of the newest inputs
-  assert script.shown(dataclasses.replace(p, chosen=0)).file == "panels/a.png"
+  assert script.current_version(p).file == "panels/d.png"  # the better candidate of the newest inputs
+  assert script.current_version(dataclasses.replace(p, chosen=0)).file == "panels/a.png"
 
 
 def test_a_blank_candidate_is_the_last_choice():
   p = Panel(
     "p", "s", versions=(Version("a", "i", 0, identity=0.9, reason="blank"), Version("b", "i", 1, identity=-0.5))
   )
-  assert script.shown(p).file == "b"
+  assert script.current_version(p).file == "b"
 
 
 def test_deleting_somebody_names_their_pictures_only():

@@ -65,7 +65,7 @@ def test_speech_becomes_bubbles_and_the_rest_a_caption():
   assert caption.kind == "caption" and caption.text == "Ben Stone sits on the beach and thinks."
   assert (thought.text, thought.kind) == ("How nice!", "thought")
   assert story.bubbles("It rains.", n)[0].text == "It rains."
-  assert story.drawn('Ben Stone says "Hi".') == "Ben Stone says."
+  assert story.visible_part('Ben Stone says "Hi".') == "Ben Stone says."
 
 
 # A language model.
@@ -154,15 +154,15 @@ def test_nobody_there_is_no_crash():
 
 
 def test_the_environment_chooses():
-  assert isinstance(remote.chosen({}, env={}), Rules)
-  parser = remote.chosen(
+  assert isinstance(remote.choose_parser({}, env={}), Rules)
+  parser = remote.choose_parser(
     {}, env={"IDEJAX_LLM_URL": "http://localhost:1/v1", "IDEJAX_LLM_MODEL": "m", "IDEJAX_LLM_KEY": "secret"}
   )
   assert isinstance(parser, remote.Remote) and parser.key == "secret" and "secret" not in repr(parser)
   with pytest.raises(UserError, match="IDEJAX_LLM_MODEL is not"):
-    remote.chosen({}, env={"IDEJAX_LLM_URL": "http://x/v1"})
+    remote.choose_parser({}, env={"IDEJAX_LLM_URL": "http://x/v1"})
   with pytest.raises(UserError, match="must begin with http"):
-    remote.chosen({}, env={"IDEJAX_LLM_URL": "file:///etc/passwd", "IDEJAX_LLM_MODEL": "m"})
+    remote.choose_parser({}, env={"IDEJAX_LLM_URL": "file:///etc/passwd", "IDEJAX_LLM_MODEL": "m"})
 
 
 def test_no_key_is_written_anywhere_in_the_source():

@@ -140,11 +140,11 @@ def test_a_story_becomes_a_comic(desk, tmp_path):
   assert cut.problems == () and cut.notes == ("sentence 4 names nobody who was learned: a scene without them",)
   s = desk.draw(tmp_path / "c", s)
   assert script.read(tmp_path / "c") == s
-  one, two, three, four = (script.shown(p) for p in s.panels)
+  one, two, three, four = (script.current_version(p) for p in s.panels)
   assert (len(one.faces), len(two.faces), len(three.faces)) == (1, 2, 1)  # two people, each in a half
   assert one.identity > 0.5 and two.identity > 0.5 and four.identity is None
   for v in (one, two, three, four):
-    assert watermark.declared(tmp_path / "c" / v.file)
+    assert watermark.declares_ai(tmp_path / "c" / v.file)
     with Image.open(tmp_path / "c" / v.file) as image:
       assert watermark.present(np.asarray(image)) and min(image.size) >= 512
   made = desk.export(tmp_path / "c", s)
@@ -251,7 +251,7 @@ def test_a_flagged_picture_never_leaves(desk, tmp_path):
   desk.checker = Checker(rules=Rules(("a photo of a person on the beach",), ("a photo of a person in the city",)))
   s, _ = desk.write(STORY)
   s = desk.draw(tmp_path, s)
-  reasons = [script.shown(p).reason for p in s.panels]
+  reasons = [script.current_version(p).reason for p in s.panels]
   assert reasons[0] == "" and "on the beach" in reasons[1] and "on the beach" in reasons[2]
   there = sorted(p.name for p in (tmp_path / "panels").iterdir())
   assert len(there) == len([r for r in reasons if not r])

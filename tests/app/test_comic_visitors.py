@@ -35,7 +35,7 @@ def test_a_browser_has_a_folder_that_only_its_token_names(visitors):
   for wrong in ("../" + one, one[:-1], "x" * 32, "A" * 31 + "/", None):
     token, v = visitors.get(wrong)
     assert token not in (one, two, wrong) and v.script().panels == ()
-    assert visitors.known(wrong or "") is None
+    assert visitors.find(wrong or "") is None
 
 
 def test_offered_people_are_copied_and_stay_deleted(visitors, store):
@@ -84,9 +84,9 @@ def test_re_rolling_draws_one_panel_and_a_version_can_be_chosen(desk, visitors):
   actions.reroll(v, "p3")
   list(actions.draw(desk, v, v.script))
   assert len(desk.asked) == before + 1 and len(v.script().panels[2].versions) == 2
-  assert script.shown(v.script().panels[2]) == v.script().panels[2].versions[1]
+  assert script.current_version(v.script().panels[2]) == v.script().panels[2].versions[1]
   actions.choose(v, "p3", 0)
-  assert script.shown(v.script().panels[2]) == v.script().panels[2].versions[0]
+  assert script.current_version(v.script().panels[2]) == v.script().panels[2].versions[0]
   with pytest.raises(UserError, match="there are 2 versions"):
     actions.choose(v, "p3", 7)
 
@@ -184,10 +184,10 @@ def test_the_time_left_is_told_from_the_time_it_took(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(cards.time, "monotonic", lambda: now[0])
   clock = cards.Clock()
-  assert clock.left(1, 11) == ""
+  assert clock.remaining_time(1, 11) == ""
   now[0] = 10.0
-  assert clock.left(6, 11) == ", about 10 s left"
-  assert clock.left(2, 102) == ", about 17 min left"
+  assert clock.remaining_time(6, 11) == ", about 10 s left"
+  assert clock.remaining_time(2, 102) == ", about 17 min left"
 
 
 def test_eight_visitors_at_once_take_turns_and_all_get_their_comic(desk, visitors, monkeypatch):
@@ -232,7 +232,7 @@ def test_eight_visitors_at_once_take_turns_and_all_get_their_comic(desk, visitor
 def test_the_store_keeps_who_agreed(visitors, desk):
   v = visitors.get(None)[1]
   assert dataclasses.asdict(v.store.record("Anna Field").consent)["by"] == "Anna herself"
-  assert Consent("x").checked().date and learn.SAMPLE_CONSENT.by
+  assert Consent("x").validate().date and learn.SAMPLE_CONSENT.by
 
 
 def test_a_refused_text_is_not_kept(desk, visitors):

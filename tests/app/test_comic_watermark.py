@@ -65,21 +65,21 @@ def test_small_pictures_are_left_alone():
 def test_files_say_that_they_were_generated(tmp_path, suffix):
   path = tmp_path / f"a.{suffix}"
   watermark.save(path, pictures()["waves"], {"prompt": 'é, "quotes"', "seed": 7})
-  assert watermark.declared(path) and watermark.present(np.asarray(Image.open(path).convert("RGB")))
+  assert watermark.declares_ai(path) and watermark.present(np.asarray(Image.open(path).convert("RGB")))
   assert b"trainedAlgorithmicMedia" in path.read_bytes()
   with Image.open(path) as image:
     record = json.loads(str(image.getexif()[0x010E]).removeprefix("AI-generated "))
   assert record == {"prompt": 'é, "quotes"', "seed": 7}
   plain = tmp_path / "b.png"
   Image.new("RGB", (8, 8)).save(plain)
-  assert not watermark.declared(plain)
+  assert not watermark.declares_ai(plain)
 
 
 def test_metadata_survive_when_pillow_saves_the_other_format(tmp_path):
   watermark.save(tmp_path / "a.png", pictures()["waves"], {"seed": 7})
   with Image.open(tmp_path / "a.png") as image:
     image.save(tmp_path / "b.jpg", exif=image.getexif())
-  assert watermark.declared(tmp_path / "b.jpg")
+  assert watermark.declares_ai(tmp_path / "b.jpg")
 
 
 def test_the_log_has_words_and_never_pictures(tmp_path):

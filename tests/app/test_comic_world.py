@@ -41,7 +41,7 @@ def test_styles_are_the_mediums_of_that_world():
 
 
 def test_every_word_is_one_that_the_model_has_read():
-  tables = (world._PLACES, world._MOODS, world._WORN)
+  tables = (world._PLACES, world._MOODS, world._ACCESSORIES)
   said = (
     [phrase for t in tables for phrase in t]
     + [f"a {c}" for c in world._CLOTHES]

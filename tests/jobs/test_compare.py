@@ -113,7 +113,7 @@ def test_the_ceiling_shows_what_was_asked_and_whom():
 def test_drawn_people(tmp_path):
   folder = portraits.portray(tmp_path / "photos", "development", 3)
   files = sorted(folder.iterdir())
-  ids = [portraits.portrayed(f.stem) for f in files]
+  ids = [portraits.find_person(f.stem) for f in files]
   from idejax.miniature.world import people
 
   assert sorted(ids) == list(people.split("development")[:3])

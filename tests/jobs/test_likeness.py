@@ -24,7 +24,7 @@ CFG = dataclasses.replace(
   ti.PRESETS["miniature"],
   steps=40,
   batch=4,
-  templates=tuple(f"{t} {portraits.SHOWN}" for t in ti.PRESETS["miniature"].templates),
+  templates=tuple(f"{t} {portraits.SURROUNDINGS}" for t in ti.PRESETS["miniature"].templates),
 )
 SEEDS = 4  # pictures of each
 

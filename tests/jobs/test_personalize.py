@@ -155,8 +155,10 @@ def test_what_else_a_photo_shows_is_said_in_every_caption(root):
     parse("--describe", "{}")
   drawn = method_options.parse(["--method=dreambooth"], "idejax personalize")
   shown = personalize.with_description(drawn).cfg
-  assert shown.templates[0] == f"a photo of {{}} {portraits.SHOWN}" and shown.class_prompt == drawn.cfg.class_prompt
-  assert set(captions.words(portraits.SHOWN)) <= set(captions.VOCABULARY)
+  assert (
+    shown.templates[0] == f"a photo of {{}} {portraits.SURROUNDINGS}" and shown.class_prompt == drawn.cfg.class_prompt
+  )
+  assert set(captions.words(portraits.SURROUNDINGS)) <= set(captions.VOCABULARY)
 
 
 def test_the_unet_recomputes_its_blocks_when_asked(root):

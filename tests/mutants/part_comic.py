@@ -10,7 +10,7 @@ MUTANTS = [
    "tests/app/test_comic_story.py::test_a_story_becomes_these_panels"),
   # A sentence with "she" is drawn as a stranger.
   ("pronouns of a language model are let through", "idejax/app/story.py",
-   "if m := PRONOUN.search(unquoted(s)):", "if m := PRONOUN.search(\"\"):",
+   "if m := PRONOUN.search(without_quotes(s)):", "if m := PRONOUN.search(\"\"):",
    "tests/app/test_comic_story.py::test_after_three_failures_the_rules_answer_and_say_so"),
   # "Ann Lee-Smith" is drawn as Ann Lee.
   ("shortest name first", "idejax/app/names.py",
@@ -26,7 +26,7 @@ MUTANTS = [
    "tests/app/test_comic_studio.py::test_prompts_are_read_as_the_model_reads_them"),
   # A flagged picture is written all the same.
   ("the picture check's word is ignored", "idejax/app/concepts.py",
-   "seen = denied.max() > harmless.max(initial=-1.0) + self.rules.margin", "seen = False",
+   "hit = denied.max() > harmless.max(initial=-1.0) + self.rules.margin", "hit = False",
    "tests/app/test_comic_studio.py::test_a_flagged_picture_never_leaves"),
   # Somebody who was deleted is still to be seen in their comics.
   ("deleting leaves the panels", "idejax/app/store.py",
@@ -38,7 +38,7 @@ MUTANTS = [
    "tests/app/test_comic_script.py::test_what_changes_the_pixels_changes_the_digest_and_nothing_else"),
   # A speech bubble lies over a face.
   ("faces are no obstacle", "idejax/app/bubbles.py",
-   "taken = [_grown(f, _CLEAR) for f in faces] + [_grown(p.rect, 6) for p in others]", "taken = [_grown(p.rect, 6) for p in others]",
+   "obstacles = [_grow(f, _CLEAR) for f in faces] + [_grow(p.rect, 6) for p in others]", "obstacles = [_grow(p.rect, 6) for p in others]",
    "tests/app/test_comic_pages.py::test_on_the_finished_page_every_face_is_there_and_uncovered"),
   # Pictures go out without the mark.
   ("saved without the mark", "idejax/app/watermark.py",

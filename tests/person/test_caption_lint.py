@@ -22,4 +22,4 @@ def test_what_is_missing_is_named_with_an_example_that_is_not(text, lost):
 def test_what_drawn_portraits_are_told_is_whole():
   from idejax.miniature.world import portraits
 
-  assert caption_lint.advice(portraits.SHOWN) is None
+  assert caption_lint.advice(portraits.SURROUNDINGS) is None

@@ -13,7 +13,7 @@ from idejax.storage.files import replacing
 
 SMALLEST = 32  # pixels of a portrait's side
 # What a portrait shows around the face, in the words of captions.
-SHOWN = "wearing a red sweater on a gray background"
+SURROUNDINGS = "wearing a red sweater on a gray background"
 
 
 def portray(folder: Path, split: str, count: int) -> Path:
@@ -52,7 +52,7 @@ def one(n: int, size: int = 64) -> np.ndarray:
   return (np.asarray(picture) * 255 + 0.5).astype(np.uint8)
 
 
-def portrayed(stem: str) -> int | None:
+def find_person(stem: str) -> int | None:
   """Whom of the drawn world `portray` portrayed in a file of this name, or None for anybody else."""
   m = re.fullmatch(r"drawn_(\d+)", stem)
   return int(m[1]) if m else None
