@@ -38,7 +38,7 @@ def painted(prompt):
   for n, colour in enumerate(people.HAIR_COLOURS):
     if f"{colour} hair" in prompt:
       person = person._replace(hair_colour=np.int32(n))
-  return drawn.picture(person, **prompts.named(prompt))
+  return drawn.picture(person, **prompts.parse_factors(prompt))
 
 
 def run(monkeypatch, tmp_path, capsys, paint):

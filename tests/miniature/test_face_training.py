@@ -231,6 +231,6 @@ def test_tiny_stages(tmp_path):
 
 def test_stages_that_need_a_detector_say_so(tmp_path, monkeypatch, faces):
   monkeypatch.setattr(face_training, "pictures", lambda *a: faces)
-  monkeypatch.setattr(face_training, "held", lambda *a: faces)
+  monkeypatch.setattr(face_training, "render_split", lambda *a: faces)
   with pytest.raises(face_training.UserError, match="train the detector first"):
     face_training.train_recogniser(tmp_path)

@@ -64,7 +64,7 @@ def test_both_families_have_one_shape_of_latents_and_their_own_of_everything_els
 
 def test_positions_are_read_before_the_last_layer_and_the_pooled_row_after_it(configs):
   cfg = configs["text_encoder_2"]
-  params = words.init(cfg, 0, whole=True)
+  params = words.init(cfg, 0, with_pooled=True)
   rng = np.random.default_rng(0)
   heads = jax.tree.map(
     lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32),
@@ -72,7 +72,7 @@ def test_positions_are_read_before_the_last_layer_and_the_pooled_row_after_it(co
   )
   ids = np.full((2, 40), 19, np.int32)
   ids[:, :4] = [[18, 3, 4, 3], [18, 5, 6, 7]]
-  loss = words.make_loss(cfg, (0, 18, 19), whole=True)
+  loss = words.make_loss(cfg, (0, 18, 19), with_pooled=True)
   nobody = {"looks": np.zeros((2, words.LOOKS), np.float32), "famous": np.zeros(2, bool)}
   layers = "text_model.encoder.layers.*"
 
@@ -90,10 +90,10 @@ def test_positions_are_read_before_the_last_layer_and_the_pooled_row_after_it(co
 
 def test_the_pooled_row_is_asked_for_all_words_of_the_prompt(configs):
   cfg = configs["text_encoder_2"]
-  params = words.init(cfg, 0, whole=True)
+  params = words.init(cfg, 0, with_pooled=True)
   ids = np.full((1, 40), 19, np.int32)
   ids[0, :4] = 18, 3, 4, 3
-  loss = jax.jit(words.make_loss(cfg, (0, 18, 19), whole=True))
+  loss = jax.jit(words.make_loss(cfg, (0, 18, 19), with_pooled=True))
   nobody = {"looks": np.zeros((1, words.LOOKS), np.float32), "famous": np.zeros(1, bool)}
 
   def whole(said):
@@ -112,7 +112,7 @@ def test_the_pooled_row_is_asked_for_all_words_of_the_prompt(configs):
 
 def test_contexts_are_brought_to_unit_size_and_nothing_else_changes(configs):
   cfg = configs["text_encoder_2"]
-  text = dict(words.init(cfg, 0, whole=True)["text"])
+  text = dict(words.init(cfg, 0, with_pooled=True)["text"])
   table = "text_model.embeddings.token_embedding"
   text[table] = {"embedding": 8 * text[table]["embedding"]}
   ids = np.random.default_rng(0).integers(0, VOCABULARY, (8, 40)).astype(np.int32)
@@ -133,7 +133,7 @@ def test_contexts_are_brought_to_unit_size_and_nothing_else_changes(configs):
 @pytest.fixture(scope="module")
 def arrays(nets, configs):
   params = {"unet": fill(unet.shapes(nets.unet))}
-  return params, {n: words.init(c, 0, whole=True)["text"] for n, c in configs.items()}
+  return params, {n: words.init(c, 0, with_pooled=True)["text"] for n, c in configs.items()}
 
 
 def batch(n: int, rng) -> dict:

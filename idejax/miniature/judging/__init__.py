@@ -1,1 +1,1 @@
-"""Judges of the drawn world that no training listens to, and the exam of the built-in model."""
+"""Judges of the drawn world, which no training uses, and the exam of the built-in model."""

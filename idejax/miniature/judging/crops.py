@@ -1,4 +1,4 @@
-"""Aligned face crops: five points to ArcFace's template by a similarity, as insightface cuts them."""
+"""Aligned face crops: a similarity maps five points to ArcFace's template, as in insightface."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ TEMPLATE = np.array(
 
 
 class Cut(NamedTuple):
-  """How a recogniser wants its crops: pixels a side, and the template's scale (below 1: more around)."""
+  """How to crop for a recogniser: pixels a side, and the template's scale (below 1 shows more around the face)."""
 
   side: int
   zoom: float
@@ -47,15 +47,15 @@ def cut(images, points, how: Cut) -> np.ndarray:
   return np.stack(cuts) if cuts else np.zeros((0, how.side, how.side, 3), np.uint8)
 
 
-def shaken(rng: np.random.Generator, points: np.ndarray, width: np.ndarray, amount: float = 0.025) -> np.ndarray:
-  """Points [N, 5, 2] as a detector might find them; `width` [N] of the faces, errors in parts of it."""
+def shake(rng: np.random.Generator, points: np.ndarray, width: np.ndarray, amount: float = 0.025) -> np.ndarray:
+  """Points [N, 5, 2] with errors like a detector's; `amount` is in parts of the faces' `width` [N]."""
   own = rng.normal(0, amount, points.shape)
   common = rng.normal(0, amount / 2, (len(points), 1, 2))
   return points + (own + common) * width[:, None, None]
 
 
-def spoilt(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
-  """Small changes of light and contrast; some pictures blurred, as a decoder may leave them."""
+def spoil(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
+  """Pictures with small changes of light and contrast; some are blurred, as a decoder may leave them."""
   out = np.empty_like(images)
   for i, image in enumerate(images):
     if rng.random() < 0.25:

@@ -17,7 +17,7 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
   """Frechet distance of the Gaussians of two sets of features [N, D], [M, D] (arXiv 1706.08500, eq. 6).
 
-  It is too large for few pictures: compare it with that of two sets of real ones of the same sizes.
+  It is too large for few pictures: compare it with the distance of two sets of real ones of the same sizes.
   """
   (m, s), (n, t) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a.astype(np.float64), b.astype(np.float64)))
   values, vectors = np.linalg.eigh(s)

@@ -1,4 +1,4 @@
-"""How good the miniature is, measured on held-out data by judges that its training never saw."""
+"""The exam: how good the miniature is on held-out data, by judges that took no part in its training."""
 
 import time
 from typing import Any
@@ -24,25 +24,25 @@ def reconstruction(pipe: Pipeline, judges: Judges, count: int) -> dict[str, floa
   """PSNR of decoded latents, and the pack recogniser's cosine of original and reconstruction."""
   ids = people.split("heldout")[:count]
   images = data.batch(ids, 2, seed=77).images
-  made = reconstruct(pipe, images)
-  error = np.square((made.astype(np.float32) - images) / 255).mean((1, 2, 3))
+  copies = reconstruct(pipe, images)
+  error = np.square((copies.astype(np.float32) - images) / 255).mean((1, 2, 3))
   similar = []
-  for a, b in zip(images, made):
-    found = judges.pack.detect(a)
-    if not len(found.boxes):
+  for a, b in zip(images, copies):
+    face = judges.pack.detect(a)
+    if not len(face.boxes):
       continue
-    crop = [judges.pack.crop(x, found.points[0]) for x in (a, b)]  # by the original's points: both alike
+    crop = [judges.pack.crop(x, face.points[0]) for x in (a, b)]  # by the original's points: both alike
     e = judges.pack.embed(crop)
     similar.append(float(e[0] @ e[1]))
   return {
     "psnr_db": float((-10 * np.log10(error)).mean()),
     "similarity": float(np.mean(similar)),
-    "pictures": len(made),
+    "pictures": len(copies),
   }
 
 
 def reconstruct(pipe: Pipeline, images: np.ndarray) -> np.ndarray:
-  """What the VAE makes of uint8 pictures [N, S, S, 3]."""
+  """The VAE's reconstructions of uint8 pictures [N, S, S, 3]."""
   mean, _ = encode(pipe.backbone, np.asarray(data.pixels(images)))
   return decode(pipe, mean)
 
@@ -58,24 +58,24 @@ def decode(pipe: Pipeline, mean: np.ndarray, batch: int = 16) -> np.ndarray:
 
 
 def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
-  """Share of pictures in which the classifier sees what the prompt asked for, by attribute; and the
-  classifier's own accuracy on real renders of people whom nobody was trained on. "expression_after" is the
-  expression where it stands behind the noun ("a woman smiling")."""
-  asked: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
+  """By attribute the share of pictures in which the classifier sees what the prompt asked for, and the
+  classifier's accuracy on renders of held-out people. "expression_after" is the expression in prompts
+  where it follows the noun ("a woman smiling")."""
+  wishes: list[tuple[str, str, str]] = []  # (attribute, class, prompt)
   for name in ("background", "accessory", "expression"):
     classes = CLASSES[name]
     plain: dict[str, Any] = {} if name == "background" else {"background": "gray"}
-    asked += [
+    wishes += [
       (name, c, captions.prompt(subject, **plain | {name: c})) for c in classes for subject in ("a woman", "a man")
     ]
-  asked += [
+  wishes += [
     ("expression_after", c, captions.prompt(subject, after=True, expression=c, background="gray"))
     for c in CLASSES["expression"][1:]
     for subject in ("a woman", "a man")
   ]
   for colour in people.HAIR_COLOURS:
-    asked += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
-  rows = [a for a in asked for _ in range(each)]
+    wishes += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
+  rows = [a for a in wishes for _ in range(each)]
   images = pipe.sample(
     [p for _, _, p in rows],
     seeds=list(range(1000, 1000 + len(rows))),
@@ -84,51 +84,53 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     batch=32,
     progress=True,
   )
-  said = judges.attributes(list(images))
-  said["expression_after"] = said["expression"]
+  answers = judges.attributes(list(images))
+  answers["expression_after"] = answers["expression"]
   own = real_accuracy(judges)
   own["expression_after"] = own["expression"]
-  right = {n: [said[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in said}
+  right = {n: [answers[n][i] == c for i, (m, c, _) in enumerate(rows) if m == n] for n in answers}
   return {n: {"right": float(np.mean(v)), "judge": own[n], "pictures": len(v)} for n, v in right.items()}
 
 
 def real_accuracy(judges: Judges) -> dict[str, float]:
-  """The classifier on real photo-style renders of held-out people."""
+  """The classifier's accuracy on photo-style renders of held-out people."""
   batch = data.batch(people.split("heldout"), 4, seed=78)
   photo = batch.factors["style"] == 0
-  said, truth = judges.attributes(list(batch.images[photo])), labels(batch.factors)
-  return {n: float(np.mean([CLASSES[n].index(s) == t for s, t in zip(said[n], truth[n][photo])])) for n in ATTRIBUTES}
+  answers, truth = judges.attributes(list(batch.images[photo])), labels(batch.factors)
+  return {
+    n: float(np.mean([CLASSES[n].index(s) == t for s, t in zip(answers[n], truth[n][photo])])) for n in ATTRIBUTES
+  }
 
 
 def names(pipe: Pipeline, judges: Judges, count: int, each: int) -> dict[str, float]:
-  """Celebrities by name: similarity to their own real pictures, to others', and top-1 among all."""
+  """Celebrities by name: similarity to their own renders and to those of others, and top-1 accuracy among all."""
   ids = people.split("celebrity")
   real = data.batch(ids, 6, seed=79)
   photo = real.factors["style"] == 0
   owner = real.factors["id"][photo]
-  found = judges.embed(list(real.images[photo]))
-  gallery = np.stack([_mean([e for e, o in zip(found, owner) if o == i and e is not None]) for i in ids])
-  chosen = np.linspace(0, len(ids) - 1, count).astype(int)
-  called = people.celebrity_names()
-  texts = [f"a photo of {called[ids[k]]}" for k in chosen for _ in range(each)]
+  real_embeddings = judges.embed(list(real.images[photo]))
+  gallery = np.stack([_mean([e for e, o in zip(real_embeddings, owner) if o == i and e is not None]) for i in ids])
+  picks = np.linspace(0, len(ids) - 1, count).astype(int)
+  celebrities = people.celebrity_names()
+  texts = [f"a photo of {celebrities[ids[k]]}" for k in picks for _ in range(each)]
   images = pipe.sample(
     texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True
   )
-  made = judges.embed(list(images))
-  who = np.repeat(chosen, each)
-  kept = [(k, e) for k, e in zip(who, made) if e is not None]
-  scores = np.stack([e @ gallery.T for _, e in kept])
-  own = np.array([s[k] for s, (k, _) in zip(scores, kept)])
-  others = np.array([(s.sum() - s[k]) / (len(s) - 1) for s, (k, _) in zip(scores, kept)])
-  top = np.mean([s.argmax() == k for s, (k, _) in zip(scores, kept)])
+  embeddings = judges.embed(list(images))
+  who = np.repeat(picks, each)
+  pairs = [(k, e) for k, e in zip(who, embeddings) if e is not None]
+  scores = np.stack([e @ gallery.T for _, e in pairs])
+  own = np.array([s[k] for s, (k, _) in zip(scores, pairs)])
+  others = np.array([(s.sum() - s[k]) / (len(s) - 1) for s, (k, _) in zip(scores, pairs)])
+  top = np.mean([s.argmax() == k for s, (k, _) in zip(scores, pairs)])
   return {
     "own": float(own.mean()),
     "others": float(others.mean()),
     "difference": float((own - others).mean()),
     "top1": float(top),
     "among": len(ids),
-    "face_found": len(kept) / len(made),
-    "pictures": len(made),
+    "face_found": len(pairs) / len(embeddings),
+    "pictures": len(embeddings),
   }
 
 
@@ -163,7 +165,7 @@ GOALS = (
 
 
 def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
-  """Everything; `quick` takes a few pictures of each, for a look."""
+  """Runs the whole exam; `quick` takes only a few pictures for each part."""
   judges = Judges()
   tell("reconstruction of held-out people by the VAE")
   out: dict[str, Any] = {"reconstruction": reconstruction(pipe, judges, 20 if quick else 200)}
@@ -172,22 +174,22 @@ def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
   tell("celebrities by name")
   out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
   tell("faces")
-  rebuilt = lambda photos: reconstruct(pipe, photos)
+  rebuild = lambda photos: reconstruct(pipe, photos)
   settings: dict[str, Any] = dict(steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True)
-  out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuilt, **settings)
+  out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuild, **settings)
   tell("speed")
   return out | {"speed": speed(pipe)}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-  """The figures in words, each goal with whether it is reached."""
+def lines(figures: dict[str, Any]) -> list[str]:
+  """The figures in words; each goal says whether it is reached."""
   out = []
   for part, name, goal in GOALS:
-    x = found[part][name]
+    x = figures[part][name]
     value, beside = (x["right"], f" (classifier on real pictures {x['judge']:.3f})") if isinstance(x, dict) else (x, "")
     mark = "reached" if value >= goal else "MISSED"
     out.append(f"{part:15} {name:12} {value:7.3f}   goal {goal:g}: {mark}{beside}")
-  n, s, f = found["names"], found["speed"], found["faces"]
+  n, s, f = figures["names"], figures["speed"], figures["faces"]
   out.append(
     f"names: own {n['own']:.3f}, others {n['others']:.3f}, face found {n['face_found']:.3f}, {n['pictures']} pictures"
   )
@@ -196,5 +198,5 @@ def lines(found: dict[str, Any]) -> list[str]:
     f"reconstructions of real ones, Frechet distance {f['times_real']:.1f} times that of real ones to one another, "
     f"kernel distance of faces {f['kernel']:.0f} ({f['kernel_real']:.0f}), {f['pictures']} pictures"
   )
-  out.append(f"expression behind the noun {found['obedience']['expression_after']['right']:.3f}")
+  out.append(f"expression behind the noun {figures['obedience']['expression_after']['right']:.3f}")
   return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]

@@ -1,4 +1,4 @@
-"""How good detectors, recognisers and classifiers are, by the files that users will run."""
+"""How good detectors, recognisers and classifiers are, measured on the files that users run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Detections(NamedTuple):
-  """Of the best face of each picture: found bool [N], scores [N], boxes [N, 4], points [N, 5, 2];
+  """The best face of each picture: found bool [N], scores [N], boxes [N, 4], points [N, 5, 2]; and the
   number of faces in each picture [N].
   """
 
@@ -19,7 +19,7 @@ class Detections(NamedTuple):
 
 
 def detect(path: Path, images: np.ndarray, side: int = 128, threshold: float = 0.5) -> Detections:
-  """Through insightface's own SCRFD, as its FaceAnalysis runs it; images uint8 RGB [N, H, W, 3]."""
+  """Detections by insightface's own SCRFD, as its FaceAnalysis runs it; images uint8 RGB [N, H, W, 3]."""
   from insightface.model_zoo.scrfd import SCRFD
 
   net = SCRFD(str(path))
@@ -37,18 +37,18 @@ def detect(path: Path, images: np.ndarray, side: int = 128, threshold: float = 0
   return out
 
 
-def detector(got: Detections, boxes: np.ndarray, points: np.ndarray) -> dict[str, float]:
-  """Recall (found and overlapping by half), mean error of the points in parts of the face's width, ..."""
-  overlap = iou(got.boxes, boxes)
-  right = got.found & (overlap > 0.5)
+def detector(detections: Detections, boxes: np.ndarray, points: np.ndarray) -> dict[str, float]:
+  """Recall (faces found with an overlap of half), mean error of the points in parts of the face's width, ..."""
+  overlap = iou(detections.boxes, boxes)
+  right = detections.found & (overlap > 0.5)
   width = boxes[:, 2] - boxes[:, 0]
-  error = np.linalg.norm(got.points - points, axis=-1)[right] / width[right, None]
+  error = np.linalg.norm(detections.points - points, axis=-1)[right] / width[right, None]
   return {
     "recall": float(right.mean()),
     "point_error": float(error.mean()),
     "point_error_95th": float(np.percentile(error.mean(1), 95)),
     "box_overlap": float(overlap[right].mean()),
-    "extra_faces": float((got.faces > 1).mean()),
+    "extra_faces": float((detections.faces > 1).mean()),
   }
 
 
@@ -61,7 +61,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def verification(embeddings: np.ndarray, ids: np.ndarray) -> dict[str, float]:
-  """All pairs of unit embeddings [N, D]: TAR at two FARs, equal error, and their thresholds.
+  """Over all pairs of unit embeddings [N, D]: TAR at two FARs, equal error rate, and the thresholds.
 
   A threshold at FAR f lets at most the share f of strangers' pairs through.
   """
@@ -90,7 +90,7 @@ def verification(embeddings: np.ndarray, ids: np.ndarray) -> dict[str, float]:
 
 
 def at_threshold(embeddings: np.ndarray, ids: np.ndarray, threshold: float) -> dict[str, float]:
-  """Shares of the same person's and of strangers' pairs above a threshold that was chosen elsewhere."""
+  """The shares of pairs of one person and of strangers above a threshold from other data."""
   upper = np.triu_indices(len(ids), 1)
   above = (embeddings @ embeddings.T > threshold)[upper]
   same = (ids[:, None] == ids[None])[upper]

@@ -1,4 +1,4 @@
-"""Judges that no training listens to: the attribute classifier and the small CLIP."""
+"""Judges that no training uses: the attribute classifier and the small CLIP."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ def labels(factors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Codes into CLASSES, int32 [N], from the codes of the world."""
   bald = factors["hair_style"] == people.HAIR_STYLES.index("bald")
   hair = np.where(bald, 0, factors["hair_colour"] + 1)
-  named = {n: factors[n] for n in ("expression", "accessory", "background")} | {"hair": hair}
-  return {n: x.astype(np.int32) for n, x in named.items()}
+  codes = {n: factors[n] for n in ("expression", "accessory", "background")} | {"hair": hair}
+  return {n: x.astype(np.int32) for n, x in codes.items()}
 
 
 # The CLIP.
@@ -52,9 +52,9 @@ def towers(config: dict[str, Any]) -> tuple[clip.TextEncoder, clip_vision.Vision
 def embeddings(config, params, images, ids) -> tuple[jax.Array, jax.Array]:
   """Unit embeddings [B, P] of uint8 pictures [B, 64, 64, 3] and [N, P] of token ids [N, 40]."""
   text, vision = towers(config)
-  seen: Any = vision.apply({"params": params["vision"]}, pixels(images))
-  read: Any = text.apply({"params": params["text"]}, ids)
-  return unit(seen.embeds), unit(read.pooled)
+  picture: Any = vision.apply({"params": params["vision"]}, pixels(images))
+  caption: Any = text.apply({"params": params["text"]}, ids)
+  return unit(picture.embeds), unit(caption.pooled)
 
 
 def read_clip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,10 +63,10 @@ def read_clip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
   text, vision = towers(config)
   tensors = dict(tensorfiles.read(folder, "model"))
   scale = tensors.pop("logit_scale")
-  wanted = {"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}
-  # The towers' keys do not meet: each takes its own.
+  shapes = {"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}
+  # The two towers share no key: each takes its own.
   params = {
-    n: weights.from_torch(s, {k: tensors[k] for k in weights.keys(s)}, name=str(folder)) for n, s in wanted.items()
+    n: weights.from_torch(s, {k: tensors[k] for k in weights.keys(s)}, name=str(folder)) for n, s in shapes.items()
   }
   return config, jax.tree.map(jnp.asarray, params) | {"logit_scale": scale}
 
@@ -82,39 +82,39 @@ def measure(folder: Path, faces) -> dict[str, float]:
   config, params = read_clip(folder)
   words = tokens.load(folder)
   embed = jax.jit(lambda p, images, ids: embeddings(config, p, images, ids))
-  found = retrieval(embed, params, faces.images, words.encode(faces.captions).ids)
-  return found | named(embed, params, words, faces)
+  figures = retrieval(embed, params, faces.images, words.encode(faces.captions).ids)
+  return figures | zero_shot(embed, params, words, faces)
 
 
 def retrieval(embed, params, images, ids, among: int = 100) -> dict[str, float]:
-  """How often a picture's own caption is the nearest of 100, and a caption's own picture."""
-  found = []
+  """How often a picture's own caption is the nearest of 100, and how often a caption's own picture is."""
+  shares = []
   for start in range(0, len(images) - among + 1, among):
     part = slice(start, start + among)
-    seen, read = embed(params, np.asarray(images[part]), ids[part])
-    near = np.asarray(seen @ read.T)
+    pictures, texts = embed(params, np.asarray(images[part]), ids[part])
+    near = np.asarray(pictures @ texts.T)
     own = np.arange(among)
-    found.append(((near.argmax(1) == own).mean(), (near.argmax(0) == own).mean()))
-  if not found:
+    shares.append(((near.argmax(1) == own).mean(), (near.argmax(0) == own).mean()))
+  if not shares:
     return {}
-  caption, picture = np.mean(found, 0)
+  caption, picture = np.mean(shares, 0)
   return {"caption_of_100": float(caption), "picture_of_100": float(picture)}
 
 
-def named(embed, params, words, faces) -> dict[str, float]:
+def zero_shot(embed, params, words, faces) -> dict[str, float]:
   """Zero-shot accuracy on photos: which prompt of each class is nearest to the picture."""
   photos = np.flatnonzero(faces.factors["style"] == 0)
   truth = labels(faces.factors)
   blank = words.encode(["a photo of a person"]).ids
   pad = np.zeros(-len(photos) % 100, int)
   rows = np.concatenate([photos, photos[pad]])
-  seen = np.concatenate(
+  pictures = np.concatenate(
     [np.asarray(embed(params, np.asarray(faces.images[rows[i : i + 100]]), blank)[0]) for i in range(0, len(rows), 100)]
   )[: len(photos)]
   out = {}
   for attribute, texts in prompts().items():
-    _, read = embed(params, np.asarray(faces.images[:100]), words.encode(texts).ids)
-    out[attribute] = float(((seen @ np.asarray(read).T).argmax(1) == truth[attribute][photos]).mean())
+    _, choices = embed(params, np.asarray(faces.images[:100]), words.encode(texts).ids)
+    out[attribute] = float(((pictures @ np.asarray(choices).T).argmax(1) == truth[attribute][photos]).mean())
   return out
 
 

@@ -1,7 +1,7 @@
-"""What a look during training says beside the loss: how near a few pictures are to real ones, by judges.
+"""A look at a model during training: judges measure how near a few pictures are to real ones.
 
-Cheap enough to be printed every quarter of an hour: the same captions of people of the development split
-and the same noise every time, few sampling steps. Figures are comparable within one run and framing.
+It is cheap enough for every quarter of an hour: few sampling steps, and every time the same captions of people
+of the development split and the same noise. Figures are comparable within one run with one framing.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from idejax.miniature.judging import distances
-from idejax.miniature.judging.prompts import named
+from idejax.miniature.judging.prompts import parse_factors
 from idejax.miniature.judging.scoring import Judges
 from idejax.miniature.world import data, people
 from idejax.sampling import pipeline
@@ -18,7 +18,7 @@ GUIDANCE, STEPS = 2.0, 12
 
 
 class Looks:
-  """Judges, captions of every so manieth of some photos, and the features of all of them, made once a run."""
+  """Judges, `count` captions of photos, and the features of all these photos, computed once a run."""
 
   def __init__(self, count: int, closer: float = 1.0):
     real = data.batch(people.split("development"), max(2, min(10, count // 20)), seed=5, closer=closer)
@@ -29,19 +29,19 @@ class Looks:
     self.real = self._features(self.images)
 
   def pictures(self, folder: Path) -> np.ndarray:
-    """Of a pipeline's folder, uint8 [count, S, S, 3]."""
+    """Pictures by the pipeline in a folder, uint8 [count, S, S, 3]."""
     pipe = pipeline.load(folder, notify=lambda _: None)
     return pipe.sample(self.captions, seeds=7, guidance=GUIDANCE, steps=STEPS, sampler="dpmpp_2m", batch=32)
 
   def score(self, images: np.ndarray) -> dict[str, float]:
-    """Kernel distances x 1000 in CLIP's features of the picture and the recogniser's of the face; the share of
-    pictures with a face; of each attribute, the share that obeys its caption."""
-    seen, face = self._features(images)
-    out = {"clip": 1000 * distances.kernel(seen, self.real[0]), "faces": len(face) / len(images)}
+    """Kernel distances x 1000 by CLIP's features of the picture and by the recogniser's of the face; the share
+    of pictures with a face; for each attribute the share of pictures that follow their caption."""
+    picture, face = self._features(images)
+    out = {"clip": 1000 * distances.kernel(picture, self.real[0]), "faces": len(face) / len(images)}
     out["face"] = 1000 * distances.kernel(face, self.real[1]) if len(face) > 1 else float("nan")
-    said = self.judges.attributes(list(images))
-    for name, classes in said.items():
-      right = [classes[i] == a[name] for i, a in enumerate(map(named, self.captions)) if name in a]
+    answers = self.judges.attributes(list(images))
+    for name, classes in answers.items():
+      right = [classes[i] == a[name] for i, a in enumerate(map(parse_factors, self.captions)) if name in a]
       if right:
         out[name] = float(np.mean(right))
     return {k: round(x, 3) for k, x in out.items()}

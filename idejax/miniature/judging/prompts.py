@@ -7,17 +7,17 @@ from idejax.miniature.world import captions, scene
 def parse_prompt(prompt: str) -> dict[str, str]:
   """What a prompt in the world's words asks for: {"background": "beach", "style": "sketch", ...}.
 
-  "A photo of" is how prompts begin: it counts only where nothing else is asked for.
+  Prompts usually begin with "a photo of", so this style counts only if the prompt asks for nothing else.
   """
-  found = named(prompt)
+  factors = parse_factors(prompt)
   text = f"{' '.join(captions.words(prompt))} "
   style = next(
     (s for s, media in zip(scene.STYLES, captions.MEDIA) if text.startswith(tuple(f"{m} " for m in media))), None
   )
-  return found | ({"style": style} if style and (style != scene.STYLES[0] or not found) else {})
+  return factors | ({"style": style} if style and (style != scene.STYLES[0] or not factors) else {})
 
 
-def named(prompt: str) -> dict[str, str]:
+def parse_factors(prompt: str) -> dict[str, str]:
   """The same without the style: {"background": "beach", ...}."""
   text = f" {' '.join(captions.words(prompt))} "
   tables = {"expression": [(e,) for e in captions.EXPRESSIONS], "accessory": [(a,) for a in captions.ACCESSORIES],

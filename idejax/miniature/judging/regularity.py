@@ -1,7 +1,7 @@
-"""Whether a drawn face is whole: its layout by the detector's five points, and how sharp it is.
+"""Whether a drawn face is regular: its layout by the detector's five points, and how sharp it is.
 
-The world's faces are symmetric. Whatever a head's tilt and turn, its eyes lie on a line that is square to
-the one from between the eyes to the middle of the mouth; faces whose halves do not belong together fail.
+The world's faces are symmetric. Whatever a head's tilt and turn, the line through its eyes is perpendicular to
+the line from between the eyes to the middle of the mouth. Faces whose halves do not fit together fail.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ import numpy as np
 
 from idejax.faces.pack import Pack
 
-LEVEL = 0.075  # of the face's width, by which eyes may be off: the detector is not surer of real ones
+LEVEL = 0.075  # of the face's width, by which eyes may be off: the detector's own error on real faces
 
 Pictures = Sequence[np.ndarray] | np.ndarray  # uint8 [N, S, S, 3]
 
 
 class Layout(NamedTuple):
-  """Of the largest face of each picture: found bool [N], boxes [N, 4], points [N, 5, 2] (NaN without a face)."""
+  """The largest face of each picture: found bool [N], boxes [N, 4], points [N, 5, 2] (NaN without a face)."""
 
   found: np.ndarray
   boxes: np.ndarray
@@ -28,17 +28,17 @@ class Layout(NamedTuple):
 def layout(pack: Pack, images: Pictures) -> Layout:
   boxes, points = np.full((len(images), 4), np.nan), np.full((len(images), 5, 2), np.nan)
   for i, image in enumerate(images):
-    seen = pack.detect(image)
-    if not len(seen.boxes):
+    faces = pack.detect(image)
+    if not len(faces.boxes):
       continue
-    sides = seen.boxes[:, 2:] - seen.boxes[:, :2]
+    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
     best = int(sides.prod(1).argmax())
-    boxes[i], points[i] = seen.boxes[best], seen.points[best]
+    boxes[i], points[i] = faces.boxes[best], faces.points[best]
   return Layout(np.isfinite(boxes[:, 0]), boxes, points)
 
 
 def halves(image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """A face upright about its middle axis, once with its left half mirrored, once with its right."""
+  """An upright face made of its left half and that half mirrored, and one made of its right half."""
   side = image.shape[0]
   eyes, mouth = points[:2].mean(0), points[3:].mean(0)
   down = (mouth - eyes) / np.linalg.norm(mouth - eyes)
@@ -51,31 +51,31 @@ def halves(image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def unevenness(pack: Pack, image: np.ndarray, points: np.ndarray, box: np.ndarray) -> float:
-  """How far one eye is above the other in the head's own frame, in face widths; infinite where a half has none.
+  """How far one eye is above the other in the head's own frame, in face widths; infinite if a half has no face.
 
-  The detector sees faces as it learned them, level: asked for both eyes of a broken one it says what is
-  usual. So it is asked for each half, beside its own mirror image.
+  The detector learned faces with level eyes, so in a broken face it reports level eyes too. Therefore it
+  looks at each half beside its own mirror image.
   """
   heights = []
   for half in halves(image, points):
-    seen = layout(pack, [half])
-    if not seen.found[0]:
+    own = layout(pack, [half])
+    if not own.found[0]:
       return float("inf")
-    heights.append(seen.points[0, :2, 1].mean())
+    heights.append(own.points[0, :2, 1].mean())
   return float(abs(heights[1] - heights[0]) / (box[2] - box[0]))
 
 
-def level(pack: Pack, seen: Layout, images: Pictures) -> float:
-  """Share of all pictures whose eyes are level to LEVEL; one without a face is not."""
-  off = [unevenness(pack, i, p, b) for i, f, p, b in zip(images, seen.found, seen.points, seen.boxes) if f]
+def level(pack: Pack, faces: Layout, images: Pictures) -> float:
+  """Share of all pictures whose eyes are level to within LEVEL; pictures without a face count as not level."""
+  off = [unevenness(pack, i, p, b) for i, f, p, b in zip(images, faces.found, faces.points, faces.boxes) if f]
   return float((np.array(off) <= LEVEL).sum() / len(images))
 
 
-def sharpness(seen: Layout, images: Pictures) -> float:
+def sharpness(faces: Layout, images: Pictures) -> float:
   """Mean variance of the Laplacian of the grey picture inside the face's box, over pictures with a face."""
-  found = []
-  for image, box in zip(np.asarray(images)[seen.found], seen.boxes[seen.found]):
+  variances = []
+  for image, box in zip(np.asarray(images)[faces.found], faces.boxes[faces.found]):
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     x0, y0, x1, y1 = (int(round(v)) for v in np.clip(box, 0, image.shape[0]))
-    found.append(cv2.Laplacian(grey, cv2.CV_64F)[y0:y1, x0:x1].var())
-  return float(np.mean(found))
+    variances.append(cv2.Laplacian(grey, cv2.CV_64F)[y0:y1, x0:x1].var())
+  return float(np.mean(variances))

@@ -17,7 +17,7 @@ _FOLDER = hub.BUILT_IN["miniature"].parent / "judges"
 
 
 class Judges:
-  """The miniature's; no training listens to them."""
+  """The miniature's judges; no training uses them."""
 
   def __init__(self, folder: Path = _FOLDER, pack: faces.Pack | None = None):
     self.folder, self.pack = folder, pack or faces.open_pack("miniature", notify=lambda _: None)
@@ -27,14 +27,14 @@ class Judges:
 
   def embed(self, images: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     """The judge's unit embedding of the largest face in each picture, None where none is found."""
-    seen = [self.pack.detect(i) for i in images]
+    detections = [self.pack.detect(i) for i in images]
     area = lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
-    where = [i for i, f in enumerate(seen) if len(f.boxes)]
-    points = [seen[i].points[int(area(seen[i].boxes).argmax())] for i in where]
+    where = [i for i, f in enumerate(detections) if len(f.boxes)]
+    points = [detections[i].points[int(area(detections[i].boxes).argmax())] for i in where]
     out: list[np.ndarray | None] = [None] * len(images)
     if where:
-      cut = crops.cut([images[i] for i in where], np.stack(points), crops.JUDGE)
-      for i, e in zip(where, face_metrics.embed(self.folder / "recogniser.onnx", cut)):
+      cuts = crops.cut([images[i] for i in where], np.stack(points), crops.JUDGE)
+      for i, e in zip(where, face_metrics.embed(self.folder / "recogniser.onnx", cuts)):
         out[i] = e
     return out
 
@@ -43,25 +43,25 @@ class Judges:
     blank, out = self.words.encode([""]).ids, []
     for at in range(0, len(images), CHUNK):
       rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
-      seen, _ = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), blank)
-      out.append(np.asarray(seen)[: min(CHUNK, len(images) - at)])
+      embeddings, _ = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), blank)
+      out.append(np.asarray(embeddings)[: min(CHUNK, len(images) - at)])
     return np.concatenate(out)
 
   def prompt(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
     """CLIP's cosine between picture and text, float32 [N]."""
     ids = self.words.encode(list(texts)).ids
-    found = []
+    cosines = []
     for at in range(0, len(images), CHUNK):
       rows = np.resize(np.arange(at, min(at + CHUNK, len(images))), CHUNK)
-      seen, read = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), ids[rows])
-      found.append(np.asarray((seen * read).sum(-1))[: min(CHUNK, len(images) - at)])
-    return np.concatenate(found)
+      pictures, captions = self._embed(self.params, np.stack([_pixels(images[int(i)], 64) for i in rows]), ids[rows])
+      cosines.append(np.asarray((pictures * captions).sum(-1))[: min(CHUNK, len(images) - at)])
+    return np.concatenate(cosines)
 
   def attributes(self, images: Sequence[np.ndarray]) -> dict[str, list[str]]:
     """{attribute: its class for each picture}, e.g. {"background": ["beach", ...]}."""
-    made = face_metrics.run(self.folder / "attributes.onnx", np.stack([_pixels(i, 64) for i in images]))
+    outputs = face_metrics.run(self.folder / "attributes.onnx", np.stack([_pixels(i, 64) for i in images]))
     names = judges.smallface.ATTRIBUTES
-    return {n: [judges.CLASSES[n][k] for k in np.asarray(x).argmax(-1)] for n, x in zip(names, made)}
+    return {n: [judges.CLASSES[n][k] for k in np.asarray(x).argmax(-1)] for n, x in zip(names, outputs)}
 
 
 def _pixels(image: np.ndarray, side: int) -> np.ndarray:

@@ -17,7 +17,7 @@ _EVALUATE = 50  # pictures at a time; divides the validation sets
 
 
 def init(cfg: vae.VAEConfig, seed: int) -> Any:
-  """float32 weights. Latents start nearly noise-free, or the decoder learns to ignore them."""
+  """float32 weights. Latents start nearly without noise; otherwise the decoder learns to ignore them."""
   params = random_params(vae.shapes(cfg), seed)
   params["quant_conv"]["bias"][cfg.latent_channels :] = -4.0  # log-variance: std 0.14
   return jax.tree.map(jnp.asarray, params)
@@ -26,8 +26,8 @@ def init(cfg: vae.VAEConfig, seed: int) -> Any:
 def make_loss(cfg: vae.VAEConfig, kl_weight: float) -> Loss:
   """L1 + 4 MSE + L1 of differences between neighbours + KL, on batch["image"] uint8 [B, H, W, 3].
 
-  MSE weighs what PSNR counts, the differences keep thin lines (mouths, glasses) from blurring;
-  the KL only keeps latents near unit scale, it does not make them a sampler's prior.
+  MSE is what PSNR measures; the differences keep thin lines (mouths, glasses) sharp; the KL term only
+  keeps latents near unit scale and is too weak to make them normal.
   """
 
   def loss(params, frozen, batch, keys):
@@ -58,11 +58,11 @@ def make_reconstruct(cfg: vae.VAEConfig) -> Callable[[Any, Any], jax.Array]:
 
 
 def psnr(reconstruct, params, images: np.ndarray) -> tuple[float, np.ndarray]:
-  """Mean over pictures of the PSNR in dB, of 8-bit values, and the reconstructions."""
+  """The mean PSNR of the pictures' 8-bit values in dB, and the reconstructions."""
   parts = [np.asarray(reconstruct(params, images[i : i + _EVALUATE])) for i in range(0, len(images), _EVALUATE)]
-  made = np.concatenate(parts)
-  mse = np.square((made.astype(np.float32) - images) / 255).mean((1, 2, 3))
-  return float((-10 * np.log10(mse)).mean()), made
+  copies = np.concatenate(parts)
+  mse = np.square((copies.astype(np.float32) - images) / 255).mean((1, 2, 3))
+  return float((-10 * np.log10(mse)).mean()), copies
 
 
 def make_encode(cfg: vae.VAEConfig):
@@ -71,7 +71,7 @@ def make_encode(cfg: vae.VAEConfig):
 
 
 def normalise(params: Any, mean: np.ndarray, std: np.ndarray) -> Any:
-  """The same VAE with latents (z - mean) / std, channel by channel, folded into its 1x1 convolutions.
+  """The same VAE with latents (z - mean) / std by channel; the change is folded into its 1x1 convolutions.
 
   Pipelines know one scaling factor for all channels and no shift, so channels must be alike.
   """

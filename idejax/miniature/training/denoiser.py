@@ -1,7 +1,7 @@
 """Training the miniature's UNet: initial weights, loss, validation.
 
-The text encoder (`words`) stays as it is, as Stable Diffusion's did: trained along, even at a tenth
-of the rate, it loses the words that the UNet does not use yet.
+The text encoder (`words`) is frozen, as Stable Diffusion's was: if it trains along, even at a tenth of the
+rate, it forgets the words that the UNet does not use yet.
 """
 
 import re
@@ -27,25 +27,25 @@ _ZERO = re.compile(r"^conv_out\.")
 
 
 def init(nets: Nets, seed: int, start: Any = None) -> Any:
-  """float32 {"unet"}: random, or that of an earlier training."""
+  """float32 {"unet"}: random weights, or those of an earlier training."""
   if start is not None:
     return {"unet": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), start)}
 
-  def scaled(path, x):
+  def scale(path, x):
     return jnp.zeros(x.shape) if _ZERO.search(path) else jnp.asarray(x * (0.3 if _SMALL.search(path) else 1.0))
 
-  return {"unet": tree.map_with_path(scaled, random_params(unet.shapes(nets.unet), seed))}
+  return {"unet": tree.map_with_path(scale, random_params(unet.shapes(nets.unet), seed))}
 
 
 def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.0) -> np.ndarray:
-  """Weights of the loss by place, float32 [side, side, 1] of mean 1: `1 + most` times as much where
-  brows, eyes, nose and mouth most often are as in the corners.
+  """Weights of the loss by place, float32 [side, side, 1] with mean 1: `1 + most` times as large where
+  brows, eyes, nose and mouth are most often as in the corners.
 
-  A mood is a mouth of three latent cells among 256. The weight depends on the place alone, not on
-  the picture, so what the loss is least at stays the same.
+  A mood shows in a mouth of three latent cells among 256. The weight depends on the place alone, not on
+  the picture, so the minimum of the loss stays the same.
   """
   ids = people.split("train")[:count]
-  look = lambda person, seen: landmarks.geometry(jnp, person, seen, side).landmarks[17:]  # without the face's outline
+  look = lambda person, s: landmarks.geometry(jnp, person, s, side).landmarks[17:]  # without the face's outline
   scenes = scene.scenes(ids, 1, 0)
   scenes = scenes._replace(scale=scenes.scale * np.float32(closer))
   marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scenes)).reshape(-1, 2)
@@ -56,15 +56,15 @@ def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.
 
 
 def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe, where: np.ndarray | None = None) -> Loss:
-  """Mean squared error of v on latents drawn from batch["mean"], batch["logvar"], `where` [h, w, 1] its
+  """Mean squared error of v on latents drawn from batch["mean"], batch["logvar"]; `where` [h, w, 1] are
   weights by place.
 
-  By time it is weighted as `time_weights` says. Where noise is strongest a picture's hair or glasses are
-  decided by the words alone, and min-SNR weighting without a least all but switches those timesteps off.
+  Timesteps are weighted by `time_weights`. Where noise is strongest, only the words decide about hair or
+  glasses, and min-SNR weighting without a lower bound would nearly switch these timesteps off.
 
   params: {"unet"}; frozen: {"text_encoder"[, "text_encoder_2"]}. batch: moments [B, h, w, C], ids
   int32 [B, L], index [B]. A share of the rows has no prompt, so that the UNet learns the unconditional
-  score for guidance: the empty one's ids [L], or, as SDXL is called, zeros in place of its encodings.
+  score for guidance: they get the empty prompt's ids [L], or for SDXL zeros in place of its encodings.
   """
   schedule = nets.schedule
   kind, train_steps = schedule.prediction_type, schedule.num_train_timesteps
@@ -92,15 +92,15 @@ def make_loss(nets: Nets, empty_ids: np.ndarray, r: Recipe, where: np.ndarray | 
 
 
 def time_weights(abar: np.ndarray, snr: float, least: float) -> np.ndarray:
-  """float32 [T] of mean 1 for errors of v: min-SNR-`snr`, which is min(SNR, snr) / (SNR + 1) for v, but
-  not below `least` before the mean is made 1."""
+  """Weights float32 [T] with mean 1 for errors of v: min-SNR-`snr`, which is min(SNR, snr) / (SNR + 1) for
+  v, but at least `least` before the mean is made 1."""
   ratio = abar / (1 - abar)
   weight = np.maximum(np.minimum(ratio, snr) / (ratio + 1), least)
   return (weight / weight.mean()).astype(np.float32)
 
 
 def _condition(b: Backbone, ids: jax.Array, empty: jax.Array, empty_ids: jax.Array) -> Conditioning:
-  """The contexts of prompts [B, L], without a prompt in the rows where empty [B]."""
+  """The contexts of prompts [B, L]; rows where `empty` [B] is true get no prompt."""
   zeros = b.nets.zero_empty_negative
   if not zeros:
     ids = jnp.where(empty[:, None], empty_ids[None], ids)
@@ -109,23 +109,23 @@ def _condition(b: Backbone, ids: jax.Array, empty: jax.Array, empty_ids: jax.Arr
   cond = conditioning.contexts(b, conditioning.Prompts((ids,) * len(texts), eos, ()), None)
   if not zeros or cond.pooled is None:
     return cond
-  said = 1.0 - empty
-  k, v = (x * said[None, :, None, None] for x in (cond.k, cond.v))
-  return Conditioning(k, v, cond.pooled * said[:, None], cond.time_ids)
+  keep = 1.0 - empty
+  k, v = (x * keep[None, :, None, None] for x in (cond.k, cond.v))
+  return Conditioning(k, v, cond.pooled * keep[:, None], cond.time_ids)
 
 
 def make_validate(loss: Loss, batch: int):
-  """(params, frozen, batches of moments and ids) -> mean error of v, on draws that are always the same."""
+  """A function (params, frozen, moments and ids) -> mean error of v, with the same random draws every time."""
   one = jax.jit(lambda params, frozen, data, keys: loss(params, frozen, data, keys)[0])
 
   def validate(params, frozen, mean, logvar, ids) -> float:
-    found = []
+    errors = []
     for start in range(0, len(ids) - batch + 1, batch):
       rows = slice(start, start + batch)
       index = np.arange(start, start + batch, dtype=np.int32)
       keys = draws.keys(jax.random.key(1), 0, index)
       data = {"mean": mean[rows], "logvar": logvar[rows], "ids": ids[rows], "index": index}
-      found.append(one(params, frozen, data, keys))
-    return float(np.mean(jax.device_get(found)))
+      errors.append(one(params, frozen, data, keys))
+    return float(np.mean(jax.device_get(errors)))
 
   return validate

@@ -1,4 +1,4 @@
-"""Training the detector: which predictions answer for a face, and the loss."""
+"""Training the detector: which predictions are responsible for a face, and the loss."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from idejax.miniature.training.frames import FACE, NONE, SIDE
 from idejax.nets import convnet, scrfd
 from idejax.training.step import Loss
 
-# Face sizes in pixels (geometric mean of the sides) that each anchor of each stride answers for.
+# Face sizes in pixels (geometric mean of the sides) that each anchor of each stride is responsible for.
 RANGES = {8: ((0, 34), (30, 70)), 16: ((58, 90), (80, 116)), 32: ((104, 150), (135, 1e4))}
-_NEAR, _AROUND = 0.22, 0.5  # of the face's size: cells that answer, cells that need not say no
+_NEAR, _AROUND = 0.22, 0.5  # of the face's size: cells that must detect it, cells without a target
 _GAMMA = 2.0
 
 
@@ -74,19 +74,19 @@ def make_loss() -> Loss:
     marks = jnp.tile(c, (1, 1, 5)) + points * s
     pairs = (corners, want_box), (marks, want_points)
     box_error, point_error = (mean(jnp.abs(x - y) / size) for x, y in pairs)
-    found = ((p > 0.5) & yes).sum() / count
+    recall = ((p > 0.5) & yes).sum() / count
     value = say.sum() / count + 3 * box_error + 14 * point_error
-    return value, {"score": say.sum() / count, "box": box_error, "points": point_error, "found": found}
+    return value, {"score": say.sum() / count, "box": box_error, "points": point_error, "found": recall}
 
   return loss
 
 
 def as_mapped(params: Any, scale: float = SIDE / 64) -> Any:
-  """The finished net with boxes and points moved by the fraction of a pixel that insightface loses.
+  """The trained net with boxes and points shifted by the fraction of a pixel that insightface loses.
 
-  It divides by the scale that the picture was resized by and forgets that pixels have centres: what
-  lies at x comes back as x + (1 - 1 / scale) / 2. Exact for pictures of 64 px; in large photographs
-  it leaves one pixel of the detector's, 2 % of a face that fills half the frame.
+  insightface divides coordinates by the scale of the resized picture and ignores that pixels have centres, so
+  a point at x comes back as x + (1 - 1 / scale) / 2. The shift is exact for pictures of 64 px; in large
+  photographs an error of one of the detector's pixels remains, 2 % of a face that fills half the frame.
   """
   shift = (scale - 1) / 2
   out = {n: dict(unit) for n, unit in params.items()}
@@ -98,7 +98,7 @@ def as_mapped(params: Any, scale: float = SIDE / 64) -> Any:
 
 
 def init(seed: int) -> Any:
-  """float32 weights; at first every prediction says no, or a thousand empty cells drown the faces."""
+  """float32 weights. Scores start low; otherwise a thousand empty cells would dominate the loss."""
   params = convnet.init(scrfd.body, SIDE, seed)
   for s in scrfd.STRIDES:
     params[f"stride{s}.score"]["bias"][:] = -4.0

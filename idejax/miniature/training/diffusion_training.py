@@ -44,25 +44,25 @@ PROMPTS = (
 
 
 def train(c: TrainMiniature, r: recipe.Recipe):
-  data, held = training.data(c, r), training.held_out(c, r)
+  data, development = training.data(c, r), training.held_out(c, r)
   folder = training.home(c, "pipeline")
   training.read_json(folder / "tokenizer" / "vocab.json", "tokenizer")
-  ready = vae_training.ready(c, r, folder, data, held)
+  ready = vae_training.ready(c, r, folder, data, development)
   tokenizer = tokens.load(folder / "tokenizer")
-  ids, held_ids = (tokenizer.encode(p.captions).ids for p in (data, held))
+  ids, development_ids = (tokenizer.encode(p.captions).ids for p in (data, development))
   texts = recipe.texts(r, len(tokenizer.bpe))
   configs = {name: clip.TextConfig.from_json(config) for name, config in texts.items()}
   nets = Nets.from_json(
     {"unet": recipe.unet(r), "scheduler": recipe.scheduler(r), "vae": recipe.vae(r), **texts}, zero_empty_negative=r.xl
   )
-  nets = dataclasses.replace(nets, vae=ready.config)  # with the scale of its latents
+  nets = dataclasses.replace(nets, vae=ready.config)  # which holds the scale of its latents
   steps, batch = c.steps or r.steps, r.batch
   tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
   where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer)
   loss = denoiser.make_loss(nets, empty, r, where)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
-  frozen, known = words_training.load(c, r, configs)
+  frozen, words_digest = words_training.load(c, r, configs)
   state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
   tell(
     f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
@@ -83,7 +83,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
     c,
     r,
     "widths heads groups layers fine text_width text_layers batch lr muon snr least empty ema clip face",
-    words=known,
+    words=words_digest,
     captions=captions.VERSION,
     unet=c.start and tensorfiles.digest(c.start / "unet"),
     **ready.facts,
@@ -94,7 +94,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   validate = denoiser.make_validate(denoiser.make_loss(nets, empty, r), 40)  # unweighted: comparable
 
   def look(done, state):
-    v = validate(state.ema, frozen, ready.held.mean, ready.held.logvar, held_ids)
+    v = validate(state.ema, frozen, ready.development.mean, ready.development.logvar, development_ids)
     _write_pipeline(folder, r, texts, state.ema | frozen)
     _draw(run.folder / f"pictures-{done:06d}.png", folder, c.tiny)
     scores = _scores(run.folder / f"scored-{done:06d}.png", folder, r)
@@ -108,7 +108,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
 
 
 def _start(c: TrainMiniature, cfg: unet.UNetConfig) -> Any:
-  """The UNet of --start, grown where this recipe's is larger; None without."""
+  """The UNet of --start, grown if this recipe's is larger; None without --start."""
   if not c.start:
     return None
   old_cfg, old = export.read_net(c.start, "unet")
@@ -127,8 +127,8 @@ def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Conf
 
 
 def _scores(path: Path, folder: Path, r: recipe.Recipe) -> dict[str, float]:
-  """What judges say of a few pictures, and their sheet, twelve a row."""
-  if not (count := r.scored):
+  """The judges' scores of a few pictures; writes a sheet of them, twelve in a row."""
+  if not (count := r.look_pictures):
     return {}
   judge = _looks(count, r.closer)
   images = judge.pictures(folder)
@@ -145,7 +145,7 @@ def _draw(path: Path, folder: Path, tiny: bool):
   names = people.celebrity_names()
   who = [f"a photo of {names[i]}" for i in famous]
   pipe = pipeline.load(folder)
-  made = pipe.sample(list(PROMPTS) + who, guidance=3.0, steps=5 if tiny else 25, batch=16)
+  images = pipe.sample(list(PROMPTS) + who, guidance=3.0, steps=5 if tiny else 25, batch=16)
   plain = scene.scene(background="gray")
   real, _ = world.render_all(people.people(famous), world.stack([plain] * len(famous)))
-  training.grid(path, [made[:8], made[8:], real])
+  training.grid(path, [images[:8], images[8:], real])

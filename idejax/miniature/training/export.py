@@ -21,7 +21,7 @@ NETS: dict[str, tuple[Any, Any, str, str]] = {  # config class, shapes, file, li
 
 
 def write_net(folder: Path, name: str, config: dict[str, Any], params: Any):
-  """One component: config.json and weights. Raises ValueError where fp16 would overflow."""
+  """Writes one component: config.json and weights. ValueError if a weight overflows fp16."""
   cfg_class, shapes, stem, _ = NETS[name]
   tensors = {k: _half(k, x) for k, x in weights.to_torch(params).items()}
   weights.from_torch(weights.with_dtype(shapes(cfg_class.from_json(config)), jnp.float16), tensors)
@@ -30,7 +30,7 @@ def write_net(folder: Path, name: str, config: dict[str, Any], params: Any):
 
 
 def read_net(folder: Path, name: str) -> tuple[Any, Any]:
-  """(config, float32 params) of a component: what users of the folder compute with."""
+  """(config, float32 params) of a component, as users of the folder read them."""
   cfg_class, shapes, stem, _ = NETS[name]
   cfg = cfg_class.from_json(json.loads((folder / name / "config.json").read_text()))
   params = weights.from_torch(shapes(cfg), tensorfiles.read(folder / name, stem), name=name)
@@ -38,7 +38,7 @@ def read_net(folder: Path, name: str) -> tuple[Any, Any]:
 
 
 def write_index(folder: Path, scheduler: dict[str, Any], xl: bool = False):
-  """scheduler/ and model_index.json, which name the classes that stock diffusers builds."""
+  """Writes scheduler/ and model_index.json, which name the classes that stock diffusers builds."""
   classes = dict(vae="AutoencoderKL", unet="UNet2DConditionModel", text_encoder="CLIPTextModel")
   absent: dict[str, Any] = dict(safety_checker=[None, None], requires_safety_checker=False)
   name = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"

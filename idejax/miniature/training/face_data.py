@@ -32,9 +32,9 @@ class Faces(NamedTuple):
 
 
 def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, limit: int | None = None) -> Faces:
-  """`counts` pictures of every person of each split (the first `limit` people of each, if given).
+  """`counts` pictures of every person of each split, or of its first `limit` people.
 
-  A folder that holds the pictures of the same arguments is opened, any other is made anew.
+  A folder with pictures of the same arguments is reused, any other is rendered again.
   """
   recipe = {"counts": counts, "seed": seed, "size": size, "limit": limit}
   facts = folder / "faces.json"  # written last: its presence says that the rest is whole
@@ -80,13 +80,13 @@ def _open(folder: Path, digest: str) -> Faces:
 
 
 def empty(count: int, seed: int, size: int = 64) -> np.ndarray:
-  """Backgrounds that nobody stands in front of, uint8 [count, size, size, 3]."""
+  """Backgrounds without a person, uint8 [count, size, size, 3]."""
   return np.asarray(_empty(scene.scenes([people.PEOPLE], count, seed), size))
 
 
 @partial(jax.jit, static_argnums=1)
 def _empty(scenes, size):
-  # Anybody will do for the view's frames: nothing of him is painted.
+  # The view needs some person for its coordinates; nobody is painted.
   somebody = people.person(0)
 
   def one(s):

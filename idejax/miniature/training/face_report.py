@@ -1,6 +1,6 @@
-"""What the finished files are worth on people whom no training and no choice has seen, and the cards.
+"""Measures the trained face nets on people whom neither training nor tuning has seen, and writes the cards.
 
-Thresholds are taken on the development split, figures on the held-out one.
+Thresholds come from the development split, figures from the held-out one.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ _FILES = {
 }
 
 
-class Seen(NamedTuple):
+class Split(NamedTuple):
   """A split's pictures and what the detector finds in them."""
 
   faces: Faces
-  found: face_metrics.Detections
+  detections: face_metrics.Detections
 
 
 def write_pack(out: Path, development: Faces, heldout: Faces):
-  """faces/pack.json: thresholds, figures, and how detector and recogniser were trained."""
+  """Writes faces/pack.json: thresholds, figures, and how detector and recogniser were trained."""
   folder = out / "faces"
   pack: dict[str, Any] = {
     "name": "miniature",
@@ -42,13 +42,13 @@ def write_pack(out: Path, development: Faces, heldout: Faces):
     "det_size": [128, 128],
     "det_threshold": 0.5,
   }
-  detector, tuned, tested = folder / "det.onnx", *_both(out, development, heldout)
-  pack["thresholds"], metrics = _verified(folder / "rec.onnx", crops.RECOGNISER, tuned, tested)
-  metrics["detector"] = face_metrics.detector(tested.found, heldout.boxes, heldout.points)
+  detector, development_split, heldout_split = folder / "det.onnx", *_both(out, development, heldout)
+  pack["thresholds"], metrics = _verify(folder / "rec.onnx", crops.RECOGNISER, development_split, heldout_split)
+  metrics["detector"] = face_metrics.detector(heldout_split.detections, heldout.boxes, heldout.points)
   empties = face_data.empty(500, 99, heldout.images.shape[1])
   alarms = face_metrics.detect(detector, empties).found.mean()
   metrics["detector"]["false_alarms_on_empty_scenes"] = float(alarms)
-  pack["metrics"] = _rounded(metrics)
+  pack["metrics"] = _round(metrics)
   pack["training"] = _training(out, ("detector", "recogniser"), folder, _FILES["faces"][:2]) | {
     "method": "ArcFace on aligned crops of the celebrity and train people, and, because the time on one core was "
     "short, heads that read the world's own parameters off the embedding (thrown away afterwards)"
@@ -58,15 +58,15 @@ def write_pack(out: Path, development: Faces, heldout: Faces):
 
 
 def write_card(out: Path, development: Faces, heldout: Faces):
-  """judges/card.json: what each judge takes and how good it is."""
+  """Writes judges/card.json: the input of each judge and how good it is."""
   folder = out / "judges"
-  seen = _both(out, development, heldout)
-  thresholds, recogniser = _verified(folder / "recogniser.onnx", crops.JUDGE, *seen)
+  splits = _both(out, development, heldout)
+  thresholds, recogniser = _verify(folder / "recogniser.onnx", crops.JUDGE, *splits)
   photos = heldout.factors["style"] == 0
   outputs = face_metrics.run(folder / "attributes.onnx", np.asarray(heldout.images))
   truth = judges.labels(heldout.factors)
   right = lambda where: face_metrics.classification(outputs, smallface.ATTRIBUTES, truth, where)
-  clip = _rounded(judges.measure(folder / "clip", heldout))
+  clip = _round(judges.measure(folder / "clip", heldout))
   card = {
     "recogniser": {
       "file": "recogniser.onnx",
@@ -75,14 +75,14 @@ def write_card(out: Path, development: Faces, heldout: Faces):
       "input": "RGB in [-1, 1], N x 3 x side x side: five points to ArcFace's template, scaled by zoom about "
       "its centre",
       "thresholds": thresholds,
-      "metrics": _rounded(recogniser),
+      "metrics": _round(recogniser),
     },
     "attributes": {
       "file": "attributes.onnx",
       "side": 64,
       "input": "RGB in [-1, 1], N x 3 x 64 x 64: the whole picture",
       "outputs": list(smallface.ATTRIBUTES),
-      "accuracy": _rounded({"photo": right(photos), "all_styles": right(photos | True)}),
+      "accuracy": _round({"photo": right(photos), "all_styles": right(photos | True)}),
     },
     "clip": {
       "folder": "clip",
@@ -103,12 +103,12 @@ def write_card(out: Path, development: Faces, heldout: Faces):
   tell(f"{folder / 'card.json'}: {json.dumps({k: v for k, v in card.items() if k != 'training'})}")
 
 
-def _both(out: Path, development: Faces, heldout: Faces) -> tuple[Seen, Seen]:
-  return _seen(out, "development", development), _seen(out, "heldout", heldout)
+def _both(out: Path, development: Faces, heldout: Faces) -> tuple[Split, Split]:
+  return _open_split(out, "development", development), _open_split(out, "heldout", heldout)
 
 
 def ship(out: Path, kind: str, target: Path = WEIGHTS):
-  """Copy a finished folder, `faces` or `judges`, to where the package looks for it."""
+  """Copies a finished folder, `faces` or `judges`, to where the package looks for it."""
   for name in _FILES[kind]:
     source, to = out / kind / name, target / kind / name
     if not source.exists():
@@ -120,58 +120,63 @@ def ship(out: Path, kind: str, target: Path = WEIGHTS):
       shutil.copyfile(source, to)
 
 
-def found_crops(detector: Path, faces: Faces, cut: crops.Cut, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Crops by the detector's points of the pictures `where` bool [N], and whose they are.
+def crop_faces(detector: Path, faces: Faces, cut: crops.Cut, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Crops by the detector's points of the pictures `where` bool [N], and the ids of the people in them.
 
-  Pictures in which it finds nothing are left out.
+  Pictures in which it finds no face are left out.
   """
   images = np.asarray(faces.images[where])
-  got = face_metrics.detect(detector, images)
-  return crops.cut(images[got.found], got.points[got.found], cut), faces.factors["id"][where][got.found]
+  detections = face_metrics.detect(detector, images)
+  return crops.cut(images[detections.found], detections.points[detections.found], cut), faces.factors["id"][where][
+    detections.found
+  ]
 
 
-def _verified(recogniser: Path, cut: crops.Cut, development: Seen, heldout: Seen):
-  """(thresholds by development's photos, figures of held-out people: photos and all styles)."""
+def _verify(recogniser: Path, cut: crops.Cut, development: Split, heldout: Split):
+  """(thresholds by the development photos, figures of held-out people: photos and all styles)."""
 
-  def embedded(seen: Seen, where):
-    where = where & seen.found.found
-    images = crops.cut(seen.faces.images[where], seen.found.points[where], cut)
-    return face_metrics.embed(recogniser, images), seen.faces.factors["id"][where]
+  def embed(split: Split, where):
+    where = where & split.detections.found
+    images = crops.cut(split.faces.images[where], split.detections.points[where], cut)
+    return face_metrics.embed(recogniser, images), split.faces.factors["id"][where]
 
-  photos = lambda seen: seen.faces.factors["style"] == 0
-  tuned = face_metrics.verification(*embedded(development, photos(development)))
-  thresholds = {"equal_error": tuned["threshold_equal_error"], "far_1e-3": tuned["threshold_far1e-3"]}
-  vectors, ids = embedded(heldout, photos(heldout))
+  photos = lambda split: split.faces.factors["style"] == 0
+  development_figures = face_metrics.verification(*embed(development, photos(development)))
+  thresholds = {
+    "equal_error": development_figures["threshold_equal_error"],
+    "far_1e-3": development_figures["threshold_far1e-3"],
+  }
+  vectors, ids = embed(heldout, photos(heldout))
   figures = {
     "photo": face_metrics.verification(vectors, ids),
-    "all_styles": face_metrics.verification(*embedded(heldout, photos(heldout) | True)),
+    "all_styles": face_metrics.verification(*embed(heldout, photos(heldout) | True)),
   }
   figures["photo"] |= face_metrics.at_threshold(vectors, ids, thresholds["far_1e-3"])
-  return _rounded(thresholds), figures
+  return _round(thresholds), figures
 
 
-def _seen(out: Path, split: str, faces: Faces) -> Seen:
-  """Detected once for each detector and split: it takes as long as all the rest."""
+def _open_split(out: Path, split: str, faces: Faces) -> Split:
+  """A split with its detections. These are cached for each detector: they take as long as all the rest."""
   detector = out / "faces" / "det.onnx"
   path = out / split / f"found-{hashlib.sha256(detector.read_bytes()).hexdigest()[:16]}-{faces.digest[:16]}.npz"
   if not path.exists():
-    made = face_metrics.detect(detector, np.asarray(faces.images))
+    detections = face_metrics.detect(detector, np.asarray(faces.images))
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, Any] = made._asdict()
+    columns: dict[str, Any] = detections._asdict()
     np.savez(path, **columns)
   with np.load(path) as saved:
-    return Seen(faces, face_metrics.Detections(**saved))
+    return Split(faces, face_metrics.Detections(**saved))
 
 
 def _training(out: Path, stages, folder: Path, files) -> dict[str, Any]:
   files_of = {s: out / s / "result.json" for s in stages}
   results = {s: json.loads(p.read_text()) for s, p in files_of.items() if p.exists()}
   digests = {f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in files}
-  return {**_rounded(results), "sha256": digests}
+  return {**_round(results), "sha256": digests}
 
 
-def _rounded(x):
-  """Floats to four digits, everywhere in a JSON value."""
+def _round(x):
+  """A JSON value with all its floats rounded to four digits."""
   if isinstance(x, dict):
-    return {k: _rounded(v) for k, v in x.items()}
+    return {k: _round(v) for k, v in x.items()}
   return round(x, 4) if isinstance(x, float) else x

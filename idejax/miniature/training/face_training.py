@@ -1,7 +1,7 @@
 """Training the face pack (detector, recogniser) and the judges, stage by stage.
 
-Each stage is a function (out, steps, seed, tiny): it trains, resumably, in out/NAME and writes its
-finished file. Faces go to out/faces, judges to out/judges, in the layout that ships in `weights/`.
+Each stage is a function (out, steps, seed, tiny): it trains in out/NAME, resumably, and writes its file.
+Face nets go to out/faces, judges to out/judges, in the layout that ships in `weights/`.
 """
 
 import dataclasses
@@ -54,13 +54,13 @@ class Plan:
 
 
 def pictures(out: Path, seed: int, tiny: bool) -> face_data.Faces:
-  """Celebrities and strangers: nobody whom a test reports on."""
+  """Pictures of celebrities and strangers; figures are never reported on these people."""
   if tiny:
     return face_data.render(out / "data", {"train": 4}, seed=seed, limit=TINY_PEOPLE)
   return face_data.render(out / "data", COUNTS, seed=seed)
 
 
-def held(out: Path, split: str, seed: int, tiny: bool) -> face_data.Faces:
+def render_split(out: Path, split: str, seed: int, tiny: bool) -> face_data.Faces:
   limit = TINY_PEOPLE if tiny else None
   return face_data.render(
     out / split,
@@ -71,7 +71,7 @@ def held(out: Path, split: str, seed: int, tiny: bool) -> face_data.Faces:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class Result:
   params: Any  # the average
   facts: dict[str, Any]  # for cards: seed, steps, wall seconds, device, digests
 
@@ -88,8 +88,8 @@ def run(
   digest: str,
   look: Callable[[int, Any], Any] | None = None,
   every: int = 1000,
-) -> Trained:
-  """Train to plan.steps, continuing what is in out/NAME; `look(step, averaged params)` now and then."""
+) -> Result:
+  """Trains to plan.steps, continuing the run in out/NAME; calls `look(step, averaged params)` now and then."""
   schedule = optax.warmup_cosine_decay_schedule(0.0, plan.lr, min(120, plan.steps // 10), plan.steps, 0.01 * plan.lr)
   kernels = lambda p: tree.map_with_path(lambda path, _: path.endswith("kernel"), p)
   tx = optax.adamw(schedule, b2=0.99, weight_decay=plan.decay, mask=kernels)
@@ -111,7 +111,7 @@ def run(
   params = jax.device_get(state.ema)
   spent = round(before + time.monotonic() - began, 1)
   clock.write_text(json.dumps(spent))
-  return Trained(
+  return Result(
     params, facts | {"steps": int(state.step), "wall_seconds": spent, "device": jax.devices()[0].device_kind}
   )
 
@@ -133,10 +133,10 @@ def train_detector(out: Path, steps: int | None = None, seed: int = 0, tiny: boo
   def finish(done: int, params):
     calm = lambda i: frames.frames(i, 64, data, empties, seed + 1).images
     batches = (detector.pixels(calm(i)) for i in range(2 if tiny else 20))
-    folded = convnet.fold(scrfd.logits, params, batches)
-    write_detector(out / "faces" / "det.onnx", detector.as_mapped(folded), {"step": str(done), "seed": str(seed)})
+    weights = convnet.fold(scrfd.logits, params, batches)
+    write_detector(out / "faces" / "det.onnx", detector.as_mapped(weights), {"step": str(done), "seed": str(seed)})
 
-  got = run(
+  result = run(
     "detector",
     out,
     plan,
@@ -148,8 +148,8 @@ def train_detector(out: Path, steps: int | None = None, seed: int = 0, tiny: boo
     look=finish,
     every=1000,
   )
-  finish(plan.steps, got.params)
-  write_json(out / "detector" / "result.json", got.facts)
+  finish(plan.steps, result.params)
+  write_json(out / "detector" / "result.json", result.facts)
 
 
 def write_detector(path: Path, params, notes: dict[str, str]):
@@ -183,7 +183,7 @@ def train_recogniser(out: Path, steps: int | None = None, seed: int = 0, tiny: b
 
 
 def train_judge_recogniser(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
-  """Another architecture, seed and crop; the same people, who are not those it will judge."""
+  """Another architecture, seed and crop than the recogniser's, trained on the same people; it will judge others."""
   plan = dataclasses.replace(JUDGE, steps=steps or (40 if tiny else JUDGE.steps))
   _train_recogniser(
     "judge_recogniser", out, out / "judges" / "recogniser.onnx", smallface.judge, crops.JUDGE, plan, seed + 1000, tiny
@@ -191,57 +191,57 @@ def train_judge_recogniser(out: Path, steps: int | None = None, seed: int = 0, t
 
 
 def _train_recogniser(name, out, path, body, how: crops.Cut, plan, seed, tiny):
-  data, development = pictures(out, seed % 1000, tiny), held(out, "development", seed % 1000, tiny)
+  data, development = pictures(out, seed % 1000, tiny), render_split(out, "development", seed % 1000, tiny)
   everyone, person = np.unique(data.factors["id"], return_inverse=True)
-  told = recogniser.traits(everyone)
+  traits = recogniser.traits(everyone)
   width = data.boxes[:, 2] - data.boxes[:, 0]
   photos = development.factors["style"] == 0
   if tiny:  # its detector finds nothing
     test = crops.cut(development.images[photos], development.points[photos], how)
     test_ids = development.factors["id"][photos]
   else:
-    test, test_ids = face_report.found_crops(_detector(out), development, how, photos)
+    test, test_ids = face_report.crop_faces(_detector(out), development, how, photos)
 
   def load(i: int):
     at = rows(i, plan.batch, len(person), seed)
     rng = np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, 0, 2]))
-    points = crops.shaken(rng, data.points[at], width[at])
-    cut = crops.spoilt(rng, crops.cut(data.images[at], points, how))
+    points = crops.shake(rng, data.points[at], width[at])
+    images = crops.spoil(rng, crops.cut(data.images[at], points, how))
     margin = np.full(plan.batch, recogniser.margin(i, plan.steps), np.float32)
     return {
-      "images": cut,
+      "images": images,
       "person": person[at].astype(np.int32),
       "margin": margin,
       "index": np.arange(plan.batch, dtype=np.int32),
-      **{k: x[person[at]] for k, x in told.items()},
+      **{k: x[person[at]] for k, x in traits.items()},
     }
 
   def finish(done: int, params):
     at = [rows(i, 64, len(person), seed + 7) for i in range(2 if tiny else 24)]
     batches = (pixels(crops.cut(data.images[a], data.points[a], how)) for a in at)
-    folded = convnet.fold(body, params["net"], batches)
+    weights = convnet.fold(body, params["net"], batches)
     to_onnx.write(
       path,
       body,
-      folded,
+      weights,
       name=name,
       size=(how.side,) * 2,
       outputs=["embedding"],
       shapes=[("batch", smallface.FEATURES)],
       notes={"step": str(done), "seed": str(seed)},
     )
-    got = face_metrics.verification(face_metrics.embed(path, test), test_ids)
+    figures = face_metrics.verification(face_metrics.embed(path, test), test_ids)
     tell(
-      f"{name} {done}: people never seen, photos: TAR {got['tar@far1e-3']:.3f} at FAR 1e-3, "
-      f"{got['tar@far1e-2']:.3f} at 1e-2, equal error {got['equal_error']:.4f}"
+      f"{name} {done}: people never seen, photos: TAR {figures['tar@far1e-3']:.3f} at FAR 1e-3, "
+      f"{figures['tar@far1e-2']:.3f} at 1e-2, equal error {figures['equal_error']:.4f}"
     )
-    return got
+    return figures
 
   start = recogniser.init(body, how.side, len(everyone), seed)
-  got = run(
+  result = run(
     name, out, plan, start, recogniser.make_loss(body), load, seed=seed, digest=data.digest, look=finish, every=400
   )
-  write_json(out / name / "result.json", got.facts | {"development": finish(plan.steps, got.params)})
+  write_json(out / name / "result.json", result.facts | {"development": finish(plan.steps, result.params)})
 
 
 def _detector(out: Path) -> Path:
@@ -259,24 +259,24 @@ ATTRIBUTES = Plan(steps=700, batch=64, lr=2e-3, ema=0.995, decay=1e-4)
 def train_judge_attributes(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
   plan = dataclasses.replace(ATTRIBUTES, steps=steps or (60 if tiny else ATTRIBUTES.steps))
   seed += 2000
-  data, test = pictures(out, seed - 2000, tiny), held(out, "development", seed - 2000, tiny)
+  data, test = pictures(out, seed - 2000, tiny), render_split(out, "development", seed - 2000, tiny)
   codes, test_codes = judges.labels(data.factors), judges.labels(test.factors)
   path = out / "judges" / "attributes.onnx"
 
   def load(i: int):
     at = rows(i, plan.batch, len(data.images), seed)
     rng = np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, 0, 3]))
-    return {"images": crops.spoilt(rng, data.images[at]), "index": np.arange(plan.batch, dtype=np.int32)} | {
+    return {"images": crops.spoil(rng, data.images[at]), "index": np.arange(plan.batch, dtype=np.int32)} | {
       n: c[at] for n, c in codes.items()
     }
 
   def finish(done: int, params):
     at = [rows(i, 64, len(data.images), seed + 7) for i in range(2 if tiny else 24)]
-    folded = convnet.fold(judges.BODY, params, (pixels(data.images[a]) for a in at))
+    weights = convnet.fold(judges.BODY, params, (pixels(data.images[a]) for a in at))
     to_onnx.write(
       path,
       judges.BODY,
-      folded,
+      weights,
       name="attributes",
       size=(64, 64),
       outputs=smallface.ATTRIBUTES,
@@ -285,12 +285,12 @@ def train_judge_attributes(out: Path, steps: int | None = None, seed: int = 0, t
     )
     write_json(path.with_suffix(".json"), judges.CLASSES)
     out = face_metrics.run(path, np.asarray(test.images))
-    got = face_metrics.classification(out, smallface.ATTRIBUTES, test_codes, test.factors["style"] == 0)
-    tell(f"attributes {done}: right on photos " + ", ".join(f"{n} {x:.3f}" for n, x in got.items()))
-    return got
+    figures = face_metrics.classification(out, smallface.ATTRIBUTES, test_codes, test.factors["style"] == 0)
+    tell(f"attributes {done}: right on photos " + ", ".join(f"{n} {x:.3f}" for n, x in figures.items()))
+    return figures
 
   start = jax.tree.map(jax.numpy.asarray, convnet.init(judges.BODY, 64, seed))
-  got = run(
+  result = run(
     "judge_attributes",
     out,
     plan,
@@ -302,7 +302,9 @@ def train_judge_attributes(out: Path, steps: int | None = None, seed: int = 0, t
     look=finish,
     every=500,
   )
-  write_json(out / "judge_attributes" / "result.json", got.facts | {"development": finish(plan.steps, got.params)})
+  write_json(
+    out / "judge_attributes" / "result.json", result.facts | {"development": finish(plan.steps, result.params)}
+  )
 
 
 # The CLIP.
@@ -314,7 +316,7 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
   steps, batch = steps or (40 if tiny else CLIP.steps), 16 if tiny else CLIP.batch
   plan = dataclasses.replace(CLIP, steps=steps, batch=batch)
   seed += 3000
-  data, test = pictures(out, seed - 3000, tiny), held(out, "development", seed - 3000, tiny)
+  data, test = pictures(out, seed - 3000, tiny), render_split(out, "development", seed - 3000, tiny)
   codes = judges.labels(data.factors)
   folder = out / "judges" / "clip"
   size = tokenizer.write(folder, judges.LENGTH)
@@ -325,7 +327,7 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
   def load(i: int):
     at = rows(i, plan.batch, len(data.images), seed)
     rng = np.random.Generator(np.random.Philox(key=[seed, i], counter=[0, 0, 0, 4]))
-    images, texts = crops.spoilt(rng, data.images[at]), words.encode(judges_training.contrasts(rng)).ids
+    images, texts = crops.spoil(rng, data.images[at]), words.encode(judges_training.contrasts(rng)).ids
     return {
       "images": images,
       "ids": np.concatenate([ids[at], texts]),
@@ -336,12 +338,12 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
 
   def finish(done: int, params):
     judges_training.write_clip(folder, config, params)
-    got = judges.retrieval(embed, params, test.images, test_ids)
-    got |= judges.named(embed, params, words, test)
-    tell(f"clip {done}: " + ", ".join(f"{n} {x:.3f}" for n, x in got.items()))
-    return got
+    figures = judges.retrieval(embed, params, test.images, test_ids)
+    figures |= judges.zero_shot(embed, params, words, test)
+    tell(f"clip {done}: " + ", ".join(f"{n} {x:.3f}" for n, x in figures.items()))
+    return figures
 
-  got = run(
+  result = run(
     "judge_clip",
     out,
     plan,
@@ -353,7 +355,7 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
     look=finish,
     every=250,
   )
-  write_json(out / "judge_clip" / "result.json", got.facts | {"development": finish(plan.steps, got.params)})
+  write_json(out / "judge_clip" / "result.json", result.facts | {"development": finish(plan.steps, result.params)})
 
 
 # Cards, and the files to their place.
@@ -361,11 +363,11 @@ def train_judge_clip(out: Path, steps: int | None = None, seed: int = 0, tiny: b
 
 def report_faces(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
   """pack.json, with figures; `face_report.ship` copies the folder into the package."""
-  face_report.write_pack(out, held(out, "development", seed, tiny), held(out, "heldout", seed, tiny))
+  face_report.write_pack(out, render_split(out, "development", seed, tiny), render_split(out, "heldout", seed, tiny))
 
 
 def report_judges(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):
-  face_report.write_card(out, held(out, "development", seed, tiny), held(out, "heldout", seed, tiny))
+  face_report.write_card(out, render_split(out, "development", seed, tiny), render_split(out, "heldout", seed, tiny))
 
 
 STAGES: dict[str, Callable[..., None]] = {

@@ -1,4 +1,4 @@
-"""Training pictures of the detector: portraits of any size and place in a square, or none at all."""
+"""Training pictures of the detector: portraits of any size at any place in a square, or none at all."""
 
 from typing import NamedTuple
 
@@ -33,16 +33,16 @@ def frames(step: int, batch: int, faces: Faces, empties: np.ndarray, seed: int) 
     canvas = _canvas(rng, empties)
     for n, to in enumerate(_places(rng)):
       row = int(rng.integers(len(faces.images)))
-      matrix = _centred(to, faces.boxes[row], faces.images.shape[1])
+      matrix = _placement(to, faces.boxes[row], faces.images.shape[1])
       cv2.warpAffine(
         faces.images[row], matrix, (SIDE, SIDE), dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
       )
       box, points = faces.boxes[row].reshape(2, 2), faces.points[row]
       corners = np.array([(x, y) for x in box[:, 0] for y in box[:, 1]])
-      moved = corners @ matrix[:, :2].T + matrix[:, 2]
-      out.boxes[i, n] = *moved.min(0), *moved.max(0)
+      corners = corners @ matrix[:, :2].T + matrix[:, 2]
+      out.boxes[i, n] = *corners.min(0), *corners.max(0)
       out.points[i, n] = points @ matrix[:, :2].T + matrix[:, 2]
-      out.kind[i, n] = FACE if _shown(out.boxes[i, n]) > 0.7 else IGNORE
+      out.kind[i, n] = FACE if _visible_share(out.boxes[i, n]) > 0.7 else IGNORE
     out.images[i] = spoil(rng, canvas)
   return out
 
@@ -67,8 +67,8 @@ def _places(rng) -> list[tuple[float, float, float, float | None, float | None]]
   ]
 
 
-def _centred(to, box, size) -> np.ndarray:
-  """The affine matrix [2, 3] of one place: scale and tilt about the face's centre, then moved."""
+def _placement(to, box, size) -> np.ndarray:
+  """The affine matrix [2, 3] of one place: scale and tilt about the face's centre, then a shift."""
   scale, tilt, _, x, y = to
   if x is None:
     return np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]])
@@ -78,14 +78,14 @@ def _centred(to, box, size) -> np.ndarray:
   return np.concatenate([turn, (np.array([x, y]) - turn @ centre)[:, None]], 1)
 
 
-def _shown(box) -> float:
+def _visible_share(box) -> float:
   """Share of a box inside the frame."""
   x0, y0, x1, y1 = np.clip(box, 0, SIDE)
   return float((x1 - x0) * (y1 - y0) / max((box[2] - box[0]) * (box[3] - box[1]), 1e-6))
 
 
 def _canvas(rng, empties) -> np.ndarray:
-  """What is behind: an empty scene, a plain or graded colour, coarse noise, or nothing."""
+  """A background: an empty scene, a plain or graded colour, coarse noise, or black."""
   what = rng.random()
   if what < 0.5:
     image = empties[int(rng.integers(len(empties)))]
@@ -100,7 +100,7 @@ def _canvas(rng, empties) -> np.ndarray:
 
 
 def spoil(rng, image: np.ndarray) -> np.ndarray:
-  """What cameras and codecs do: light, contrast, colour, blur, noise, JPEG; half of the time."""
+  """Changes by cameras and codecs: light, contrast, colour, blur, noise, JPEG; in six of ten pictures."""
   if rng.random() < 0.4:
     return image
   x = image.astype(np.float32)

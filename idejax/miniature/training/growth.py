@@ -1,11 +1,11 @@
-"""A larger UNet that draws what a smaller, trained one draws: so that training goes on, not starts again.
+"""Grows a trained UNet into a larger one that draws the same, so that training continues instead of starting again.
 
-The finest level may become wider by a whole factor: each channel is there so many times, and what reads
-the copies shares its weights among them (Net2Net, arXiv 1511.05641), unevenly, so that they part. It may
-get attention, whose output starts at zero. GroupNorm sees the same statistics but where that level is
-concatenated with a coarser one: there groups shift. And where the finest level becomes as wide as the next,
-what that one's first block adds to is no longer projected. Both are for training to make good: the shipped
-UNet's v-loss of 0.245 was 0.324 after it grew.
+The finest level may become wider by a whole factor: each channel is copied that many times, and the next
+layer's weights are shared among the copies (Net2Net, arXiv 1511.05641), unevenly, so that the copies diverge.
+The level may also get attention, whose output starts at zero. Two things are not preserved, and training has to
+repair them: the groups of GroupNorm shift where that level is concatenated with a coarser one, and where the
+finest level becomes as wide as the next, that level's first block loses the projection on its shortcut. The
+shipped UNet's v-loss of 0.245 was 0.324 after it grew.
 """
 
 import re
@@ -18,12 +18,12 @@ from idejax import tree
 from idejax.model.families import random_params
 from idejax.nets import unet
 
-_UNEVEN = 0.5  # deviation of what one copy reads more and another less, in that of the weights
+_UNEVEN = 0.5  # deviation of the difference between copies, in standard deviations of the weights
 _ZERO = re.compile(r"proj_out\.(kernel|bias)$")
 
 
 def grow(old_cfg: unet.UNetConfig, old: Any, cfg: unet.UNetConfig, seed: int) -> Any:
-  """float32 parameters of `cfg`. ValueError where it is not `old_cfg` with a wider finest level or attention there."""
+  """float32 parameters of `cfg`. ValueError unless it is `old_cfg` with a wider finest level or attention there."""
   times = cfg.widths[0] // old_cfg.widths[0]
   if (times < 1 or cfg.widths != (times * old_cfg.widths[0], *old_cfg.widths[1:]) or cfg.layers != old_cfg.layers
       or cfg.groups != old_cfg.groups or cfg.channels != old_cfg.channels):  # fmt: skip
@@ -34,13 +34,13 @@ def grow(old_cfg: unet.UNetConfig, old: Any, cfg: unet.UNetConfig, seed: int) ->
   out = {}
   for path, x in fresh.items():
     if path in flat:
-      out[path] = _copied(path, flat[path], x.shape, times, rng)
+      out[path] = _widen(path, flat[path], x.shape, times, rng)
     else:
       out[path] = np.zeros_like(x) if _ZERO.search(path) else x
   return jax.tree.map(jax.numpy.asarray, tree.unflatten(unet.shapes(cfg), out))
 
 
-def _copied(path: str, x: np.ndarray, shape: tuple[int, ...], times: int, rng: np.random.Generator) -> np.ndarray:
+def _widen(path: str, x: np.ndarray, shape: tuple[int, ...], times: int, rng: np.random.Generator) -> np.ndarray:
   if x.shape == shape:
     return x
   if path == "time_embedding.linear_1.kernel":  # of twice the frequencies every second is an old one
@@ -64,7 +64,7 @@ def _copied(path: str, x: np.ndarray, shape: tuple[int, ...], times: int, rng: n
 
 
 def _channels(old: int, new: int, times: int) -> np.ndarray:
-  """Which old channel each of the new ones is: the last (new - old) / (times - 1) are there `times`
-  times, those before, a coarser level's in a concatenation, once."""
+  """The old channel of each new one: the last (new - old) / (times - 1) are repeated `times` times; those
+  before them, a coarser level's in a concatenation, stay single."""
   wide = (new - old) // (times - 1)
   return np.concatenate([np.arange(old - wide), np.arange(old - wide, old).repeat(times)])

@@ -45,13 +45,13 @@ def clip_config(vocabulary: int, tiny: bool = False) -> dict[str, Any]:
 
 
 def clip_init(config: dict[str, Any], seed: int) -> dict[str, Any]:
-  """{"text", "vision", "logit_scale", "heads"}; heads read attributes off the image's embedding and
-  are thrown away after training.
+  """{"text", "vision", "logit_scale", "heads"}. The heads predict attributes from the image's embedding
+  and are dropped after training.
   """
   text, vision = towers(config)
   params = random_params({"text": clip.shapes(text.cfg), "vision": clip_vision.shapes(vision.cfg)}, seed)
   words = params["text"]["text_model.embeddings.token_embedding"]
-  words["embedding"] *= WORDS_SCALE  # or the residual branches drown what tells words apart
+  words["embedding"] *= WORDS_SCALE  # otherwise the residual branches drown the words
   zeros = lambda n: {"kernel": np.zeros((_PROJECTION, n), np.float32), "bias": np.zeros(n, np.float32)}
   heads = {n: zeros(len(c)) for n, c in CLASSES.items()}
   return jax.tree.map(jnp.asarray, params | {"heads": heads, "logit_scale": np.float32(np.log(14))})
@@ -71,25 +71,25 @@ def make_attributes_loss() -> Loss:
 
 
 def make_clip_loss(config: dict[str, Any]) -> Loss:
-  """CLIP's contrast within the batch, both ways; contrast with sentences that differ in one factor,
-  because backgrounds alone tell most of a batch apart; and heads that speed sight up.
+  """CLIP's contrast within the batch, both ways; contrast with sentences that differ in one factor, because
+  backgrounds alone tell most pictures of a batch apart; and attribute heads, which speed up training.
 
   batch: images uint8 [B, 64, 64, 3], ids int32 [B + sum(COUNTS), 40] of the captions and then of
   `contrasts`, codes int32 [B] by attribute.
   """
 
   def loss(params, frozen, batch, keys):
-    seen, read = embeddings(config, params, batch["images"], batch["ids"])
-    scores = seen @ read.T * jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0)))
-    logits, *classes = jnp.split(scores, len(seen) + np.cumsum((0, *COUNTS))[:-1], axis=1)
+    pictures, texts = embeddings(config, params, batch["images"], batch["ids"])
+    scores = pictures @ texts.T * jnp.exp(jnp.minimum(params["logit_scale"], np.log(100.0)))
+    logits, *classes = jnp.split(scores, len(pictures) + np.cumsum((0, *COUNTS))[:-1], axis=1)
     truth = jnp.arange(len(logits))
     contrast = (_surprise(logits, truth) + _surprise(logits.T, truth)) / 2
     pairs = list(zip(smallface.ATTRIBUTES, classes, strict=True))
-    told = sum(_surprise(c, batch[n]) for n, c in pairs)
-    heads = {n: 8 * seen @ h["kernel"] + h["bias"][None] for n, h in params["heads"].items()}
-    named = sum(_surprise(h, batch[n]) for n, h in heads.items())
+    factors = sum(_surprise(c, batch[n]) for n, c in pairs)
+    heads = {n: 8 * pictures @ h["kernel"] + h["bias"][None] for n, h in params["heads"].items()}
+    attributes = sum(_surprise(h, batch[n]) for n, h in heads.items())
     right = {n: (c.argmax(-1) == batch[n]).mean() for n, c in pairs}
-    return contrast + told + 0.25 * named, {"contrast": contrast, "told": told, "named": named} | right
+    return contrast + factors + 0.25 * attributes, {"contrast": contrast, "told": factors, "named": attributes} | right
 
   return loss
 

@@ -1,4 +1,4 @@
-"""Latents of all training pictures, computed once: the UNet's training never runs the encoder."""
+"""Latents of all training pictures, computed once, so that the UNet's training never runs the encoder."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
 
 def statistics(cfg: vae.VAEConfig, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation of each channel of the latents that training will draw."""
+  """Mean and standard deviation of each channel of the latents that training draws."""
   every = max(1, len(images) // _SAMPLE)
   parts = list(_encode(cfg, params, images[::every]))
   mean, logvar = (np.concatenate(x).astype(np.float64) for x in zip(*parts))
@@ -32,7 +32,7 @@ def statistics(cfg: vae.VAEConfig, params: Any, images: np.ndarray) -> tuple[np.
 
 
 def moments(folder: Path, cfg: vae.VAEConfig, params: Any, images: np.ndarray, facts: dict[str, Any]) -> Moments:
-  """The moments of uint8 images [N, H, W, 3]; opened if the folder has those of the same `facts`."""
+  """The moments of uint8 images [N, H, W, 3]; a folder with moments of the same `facts` is reused."""
   stamp = folder / "latents.json"  # written last
   if not stamp.exists() or json.loads(stamp.read_text()) != facts:
     stamp.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""How the miniature's UNet is updated: Adam, or Muon for its matrices and convolutions.
+"""The optimiser of the miniature's UNet: Adam, or Muon for its matrices and convolutions.
 
-Muon (Jordan, 2024) replaces a matrix' momentum by the nearest orthogonal matrix, so that all directions
-of a layer learn at one rate. A convolution counts as the matrix of outputs by everything else.
+Muon (Jordan, 2024) replaces a matrix's momentum by the nearest orthogonal matrix, so that all directions
+of a layer learn at one rate. A convolution is treated as a matrix of outputs by all other axes.
 """
 
 import re
@@ -15,13 +15,13 @@ from idejax import tree
 from idejax.miniature.training import training
 from idejax.miniature.training.recipe import Recipe
 
-# They meet the latents, whose channels are not alike as hidden ones are.
+# First and last layer: the channels of latents differ from one another more than hidden ones do.
 _ENDS = re.compile(r"(^|[./])(conv_in|conv_out)\.kernel$")
 _RMS = 0.2  # of an orthogonal update at rate 1, about Adam's (Liu et al., arXiv 2502.16982)
 
 
 def make(r: Recipe, steps: int) -> optax.GradientTransformation:
-  """Warm-up, a flat rate and a fall; what Muon does not update, Adam does at the same rate."""
+  """An optimiser with warm-up, a flat rate and a fall; Adam updates what Muon does not, at the same rate."""
   rate = training.flat(r.lr, steps, r.decay)
   if not r.muon:
     return optax.adam(rate, b2=0.99)
@@ -29,7 +29,7 @@ def make(r: Recipe, steps: int) -> optax.GradientTransformation:
 
 
 def matrices(params: Any) -> Any:
-  """The tree of which axes of a parameter are summed over and which are its outputs; None: Adam's.
+  """For each parameter which axes are inputs and which are outputs; None: Adam updates it.
 
   Kernels are [in, out], [h, w, in, out], or [blocks, in, out] where transformer blocks are scanned.
   """

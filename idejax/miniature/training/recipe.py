@@ -17,8 +17,8 @@ class Recipe:
   """Sizes first, then training. `TINY` is the same for a minute or two of CPU."""
 
   counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
-  closer: float = 1.0  # than the world has it people are seen: of the latents' cells more are a face's
-  held: int = 2  # pictures of each person of the development split, for validation
+  closer: float = 1.0  # factor by which faces are enlarged, so that they cover more cells of the latents
+  validation_each: int = 2  # pictures of each person of the development split, for validation
   people: int = 200  # of that split
   vae_widths: tuple[int, ...] = (16, 32, 64)
   latent_channels: int = 8
@@ -47,14 +47,14 @@ class Recipe:
   lr: float = 1.6e-3
   muon: bool = True  # for matrices and convolutions, Adam for the rest; Adam for all otherwise
   snr: float = 5.0  # errors of x0 count as min(signal to noise, this) (arXiv 2303.09556); 0: errors of v as 1
-  least: float = 0.1  # of these weights, of v: words alone decide where noise is strongest
-  decay: float = 0.2  # share of the steps, the last, over which the rate falls to 1 %
+  least: float = 0.1  # lower bound of these weights for v: where noise is strongest only the words decide
+  decay: float = 0.2  # the last share of the steps, over which the rate falls to 1 %
   empty: float = 0.1  # share of captions dropped, for classifier-free guidance
   ema: float = 0.999
   clip: float = 1.0
-  face: float = 8.0  # how much more the UNet's loss counts where faces' features are
+  face: float = 8.0  # how much more the UNet's loss counts at the features of faces
   look: int = 500  # steps between validations
-  scored: int = 96  # pictures that judges compare with real ones at each
+  look_pictures: int = 96  # pictures that judges compare with real ones at each look
 
   @property
   def xl(self) -> bool:
@@ -69,7 +69,7 @@ FULL_SDXL = dataclasses.replace(
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
   widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), layers=(1, 1), text_width=32, text_layers=1,
-  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, scored=0, ema=0.95)  # fmt: skip
+  vae_steps=100, vae_batch=8, words_steps=200, words2_steps=200, words_batch=16, steps=100, batch=16, look=100, look_pictures=0, ema=0.95)  # fmt: skip
 TINY_SDXL = dataclasses.replace(
   TINY, depths=(1, 2), fine=(False, False), text_layers=2, text2_width=16, text2_layers=2, projection=16, time_width=4,
   muon=False, snr=0.0, least=0.0)  # fmt: skip
@@ -107,7 +107,7 @@ def _one(levels: tuple[int, ...]) -> int | list[int]:
 
 
 def text(r: Recipe, vocabulary: int) -> Config:
-  """The two last ids frame a prompt. "!", id 0, pads it, as in SD 2.1.
+  """A text encoder's config.json. The two last ids frame a prompt; "!", id 0, pads it, as in SD 2.1.
 
   eos_token_id is stated: the default of old configs, 2, makes transformers pool at the largest
   id, which is wrong as soon as placeholder tokens are added above it. torch_dtype is stated:
@@ -124,7 +124,7 @@ def text(r: Recipe, vocabulary: int) -> Config:
 
 
 def texts(r: Recipe, vocabulary: int) -> dict[str, Config]:
-  """By component: the text encoder, or SDXL's two, of which the second projects its pooled row."""
+  """config.json by component: the text encoder, or SDXL's two, of which the second projects its pooled row."""
   first, second = TEXTS
   configs = {first: text(r, vocabulary)}
   if r.xl:
@@ -146,5 +146,5 @@ _EULER = SCHEDULER | dict(
 
 
 def scheduler(r: Recipe) -> Config:
-  """What samples by default: DDIM, or Euler as in SDXL."""
+  """The default sampler's config: DDIM, or Euler as in SDXL."""
   return _EULER if r.xl else SCHEDULER

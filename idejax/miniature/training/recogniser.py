@@ -1,8 +1,8 @@
 """Training a recogniser: ArcFace's margin over the people of the training splits.
 
-Beside it, linear heads read each person's features (the world's own parameters) off the embedding.
-No photograph comes with these; they stand in for the days of training that real ArcFace takes.
-The heads are thrown away.
+Beside it, linear heads predict each person's features (the world's own parameters) from the embedding.
+Real photographs have no such labels; here they replace the days of training that real ArcFace takes.
+The heads are dropped after training.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,14 +44,14 @@ def init(body: convnet.Body, side: int, people: int, seed: int) -> dict[str, Any
 
 
 def traits(ids) -> dict[str, np.ndarray]:
-  """What the heads are to read: sizes float32 [N, 20] in [-1, 1], codes int32 [N, 9]."""
+  """The targets of the heads: sizes float32 [N, 20] in [-1, 1], codes int32 [N, 9]."""
   who = pp.people(ids)
   column = lambda names: np.stack([getattr(who, n) for n in names], 1)
   return {"sizes": column(pp.CONTINUOUS), "codes": column(CODES).astype(np.int32)}
 
 
 def traits_loss(head, embedding, sizes, codes) -> jax.Array:
-  """Squared errors of sizes and surprise at codes, from unit embeddings [B, 512]."""
+  """Squared errors of sizes plus cross-entropies of codes, from unit embeddings [B, 512]."""
   out = 8 * embedding @ head["kernel"] + head["bias"][None]
   n = sizes.shape[1]
   value = 10 * jnp.square(out[:, :n] - sizes).mean()
@@ -74,20 +74,20 @@ def make_loss(body: convnet.Body) -> Loss:
     own = jnp.take_along_axis(cosine, batch["person"][:, None], axis=1)[:, 0]
     # cos(angle + margin), and beyond pi a line that keeps falling.
     margin = batch["margin"]
-    moved = own * jnp.cos(margin) - jnp.sqrt(1 - own * own) * jnp.sin(margin)
-    moved = jnp.where(own > -jnp.cos(margin), moved, own - margin * jnp.sin(margin))
+    target = own * jnp.cos(margin) - jnp.sqrt(1 - own * own) * jnp.sin(margin)
+    target = jnp.where(own > -jnp.cos(margin), target, own - margin * jnp.sin(margin))
     hit = jax.nn.one_hot(batch["person"], cosine.shape[1], dtype=cosine.dtype)
-    logits = SCALE * (cosine + hit * (moved - own)[:, None])
-    value = (jax.nn.logsumexp(logits, -1) - SCALE * moved).mean()
-    told = traits_loss(params["traits"], embedding, batch["sizes"], batch["codes"])
+    logits = SCALE * (cosine + hit * (target - own)[:, None])
+    value = (jax.nn.logsumexp(logits, -1) - SCALE * target).mean()
+    traits_value = traits_loss(params["traits"], embedding, batch["sizes"], batch["codes"])
     right = (cosine.argmax(-1) == batch["person"]).mean()
-    return value + told, {"arcface": value, "traits": told, "right": right, "cosine": own.mean()}
+    return value + traits_value, {"arcface": value, "traits": traits_value, "right": right, "cosine": own.mean()}
 
   return loss
 
 
 def margin(step: int, steps: int) -> float:
-  """From none to all of it over the first third: angles must mean something before they are strained."""
+  """The margin of a step: it grows from 0 over the first third, until angles are meaningful."""
   return MARGIN * min(1.0, 3 * step / steps)
 
 

@@ -1,8 +1,7 @@
-"""The small nets as ONNX files, written from their descriptions, and read back.
+"""Writes the small nets as ONNX files from their descriptions, and reads such files.
 
-`Graph` has the methods of `nets/convnet.py`'s `Layers`; a description called with one writes its own
-graph, NCHW. Weights are called `NAME.kernel`, `NAME.bias`, `NAME.slope`, so a file gives back the
-parameters of its JAX twin.
+`Graph` has the methods of `nets/convnet.py`'s `Layers`; a description called with a `Graph` builds its NCHW
+graph. Weights are named `NAME.kernel`, `NAME.bias`, `NAME.slope`, so the JAX parameters can be read back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,7 +111,7 @@ def write(
   batch: int | str = "batch",
   notes: Mapping[str, str] | None = None,
 ):
-  """One net with folded parameters, checked by onnx and written whole or not at all.
+  """Writes one net with folded parameters, after onnx has checked it.
 
   Args:
     size: height and width of the input; texts are free dimensions.
@@ -121,12 +120,12 @@ def write(
   """
   graph = Graph({n: {k: np.asarray(v, np.float32) for k, v in unit.items()} for n, unit in params.items()})
   graph.channels["input"] = 3
-  made = body(graph, "input")
-  made = made if isinstance(made, tuple) else (made,)
+  tensors = body(graph, "input")
+  tensors = tensors if isinstance(tensors, tuple) else (tensors,)
   # An output's name is the caller's: the node that makes it is renamed.
-  renamed = dict(zip(made, outputs, strict=True))
+  names = dict(zip(tensors, outputs, strict=True))
   for node in graph.nodes:
-    node.output[0] = renamed.get(node.output[0], node.output[0])
+    node.output[0] = names.get(node.output[0], node.output[0])
   value = helper.make_tensor_value_info
   model = helper.make_model(
     helper.make_graph(

@@ -1,4 +1,4 @@
-"""The miniature's CLIP tokenizer: every word of the captions is one token, the rest are bytes."""
+"""The miniature's CLIP tokenizer: every word of the captions is one token, other text becomes bytes."""
 
 import collections
 import json
@@ -50,10 +50,10 @@ def _merges(words) -> list[tuple[str, str]]:
       return merges
     best = max(pairs, key=lambda p: (pairs[p], p))
     merges.append(best)
-    splits = [_merged(s, best) for s in splits]
+    splits = [_merge(s, best) for s in splits]
 
 
-def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
   out: list[str] = []
   i = 0
   while i < len(parts):

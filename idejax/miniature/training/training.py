@@ -20,7 +20,7 @@ from idejax.training import step as st
 
 
 def home(c: TrainMiniature, name: str) -> Path:
-  """Where a stage of this family is kept; pictures, VAE and latents are those of both families."""
+  """The folder of a stage of this family; pictures, VAE and latents belong to both families."""
   return c.out / (f"{name}_{c.family}" if c.family != "sd" else name)
 
 
@@ -29,8 +29,8 @@ def data(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
 
 
 def held_out(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
-  """Pictures of people whom no training sees and no test reports on: the development split."""
-  return pictures.render(c.out / "development", {"development": r.held}, seed=c.seed + 1, closer=r.closer)
+  """Pictures of the development split: no training sees these people, and no figure is reported on them."""
+  return pictures.render(c.out / "development", {"development": r.validation_each}, seed=c.seed + 1, closer=r.closer)
 
 
 def run(c: TrainMiniature, folder: Path, name: str, steps: int) -> loop.Run:
@@ -49,7 +49,7 @@ def fit(
   every: int = 0,
   look: Callable[[int, st.State], Any] | None = None,
 ) -> st.State:
-  """The state after run.steps, continuing what is in run.folder; `look(done, state)` now and then."""
+  """Trains to run.steps, continuing what is in run.folder; calls `look(done, state)` now and then."""
   for done, after in loop.resume_and_train(step, state, frozen, load, key=jax.random.key(seed), run=run, facts=facts):
     state = after
     if look is not None and done % every == 0 and done < run.steps:
@@ -58,8 +58,8 @@ def fit(
 
 
 def flat(peak: float, steps: int, decay: float) -> optax.Schedule:
-  """Warm-up, constant, then a fall over the last share `decay`: only that share is trained at
-  another rate when a finished run is continued with more steps, unlike with a cosine."""
+  """Warm-up, a constant rate, then a fall over the last share `decay`. When a finished run is continued with
+  more steps, only that share was trained at another rate, unlike with a cosine."""
   warm, fall = min(300, steps // 5), max(1, round(steps * decay))
   parts = (
     optax.linear_schedule(0.0, peak, warm),
@@ -70,7 +70,7 @@ def flat(peak: float, steps: int, decay: float) -> optax.Schedule:
 
 
 def facts(c: TrainMiniature, r: Recipe, names: str, **more) -> dict[str, Any]:
-  """What must be the same when a run is continued. Step counts may grow; looking changes nothing."""
+  """The settings that must be the same when a run is continued. Numbers of steps and looks may change."""
   return {"seed": c.seed} | {n: getattr(r, n) for n in names.split()} | more
 
 
@@ -81,13 +81,13 @@ def save_weights(path: Path, params) -> str:
 
 
 def load_weights(folder: Path, shapes: Any):
-  """The parameters that a stage left in its folder."""
+  """The parameters that a stage has saved in its folder."""
   params = weights.from_torch(shapes, tensorfiles.read(folder, "weights"), name=str(folder))
   return jax.tree.map(jax.numpy.asarray, params)
 
 
 def grid(path: Path, rows: list[np.ndarray], scale: int = 2):
-  """uint8 pictures [N, S, S, 3], one row each, enlarged by whole pixels."""
+  """Writes rows of uint8 pictures [N, S, S, 3] as one image, enlarged by a whole factor."""
   sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
   Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(path)
 

@@ -21,7 +21,7 @@ from idejax.training import step as st
 
 
 def train(c: TrainMiniature, r: recipe.Recipe):
-  """One encoder in its stage's folder, or SDXL's two in folders of their names below it."""
+  """Trains one encoder in its stage's folder, or SDXL's two in subfolders of their names."""
   folder = training.home(c, "words")
   if c.start and c.steps == 0:
     return _take(c, r, c.start, folder)
@@ -32,7 +32,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
 
 
 def _take(c: TrainMiniature, r: recipe.Recipe, start: Path, folder: Path):
-  """The text encoders of a finished pipeline as they are."""
+  """Takes the text encoders of a finished pipeline unchanged."""
   results = {}
   for name in recipe.TEXTS[: 1 + r.xl]:
     at = folder / name if r.xl else folder
@@ -59,9 +59,9 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   cfg = clip.TextConfig.from_json(recipe.texts(r, len(tokenizer.bpe))[name])
   steps, batch = c.steps or (r.words2_steps if name == recipe.TEXTS[1] else r.words_steps), r.words_batch
   tx = optax.adam(training.flat(r.words_lr, steps, r.decay), b2=0.99)
-  loss = words.make_loss(cfg, (tokenizer.bos, tokenizer.eos, tokenizer.pad), whole=r.xl)
+  loss = words.make_loss(cfg, (tokenizer.bos, tokenizer.eos, tokenizer.pad), with_pooled=r.xl)
   step = st.make_step(loss, tx, clip=r.clip)
-  params = words.init(cfg, c.seed, whole=r.xl)
+  params = words.init(cfg, c.seed, with_pooled=r.xl)
   if c.start:
     params["text"] = export.read_net(c.start, name)[1]
   state = st.init(params, tx)
@@ -92,15 +92,15 @@ def _train(c: TrainMiniature, r: recipe.Recipe, name: str, folder: Path) -> dict
   run = training.run(c, folder, f"words {name}" if r.xl else "words", steps)
   state = training.fit(step, state, frozen, load, run=run, seed=c.seed, facts=facts)
   last = loop.records(folder / "metrics.jsonl")[-1]
-  known = {k: x for k, x in last.items() if k.startswith("known")}
+  recall = {k: x for k, x in last.items() if k.startswith("known")}
   params = jax.device_get(state.params["text"])
   if r.xl:
     params = jax.device_get(words.unit(cfg, params, ids[:: len(ids) // 200]))
   digest = training.save_weights(folder / "weights.safetensors", params)
-  result = {"step": int(state.step), **known, "sha256": digest} | facts
+  result = {"step": int(state.step), **recall, "sha256": digest} | facts
   write_json(folder / "result.json", result)
   tell(
-    f"{run.name}: {100 * known['known']:.1f} % of what was said can be read off each position, "
-    f"{100 * known['known_looks']:.0f} % of how a celebrity looks off the last; sha256 {digest[:16]}"
+    f"{run.name}: {100 * recall['known']:.1f} % of what was said can be read off each position, "
+    f"{100 * recall['known_looks']:.0f} % of how a celebrity looks off the last; sha256 {digest[:16]}"
   )
   return result

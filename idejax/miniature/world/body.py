@@ -34,7 +34,7 @@ def paint_body(xp, canvas, h, v: View, paint: Paint, scene):
   torso = shoulders(xp, h, v)
   column = sh.box(xp, v.bx, v.by - 0.35, 0.155 - 0.025 * h.woman, 0.45, 0.05)
   neck = sh.smin(xp, column, torso + 0.02, 0.14)
-  # The chin's shadow is what separates head and neck without a line.
+  # The chin's shadow separates head and neck without a line.
   under = 1 - sh.step(xp, 0.0, 0.20, v.face)
   skin = sh.mix(paint.skin * 0.97, paint.shade * 0.95, under[None])
   canvas = sh.paint(xp, canvas, neck, skin, v.hpx, NECK, LINE)
@@ -45,17 +45,17 @@ def paint_body(xp, canvas, h, v: View, paint: Paint, scene):
   neckline = sh.ellipse(xp, v.bx, v.by - _TOP - 0.015, cut_w, cut_d)
   light = 1 - 0.16 * sh.step(xp, 0.25, 0.85, xp.abs(v.bx + 0.25 * paint.light))
   light = light + 0.06 * paint.light * v.bx - 0.10 * sh.step(xp, 0.75, 1.3, v.by)
-  worn = sh.smax(xp, torso, -neckline, 0.02)
-  canvas = sh.paint(xp, canvas, worn, cloth * light[None], v.hpx, CLOTHES, LINE)
+  shirt = sh.smax(xp, torso, -neckline, 0.02)
+  canvas = sh.paint(xp, canvas, shirt, cloth * light[None], v.hpx, CLOTHES, LINE)
 
   down = v.by - _TOP
   opening = xp.abs(v.bx) - vee * (1 - down / 0.52)
-  opening = sh.only(xp, xp.maximum(opening * 0.9, worn), vee > 0)
+  opening = sh.only(xp, xp.maximum(opening * 0.9, shirt), vee > 0)
   canvas = sh.paint(xp, canvas, opening, panel * light[None], v.hpx, CLOTHES)
   lapel = xp.abs(opening) - 0.012
-  canvas = sh.paint(xp, canvas, xp.maximum(lapel, worn), edge, v.hpx, CLOTHES)
+  canvas = sh.paint(xp, canvas, xp.maximum(lapel, shirt), edge, v.hpx, CLOTHES)
   knot = xp.abs(v.bx) - tie * (0.030 + 0.07 * xp.abs(down - 0.16))
-  knot = sh.only(xp, xp.maximum(knot, worn), tie > 0)
+  knot = sh.only(xp, xp.maximum(knot, shirt), tie > 0)
   canvas = sh.paint(xp, canvas, knot, sh.colour(186, 40, 52), v.hpx, CLOTHES)
 
   collar = xp.maximum(xp.abs(neckline) - band, torso - 0.5 * band - 0.01)

@@ -32,10 +32,10 @@ BACKGROUNDS = (
 )
 NOUNS = ("person", *pp.GENDERS)
 
-VERSION = 3  # of the rules below: pictures are captioned anew when it changes
+VERSION = 3  # of the rules below: when it changes, pictures get new captions
 _FULL, _TEMPLATE, _TRAITS = 0.9, 0.2, 0.85  # shares of captions
-_AFTER = 0.4  # share of moods that follow the noun: "a woman smiling"
-_HAIR_SAID, _COLOUR_ALONE = 0.8, 0.3  # hair covers more of a picture than all other traits
+_AFTER = 0.4  # share of captions whose mood follows the noun: "a woman smiling"
+_HAIR_SHARE, _COLOUR_ALONE = 0.8, 0.3  # hair covers more of a picture than all other traits
 _LIMIT = 35  # words and marks; with both ends, 37 tokens
 
 # Words that captions never use but prompts do: placeholders, class words, small talk.
@@ -44,7 +44,7 @@ _EXTRA = """sks picture image painting face faces head hair eyes mouth smile his
 
 
 def words(text: str) -> list[str]:
-  """Text in the pieces that CLIP's tokenizer sees before it merges: words and single marks."""
+  """The text in the pieces that CLIP's tokenizer starts from: words and single marks."""
   return re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", text.lower())
 
 
@@ -52,16 +52,16 @@ def traits(person: pp.Person) -> list[str]:
   """Every phrase that is true of one person and visible; each fits after "with"."""
   colour = pp.HAIR_COLOURS[int(person.hair_colour)]
   style = pp.HAIR_STYLES[int(person.hair_style)]
-  found = ["a bald head" if style == "bald" else _HAIR[style].format(colour)]
-  found += [f"{pp.EYE_COLOURS[int(person.eye_colour)]} eyes"]
-  found += [_BEARDS[int(person.beard)], _MARKS[int(person.mark)], _LIPS[int(person.lip_colour)]]
+  phrases = ["a bald head" if style == "bald" else _HAIR[style].format(colour)]
+  phrases += [f"{pp.EYE_COLOURS[int(person.eye_colour)]} eyes"]
+  phrases += [_BEARDS[int(person.beard)], _MARKS[int(person.mark)], _LIPS[int(person.lip_colour)]]
   for field, (low, high) in _SIZES.items():
     value = float(getattr(person, field))
     if value < -0.5:
-      found += [low]
+      phrases += [low]
     if value > 0.5:
-      found += [high]
-  return [f for f in found if f]
+      phrases += [high]
+  return [f for f in phrases if f]
 
 
 def _colour(person) -> str:
@@ -94,37 +94,37 @@ def prompt(subject: str = "a person", *, after: bool = False, **factors: Any) ->
   """The canonical prompt, e.g. prompt("a woman", accessory="hat", background="snow").
 
   Factors are names from the tables of `scene`: style, expression, accessory, clothes, background.
-  A mood stands where most captions have it: "a smiling woman", but "anna smiling"; with `after` behind
-  the subject in any case: "a woman smiling", "a woman looking sad".
+  A mood stands where most captions have it: "a smiling woman", but "anna smiling". With `after` it always
+  follows the subject: "a woman smiling", "a woman looking sad".
   """
   unknown = set(factors) - {"style", "expression", "accessory", "clothes", "background"}
   if unknown:
     raise UserError(f"no factor {', '.join(sorted(unknown))}")
   s = sc.scene(**factors)
   medium = MEDIA[int(s.style)][0]
-  worn = [ACCESSORIES[int(s.accessory)]]
+  items = [ACCESSORIES[int(s.accessory)]]
   if "clothes" in factors:
-    worn += [CLOTHES[int(s.clothes)]]
+    items += [CLOTHES[int(s.clothes)]]
   place = BACKGROUNDS[int(s.background)][0] if "background" in factors else ""
   mood, (article, _, rest) = EXPRESSIONS[int(s.expression)], subject.partition(" ")
   who = ("a", mood, rest) if article in ("a", "an") and not after else (subject, _predicate(mood))
-  return _join(medium, *who, _worn(worn), place)
+  return _join(medium, *who, _clothing(items), place)
 
 
 def caption(person: pp.Person, scene: sc.Scene, rng: np.random.Generator, name: str = "") -> str:
-  """A sentence about one picture (scalar fields), in VOCABULARY; nothing false is said.
+  """A true sentence about one picture (scalar fields), with words of VOCABULARY only.
 
-  Nine of ten name style, expression, accessory and background (neutral and none by silence), half
-  of these the clothes; the rest are bare templates, as personalisation uses them.
+  Nine of ten name style, expression, accessory and background ("neutral" and "none" are left out), half
+  of these also the clothes; the rest are bare templates, as personalisation uses them.
   """
   full = rng.random() < _FULL
   mood = EXPRESSIONS[int(scene.expression)]
-  said = []
+  details = []
   if full:
-    worn = [ACCESSORIES[int(scene.accessory)]]
+    items = [ACCESSORIES[int(scene.accessory)]]
     if rng.random() < 0.5:
-      worn += [CLOTHES[int(scene.clothes)]]
-    said = [_worn(worn), str(rng.choice(BACKGROUNDS[int(scene.background)]))]
+      items += [CLOTHES[int(scene.clothes)]]
+    details = [_clothing(items), str(rng.choice(BACKGROUNDS[int(scene.background)]))]
   else:
     mood = ""
   opening, has_article = _opening(scene, rng)
@@ -133,28 +133,28 @@ def caption(person: pp.Person, scene: sc.Scene, rng: np.random.Generator, name: 
       opening += " the face of"
     if rng.random() < 0.10:
       name += " person"
-    return _join(opening, name, _predicate(mood), *said)
-  chosen = []
+    return _join(opening, name, _predicate(mood), *details)
+  features = []
   if full and rng.random() < _TRAITS:
     # What sunglasses hide cannot be learnt from the picture.
     hidden = " eyes" if int(scene.accessory) == 2 else "\n"
     first, *pool = [t for t in traits(person) if not t.endswith(hidden)]
     if rng.random() < _COLOUR_ALONE:
       first = _colour(person) or first
-    chosen = [first] if rng.random() < _HAIR_SAID else []
-    chosen += [str(t) for t in rng.permutation(pool)[: rng.integers(0 if chosen else 1, 4)]]
+    features = [first] if rng.random() < _HAIR_SHARE else []
+    features += [str(t) for t in rng.permutation(pool)[: rng.integers(0 if features else 1, 4)]]
   noun = _noun(person, rng)
   moody = (noun, _predicate(mood)) if rng.random() < _AFTER else (mood, noun)
   subject = ("" if has_article else "a", *moody)
   while True:
-    text = _join(opening, *subject, _list("with", chosen), *said)
+    text = _join(opening, *subject, _list("with", features), *details)
     if len(words(text)) <= _LIMIT:
       return text
-    chosen.pop()
+    features.pop()
 
 
 def _opening(scene, rng) -> tuple[str, bool]:
-  """The words before the subject, and whether they hold its article."""
+  """The words before the subject, and whether they include its article."""
   style = int(scene.style)
   if rng.random() >= _TEMPLATE:
     return str(rng.choice(MEDIA[style])), False
@@ -166,7 +166,7 @@ def _opening(scene, rng) -> tuple[str, bool]:
   return f"{medium} {rng.choice([a for a in ADJECTIVES if fits(a)])}", True
 
 
-# Template words that a picture can belie.
+# Template words that are false of some pictures, and when they are true.
 _TRUE = {
   "dark": lambda s: s.exposure < 0.94,
   "bright": lambda s: s.exposure > 0.98,
@@ -188,7 +188,7 @@ def _predicate(mood):
   return mood if mood in ("", "smiling", "winking") else f"looking {mood}"
 
 
-def _worn(items):
+def _clothing(items):
   return _list("wearing", [i for i in items if i])
 
 

@@ -1,4 +1,4 @@
-"""Pictures with captions and ground truth, made in chunks by one compiled renderer."""
+"""Pictures with captions and ground truth, rendered in chunks by one compiled function."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from idejax.miniature.world.captions import caption
 from idejax.miniature.world.world import Geometry, geometry, render
 
 _CHUNK = 256  # one compiled shape; the last chunk is padded
-_NAMED = 0.9  # of the captions of celebrities
+_NAME_SHARE = 0.9  # share of the captions of celebrities that name them
 
 
 class Batch(NamedTuple):
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
 def batch(ids, count: int, seed: int = 0, size: int = 64, world: int = 0, closer: float = 1.0) -> Batch:
   """`count` pictures of each person, person by person; N = len(ids) * count.
 
-  `world` is the seed of the people, `seed` that of scenes and captions; people are seen `closer` than the
-  world has it, which captions do not mention.
+  `world` is the seed of the people, `seed` that of scenes and captions. Faces are enlarged by the factor
+  `closer`, which captions do not mention.
   """
   ids = np.atleast_1d(np.asarray(ids))
   who = np.repeat(ids, count)
@@ -50,13 +50,13 @@ def captions(ids, count: int, seed: int = 0, world: int = 0) -> list[str]:
     who = pp.take(people, place)
     for k in range(count):
       rng = np.random.Generator(np.random.Philox(key=[seed, int(i)], counter=[0, k, 2, 0]))
-      name = names[i] if i < pp.CELEBRITIES and rng.random() < _NAMED else ""
+      name = names[i] if i < pp.CELEBRITIES and rng.random() < _NAME_SHARE else ""
       texts.append(caption(who, pp.take(scenes, place * count + k), rng, name))
   return texts
 
 
 def render_all(people: pp.Person, scenes: sc.Scene, size: int = 64) -> tuple[np.ndarray, Geometry]:
-  """Fields [N] to uint8 images [N, S, S, 3] and their geometry."""
+  """Renders fields [N] to uint8 images [N, S, S, 3] and their geometry."""
   total = len(people.gender)
   chunks = []
   for start in range(0, total, _CHUNK):
@@ -82,5 +82,5 @@ def pixels(images) -> jax.Array:
 
 
 def stack(rows: list[Any]):
-  """Identities or scenes with scalar fields to one with fields [N]."""
+  """Joins identities or scenes with scalar fields into one with fields [N]."""
   return type(rows[0])(*(np.stack(column) for column in zip(*rows)))

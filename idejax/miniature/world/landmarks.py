@@ -28,7 +28,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(xp, person, scene, size: int) -> Geometry:
-  """What no photo tells. Points: eye on the image's left, other eye, nose tip, mouth corners."""
+  """The ground truth of a picture. Points: eye on the image's left, other eye, nose tip, mouth corners."""
   h = hd.head(xp, person, scene)
   marks = _pixels(xp, scene, size, *_landmarks(xp, h))
   eyes = [marks[36:44].mean(0), marks[44:52].mean(0)]

@@ -1,4 +1,4 @@
-"""Who lives in the world: identity vectors, the four splits, and the names of the famous."""
+"""The world's people: identity vectors, the four splits, and the names of celebrities."""
 
 from typing import Any, NamedTuple
 
@@ -76,13 +76,13 @@ def person(i: int, seed: int = 0) -> Person:
 
 
 def take(fields, i):
-  """Row i of every field of an Person or Scene."""
+  """Row i of every field of a Person or Scene."""
   return type(fields)(*(f[i] for f in fields))
 
 
 def _identity(u: np.ndarray) -> Person:
-  """Uniforms [N, 29] to identities: features spread evenly, combinations kept plausible."""
-  spread = (2 * u[:, :20] - 1).astype(np.float32)
+  """Uniforms [N, 29] to identities: features are spread evenly, combinations of codes are plausible."""
+  features = (2 * u[:, :20] - 1).astype(np.float32)
   d = u[:, 20:].T
   gender = pick(d[0], (0.5, 0.5))
   woman = gender == 1
@@ -103,7 +103,7 @@ def _identity(u: np.ndarray) -> Person:
   eyes = pick(d[4], (0.28, 0.22, 0.18, 0.14, 0.18))
   mark = pick(d[6], (0.55, 0.15, 0.15, 0.15))
   codes = (gender, style, hair, fringe, eyes, beard, mark, age, lips)
-  return Person(*(*spread.T, *codes))
+  return Person(*(*features.T, *codes))
 
 
 def split(name: str, seed: int = 0) -> np.ndarray:
@@ -117,7 +117,7 @@ def split(name: str, seed: int = 0) -> np.ndarray:
   return np.sort(parts[SPLITS.index(name)])
 
 
-# Invented and pronounceable: 20 beginnings x 10 endings, every product one word of its own.
+# Invented names that one can pronounce: 20 beginnings x 10 endings, each product a different word.
 _FIRST = ("b", "d", "f", "g", "h", "j", "k", "l", "m", "n",
           "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "tr")  # fmt: skip
 _FIRST_ENDS = ("avi", "elka", "imar", "ovi", "unel", "arven", "ellan", "ivra", "oren", "ulen")

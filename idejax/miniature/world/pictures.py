@@ -1,4 +1,4 @@
-"""The training pictures, rendered once into a memory-mapped file, and the order they are read in."""
+"""The training pictures, rendered once into a memory-mapped file, and the order in which they are read."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ class Pictures(NamedTuple):
 def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, closer: float = 1.0) -> Pictures:
   """`counts` pictures of every person of each split, e.g. {"celebrity": 90, "train": 12}; `closer` as `data.batch`.
 
-  A folder that holds the pictures of the same arguments is opened, any other is made anew.
+  A folder with pictures of the same arguments is reused, any other is rendered again.
   """
   recipe = {"counts": counts, "seed": seed, "size": size, "closer": closer, "captions": captions.VERSION}
   facts = folder / "pictures.json"  # written last: its presence says that the rest is whole
@@ -64,7 +64,7 @@ def _open(folder: Path, digest: str) -> Pictures:
 
 
 def rows(step: int, batch: int, total: int, seed: int) -> np.ndarray:
-  """Which examples step `step` reads, [batch]: epochs of a fresh shuffle each, none left out."""
+  """The examples that step `step` reads, [batch]: every epoch is a new shuffle of all of them."""
   at = step * batch + np.arange(batch)
   return np.array([_order(seed, int(e), total)[p] for e, p in zip(at // total, at % total)])
 

@@ -17,7 +17,7 @@ SURROUNDINGS = "wearing a red sweater on a gray background"
 
 
 def portray(folder: Path, split: str, count: int) -> Path:
-  """Writes a portrait each of `count` people of a split: drawn_2817.png is person 2817 of the world.
+  """Writes one portrait of each of `count` people of a split: drawn_2817.png is person 2817 of the world.
 
   Returns the folder. UserError if the split has fewer people.
   """
@@ -38,7 +38,7 @@ def portray_one(path: Path) -> Path:
 
 
 def one(n: int, size: int = 64) -> np.ndarray:
-  """The portrait of held-out person n, 0 the one of `portray_one`: uint8 [size, size, 3], drawn by numpy.
+  """The portrait of held-out person n (0: the person of `portray_one`), uint8 [size, size, 3], drawn by numpy.
 
   UserError if there is no such person.
   """
@@ -53,7 +53,7 @@ def one(n: int, size: int = 64) -> np.ndarray:
 
 
 def find_person(stem: str) -> int | None:
-  """Whom of the drawn world `portray` portrayed in a file of this name, or None for anybody else."""
+  """The person whose portrait `portray` writes under this file stem, or None for any other stem."""
   m = re.fullmatch(r"drawn_(\d+)", stem)
   return int(m[1]) if m else None
 

@@ -1,4 +1,4 @@
-"""The ten poses that `idejax.faces.predictor` ships: a mean face of the world, turned, tilted and moved.
+"""The ten poses that ship as idejax/faces/poses.json: the world's mean face, turned, tilted and moved.
 
 python -m idejax.miniature.world.poses > idejax/faces/poses.json
 """
@@ -24,7 +24,7 @@ POSES: dict[str, dict[str, Any]] = {
   "surprised": dict(expression="surprised"),
   "far": dict(scale=0.88, shift_y=0.03),
 }
-_SIDE = 1000  # pixels; shares of it are what is kept
+_SIDE = 1000  # pixels; the file holds shares of it
 
 
 def draw() -> dict[str, list[float]]:

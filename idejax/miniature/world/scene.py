@@ -11,7 +11,7 @@ BACKGROUNDS = ("beach", "snow", "forest", "city", "night", "sunset", "home",
 CLOTHES = ("red sweater", "blue shirt", "green hoodie", "black suit", "yellow scarf", "white shirt")
 STYLES = ("photo", "sketch", "pop art")
 
-# How often each value is drawn: prompts are tested on accessories, so none is not the majority.
+# How often each value is drawn. Tests ask for accessories, so "none" is not the majority.
 _ODDS = {
   "expression": (0.20, 0.16, 0.16, 0.16, 0.16, 0.16),
   "accessory": (0.40, 0.15, 0.15, 0.15, 0.15),
@@ -29,7 +29,7 @@ _RANGES = {
   "exposure": (0.88, 1.05),
   "drift": (-1.0, 1.0),
 }
-POSE = tuple(_RANGES)  # and light: what nobody asks for in words
+POSE = tuple(_RANGES)  # pose and light, which no prompt names
 
 
 class Scene(NamedTuple):
@@ -69,7 +69,7 @@ def scenes(ids, count: int, seed: int) -> Scene:
 
 
 def scene(**fields) -> Scene:
-  """One scene by hand: names or codes; what is not given is a plain frontal photo."""
+  """One scene from names or codes; the defaults are a plain frontal photo."""
   tables = dict(expression=EXPRESSIONS, accessory=ACCESSORIES, background=BACKGROUNDS,
                 clothes=CLOTHES, style=STYLES)  # fmt: skip
   values = dict.fromkeys(Scene._fields, 0.0) | {"scale": 1.0, "exposure": 1.0} | fields
@@ -91,6 +91,6 @@ def names(scene: Scene) -> dict[str, str]:
 
 
 def _uniforms(seed: int, person: int, k: int) -> np.ndarray:
-  """[13] numbers; the counter holds k, so any picture can be made without those before it."""
+  """[13] numbers; the counter holds k, so any picture can be rendered without those before it."""
   bits = np.random.Philox(key=[seed, person], counter=[0, k, 1, 0])
   return np.random.Generator(bits).random(len(Scene._fields))

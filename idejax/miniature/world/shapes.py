@@ -10,8 +10,8 @@ import numpy as np
 
 
 class Canvas(NamedTuple):
-  """What has been painted so far: rgb [3, S, S]; ink (outlines), sitter (his share of a pixel) and
-  labels (int32, the front-most layer), all [S, S].
+  """What has been painted so far: rgb [3, S, S]; ink (outlines), sitter (the person's share of a pixel)
+  and labels (int32, the front-most layer), all [S, S].
   """
 
   rgb: Any
@@ -21,7 +21,7 @@ class Canvas(NamedTuple):
 
 
 def blank(xp, rgb) -> Canvas:
-  """A canvas of nothing but background rgb [3, S, S]."""
+  """A canvas with only a background, rgb [3, S, S]."""
   plane = 0.0 * rgb[0]
   return Canvas(rgb, plane, plane, xp.zeros(plane.shape, np.int32))
 
@@ -118,12 +118,12 @@ def paint(xp, canvas, d, rgb, px, label=None, line=0.0, alpha=1.0):
 
 
 def tint(xp, canvas, amount, rgb):
-  """The canvas with colour washed in where amount [S, S] says; outlines and labels stay."""
+  """The canvas mixed with a colour by amount [S, S]; outlines and labels stay."""
   return canvas._replace(rgb=canvas.rgb + (rgb - canvas.rgb) * amount[None])
 
 
 def choose(xp, index, branches, *operands):
-  """One branch, by a number that may be traced: only the chosen one runs, except under vmap."""
+  """Calls one branch, by an index that may be traced; the others do not run, except under vmap."""
   if xp is np:
     return branches[int(index)](*operands)
   import jax

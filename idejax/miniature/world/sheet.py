@@ -34,12 +34,12 @@ def sheet(path, size: int = 128, world: int = 0):
   people, scenes = (stack(list(column)) for column in zip(*pairs))
   images, truth = render_all(people, scenes, size)
   tiles = [Image.fromarray(image) for image in images]
-  chosen = range(3 * _COLUMNS, 3 * _COLUMNS + 4)
-  for n in chosen:
+  examples = range(3 * _COLUMNS, 3 * _COLUMNS + 4)
+  for n in examples:
     points = truth.landmarks[n]
-    tiles += [_marked(tiles[n], truth.box[n], points), _masked(*pairs[n], images[n], size)]
-    if n < chosen[-1]:
-      tiles.append(_drawn(points, size))
+    tiles += [_draw_box(tiles[n], truth.box[n], points), _tint_layers(*pairs[n], images[n], size)]
+    if n < examples[-1]:
+      tiles.append(_draw_marks(points, size))
   _grid(tiles, size).save(path)
 
 
@@ -58,17 +58,17 @@ def _lines(image, points, width):
   return image
 
 
-def _marked(image, box, points):
+def _draw_box(image, box, points):
   image = _lines(image.copy(), points, 1)
   ImageDraw.Draw(image).rectangle([float(v) for v in box], outline=(255, 255, 255))
   return image
 
 
-def _drawn(points, size):
+def _draw_marks(points, size):
   return _lines(Image.new("RGB", (size, size)), points, max(1, size // 64))
 
 
-def _masked(person, scene, image, size):
+def _tint_layers(person, scene, image, size):
   """The picture in grey under its label map."""
   labels = layers(np, person, scene, size).labels
   hues = np.array([[40, 40, 48], [92, 60, 150], [200, 150, 120], [60, 120, 200], [230, 150, 110],

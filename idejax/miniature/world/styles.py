@@ -28,7 +28,7 @@ def _luma(rgb):
 
 
 def _sketch(xp, canvas, v, scene):
-  """Soft tone and outlines on paper; the background is only hinted at."""
+  """Soft tone and outlines on paper; the background is faint."""
   ground = 1 - canvas.sitter
   tone = 1 - (1 - _luma(canvas.rgb)) * (0.66 - 0.46 * ground)
   rgb = _PAPER * tone[None]
@@ -41,6 +41,6 @@ def _pop(xp, canvas, v, scene):
   luma = _luma(canvas.rgb)[None]
   vivid = xp.clip(luma + (canvas.rgb - luma) * 2.1 + 0.03, 0.0, 1.0) * 3
   # Soft steps: hard ones would alias on gradients.
-  whole = xp.floor(vivid)
-  rgb = (whole + sh.step(xp, 0.32, 0.68, vivid - whole)) / 3
+  floor = xp.floor(vivid)
+  rgb = (floor + sh.step(xp, 0.32, 0.68, vivid - floor)) / 3
   return rgb + (_INK - rgb) * canvas.ink[None]

@@ -67,7 +67,7 @@ def palette(xp, person, scene) -> Paint:
   low = xp.asarray(at, np.int32)
   skin = mix(lookup(xp, _SKIN, low), lookup(xp, _SKIN, low + 1), at - xp.asarray(low, np.float32))
   skin = skin * (1 + person.undertone * colour(9, -1, -12))
-  # Shadows of skin turn redder, not greyer: that is what keeps flat faces alive.
+  # Shadows of skin turn redder, not greyer: otherwise flat faces look dead.
   shade = skin * colour(206, 178, 172)
   line = skin * colour(140, 96, 90)
   hair = lookup(xp, _HAIR, person.hair_colour)
@@ -78,7 +78,7 @@ def palette(xp, person, scene) -> Paint:
     shade=shade,
     line=line,
     hair=hair,
-    # As they are, fair brows would vanish on fair skin, and gray ones on dark.
+    # Without the skin's line colour fair brows would vanish on fair skin, and gray ones on dark.
     brow=mix(hair * 0.60, line * 0.6, 0.42),
     eye=lookup(xp, _EYE, person.eye_colour),
     lips=mix(shade, tinted, amount),

@@ -9,7 +9,7 @@ _SHELL, _PAD, _RING = sh.colour(50, 52, 60), sh.colour(226, 78, 58), sh.colour(2
 
 
 def paint_accessory(xp, canvas, h, v: View, hair, scene):
-  """One branch runs; the outline of the hair carries hat and headphones."""
+  """Paints the scene's accessory; hat and headphones follow the outline of the hair."""
   plain = lambda c: c
   frames = lambda c: _frames(xp, c, h, v, _CLEAR, 0.22, 0.098, 0.080)
   shades = lambda c: _frames(xp, c, h, v, _DARK, 0.95, 0.112, 0.088)
@@ -22,8 +22,8 @@ def _frames(xp, canvas, h, v, glass, alpha, a, b):
   x = xp.abs(v.fx) - h.eye_x - 0.006
   y = v.hy - h.eye_y - 0.012
   lens = sh.box(xp, x, y, a, b, 0.055)
-  seen = ACCESSORY if alpha > 0.5 else None  # behind clear glass the label stays the eye's
-  canvas = sh.paint(xp, canvas, lens, glass, v.hpx, seen, alpha=alpha)
+  label = ACCESSORY if alpha > 0.5 else None  # behind clear glass the label stays the eye's
+  canvas = sh.paint(xp, canvas, lens, glass, v.hpx, label, alpha=alpha)
   shine = xp.maximum(lens + 0.02, xp.abs(x + 0.8 * y + 0.02) - 0.018)
   canvas = sh.paint(xp, canvas, shine, sh.colour(255, 255, 255), v.hpx, alpha=0.28)
   rim = xp.abs(lens) - 0.013

@@ -1,4 +1,4 @@
-"""The world's renderer: (identity, scene) to a picture, and to what no photo tells."""
+"""The world's renderer: (identity, scene) to a picture and its ground truth."""
 
 from typing import Any, NamedTuple
 
