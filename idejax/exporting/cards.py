@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what it is, how to open it, what to say in prompts, whose face it is."""
+"""Writes the model card of an exported folder: what it is, how to open it, what to say in prompts, whose face it is."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ transformers take it at the largest token id, which a new word has. {how}"""
 
 
 def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts: Mapping[str, Any]):
-  """README.md in `folder`. `facts` is what certificate.json holds."""
+  """Writes README.md into `folder`. `facts` is the content of certificate.json."""
   provenance, report = _json(run / "provenance.json"), _json(run / "report.json")
   xl, name = len(e.rows) == 2, folder.name
   recipe = (
@@ -54,7 +54,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     else "load"
   )
   built_in = person.model in hub.BUILT_IN
-  called = e.called if e.called and kind != "pipeline" else person.word
+  phrase = e.called if e.called and kind != "pipeline" else person.word
   fill = dict(base=f"FOLDER_OF_{person.model.upper()}" if built_in else person.model, folder=name, word=person.word)
   lines = [
     "---",
@@ -74,7 +74,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     HOW[recipe].format(**fill),
     *(["", BUILT_IN.format(base=fill["base"], model=person.model)] if built_in and kind != "pipeline" else []),
     "",
-    f'Then, for instance: `pipe("a photo of {called} on the beach").images[0]`',
+    f'Then, for instance: `pipe("a photo of {phrase} on the beach").images[0]`',
     "",
   ]
   if kind == "textual-inversion" and person.rows > 1:
@@ -124,14 +124,14 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
   scores = report.get("scores")
   if not isinstance(scores, Mapping):
     return []
-  rows = [f"| {k} | {json.dumps(_rounded(v))} |" for k, v in scores.items()]
+  rows = [f"| {k} | {json.dumps(_round(v))} |" for k, v in scores.items()]
   return ["## Measured by idejax", "", "| figure | value |", "| --- | --- |", *rows, ""]
 
 
-def _rounded(x: Any) -> Any:
-  """Figures with four digits: more say nothing."""
+def _round(x: Any) -> Any:
+  """A JSON value with all floats rounded to four digits."""
   if isinstance(x, Mapping):
-    return {k: _rounded(v) for k, v in x.items()}
+    return {k: _round(v) for k, v in x.items()}
   return float(f"{x:.4g}") if isinstance(x, float) else x
 
 

@@ -167,7 +167,7 @@ def compare_calls(
   guided = len(theirs["call0.sample"]) == 2 * len(prompts)
   rows: list[str | None] = [empty] * len(prompts) * guided + list(prompts)
   under = functools.partial(_exactly, pipe)
-  cond = encoded(pipe, rows, size, under)
+  cond = encode(pipe, rows, size, under)
   changes = prompting.Weights(pipe.backbone, pipe.people, under)
   b = backbone.with_unet(pipe.backbone, changes.of(tuple(pipe.people))[0])
   stages, train_steps = cond.k.shape[0], pipe.backbone.nets.schedule.num_train_timesteps
@@ -196,8 +196,8 @@ def _predict(b, x, t, cond):
   return backbone.predict(b, x, t, cond)
 
 
-def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], under) -> Conditioning:
-  """The UNet's conditioning of texts, a row each."""
+def encode(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], under) -> Conditioning:
+  """The UNet's conditioning of texts, one row each."""
   encoding = prompting.Texts(pipe.backbone, pipe.tokenizers, pipe.people, rows, pipe.notify, under).encode(rows)
   k, v = (jnp.asarray(np.moveaxis(x, 1, 0)) for x in (encoding.k, encoding.v))
   if encoding.pooled is None:
@@ -207,7 +207,7 @@ def encoded(pipe: Pipeline, rows: Sequence[str | None], size: tuple[int, int], u
 
 
 def _exactly(pipe: Pipeline, f, *args):
-  """Call a function in full float32, which is not the default of GPUs and TPUs."""
+  """Calls a function in full float32, which is not the default on GPUs and TPUs."""
   with jax.set_mesh(pipe.mesh), jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "float32"):
     return f(*args)
 
@@ -220,7 +220,7 @@ def loss(pipe: Pipeline, complete: Learned, lossy: Learned) -> dict[str, Any]:
   t, out = pipe.backbone.nets.schedule.num_train_timesteps // 2, []
   for person in (complete, lossy):
     with_person = pipe.with_people(person)
-    cond = encoded(with_person, [text], size, under)
+    cond = encode(with_person, [text], size, under)
     change = prompting.Weights(with_person.backbone, with_person.people, under).of((person.word,))[0]
     b = backbone.with_unet(with_person.backbone, change)
     middle = backbone.stage(jnp.float32(t), cond.k.shape[0], 2 * t)
@@ -229,7 +229,7 @@ def loss(pipe: Pipeline, complete: Learned, lossy: Learned) -> dict[str, Any]:
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
-  """A sentence for each figure beyond its threshold; [] is a pass."""
+  """One sentence for each figure beyond its threshold; [] is a pass."""
   bad = []
   checks = [("contexts", report["contexts"]), ("pooled vector", report.get("pooled", {"relative": 0.0}))]
   checks += [(f"noise prediction at timestep {p['timestep']:g}", p) for p in report["noise_predictions"]]
@@ -244,7 +244,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-  """Maximum and mean absolute, and relative difference. Infinite where a number is not finite."""
+  """Maximum, mean and relative difference of two arrays; infinite if a number is not finite."""
   if ours.shape != theirs.shape:
     raise UserError(f"idejax has an array of {ours.shape}, diffusers one of {theirs.shape}")
   a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)

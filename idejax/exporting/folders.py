@@ -28,8 +28,8 @@ def _is_float(dtype) -> bool:
   return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
-class Changed(Mapping):
-  """A lazy view of tensors: some replaced, floats cast. UserError where a number does not fit the dtype."""
+class View(Mapping):
+  """A lazy view of tensors: some are replaced, floats are cast. UserError if a number does not fit the dtype."""
 
   def __init__(
     self, tensors: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray], dtype: np.dtype | None, where: str
@@ -65,7 +65,7 @@ def stem_of(folder: Path) -> str | None:
 
 
 def least_size(source: Path, dtype: str | None = None) -> float:
-  """Bytes that a copy of a pipeline, a component or a file takes at least: of each component its smallest weights."""
+  """The least bytes of a copy of a pipeline, a component or a file: the smallest weights of each component."""
   share = min(1.0, DTYPES[dtype].itemsize / 4) if dtype else 1.0
   if source.is_file():
     return share * source.stat().st_size
@@ -120,7 +120,7 @@ def write(
   dtype: str | None = None,
   max_shard_size: str | None = None,
 ):
-  """Write a component of these tensors with the config of `like`, which needs no weights of its own."""
+  """Write a component from these tensors with the config of `like`, which needs no weights of its own."""
   _copy_plain(like, target, {})
   _write_tensors(target / f"{stem}.safetensors", tensors, {}, dtype, max_shard_size, str(target.name))
 
@@ -136,7 +136,7 @@ def _copy_plain(source: Path, target: Path, config: Mapping[str, Any]):
 
 
 def _write_tensors(path: Path, tensors, changes, dtype: str | None, max_shard_size: str | None, where: str):
-  view = Changed(tensors, changes, None if dtype is None else DTYPES[dtype], where)
+  view = View(tensors, changes, None if dtype is None else DTYPES[dtype], where)
   tensorfiles.write(path, view, max_shard_size=max_shard_size)
 
 

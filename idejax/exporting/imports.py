@@ -1,4 +1,4 @@
-"""Identities that were trained elsewhere, as run folders of idejax.
+"""Reads identities that were trained elsewhere.
 
 a word's embeddings   {"<x>": [P, d]}, {"v1*": [d], "v2*": [d]}, {"clip_l", "clip_g"}, {"emb_params"}
 LoRA                  of the UNet's attention, in the spellings of PEFT, diffusers and kohya
@@ -33,7 +33,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def read(path: Path, allow_pickle: bool = False) -> dict[str, np.ndarray]:
-  """The tensors of one file, by name, floats as float32. UserError says what is wrong with it."""
+  """The tensors of one file by name, as float32. UserError says what is wrong with it."""
   if not path.is_file():
     raise UserError(f"{path} does not exist or is no file")
   tensors: Tensors
@@ -73,11 +73,11 @@ def _pickle(path: Path, allow: bool) -> dict[str, np.ndarray]:
 
 
 def identity(
-  files: list[Path], pipe: Pipeline, model: str, word: str, *, spoken: str = "sks person", allow_pickle: bool = False
+  files: list[Path], pipe: Pipeline, model: str, word: str, *, phrase: str = "sks person", allow_pickle: bool = False
 ) -> Learned:
   """The person in one or more files (words beside a LoRA, or SDXL's two), under the name `word`.
 
-  spoken: what prompts called the person while a LoRA was trained, if no file brings words.
+  phrase: what prompts called the person while a LoRA was trained, if no file brings words.
   """
   rows: tuple[np.ndarray, ...] | None = None
   per_file: list[np.ndarray] = []
@@ -102,7 +102,7 @@ def identity(
   if rows is None:
     if "kv" in change:
       raise UserError(f"{files[0]} has keys and values, but no word: give its word's file too")
-    parts = [anchors.word_rows(pipe.backbone, pipe.tokenizers, w) for w in spoken.split()]
+    parts = [anchors.word_rows(pipe.backbone, pipe.tokenizers, w) for w in phrase.split()]
     if not parts:
       raise UserError("--word is empty; say what prompts called the person, such as sks person")
     rows = tuple(np.concatenate([np.asarray(x, np.float32) for x in r]) for r in zip(*parts))
@@ -111,7 +111,7 @@ def identity(
   cfg: Any
   if "lora" in change:
     rank = jax.tree.leaves(change["lora"])[0].shape[-1]  # of lora_A
-    method, cfg = "dreambooth", dreambooth.Config(trains="lora", word=spoken, rank=rank, alpha=float(rank))
+    method, cfg = "dreambooth", dreambooth.Config(trains="lora", word=phrase, rank=rank, alpha=float(rank))
   elif "kv" in change:
     method, cfg = "id-ea", dataclasses.replace(id_ea.Config(), adapter=False, kv="full", phrase="{}")
   else:

@@ -1,4 +1,4 @@
-"""Checkpoints of idejax's own runs as pipeline folders, and pipeline folders as such checkpoints; to the bit.
+"""Converts checkpoints of idejax's own runs to pipeline folders and back, equal to the bit.
 
 A checkpoint holds {dotted path: array} (see idejax.training.checkpoint). The networks that a run trained
 are under `params.unet`, `params.text_encoder`, ...; if the run averaged its parameters, the averages under
@@ -144,7 +144,7 @@ def write(
     kind = (
       folders.DTYPES[dtype] if dtype else kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
     )  # bits stay, or widen
-    view = folders.Changed(tensors, {}, kind, str(source / part))
+    view = folders.View(tensors, {}, kind, str(source / part))
     params[part] = weights.from_torch(
       weights.with_dtype(single_file.net(part, config), kind), view, name=str(source / part)
     )

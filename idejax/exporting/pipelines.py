@@ -32,15 +32,15 @@ def template(name: str) -> str:
 
 def needs_code(e: Export) -> bool:
   """Whether stock pipelines cannot run the person without a pipeline.py."""
-  return torch_files.staged(e) or e.adapter is not None
+  return torch_files.has_stages(e) or e.adapter is not None
 
 
 def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
   """Write base and person as one pipeline. Changed components are float32, the others unchanged."""
   base, index = pipe.folder, folders.index_of(pipe.folder)
-  per_encoder = torch_files.words(person.word, e, by_stage=torch_files.staged(e))
+  per_encoder = torch_files.words(person.word, e, by_stage=torch_files.has_stages(e))
   encoders = dict(zip(("text_encoder", "text_encoder_2"), per_encoder))
-  changes = torch_files.changed_unet(e)
+  changes = torch_files.unet_changes(e)
   for name in folders.components(index):
     source, target = base / name, folder / name
     if not source.is_dir():
@@ -121,7 +121,7 @@ def write_code(folder: Path, person: Learned, e: Export, index: dict[str, Any], 
   """Write pipeline.py and the adapter's files, and enter both in `index`."""
   index["_class_name"] = ["pipeline", "PersonPipeline"]
   index["word"] = person.word
-  if torch_files.staged(e):
+  if torch_files.has_stages(e):
     if e.adapter:
       raise UserError(f"{person.word} has an adapter and stages: no such pipeline is known")
     index["stages"] = e.rows[0].shape[0]

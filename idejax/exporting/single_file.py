@@ -1,4 +1,4 @@
-"""Checkpoints in one file, as the original code and the community write them, and their names for diffusers' tensors.
+"""Checkpoints in one file, in the original code's layout, and the names of diffusers' tensors in them.
 
     model.diffusion_model.*                  UNet
     first_stage_model.*                      VAE
@@ -25,7 +25,7 @@ from idejax.storage import tensorfiles, weights
 
 Config = Mapping[str, Any]
 PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
-_EXCUSED = re.compile(  # tensors of files that folders do not have: buffers, and layers that the UNet does not read
+_IGNORE = re.compile(  # tensors of files that folders do not have: buffers, and layers that the UNet does not read
   r"position_ids$|logit_scale$|^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)|^first_stage_model\.loss\."
 )
 
@@ -169,14 +169,14 @@ def write(
     # The activation tells the two original text encoders apart: OpenCLIP's is the plain GELU.
     open_clip = part == "text_encoder_2" or part == "text_encoder" and not xl and config.get("hidden_act") == "gelu"
     parts[part] = tensors, places(part, tensors, config, xl=xl, open_clip=open_clip)
-  whole = original(parts)
+  out = original(parts)
   kind = None if dtype is None else folders.DTYPES[dtype]
-  tensorfiles.write(target, folders.Changed(whole, {}, kind, str(source)), {"made_from": source.resolve().name})
-  return f"{len(whole)} tensors in one file" + (f" as {dtype}" if dtype else "")
+  tensorfiles.write(target, folders.View(out, {}, kind, str(source)), {"made_from": source.resolve().name})
+  return f"{len(out)} tensors in one file" + (f" as {dtype}" if dtype else "")
 
 
 def modern(part: str, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-  """The tensors under diffusers' present keys, whichever version wrote them."""
+  """The tensors under diffusers' current keys, whichever version wrote them."""
   if part == "unet":
     return tensors
   return weights.rename_vae(tensors) if part == "vae" else weights.rename_clip(tensors)
@@ -219,8 +219,10 @@ def dtype_of(source: Path) -> str:
   return next((tensors[k].dtype.name for k in tensors if k.startswith(PREFIX["unet"])), "float32")
 
 
-def parted(tensors: Mapping[str, np.ndarray], locations: list[Place], names: Mapping[str, str]) -> tensorfiles.Lazy:
-  """One component's tensors, read from the file's."""
+def component_tensors(
+  tensors: Mapping[str, np.ndarray], locations: list[Place], names: Mapping[str, str]
+) -> tensorfiles.Lazy:
+  """One component's tensors, read from the tensors of the file."""
   return tensorfiles.Lazy(
     {k: functools.partial(_part, tensors, names[p.name], p, i) for p in locations for i, k in enumerate(p.keys)}
   )
@@ -261,17 +263,19 @@ def read(
     open_clip = any(k.startswith(_open_prefix(part, nets)) for k in tensors)
     locations = places(part, expected, config, xl="text_encoder_2" in nets, open_clip=open_clip)
     names = {p.name: _there(p.name, tensors) for p in locations}
-    if lost := [n for n, there in names.items() if there not in tensors]:
+    if missing := [n for n, there in names.items() if there not in tensors]:
       raise UserError(
-        f"{source} has no {lost[0]} ({len(lost)} of {len(locations)} tensors of {like.name}'s {part} are missing): "
+        f"{source} has no {missing[0]} ({len(missing)} of {len(locations)} tensors of {like.name}'s {part} are missing): "
         "it is of another family than --model"
       )
     names_read |= set(names.values())
     report.append(
-      _write_part(part, parted(tensors, locations, names), expected, source, like, target, dtype, max_shard_size)
+      _write_part(
+        part, component_tensors(tensors, locations, names), expected, source, like, target, dtype, max_shard_size
+      )
     )
   ours = tuple({*PREFIX.values(), "cond_stage_model.", "conditioner."})
-  if odd := [k for k in tensors if k.startswith(ours) and k not in names_read and not _EXCUSED.search(k)]:
+  if odd := [k for k in tensors if k.startswith(ours) and k not in names_read and not _IGNORE.search(k)]:
     raise UserError(
       f"{source} has {odd[0]} ({len(odd)} such tensors), which {like} has no place for: it is of another family than --model"
     )

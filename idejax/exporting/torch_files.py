@@ -26,17 +26,17 @@ def parts(person: Learned, b: Backbone) -> Export:
   return METHODS[person.method].export(person.identity, b, person.cfg)
 
 
-def staged(e: Export) -> bool:
-  """Whether the words differ by stage, or for keys and values."""
+def has_stages(e: Export) -> bool:
+  """Whether the words differ by stage, or between keys and values."""
   return any(r.shape[:2] != (1, 1) for r in e.rows)
 
 
-def lost(e: Export, kind: str) -> str:
+def losses(e: Export, kind: str) -> str:
   """What a form leaves out, in words; "" if nothing. `kind` is the --format of `idejax export`."""
   if kind == "pipeline":
     return ""
   out = []
-  if staged(e):
+  if has_stages(e):
     out.append("words by stage, and apart for keys and values: their mean takes their place")
   if e.adapter:
     out.append("the adapter")
@@ -47,7 +47,7 @@ def lost(e: Export, kind: str) -> str:
 
 def as_written(person: Learned, e: Export, kind: str) -> Learned:
   """The person without what the written form loses: the reference for the certificate."""
-  if not lost(e, kind):
+  if not losses(e, kind):
     return person
   rows = tuple(r[None, None] for r in mean_rows(e))
   if kind == "textual-inversion":
@@ -93,7 +93,7 @@ def write_words(folder: Path, person: Learned, e: Export):
   about = {
     "word": person.word,
     "method": person.method,
-    "lossy": lost(e, "textual-inversion"),
+    "lossy": losses(e, "textual-inversion"),
     "base_digest": person.digest,
     "idejax": json.dumps({"vectors": len(rows[0])}),
   }
@@ -116,7 +116,7 @@ def lora(person: Learned, e: Export) -> dict[str, np.ndarray]:
   return out
 
 
-def changed_unet(e: Export) -> dict[str, np.ndarray]:
+def unet_changes(e: Export) -> dict[str, np.ndarray]:
   """The UNet's tensors that the person changes, with their new values, float32."""
   return _float32(e.unet) if e.unet else {}
 
@@ -128,7 +128,7 @@ def _float32(tree: Any) -> dict[str, np.ndarray]:
 def write_custom_diffusion(folder: Path, person: Learned, e: Export):
   """Keys and values in Custom Diffusion's layout. UserError if anything else of the UNet changes."""
   out = dict[str, np.ndarray]()
-  for key, x in changed_unet(e).items():
+  for key, x in unet_changes(e).items():
     module, _, name = key.removesuffix(".weight").rpartition(".")
     if not module.endswith(".attn2") or name not in ("to_k", "to_v"):
       raise UserError(f"{person.word} changes {key}; custom-diffusion holds keys and values of cross-attention only")

@@ -142,7 +142,7 @@ def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
     imports.read(s, c.allow_pickle)  # a bad file is told before a large model is read
   with waiting("reading the model"):
     pipe = pipeline.load(hub.resolve(c.model), dtype=jnp.float32, devices=jax.devices()[:1], notify=tell)
-  person = imports.identity(sources, pipe, c.model, c.name, spoken=c.word, allow_pickle=c.allow_pickle)
+  person = imports.identity(sources, pipe, c.model, c.name, phrase=c.word, allow_pickle=c.allow_pickle)
   made.mkdir()
   learned.save(made, person)
   facts = {

@@ -48,7 +48,7 @@ def main(c: config.Export):
     raise UserError(f"what {person.method} learned is in the UNet, not in words: use --format pipeline or lora")
   if kind == "pipeline":
     need_space(c.to, least_size(base), "the model's weights")
-  lost = torch_files.lost(e, kind)
+  lost = torch_files.losses(e, kind)
   if lost:
     tell(f"warning: {kind} is a lossy form of this person; it leaves out: {lost}")
 
@@ -70,7 +70,7 @@ def torch_form(e) -> str:
   """The form that loses nothing, the smallest such."""
   from idejax.exporting import torch_files
 
-  return "textual-inversion" if not torch_files.lost(e, "textual-inversion") else "pipeline"
+  return "textual-inversion" if not torch_files.losses(e, "textual-inversion") else "pipeline"
 
 
 def write(folder: Path, pipe, person, e, kind: str):
@@ -93,7 +93,7 @@ def check(c: config.Export, folder: Path, pipe, person, e, kind: str) -> dict[st
   from idejax.runtime.progress import waiting
 
   code = kind == "pipeline" and pipelines.needs_code(e)
-  lost = torch_files.lost(e, kind)
+  lost = torch_files.losses(e, kind)
   facts: dict[str, Any] = {
     "word": person.word,
     "method": person.method,

@@ -1,1 +1,1 @@
-"""Files: written completely or not at all, read without running anything in them."""
+"""Files: they are written completely or not at all, and read without running anything in them."""

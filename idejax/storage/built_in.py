@@ -1,4 +1,4 @@
-"""Where the pipelines lie that ship in the package; light to import, for help and for checks before anything is read."""
+"""The folders of the pipelines in the package. This file is light to import, for help and early checks."""
 
 from pathlib import Path
 

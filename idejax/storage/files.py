@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def need_space(folder: Path, need: float, what: str):
-  """UserError where so many bytes would not fit beside `folder`; of less than 16 MiB the writer tells, at once."""
+  """UserError if `need` bytes do not fit on the disk of `folder`. Less than 16 MiB is not checked: the writer fails soon."""
   place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
   free = shutil.disk_usage(place).free
   if need > 2**24 and free < need:
@@ -43,7 +43,7 @@ def cache(name: str) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-  """A text file in UTF-8, with or without a byte order mark. UserError."""
+  """The text of a UTF-8 file, with or without a byte order mark. UserError if it cannot be read."""
   try:
     return path.read_text("utf-8-sig")
   except FileNotFoundError:
@@ -64,15 +64,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any):
-  """Indented, its folder made if need be; what was not measured (NaN) is null."""
+  """Writes indented JSON and makes the folder if needed; NaN, which means not measured, becomes null."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as temporary:
-    temporary.write_text(json.dumps(_measured(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    temporary.write_text(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-def _measured(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
   if isinstance(value, Mapping):
-    return {k: _measured(v) for k, v in value.items()}
+    return {k: _without_nan(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
-    return [_measured(v) for v in value]
+    return [_without_nan(v) for v in value]
   return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Output folders: one writer at a time, and nothing left behind by a run that made nothing."""
+"""Output folders: one writer at a time, and no empty folder is left behind."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from idejax.errors import UserError
 
 @contextlib.contextmanager
 def claim(out: Path) -> Iterator[None]:
-  """`out` as a writable folder that no other run writes to; gone again if nothing was put into it."""
+  """Makes `out` a folder that only this run writes to; a new folder that stays empty is removed at the end."""
   if out.exists() and not out.is_dir():
     raise UserError(f"--out {out} is a file, not a folder")
   new = not out.exists()

@@ -1,5 +1,5 @@
-"""Text on pictures, in any script: DejaVu Sans, which comes with matplotlib (a free licence), for what it lacks the
-fonts in `letters/`, and last those of the system."""
+"""Text on pictures, in any script: with DejaVu Sans, which comes with matplotlib (a free licence), else with the
+fonts in `letters/`, else with fonts of the system."""
 
 import functools
 import importlib.util
@@ -20,16 +20,16 @@ _WIDE = ("NotoSansCJK*", "NotoSans*CJK*", "SourceHanSans*", "wqy-*", "DroidSansF
 
 
 class Run(NamedTuple):
-  """Letters in a row that one font has."""
+  """Consecutive letters that one font draws."""
 
   text: str
   font: ImageFont.FreeTypeFont
 
 
 def own() -> Path:
-  """DejaVu Sans. UserError where matplotlib is without it."""
-  found = importlib.util.find_spec("matplotlib")
-  places = found.submodule_search_locations if found else None
+  """The file of DejaVu Sans. UserError if matplotlib does not have it."""
+  spec = importlib.util.find_spec("matplotlib")
+  places = spec.submodule_search_locations if spec else None
   path = Path(places[0], "mpl-data", "fonts", "ttf", "DejaVuSans.ttf") if places else None
   if path is None or not path.is_file():
     raise UserError("the font DejaVu Sans is missing, which comes with matplotlib: pip install matplotlib")
@@ -43,12 +43,12 @@ def shipped() -> list[Path]:
 
 @functools.cache
 def chain() -> tuple[Path, ...]:
-  """DejaVu Sans, those that ship, then those of the system; the first that has a letter draws it."""
+  """All fonts in order: DejaVu Sans, the shipped ones, the system's; the first with a letter draws it."""
   roots = [p for p in (Path(p).expanduser() for p in _PLACES) if p.is_dir()]
-  found = [
+  system = [
     p for name in _WIDE for root in roots for p in sorted(root.rglob(name)) if p.suffix in (".ttf", ".ttc", ".otf")
   ]
-  return (own(), *shipped(), *dict.fromkeys(found))
+  return (own(), *shipped(), *dict.fromkeys(system))
 
 
 @functools.cache
@@ -62,13 +62,13 @@ def _letters(path: Path) -> frozenset[int]:
 
 
 @functools.cache
-def _opened(path: Path, size: int) -> ImageFont.FreeTypeFont:
+def _open(path: Path, size: int) -> ImageFont.FreeTypeFont:
   return ImageFont.truetype(str(path), size)
 
 
 @functools.cache
 def _font_of(letter: str) -> Path:
-  """Combining marks, joiners and spaces are drawn by the font of the letter before them: see `runs`."""
+  """The font of a letter. Combining marks, joiners and spaces use the font of the letter before: see `runs`."""
   for path in (own(),) if ord(letter) in _letters(own()) else chain():
     if ord(letter) in _letters(path):
       return path
@@ -78,12 +78,12 @@ def _font_of(letter: str) -> Path:
 
 @functools.cache
 def _warn(message: str):
-  """Once."""
+  """Warns once, because results are cached."""
   tell(f"warning: {message}")
 
 
 def runs(text: str, size: int) -> list[Run]:
-  """The line cut where the font changes."""
+  """The line, split where the font changes."""
   if any("\u0590" <= x <= "\u08ff" for x in text) and not features.check("raqm"):
     _warn("letters that are written from right to left are not joined: this Pillow is without libraqm or FriBiDi")
   out: list[tuple[str, Path]] = []
@@ -94,7 +94,7 @@ def runs(text: str, size: int) -> list[Run]:
       out[-1] = (out[-1][0] + letter, path)
     else:
       out.append((letter, path))
-  return [Run(x, _opened(path, size)) for x, path in out]
+  return [Run(x, _open(path, size)) for x, path in out]
 
 
 def width(text: str, size: int) -> float:
@@ -108,12 +108,12 @@ def height(size: int) -> int:
 
 
 def wrap(text: str, most: int, size: int) -> list[str]:
-  """`fold` of text that `write` writes."""
+  """Lines of at most `most` pixels in the fonts of `write`."""
   return fold(text, most, lambda line: width(line, size))
 
 
 def fold(text: str, most: float, measure: Callable[[str], float]) -> list[str]:
-  """Lines of at most `most` pixels: broken at spaces, and within a word that is longer, or has none (Chinese)."""
+  """Lines of at most `most` pixels, broken at spaces, and inside words that are too long (as in Chinese)."""
   lines: list[str] = []
   for paragraph in text.splitlines() or [""]:
     line = ""

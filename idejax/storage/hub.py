@@ -1,6 +1,6 @@
-"""A pipeline's name -> a folder on this machine: a folder's path, the hub's cache, or a download.
+"""Finds the folder of a pipeline: a path, a copy in the hub's cache, or a download.
 
-Only JSON, text, safetensors and Flax msgpack are ever fetched, never pickles or code, and of each
+Only JSON, text, safetensors and Flax msgpack are fetched, never pickles or code, and for each
 component only the one set of weights that `tensorfiles.read` would choose.
 """
 
@@ -66,8 +66,8 @@ def resolve(name: str | os.PathLike, *, revision: str | None = None,
             offline: bool | None = None) -> pathlib.Path:  # fmt: skip
   """The folder of a pipeline, given as a folder or as a hub id `org/name`.
 
-  Ids are looked for in the hub's local cache first, so a cached copy is never refreshed by
-  itself; then on the network, unless `offline` (None: as HF_HUB_OFFLINE says). Raises UserError.
+  An id is looked up in the hub's local cache first, so a cached copy is never updated; then on the
+  network, unless `offline` is true (None: as HF_HUB_OFFLINE says). Raises UserError.
   """
   path = pathlib.Path(name).expanduser()
   if path.exists():
@@ -80,8 +80,8 @@ def resolve(name: str | os.PathLike, *, revision: str | None = None,
   offline = _offline() if offline is None else offline
   repo = MIRRORS.get(name, name)
   for source in dict.fromkeys((name, repo)):  # a cached original is better than its copy
-    folder = _cached(source, revision)
-    # Offline, a component may be missing that the run does not need: its reader will say so.
+    folder = _find_cached(source, revision)
+    # Offline, the run may not need a missing component; if it does, the reader will say so.
     if folder and (offline or _complete(folder)):
       break
   else:
@@ -124,7 +124,7 @@ def _offline() -> bool:
   return constants.HF_HUB_OFFLINE
 
 
-def _cached(repo: str, revision: str | None) -> pathlib.Path | None:
+def _find_cached(repo: str, revision: str | None) -> pathlib.Path | None:
   import huggingface_hub as hf
   from huggingface_hub import errors
 
@@ -172,7 +172,7 @@ def _fetch(name: str, repo: str, revision: str | None, offline: bool) -> pathlib
   tell(f"asking the hub for {repo} (without network this takes half a minute to give up)")
   hf.utils.logging.set_verbosity_error()  # a dozen lines on retries, before our one sentence
   try:
-    files = wanted(hf.HfApi().list_repo_files(repo, revision=revision))
+    files = select_files(hf.HfApi().list_repo_files(repo, revision=revision))
     if "model_index.json" not in files:
       raise UserError(f"{repo}: this hub repository has no model_index.json, so it is not a "
                       "pipeline; choose one in diffusers' layout.")  # fmt: skip
@@ -193,7 +193,7 @@ def _fetch(name: str, repo: str, revision: str | None, offline: bool) -> pathlib
     raise UserError(f"{name}: could not be downloaded ({why}); {by_hand}.") from e
 
 
-def wanted(files: list[str]) -> list[str]:
+def select_files(files: list[str]) -> list[str]:
   """The files of a repository to download: all JSON and text, and one set of weights per component.
 
   Full precision is preferred to fp16, safetensors to Flax, and only EMA weights are taken. Weights at
@@ -221,7 +221,7 @@ def wanted(files: list[str]) -> list[str]:
 
 
 def _check_mirror(name: str, repo: str, folder: pathlib.Path, revision: str | None) -> None:
-  """Say that a mirror is used and which of its files equal the original; refuse one that differs."""
+  """Say that a mirror is used and which of its files equal the original. UserError for a file that differs."""
   # Digests are of the originals' main branch; another branch holds other bytes by right.
   digests = DIGESTS.get(name, {}) if revision is None else {}
   equal, unverified = [], []

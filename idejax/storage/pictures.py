@@ -1,4 +1,4 @@
-"""PNG files with their provenance inside, contact sheets, files of latents."""
+"""PNG files that hold their provenance, contact sheets, files of latents."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def write_png(path: Path, image: np.ndarray, record: Mapping[str, Any]):
 
 
 def read_record(path: Path) -> tuple[dict[str, Any] | None, bool]:
-  """The record that `write_png` put into a PNG (None: it has none), and whether all pixels can be read."""
+  """The record that `write_png` put into a PNG (None if it has none), and whether all its pixels can be read."""
   try:
     with Image.open(path) as image:
       record = json.loads(image.info["idejax"])

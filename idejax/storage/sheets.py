@@ -26,14 +26,14 @@ class Group(NamedTuple):
 
 
 class Section(NamedTuple):
-  """Groups under a heading, such as a person's name; "" is none."""
+  """Groups under a heading, such as a person's name; "" means no heading."""
 
   heading: str
   groups: Sequence[Group]
 
 
 class _Block(NamedTuple):
-  """A group as it will be drawn: its caption's lines, its columns and rows."""
+  """The layout of a group: its caption's lines, its columns and rows."""
 
   group: Group
   lines: list[str]
@@ -69,7 +69,7 @@ def compose(sections: Sequence[Section], side: int = 128, width: int = WIDTH) ->
 
 
 def write(path: Path, sections: Sequence[Section], side: int = 128, width: int = WIDTH):
-  """`compose` as a PNG file."""
+  """Writes the sheet of `compose` as a PNG file."""
   sheet = compose(sections, side, width)
   with replacing(path) as temporary:
     sheet.save(temporary, format="PNG")
@@ -91,7 +91,7 @@ def of(images: Any, captions: str | Sequence[str], side: int, width: int) -> Ima
 
 
 def _picture(x: Any) -> Any:
-  """A picture of a sheet: as it is, a path as such. UserError for anything else."""
+  """The argument as a picture of a sheet; a path must exist. UserError for anything else."""
   if isinstance(x, str | os.PathLike):
     if not Path(x).is_file():
       raise UserError(f"{os.fspath(x)} does not exist")
@@ -105,11 +105,11 @@ def _picture(x: Any) -> Any:
 
 
 def stack(path: Path, parts: Sequence[tuple[str, Path]]):
-  """Pictures as they are, one below the other, each under its heading, as a PNG file."""
+  """Writes a PNG file of pictures at their size, one below the other, each under its heading."""
   images = []
   for _, file in parts:
-    with Image.open(file) as opened:
-      images.append(opened.convert("RGB"))
+    with Image.open(file) as source:
+      images.append(source.convert("RGB"))
   across = max(i.width for i in images)
   heads = [fonts.wrap(heading, across - 2 * EDGE, HEAD) for heading, _ in parts]
   canvas = Image.new("RGB", (across, sum(i.height + EDGE + _down_head(h) for i, h in zip(images, heads))), "white")
@@ -131,7 +131,7 @@ def _block(group: Group, side: int, room: int) -> _Block:
 
 
 def _rows(blocks: Sequence[_Block], side: int, room: int) -> list[list[_Block]]:
-  """As many groups in a row as there is room for."""
+  """Rows of groups, each as full as possible."""
   rows: list[list[_Block]] = []
   for block in blocks:
     if rows and _across([*rows[-1], block], side) <= room:
@@ -165,8 +165,8 @@ def _down(row: Sequence[_Block], side: int) -> int:
 def _thumbnail(picture: Any, side: int) -> Image.Image:
   """Miniature pictures grow by whole pixels, photographs shrink smoothly."""
   if isinstance(picture, Path):
-    with Image.open(picture) as opened:
-      return _thumbnail(opened, side)
+    with Image.open(picture) as file:
+      return _thumbnail(file, side)
   image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
   scale = side / max(image.size)
   size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -33,7 +33,7 @@ Getters = dict[str, Callable[[], np.ndarray]]
 
 
 class Lazy(Mapping):
-  """{torch key: array}, each read or computed when asked for."""
+  """{torch key: array}, each array read or computed on access."""
 
   def __init__(self, getters: Getters):
     self._getters = getters
@@ -52,7 +52,7 @@ class Lazy(Mapping):
 
 
 class Tensors(Lazy):
-  """Of one component; `source` is the file that was chosen."""
+  """The tensors of one component; `source` is the file they come from."""
 
   def __init__(self, source: pathlib.Path, getters: Getters):
     super().__init__(getters)
@@ -180,12 +180,12 @@ def digest(path: str | os.PathLike) -> str:
 
 def _spellings(stem: str, variant: str | None, end: str, opener):
   """(file name, opener) of one file, then of its shard index: diffusers' and the older spelling."""
-  v, sharded = f".{variant}" if variant else "", functools.partial(_sharded, opener=opener)
+  v, open_shards = f".{variant}" if variant else "", functools.partial(_open_shards, opener=opener)
   names = dict.fromkeys((f"{stem}{end}.index{v}.json", f"{stem}{v}{end}.index.json"))
-  return [(f"{stem}{v}{end}", opener), *((name, sharded) for name in names)]
+  return [(f"{stem}{v}{end}", opener), *((name, open_shards) for name in names)]
 
 
-def _sharded(path: pathlib.Path, opener) -> Getters:
+def _open_shards(path: pathlib.Path, opener) -> Getters:
   weight_map = _index(path)
   files = {}
   for name in sorted(set(weight_map.values())):
@@ -199,12 +199,12 @@ def _sharded(path: pathlib.Path, opener) -> Getters:
     files[name] = opener(path.with_name(name))
   if opener is _flax:
     weight_map = {flaxfiles.key_of(k.split("/")): name for k, name in weight_map.items()}
-  if lost := [k for k, name in weight_map.items() if k not in files[name]]:
+  if missing := [k for k, name in weight_map.items() if k not in files[name]]:
     raise UserError(
-      f"{path}: promises {lost[0]} in {weight_map[lost[0]]}, which lacks it "
-      f"({len(lost)} such keys); download the folder again."
+      f"{path}: promises {missing[0]} in {weight_map[missing[0]]}, which lacks it "
+      f"({len(missing)} such keys); download the folder again."
     )
-  # Tensors that the index forgot stay visible, so that a strict loader can complain of them.
+  # Tensors that are not in the index stay visible, so that a strict loader reports them.
   every = {k: get for getters in files.values() for k, get in getters.items()}
   return every | {k: files[name][k] for k, name in weight_map.items()}
 
@@ -226,7 +226,7 @@ def _safetensors(path: pathlib.Path) -> Getters:
     file = safe_open(_plain(path), framework="np")
     dtypes = {k: file.get_slice(k).get_dtype() for k in file.keys()}
   except (SafetensorError, OSError, ValueError) as e:
-    raise _damaged(path, e) from e
+    raise _damage_error(path, e) from e
   if odd := [k for k, dtype in dtypes.items() if str(dtype) not in _DTYPES]:
     raise UserError(
       f"{path}: {odd[0]} is stored as {dtypes[odd[0]]}, which idejax does not read; "
@@ -239,11 +239,11 @@ def _flax(path: pathlib.Path) -> Getters:
   try:
     return flaxfiles.read(_plain(path))
   except (OSError, ValueError) as e:
-    raise _damaged(path, e) from e
+    raise _damage_error(path, e) from e
 
 
 def unpickle(path: pathlib.Path, keep: Callable[[Any], Any] = lambda content: content) -> Any:
-  """What PyTorch reads from a pickle that may hold nothing but data, after `keep`. UserError names the file."""
+  """`keep` of what PyTorch reads from a pickle that holds only data. UserError names the file."""
   try:
     import torch
   except ImportError as e:
@@ -287,7 +287,7 @@ def _plain(path: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _damaged(path: pathlib.Path, e: BaseException) -> UserError:
+def _damage_error(path: pathlib.Path, e: BaseException) -> UserError:
   size = path.stat().st_size if path.is_file() else 0
   what = f"damaged or not what its name says ({_one_line(e)}; {size} bytes)"
   if 0 < size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):

@@ -17,7 +17,7 @@ import numpy as np
 from idejax.errors import UserError
 
 _LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_SHOWN = 8  # keys listed per kind of problem
+_MOST = 8  # keys listed per kind of problem
 
 
 def key_of(path) -> str:
@@ -54,7 +54,7 @@ def with_dtype(tree, dtype):
 def from_torch(shapes, tensors: Mapping[str, np.ndarray], *, name: str = "", ignore: Iterable[str] = ()):
   """Params like `shapes` (from jax.eval_shape) out of `tensors`; every key on both sides is used.
 
-  The dtypes of `shapes` win; bits are kept where the dtype stays. Unused keys in which a regex
+  Params get the dtypes of `shapes`; bits are kept if the dtype is the same. Unused keys in which a regex
   of `ignore` is found (re.search) are excused. All missing, unused and mis-shaped keys raise
   one UserError that starts with `name` (the file or component). Arrays may alias `tensors`.
   """
@@ -67,8 +67,8 @@ def from_torch(shapes, tensors: Mapping[str, np.ndarray], *, name: str = "", ign
 
   def load(path, want):
     names, shape, (_, to_flax_axes) = _layout(path, want.shape)
-    stacked = len(shape) < len(want.shape)
-    out = np.empty(want.shape, want.dtype) if stacked and not (missing or unused) else None
+    is_stack = len(shape) < len(want.shape)
+    out = np.empty(want.shape, want.dtype) if is_stack and not (missing or unused) else None
     for i, key in enumerate(names):
       if key not in tensors:
         continue
@@ -129,7 +129,7 @@ def rename_clip(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     key = re.sub(r"^(text_model\.|vision_model\.)\1", r"\1", key)
     return tower + key if key.startswith(bare) else key
 
-  return _Renamed(tensors, rename)
+  return _Renaming(tensors, rename)
 
 
 def rename_vae(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -145,10 +145,10 @@ def rename_vae(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   def squeeze(key, x):
     return x[:, :, 0, 0] if linear.search(key) and x.shape[2:] == (1, 1) else x
 
-  return _Renamed(tensors, lambda k: old.sub(lambda m: m[1] + new[m[2]] + "." + m[3], k), squeeze)
+  return _Renaming(tensors, lambda k: old.sub(lambda m: m[1] + new[m[2]] + "." + m[3], k), squeeze)
 
 
-class _Renamed(Mapping):
+class _Renaming(Mapping):
   """A view of `tensors` under other keys; `rename` gives None for a key to drop."""
 
   def __init__(
@@ -216,5 +216,5 @@ def _text(x, shape=None) -> str:
 
 
 def _list(what: str, names: list[str]) -> str:
-  rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{rest}"
+  rest = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+  return f"{len(names)} {what}: {', '.join(names[:_MOST])}{rest}"

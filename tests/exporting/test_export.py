@@ -113,7 +113,7 @@ def test_what_is_lost_is_measured(opened):
   for person in (people.id_ea_person(pipe), people.staged(pipe)):
     e = torch_files.parts(person, pipe.backbone)
     lossy = torch_files.as_written(person, e, "textual-inversion")
-    assert set(lossy.identity) == {"rows"} and torch_files.lost(e, "textual-inversion")
+    assert set(lossy.identity) == {"rows"} and torch_files.losses(e, "textual-inversion")
     assert certificate.loss(pipe, person, lossy)["noise_prediction"]["relative"] > 1e-3
 
 

@@ -142,7 +142,7 @@ def pipe(tmp_path_factory):
 )
 def test_the_strength_that_a_loras_metadata_tells(pipe, tmp_path, about, strength):
   path = lora_file(tmp_path / "l.safetensors", about)
-  person = imports.identity([path], pipe, str(pipe.folder), "<x>", spoken="q x")
+  person = imports.identity([path], pipe, str(pipe.folder), "<x>", phrase="q x")
   ours = weights.to_torch(dreambooth.override([person.identity], pipe.backbone, person.cfg))
   base = weights.to_torch(pipe.backbone.params["unet"])
   key = f"{MODULE}.weight"
@@ -164,4 +164,4 @@ def test_the_strength_that_a_loras_metadata_tells(pipe, tmp_path, about, strengt
 )
 def test_metadata_that_makes_no_sense(pipe, tmp_path, about):
   with pytest.raises(UserError, match="l.safetensors"):
-    imports.identity([lora_file(tmp_path / "l.safetensors", about)], pipe, str(pipe.folder), "<x>", spoken="q x")
+    imports.identity([lora_file(tmp_path / "l.safetensors", about)], pipe, str(pipe.folder), "<x>", phrase="q x")

@@ -166,7 +166,7 @@ def test_cache_first_then_network_and_never_a_pickle(net, tmp_path):
   ],
 )
 def test_one_set_of_weights_a_component(files, kept):
-  assert hub.wanted(files) == kept
+  assert hub.select_files(files) == kept
 
 
 def test_an_interrupted_download_is_completed_and_offline_is_used_as_it_is(net, tmp_path):

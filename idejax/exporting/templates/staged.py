@@ -86,9 +86,9 @@ class PersonPipeline(StableDiffusionPipeline):
     t = float(kwargs["timestep"] if "timestep" in kwargs else args[1])
     s = min(max(stages - 1 - int(stages * t / steps), 0), stages - 1)
     kwargs["encoder_hidden_states"] = kwargs["encoder_hidden_states"].chunk(stages, dim=1)[s]
-    added = kwargs.get("added_cond_kwargs")
-    if added and "text_embeds" in added:
-      kwargs["added_cond_kwargs"] = {**added, "text_embeds": added["text_embeds"].chunk(stages, dim=-1)[s]}
+    extra = kwargs.get("added_cond_kwargs")
+    if extra and "text_embeds" in extra:
+      kwargs["added_cond_kwargs"] = {**extra, "text_embeds": extra["text_embeds"].chunk(stages, dim=-1)[s]}
     return args, kwargs
 
   def encode_prompt(self, prompt, *args, **kwargs):

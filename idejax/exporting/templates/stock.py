@@ -42,9 +42,9 @@ class Calls:
       self.tensors[f"{name}.sample"] = kwargs.get("sample", args[0] if args else None).clone()
       self.tensors[f"{name}.output"] = out[0].clone()
       self.tensors[f"{name}.context"] = kwargs["encoder_hidden_states"].clone()
-      added = kwargs.get("added_cond_kwargs") or {}
-      if "text_embeds" in added:
-        self.tensors[f"{name}.pooled"] = added["text_embeds"].clone()
+      extra = kwargs.get("added_cond_kwargs") or {}
+      if "text_embeds" in extra:
+        self.tensors[f"{name}.pooled"] = extra["text_embeds"].clone()
     self.count += 1
 
 
