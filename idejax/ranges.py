@@ -61,7 +61,7 @@ def check(config: Any, name: Callable[[str], str] = lambda field: "--" + field.r
     value = getattr(config, field.name)
     for one in value if isinstance(value, tuple) else (value,):
       if words := broken(one, field.type):
-        raise UserError(f"{name(field.name)} is {shown(one)}; it must {words}")
+        raise UserError(f"{name(field.name)} is {show(one)}; it must {words}")
 
 
 def broken(value: Any, kind: Any) -> str | None:
@@ -73,7 +73,7 @@ def broken(value: Any, kind: Any) -> str | None:
   return next((rule.words for rule in _rules(kind) if not rule.holds(value)), None)
 
 
-def shown(value: Any) -> str:
+def show(value: Any) -> str:
   """A value in an error message: short, and quoted where it is text."""
   text = value if isinstance(value, str) else str(value)
   short = text if len(text) <= 60 else text[:57] + "..."

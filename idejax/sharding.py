@@ -1,7 +1,7 @@
-"""One mesh for every program: axes `replica` and `fsdp`, batches over both; and what lies on it.
+"""One mesh for every program, with the axes `replica` and `fsdp` and batches over both, and arrays on it.
 
-With several processes a mesh is either a process's own, for what each does for itself, or all
-devices of the job, for training. Arrays get onto it with `put` and back to the host with `gather`.
+With several processes a mesh holds either the devices of one process, for work that each does alone, or all
+devices of the job, for training. `put` moves arrays onto it, and `gather` back to the host.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("replica", "fsdp")
-LARGE = 1 << 20  # elements from which on a leaf is worth being held in parts
+LARGE = 1 << 20  # elements above which it pays to hold a leaf in parts
 
 
 def make_mesh(devices=None, fsdp: int = 1) -> jax.sharding.Mesh:
@@ -28,12 +28,12 @@ def make_mesh(devices=None, fsdp: int = 1) -> jax.sharding.Mesh:
 
 
 def everywhere(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """The mesh of all processes, if there are several; else `mesh`."""
+  """The mesh of all processes if there are several, else `mesh`."""
   return mesh if jax.process_count() == 1 else make_mesh()
 
 
 def share(mesh: jax.sharding.Mesh, rows: int) -> slice:
-  """Which of a batch's rows, spread over the job's devices, are those of this process's `mesh`."""
+  """The rows of a batch, spread over the job's devices, that lie on this process's `mesh`."""
   if jax.process_count() == 1:
     return slice(0, rows)
   each, me = rows // jax.device_count(), jax.process_index()
@@ -101,11 +101,11 @@ def _put(x: Any, place: Sharding) -> jax.Array:
 
 
 def gather(tree: Any) -> Any:
-  """All of every array as numpy, on every process; all must ask for it."""
-  return jax.tree.map(lambda x: np.asarray(x if _whole(x) else _replicate(replicated(x.sharding.mesh))(x)), tree)
+  """Every whole array as numpy, on every process; all processes must call this."""
+  return jax.tree.map(lambda x: np.asarray(x if _is_readable(x) else _replicate(replicated(x.sharding.mesh))(x)), tree)
 
 
-def _whole(x: Any) -> bool:
+def _is_readable(x: Any) -> bool:
   return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
 
@@ -114,8 +114,8 @@ def _replicate(place: NamedSharding):
   return jax.jit(lambda x: x, out_shardings=place)
 
 
-def summed(x: np.ndarray) -> np.ndarray:
-  """The sum of all processes' arrays, which are as large as each other."""
+def sum_all(x: np.ndarray) -> np.ndarray:
+  """The sum of all processes' arrays, which must have the same shape."""
   if jax.process_count() == 1:
     return x
   from jax.experimental import multihost_utils

@@ -56,7 +56,7 @@ def split(tree: Mapping[str, Any], patterns: Iterable[str]) -> tuple[dict, dict]
 
   Raises ValueError for a pattern that selects nothing, which is always a misspelling.
   """
-  found = {re.compile(p): False for p in patterns}
+  matches = {re.compile(p): False for p in patterns}
 
   def walk(node, prefix):
     inside, outside = {}, {}
@@ -67,13 +67,13 @@ def split(tree: Mapping[str, Any], patterns: Iterable[str]) -> tuple[dict, dict]
           if part:
             out[key] = part
       else:
-        hits = [p for p in found if p.search(path)]
-        found.update(dict.fromkeys(hits, True))
+        hits = [p for p in matches if p.search(path)]
+        matches.update(dict.fromkeys(hits, True))
         (inside if hits else outside)[key] = child
     return inside, outside
 
   parts = walk(tree, "")
-  if idle := [p.pattern for p, used in found.items() if not used]:
+  if idle := [p.pattern for p, hit in matches.items() if not hit]:
     raise ValueError(f"no parameter matches {', '.join(map(repr, idle))}")
   return parts
 

@@ -105,15 +105,15 @@ _MEMORY = (
 
 
 def _disk_trouble(e: BaseException) -> str | None:
-  """What a library's own exception tells of the disk: writers of checkpoints wrap the system's error in theirs."""
-  seen: BaseException | None = e
-  while seen is not None:
-    if isinstance(seen, OSError) and seen.errno in _DISK:
-      return _DISK[seen.errno]
+  """The trouble with the disk behind a library's exception, which may wrap the system's error; else None."""
+  cause: BaseException | None = e
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.errno in _DISK:
+      return _DISK[cause.errno]
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-      if os.strerror(number).lower() in str(seen).lower() or f"os error {number}" in str(seen).lower():
+      if os.strerror(number).lower() in str(cause).lower() or f"os error {number}" in str(cause).lower():
         return _DISK[number]
-    seen = seen.__cause__ or seen.__context__
+    cause = cause.__cause__ or cause.__context__
   return None
 
 
@@ -133,10 +133,10 @@ def _set_up_process():
   for name in _SIGNALS:  # nohup, or a shell's &, have some ignored: they stay so
     if signal.getsignal(name) != signal.SIG_IGN:
       signal.signal(name, _stop)
-  read, write = os.pipe()
-  os.set_blocking(write, False)
-  signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-  threading.Thread(target=_watch_for_haste, args=(read,), daemon=True).start()
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  threading.Thread(target=_watch_for_haste, args=(reader,), daemon=True).start()
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; a cluster's notice; a lost terminal
@@ -150,8 +150,8 @@ def _stop(number, _):
 
 
 def _watch_for_haste(pipe: int):
-  """A second Ctrl-C leaves at once. Python sees the first only when a compilation or step is over,
-  minutes later on a large model; files are renamed when whole, so leaving loses none."""
+  """Exits at once on a second Ctrl-C. Python handles the first only after a compilation or a step, minutes later
+  on a large model. Files are renamed when they are complete, so exiting loses none."""
   os.read(pipe, 1)
   if not _stopped.wait(1.0):
     tell("stopping after this step; Ctrl-C again stops at once")
@@ -173,12 +173,12 @@ def _dispatch(args: list[str]):
     raise UserError(
       f"unknown command {name!r}{options.nearest(name, COMMANDS)}; known: {', '.join(COMMANDS)} (see idejax --help)"
     )
-  found = cluster.detect(flags)
+  job = cluster.detect(flags)
   if name not in _DIVIDED:  # whose processes each have work of their own to tell of
-    distributed.hush(found)
-  if found and (found.processes or 1) > 1 and name not in (*_SHARED, *_DIVIDED):
+    distributed.hush(job)
+  if job and (job.processes or 1) > 1 and name not in (*_SHARED, *_DIVIDED):
     raise UserError(
-      f"idejax {name} runs in one process, and this is one of {found.processes} ({found.how}); "
+      f"idejax {name} runs in one process, and this is one of {job.processes} ({job.how}); "
       f"together they can {' and '.join((*_SHARED, *_DIVIDED))}"
     )
   kind, module, _ = COMMANDS[name]
@@ -222,9 +222,9 @@ def _usage() -> str:
 
 
 def _set_up_jax():
-  """Compiled programs are kept between runs, so the second start skips compilation.
+  """Keeps compiled programs between runs, so that the second start skips compilation.
 
-  By environment variables, which jax reads when it is imported: mistakes are told before that.
+  It sets environment variables, which jax reads on import: mistakes in a command are reported before that.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notices are for its developers
   cache = os.environ.get("IDEJAX_CACHE") or str(files.cache("xla") or "off")

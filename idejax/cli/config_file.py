@@ -1,4 +1,4 @@
-"""Config files, and whether a value is of a field's type."""
+"""Reads config files, and checks whether a value has a field's type."""
 
 import dataclasses
 import runpy
@@ -22,7 +22,7 @@ def load(path: Path, kind: type) -> Any:
 
 
 def variables(path: Path) -> dict[str, Any]:
-  """What a Python config file sets. UserError with its own mistake."""
+  """The variables that a Python config file sets. UserError with the error in it."""
   if not path.is_file():
     what = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(f"--config {path} {what}: give a Python file that sets `config`")
@@ -33,7 +33,7 @@ def variables(path: Path) -> dict[str, Any]:
 
 
 def _typed(path: Path, value: Any) -> Any:
-  """The same config with strings for paths made paths; UserError for a field of another type or out of its range."""
+  """The config with strings for paths made paths. UserError for a field of another type or out of its range."""
   changes = {}
   for field in dataclasses.fields(value):
     x = getattr(value, field.name)
@@ -42,7 +42,7 @@ def _typed(path: Path, value: Any) -> Any:
     if isinstance(x, list):
       x = tuple(x)
     if not fits(x, field.type):
-      raise UserError(f"{path}: {field.name} is {x!r}; it must be {expected(field.type)}")
+      raise UserError(f"{path}: {field.name} is {x!r}; it must be {describe(field.type)}")
     changes[field.name] = x
   typed = dataclasses.replace(value, **changes)
   ranges.check(typed, lambda name: f"{path}: {name}")
@@ -64,13 +64,13 @@ def fits(x: Any, kind: Any) -> bool:
   return isinstance(x, kind) and (kind is bool or not isinstance(x, bool))
 
 
-def expected(kind: Any) -> str:
+def describe(kind: Any) -> str:
   """A field's type in words, for error messages."""
   kind = ranges.plain(kind)
   args = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
   if typing.get_origin(kind) is Literal:
     return f"one of {', '.join(map(str, args))}"
   if args:
-    return expected(args[0]) + (" (several)" if typing.get_origin(kind) is tuple else "")
+    return describe(args[0]) + (" (several)" if typing.get_origin(kind) is tuple else "")
   words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
   return words.get(kind) or f"of type {kind.__name__}"

@@ -1,7 +1,7 @@
 """The text of `--help`: usage, purpose, options in groups. The words are the strings below a config's fields.
 
-A config may say in `GROUPS`, {heading: fields}, what belongs together, and in `COMMON` which fields are shown
-without --help-all. Fields that it does not name stand under "options" and are shown.
+A config's `GROUPS`, {heading: fields}, says which fields belong together, and `COMMON` which fields are shown
+without --help-all; without `COMMON` all are. Fields that are in no group stand under "options".
 """
 
 import ast
@@ -15,23 +15,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from idejax.cli.declared import Option, purpose
+from idejax.cli.fields import Option, purpose
 
 _INDENT = 24
 _OFF = "(default: off)"
 
 
-def text(kind: type, known: list[Option], prog: str, default: Any, hints: Mapping[str, str], everything: bool) -> str:
-  """Help for a command. Defaults are those of `default` where it is given."""
-  said = texts(kind)
+def text(
+  kind: type, all_options: list[Option], prog: str, default: Any, hints: Mapping[str, str], everything: bool
+) -> str:
+  """Help for a command, with the defaults of `default` if it is not None."""
+  words = texts(kind)
   common = getattr(kind, "COMMON", ())
-  hidden = [o for o in known if common and o.name not in common and not everything]
-  lines = [_usage(known, prog), "", *_flow(purpose(kind))]
-  for heading, options in _groups(kind, known).items():
-    if shown := [o for o in options if o not in hidden]:
+  hidden = [o for o in all_options if common and o.name not in common and not everything]
+  lines = [_usage(all_options, prog), "", *_flow(purpose(kind))]
+  for heading, options in _groups(kind, all_options).items():
+    if visible := [o for o in options if o not in hidden]:
       lines += ["", f"{heading}:"]
-      for o in shown:
-        lines += _entry(o, said.get(o.name, ""), _default(kind, o, default), hints)
+      for o in visible:
+        lines += _entry(o, words.get(o.name, ""), _default(kind, o, default), hints)
   lines += ["", "help and defaults:"]
   if hidden:
     lines += _row("--help-all", f"Show the {len(hidden)} other options too.")
@@ -42,15 +44,15 @@ def text(kind: type, known: list[Option], prog: str, default: Any, hints: Mappin
 
 
 def texts(kind: type) -> dict[str, str]:
-  """{field: the string below it}, of a dataclass and of those that it inherits from."""
+  """{field: the string below it} of a dataclass and its base classes."""
   out: dict[str, str] = {}
   for base in reversed(kind.__mro__):
     if dataclasses.is_dataclass(base) and "__dataclass_fields__" in vars(base) and base.__module__ != "builtins":
-      out |= _declared(base)
+      out |= _texts(base)
   return out
 
 
-def _declared(kind: type) -> dict[str, str]:
+def _texts(kind: type) -> dict[str, str]:
   try:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
   except (OSError, TypeError):  # a class that a program made has no source: its bases have
@@ -64,22 +66,22 @@ def _declared(kind: type) -> dict[str, str]:
   return out
 
 
-def _groups(kind: type, known: list[Option]) -> dict[str, list[Option]]:
+def _groups(kind: type, all_options: list[Option]) -> dict[str, list[Option]]:
   out: dict[str, list[Option]] = {}
   table: dict[str, tuple[str, ...]] = getattr(kind, "GROUPS", {})
-  names = {o.name: o for o in known}
+  names = {o.name: o for o in all_options}
   for heading, fields in table.items():
     out[heading] = [names[f] for f in fields if f in names]
-  named = {f for fields in table.values() for f in fields}
-  if rest := [o for o in known if o.name not in named]:
+  in_groups = {f for fields in table.values() for f in fields}
+  if rest := [o for o in all_options if o.name not in in_groups]:
     out[getattr(kind, "REST", "options")] = rest
   return out
 
 
-def _usage(known: list[Option], prog: str) -> str:
-  words = (f"{_metavar(o)}{' ...' * o.several}" for o in known if o.positional)
-  word = "".join(f" {w}" if o.required else f" [{w}]" for w, o in zip(words, (o for o in known if o.positional)))
-  needed = "".join(f" {o.flag} {_metavar(o)}" for o in known if o.required and not o.positional)
+def _usage(all_options: list[Option], prog: str) -> str:
+  words = (f"{_metavar(o)}{' ...' * o.several}" for o in all_options if o.positional)
+  word = "".join(f" {w}" if o.required else f" [{w}]" for w, o in zip(words, (o for o in all_options if o.positional)))
+  needed = "".join(f" {o.flag} {_metavar(o)}" for o in all_options if o.required and not o.positional)
   return f"usage: {prog}{word}{needed} [options]"
 
 
@@ -103,13 +105,13 @@ def _entry(o: Option, words: str, default: str, hints: Mapping[str, str]) -> lis
     flag = f"{o.flag} {_metavar(o)}{f' [{_metavar(o)} ...]' * o.several}"
   if o.positional:
     flag = f"{_metavar(o)}, {flag}"
-  for name, said in hints.items():
-    words = words.replace("{" + name + "}", said)
+  for name, hint in hints.items():
+    words = words.replace("{" + name + "}", hint)
   return _row(flag, f"{words} {default}".strip())
 
 
 def _default(kind: type, o: Option, default: Any) -> str:
-  """ "(default: 50)"; nothing for what explains itself in the option's own words."""
+  """The default in brackets, such as "(default: 50)"; "" if the option's own text explains it."""
   if default is None:
     field = next(f for f in dataclasses.fields(kind) if f.name == o.name)
     value = field.default
@@ -122,34 +124,34 @@ def _default(kind: type, o: Option, default: Any) -> str:
   if value is True:
     return "(default: on)"
   several = isinstance(value, tuple)
-  shown = " ".join(repr(x) if isinstance(x, str) and " " in x else str(x) for x in value) if several else f"{value}"
-  return f"(default: {shown if len(shown) <= 80 else f'{len(value)} of them'})" if several else f"(default: {shown})"
+  words = " ".join(repr(x) if isinstance(x, str) and " " in x else str(x) for x in value) if several else f"{value}"
+  return f"(default: {words if len(words) <= 80 else f'{len(value)} of them'})" if several else f"(default: {words})"
 
 
 def _row(flag: str, words: str) -> list[str]:
-  """A flag, and its words beside it, or below it where it is long."""
+  """A flag with its text beside it, or below it if the flag is long."""
   width = _width() - _INDENT
   lines = textwrap.wrap(words, width, break_on_hyphens=False) or [""]
   head = f"  {flag}"
   if len(head) > _INDENT - 2:
     choices = textwrap.wrap(head, _width(), subsequent_indent="      ", break_on_hyphens=False, break_long_words=False)
     if len(head) > _width():
-      choices = _folded(head)
+      choices = _fold(head)
     return [*choices, *(" " * _INDENT + line for line in lines)]
   return [head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])]
 
 
-def _folded(head: str) -> list[str]:
-  """A long list of choices, broken after commas."""
+def _fold(head: str) -> list[str]:
+  """Lines of a long list of choices, broken after commas."""
   lines, rest = [], head
-  while len(rest) > _width() and (cut := rest.rfind(",", 0, _width())) > 0:
-    lines.append(rest[: cut + 1])
-    rest = "      " + rest[cut + 1 :]
+  while len(rest) > _width() and (end := rest.rfind(",", 0, _width())) > 0:
+    lines.append(rest[: end + 1])
+    rest = "      " + rest[end + 1 :]
   return [*lines, rest]
 
 
 def _flow(purpose: str) -> list[str]:
-  """Paragraphs flow; indented lines are examples and stay."""
+  """Wraps paragraphs; indented lines are examples and stay as they are."""
   out: list[str] = []
   paragraph: list[str] = []
   for line in [*purpose.splitlines(), ""]:
@@ -163,5 +165,5 @@ def _flow(purpose: str) -> list[str]:
 
 
 def _width() -> int:
-  """Of the terminal, within reason; 80 in a pipe."""
+  """The terminal's width, within 60 to 100; 80 in a pipe."""
   return min(max(shutil.get_terminal_size((80, 24)).columns if "COLUMNS" in os.environ else 80, 60), 100)

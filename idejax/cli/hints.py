@@ -1,4 +1,4 @@
-"""What help says of defaults that depend on the model at hand, read from its folder's configs."""
+"""Defaults in help texts that depend on the model, read from the configs in its folder."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ class Facts(NamedTuple):
 
 
 def facts(model: str) -> Facts:
-  """What a model's folder says; for one that is not on this machine, what is usual in its family."""
+  """The facts in a model's folder; for a model that is not on this machine, those usual in its family."""
   folder = BUILT_IN.get(model, Path(model))
   xl = (folder / "text_encoder_2").is_dir() if folder.is_dir() else "xl" in model.lower()
   vae, unet, index = (_json(folder / f) for f in ("vae/config.json", "unet/config.json", "model_index.json"))
@@ -29,14 +29,14 @@ def facts(model: str) -> Facts:
 
 def of(model: str) -> dict[str, str]:
   """The facts in words, for help."""
-  found = facts(model)
-  side = "the size that the model was trained at" if found.side is None else f"{found.side}"
-  return {"guidance": f"{found.guidance:g}", "multiple": f"{found.multiple}", "side": side}
+  values = facts(model)
+  side = "the size that the model was trained at" if values.side is None else f"{values.side}"
+  return {"guidance": f"{values.guidance:g}", "multiple": f"{values.multiple}", "side": side}
 
 
 def _json(path: Path) -> dict[str, Any]:
   try:
-    found = json.loads(path.read_text("utf-8"))
+    value = json.loads(path.read_text("utf-8"))
   except (OSError, ValueError):
     return {}
-  return found if isinstance(found, dict) else {}
+  return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""The options of `idejax personalize`: its own and, as flags too, those of the chosen method."""
+"""The options of `idejax personalize`: its own, and those of the chosen method."""
 
 import dataclasses
 import json
@@ -19,35 +19,35 @@ from idejax.storage import hub
 class Settings(NamedTuple):
   run: config.Personalize
   cfg: Any  # the method's Config
-  given: tuple[str, ...] = ()  # with --compare: fields of `cfg` that the command sets, for every method
+  overrides: tuple[str, ...] = ()  # with --compare: fields of `cfg` that the command sets, for every method
 
 
 def parse(args: list[str], prog: str) -> Settings | None:
-  """Flags into settings, None after --help or --preset list."""
+  """The settings that flags give; None after --help or --preset list."""
   base, fields, args = _config_file(args)
-  given = set(fields.pop("given", () if "compare" in fields else tuple(fields)))  # a run's JSON has all fields
+  overrides = set(fields.pop("given", () if "compare" in fields else tuple(fields)))  # a run's JSON has all fields
   method = _value(args, "--method") or fields.pop("method", None) or base.method
   if method not in METHODS:
     raise UserError(f"--method is {method!r}{options.nearest(method, METHODS)}; it must be one of {', '.join(METHODS)}")
   model = _value(args, "--model") or fields.get("model", base.model)
-  chosen = _value(args, "--preset") or fields.pop("preset", None) or base.preset
-  if chosen == "list":
+  preset_name = _value(args, "--preset") or fields.pop("preset", None) or base.preset
+  if preset_name == "list":
     return print("\n".join(list_presets(method)))
   fields = todays_names(METHODS[method].Config, fields)
-  start = dataclasses.replace(preset(method, chosen, model), **_own(fields, METHODS[method].Config))
-  own: dict[str, Any] = _own(fields, config.Personalize) | {"method": method, "preset": chosen}
+  start = dataclasses.replace(preset(method, preset_name, model), **_own(fields, METHODS[method].Config))
+  own: dict[str, Any] = _own(fields, config.Personalize) | {"method": method, "preset": preset_name}
   base = dataclasses.replace(base, **own)
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
-  kind = _joined(type(start), method)
-  said = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(METHODS)}
-  value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=said)
+  kind = _join(type(start), method)
+  words = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(METHODS)}
+  value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=words)
   if value is None:
     return None
   pick = lambda source: type(source)(**{n: getattr(value, n) for n in _names(type(source))})
   run, cfg = pick(base), pick(start)
-  given |= {o.name for o in options.options(kind) if options.is_given(o, args)}
-  return Settings(run, cfg, tuple(sorted(given & _names(type(cfg)))) if run.compare else ())
+  overrides |= {o.name for o in options.options(kind) if options.is_given(o, args)}
+  return Settings(run, cfg, tuple(sorted(overrides & _names(type(cfg)))) if run.compare else ())
 
 
 def preset(method: str, name: str | None, model: str) -> Any:
@@ -64,13 +64,13 @@ def _default_preset(method: str, model: str) -> str:
 
 
 def list_presets(method: str) -> Iterator[str]:
-  """What --preset list prints: every preset, and its values where they are not the method's defaults."""
+  """The lines of --preset list: every preset with the values that differ from the method's defaults."""
   plain = METHODS[method].Config()
   yield f"presets of {method} (values that differ from the method's own defaults):"
   for name, cfg in METHODS[method].PRESETS.items():
     values = {k: v for k, v in _values(cfg).items() if v != getattr(plain, k)}
-    shown = (f"{k}={v if not isinstance(v, tuple) else f'({len(v)} texts)'}" for k, v in values.items())
-    yield f"  {name:20} {', '.join(shown) or 'the defaults'}"
+    texts = (f"{k}={v if not isinstance(v, tuple) else f'({len(v)} texts)'}" for k, v in values.items())
+    yield f"  {name:20} {', '.join(texts) or 'the defaults'}"
   yield f"the defaults: {', '.join(f'{k}={v}' for k, v in _values(plain).items() if not isinstance(v, tuple))}"
 
 
@@ -82,10 +82,10 @@ def check_parts(s: Settings):
 
 
 def entries(s: Settings) -> dict[str, Settings]:
-  """What --compare names, METHOD[/PRESET][/FIELD[=VALUE]]..., each with its settings; {} for nothing.
+  """The settings of each entry of --compare, METHOD[/PRESET][/FIELD[=VALUE]]...; {} without --compare.
 
-  Training options given beside --compare hold for every method: UserError where one does not have them. A
-  method named as --method is, with nothing after it, also has what its --preset says.
+  Training options beside --compare hold for every method; UserError if a method does not have them. An entry
+  that is just the name in --method also uses --preset.
   """
   names = [x.strip() for x in s.run.compare.split(",")] if s.run.compare else []
   return {name: _entry(name, s) for name in names}
@@ -95,10 +95,10 @@ def _entry(name: str, s: Settings) -> Settings:
   method, *parts = name.split("/")
   if method not in METHODS:
     raise UserError(f"--compare names {method!r}{options.nearest(method, METHODS)}; methods are {', '.join(METHODS)}")
-  chosen = parts.pop(0) if parts and parts[0] in METHODS[method].PRESETS else None
-  own = method == s.run.method and chosen is None
-  cfg = s.cfg if own else preset(method, chosen, s.run.model)
-  for field in s.given:
+  preset_name = parts.pop(0) if parts and parts[0] in METHODS[method].PRESETS else None
+  own = method == s.run.method and preset_name is None
+  cfg = s.cfg if own else preset(method, preset_name, s.run.model)
+  for field in s.overrides:
     value = getattr(s.cfg, field)
     if field not in _names(type(cfg)) or not config_file.fits(value, typing.get_type_hints(type(cfg))[field]):
       flag = "--" + field.replace("_", "-")
@@ -110,12 +110,12 @@ def _entry(name: str, s: Settings) -> Settings:
   for part in parts:
     cfg = dataclasses.replace(cfg, **_setting(name, part, method, cfg))
   ranges.check(cfg, lambda field: f"--compare has {name!r}: {field}")
-  run: dict[str, Any] = {"method": method, "compare": "", "preset": s.run.preset if own else chosen}
+  run: dict[str, Any] = {"method": method, "compare": "", "preset": s.run.preset if own else preset_name}
   return Settings(dataclasses.replace(s.run, **run), cfg)
 
 
 def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
-  """FIELD=VALUE, or FIELD for a boolean that is set, or no_FIELD for one that is not (or whose choice is "none")."""
+  """{field: value} of FIELD=VALUE, of FIELD for a true boolean, or of no_FIELD for a false one or the choice "none"."""
   field, equals, text = part.partition("=")
   kinds = typing.get_type_hints(type(cfg))
   off = {
@@ -125,15 +125,15 @@ def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
     return {field[3:]: off[field]}
   fields = {field: _read(text) if equals else True}
   if field not in _names(type(cfg)):
-    known = [*_names(type(cfg)), *off, *METHODS[method].PRESETS]
+    names = [*_names(type(cfg)), *off, *METHODS[method].PRESETS]
     raise UserError(
-      f"--compare has {name!r}: {method} has no preset or setting {field!r}{options.nearest(field, known)}"
+      f"--compare has {name!r}: {method} has no preset or setting {field!r}{options.nearest(field, names)}"
     )
   return _own(fields, type(cfg))
 
 
 def _read(text: str) -> Any:
-  """A number or true or false as such, anything else as the text."""
+  """A number, true or false as a JSON value, anything else as text."""
   try:
     return json.loads(text)
   except ValueError:
@@ -141,13 +141,13 @@ def _read(text: str) -> Any:
 
 
 def to_json(s: Settings) -> dict[str, Any]:
-  """What config.json holds: every field, so that the run can be repeated with --config."""
+  """The content of config.json: every field, so that --config can repeat the run."""
   plain = lambda x: str(x) if isinstance(x, Path) else list(x) if isinstance(x, tuple) else x
-  given: dict[str, Any] = {"given": list(s.given)} if s.run.compare else {}
-  return {k: plain(v) for k, v in (_values(s.run) | _values(s.cfg)).items()} | given
+  extra: dict[str, Any] = {"given": list(s.overrides)} if s.run.compare else {}
+  return {k: plain(v) for k, v in (_values(s.run) | _values(s.cfg)).items()} | extra
 
 
-def _joined(cfg: type, method: str) -> type:
+def _join(cfg: type, method: str) -> type:
   """One flat dataclass: the fields of the command, then those of the method."""
   if both := _names(config.Personalize) & _names(cfg):
     raise TypeError(f"{method} and personalize both have {sorted(both)}")
@@ -178,24 +178,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _own(fields: dict[str, Any], kind: type) -> dict[str, Any]:
-  """Those of `fields` that `kind` declares, in its types; UserError for a wrong one."""
+  """The items of `fields` that `kind` declares, in its types. UserError for a value of another type."""
   types = typing.get_type_hints(kind)
   out = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in _names(kind)}
   for name, value in out.items():
     if isinstance(value, str) and Path in (types[name], *typing.get_args(types[name])):
       out[name] = Path(value)
     elif not config_file.fits(value, types[name]):
-      raise UserError(f"{name} is {value!r}; it must be {config_file.expected(types[name])}")
+      raise UserError(f"{name} is {value!r}; it must be {config_file.describe(types[name])}")
   return out
 
 
 def _value(args: list[str], flag: str) -> str | None:
   """The value of a flag, the last if it is given several times."""
-  found = None
+  last = None
   while flag in args or any(a.startswith(flag + "=") for a in args):
     value, args = options.take(args, flag, "see idejax personalize --help")
-    found = value
-  return found
+    last = value
+  return last
 
 
 def _names(kind: type) -> set[str]:

@@ -1,8 +1,8 @@
-"""Flags and `--config FILE` into a command's config, a frozen dataclass; every mistake becomes one sentence.
+"""Parses flags and `--config FILE` into a command's config, a frozen dataclass; mistakes become one sentence.
 
-A field is an option: its type says what values it takes (`ranges` which of them are allowed), its default
-whether it may be left out, the string below it what `--help` says. Booleans are `--x` and `--no-x`; tuples take
-several values and may be repeated. A field whose metadata say `positional` is also given without its flag.
+A field is an option: its type says what values it takes, `ranges` which of them are allowed, its default whether
+it may be left out, and the string below it is its help. Booleans are `--x` and `--no-x`; tuples take several
+values and may be repeated. A field whose metadata say `positional` may also be given without its flag.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from idejax import ranges
 from idejax.cli import config_file
-from idejax.cli.declared import Option, options
+from idejax.cli.fields import Option, options
 from idejax.errors import UserError
 
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
@@ -22,20 +22,20 @@ HELP = ("-h", "--help", "--help-all")
 
 
 def parse(kind: type, args: list[str], prog: str, default: Any = None, hints: Mapping[str, str] | None = None) -> Any:
-  """Flags into a config, None after --help; `--config FILE`, or else `default`, sets their defaults.
+  """The config that flags give, None after --help; `--config FILE`, or else `default`, sets the defaults.
 
-  hints: what stands in help texts for a name in braces, such as {guidance}. See `help.text`.
+  hints: the text that replaces a name in braces, such as {guidance}, in help. See `help.text`.
   """
   if default is None:
     default, args = _config_file(kind, args)
-  known = options(kind)
+  all_options = options(kind)
   if any(a in HELP for a in args):
     from idejax.cli import help  # reading sources takes a moment that a run does not need
 
-    return print(help.text(kind, known, prog, default, hints or _hints(args), everything="--help-all" in args))
-  given = _read(args, known, prog)
-  values = given if default is None else vars(default) | given
-  for o in known:
+    return print(help.text(kind, all_options, prog, default, hints or _hints(args), everything="--help-all" in args))
+  flags = _read(args, all_options, prog)
+  values = flags if default is None else vars(default) | flags
+  for o in all_options:
     if o.required and o.name not in values:
       raise UserError(f"{o.flag} is missing; see {prog} --help")
   config = kind(**values)
@@ -43,11 +43,11 @@ def parse(kind: type, args: list[str], prog: str, default: Any = None, hints: Ma
   return config
 
 
-def _read(args: list[str], known: list[Option], prog: str) -> dict[str, Any]:
-  """{field: value} of what the flags say. Of a flag given twice the last counts; of several values, all."""
-  flags = {o.flag: o for o in known}
-  spellings = {*flags, *("--no-" + o.flag[2:] for o in known if o.kind is bool)}
-  loose = [o for o in known if o.positional]  # words without a flag are their values, in this order
+def _read(args: list[str], all_options: list[Option], prog: str) -> dict[str, Any]:
+  """{field: value} of the flags. If a flag is repeated the last one counts, except for tuples, which take all."""
+  flags = {o.flag: o for o in all_options}
+  spellings = {*flags, *("--no-" + o.flag[2:] for o in all_options if o.kind is bool)}
+  loose = [o for o in all_options if o.positional]  # words without a flag are their values, in this order
   out: dict[str, Any] = {}
   at = 0
   while at < len(args):
@@ -55,7 +55,7 @@ def _read(args: list[str], known: list[Option], prog: str) -> dict[str, Any]:
     if not word.startswith("--"):
       if not loose or word.startswith("-"):
         hint = " (write a value that begins with a dash as --option=-value)" if word.startswith("-") else ""
-        raise UserError(f"{ranges.shown(word)} belongs to no option{hint}; see {prog} --help")
+        raise UserError(f"{ranges.show(word)} belongs to no option{hint}; see {prog} --help")
       _put(out, loose[0], [word], prog)
       if not loose[0].several:
         del loose[0]
@@ -75,7 +75,7 @@ def _read(args: list[str], known: list[Option], prog: str) -> dict[str, Any]:
       values.append(args[at])
       at += 1
     if not values and not option.several:
-      raise UserError(f"{flag} is without its value; it must be {config_file.expected(option.kind)}; see {prog} --help")
+      raise UserError(f"{flag} is without its value; it must be {config_file.describe(option.kind)}; see {prog} --help")
     _put(out, option, values, prog)
   return out
 
@@ -86,8 +86,8 @@ def _dashed(word: str) -> bool:
 
 
 def _put(out: dict[str, Any], option: Option, values: list[str], prog: str):
-  read = tuple(value(option, v, prog) for v in values)
-  out[option.name] = (*out.get(option.name, ()), *read) if option.several else read[0]
+  new = tuple(value(option, v, prog) for v in values)
+  out[option.name] = (*out.get(option.name, ()), *new) if option.several else new[0]
 
 
 def is_given(option: Option, args: list[str]) -> bool:
@@ -114,7 +114,7 @@ def value(option: Option, text: str, prog: str) -> Any:
       return kind(text)
     except ValueError:
       pass
-  raise UserError(f"{option.flag} is {ranges.shown(text)}; it must be {config_file.expected(kind)}; see {prog} --help")
+  raise UserError(f"{option.flag} is {ranges.show(text)}; it must be {config_file.describe(kind)}; see {prog} --help")
 
 
 def _hints(args: list[str]) -> Mapping[str, str]:
@@ -140,6 +140,6 @@ def take(args: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
   return None, args
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-  near = difflib.get_close_matches(word, list(known), 1)
+def nearest(word: str, choices: Iterable[str]) -> str:
+  near = difflib.get_close_matches(word, list(choices), 1)
   return f" (did you mean {near[0]}?)" if near else ""

@@ -36,7 +36,7 @@ _END = 1 << 48  # examples; grain's own endless data sets have lengths that over
 
 class Stream:
   """`stream(i)`: batch i of this process, a dict of arrays with "index", the rows' places in the global
-  batch. Consecutive calls are cheap; any other call starts reading anew.
+  batch. Consecutive calls are cheap; any other call starts a new pass over the data.
 
   batch: rows of all `hosts` together, a multiple of them. workers: processes that read and decode; 0:
   threads of this process. Each epoch is shuffled separately and holds every example once.

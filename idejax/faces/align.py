@@ -1,4 +1,4 @@
-"""Alignment: similarities that take a face's five points to a template's, and the crops they give.
+"""Alignment: similarities that map a face's five points to a template's, and the crops they give.
 
 Points are eye, eye, nose tip, mouth corners, first those on the image's left; pixel (0, 0) has its
 centre at (0, 0), as in cv2 and insightface.

@@ -12,7 +12,7 @@ import numpy as np
 from idejax import __version__
 from idejax.errors import UserError, tell
 from idejax.faces import align, cache, landmarks, mask, photo
-from idejax.faces.mask import Known, Parser
+from idejax.faces.mask import Parser, Truth
 from idejax.faces.pack import Faces, Pack, open_pack
 from idejax.faces.record import FaceRecord
 
@@ -20,7 +20,7 @@ from idejax.faces.record import FaceRecord
 class _Detection(NamedTuple):
   photo: photo.Photo
   faces: Faces
-  chosen: int
+  index: int  # of the face that is read
   crop: np.ndarray  # for the recogniser
 
 
@@ -30,7 +30,7 @@ def read(
   pack: str | Pack = ...,
   face: int | None = ...,
   parsing: Path | Parser | None = ...,
-  known: Known | None = ...,
+  truth: Truth | None = ...,
   cached: bool = ...,
   notify: Callable[[str], None] = ...,
 ) -> list[FaceRecord]: ...
@@ -40,21 +40,21 @@ def read(
   pack: str | Pack = ...,
   face: int | None = ...,
   parsing: Path | Parser | None = ...,
-  known: Known | None = ...,
+  truth: Truth | None = ...,
   cached: bool = ...,
   notify: Callable[[str], None] = ...,
 ) -> FaceRecord: ...
-def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=True, notify=tell):
+def read(photos, pack="miniature", face=None, parsing=None, truth=None, cached=True, notify=tell):
   """The record in a photo (anything `photo.read` takes), or in each of a list of photos.
 
   `face` counts from 1, left to right; else the largest is taken, with a warning if there are
-  several. `parsing` is a face-parsing ONNX file; `known` is what a drawn world knows about its picture.
+  several. `parsing` is a face-parsing ONNX file; `truth` is what a drawn world knows about its picture.
   With `cached` the networks' answers are kept, see `cache`. UserError if there is no face.
   """
   pack = pack if isinstance(pack, Pack) else open_pack(pack, notify=notify)
   parser = parsing if isinstance(parsing, Parser) or parsing is None else Parser(parsing)
   if isinstance(photos, list):
-    return [read(p, pack, face, parser, known, cached, notify) for p in photos]
+    return [read(p, pack, face, parser, truth, cached, notify) for p in photos]
   picture = photo.read(photos)
   file = cache.path(picture.digest, pack.digest, parser and parser.digest, face) if cached else None
   answers = cache.get(file)
@@ -68,7 +68,7 @@ def read(photos, pack="miniature", face=None, parsing=None, known=None, cached=T
       f"warning: {picture.name} has {count} faces; taking the largest, number "
       f"{int(answers.chosen) + 1} from the left (--face N picks another)"
     )
-  return _record(picture, answers, pack, parser, face, known)
+  return _record(picture, answers, pack, parser, face, truth)
 
 
 def many(
@@ -148,12 +148,12 @@ def _look(picture: photo.Photo, pack: Pack, face: int | None) -> _Detection:
       f"{picture.name}: --face {face}, but it has {count} face{'s' * (count > 1)} (counted from the left, from 1)"
     )
   sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
-  chosen = int(np.argmax(sides.prod(1))) if face is None else face - 1
+  index = int(np.argmax(sides.prod(1))) if face is None else face - 1
   try:
-    crop = pack.crop(picture.pixels, faces.points[chosen])
+    crop = pack.crop(picture.pixels, faces.points[index])
   except ValueError as e:
     raise UserError(f"{picture.name}: the face cannot be aligned: {e}") from e
-  return _Detection(picture, faces, chosen, crop)
+  return _Detection(picture, faces, index, crop)
 
 
 def _ask(detection: _Detection, vector: np.ndarray, pack: Pack, parser: Parser | None) -> cache.Answers:
@@ -169,13 +169,13 @@ def _record(
   pack: Pack,
   parser: Parser | None,
   face: int | None,
-  known: Known | None = None,
+  truth: Truth | None = None,
 ) -> FaceRecord:
   n = int(answers.chosen)
   box, points, pixels = answers.boxes[n], answers.points[n], picture.pixels
-  world = known and known.landmarks
+  world = truth and truth.landmarks
   marks = landmarks.from_106(answers.marks) if world is None else world
-  masks = mask.masks(pixels.shape[:2], points, marks, answers.labels, known)
+  masks = mask.masks(pixels.shape[:2], points, marks, answers.labels, truth)
   crop = align.crop(pixels, points)
   missing = []
   if marks is None:

@@ -1,6 +1,6 @@
 """A cache of the networks' answers about a photo, keyed by digests, so that they run once per photo.
 
-It holds what costs time, and no picture: boxes, points, embedding, landmarks, parsed classes.
+It holds what takes time to compute (boxes, points, embedding, landmarks, parsed classes), but no picture.
 """
 
 import contextlib

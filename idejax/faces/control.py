@@ -1,7 +1,7 @@
-"""Landmarks as the picture that a ControlNet reads: lines and dots, a colour for each part of the face.
+"""Draws landmarks as the picture that a ControlNet reads: lines and dots, with one colour per part of the face.
 
-Edges are smooth over one pixel. `stroke` is written for numpy and for jax alike: a training that keeps
-landmarks instead of pictures draws the same picture on its device.
+Edges are smooth over one pixel. `stroke` works with numpy and with jax, so that a training that stores
+landmarks instead of pictures can draw the same pictures on its device.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ STROKES = (*_LINES, *_DOTS)
 
 
 def width(xp, marks) -> Any:
-  """Of a line, in pixels: [..., 72, 2] -> [...]. The face's width / 128, at least 2; a dot's radius is the same."""
+  """The width of lines in pixels, [..., 72, 2] -> [...]: the face's width / 128, at least 2. Also a dot's radius."""
   across = marks[..., 0].max(-1) - marks[..., 0].min(-1)
   return xp.maximum(xp.round(across / 128), 2.0)
 
 
 def stroke(xp, x, y, a, b, radius) -> Any:
-  """How much of a pixel at (x, y) a line from a to b with round ends covers, 0 to 1; all broadcast.
+  """The share, 0 to 1, of a pixel at (x, y) that a line from a to b with round ends covers; all arguments broadcast.
 
   a, b: [..., 2]; x, y, radius: [...].
   """
@@ -38,7 +38,7 @@ def stroke(xp, x, y, a, b, radius) -> Any:
 def raster(marks: np.ndarray | None, height: int, wide: int) -> np.ndarray:
   """Landmarks [72, 2] in pixels of the picture -> float32 [height, width, 3] in [0, 1]; None: all black.
 
-  What lies outside is cut off.
+  Lines outside the picture are cut off.
   """
   out = np.zeros((height, wide, 3), np.float32)
   if marks is None:
@@ -61,7 +61,7 @@ def raster(marks: np.ndarray | None, height: int, wide: int) -> np.ndarray:
 
 
 def place(marks: np.ndarray, photo: tuple[int, int], height: int, wide: int) -> np.ndarray:
-  """Landmarks of a photo [H, W] where they lie when all of it is fitted, centred, into height x width."""
+  """Landmarks of a photo [H, W] after the whole photo is fitted into height x width and centred."""
   scale = min(height / photo[0], wide / photo[1])
   # Pixel centres are whole numbers: a picture's middle is (W - 1) / 2.
   middle = np.array([photo[1] - 1, photo[0] - 1]) / 2

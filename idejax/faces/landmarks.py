@@ -1,6 +1,6 @@
-"""72 landmarks in FaceSnap's order: out of insightface's 106, out of iBUG's 68, and how they are drawn.
+"""72 landmarks in FaceSnap's order: how to get them from insightface's 106 or iBUG's 68, and how to draw them.
 
-FaceSnap's are iBUG's 68 with eight points to an eye instead of six: contour down one side to the
+FaceSnap's landmarks are iBUG's 68 with eight points per eye instead of six: contour down one side to the
 chin (8), the other side from its top down, brows, nose, eyes from the outer (left) or inner (right)
 corner over the upper lid, mouth. Left is the image's left.
 """
@@ -94,7 +94,7 @@ def from_68(marks: np.ndarray) -> np.ndarray:
 def five(marks):
   """[..., 72, 2] -> eyes, nose tip and mouth corners [..., 5, 2], as `align` wants them; numpy or jax.
 
-  A matrix product, so that a gradient may pass.
+  It is a matrix product, so that a gradient can pass.
   """
   return FIVE.astype(marks.dtype) @ marks
 

@@ -21,7 +21,7 @@ _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _ELLIPSE = (256.0, 284.0, 138.0, 172.0)
 
 
-class Known(NamedTuple):
+class Truth(NamedTuple):
   """What a drawn world knows about its picture: masks bool [H, W], landmarks float32 [72, 2]."""
 
   face: np.ndarray | None = None
@@ -98,13 +98,13 @@ def masks(
   points: np.ndarray,
   landmarks: np.ndarray | None = None,
   labels: np.ndarray | None = None,
-  known: Known | None = None,
+  truth: Truth | None = None,
 ) -> Masks:
   """Masks of a photo [H, W] from the best source: the drawn world, a parser's `labels` of the portrait,
   the hull of the landmarks, or an ellipse about the five points. Hair comes from the first two only.
   """
-  known = known or Known()
-  face, hair = known.face, known.hair
+  truth = truth or Truth()
+  face, hair = truth.face, truth.hair
   for known_mask in (face, hair):
     if known_mask is not None and known_mask.shape != shape:
       raise ValueError(f"a known mask is {known_mask.shape}, the photo {shape}")

@@ -3,8 +3,8 @@
     landmarks(s, e) = mean + sum_i s_i shape_i + sum_j e_j expression_j
 
 Axes: x to the image's right, y up, z towards the viewer; any unit. A model's mesh is not kept: landmarks are
-weighted means of its vertices, so that bases of landmarks say all that fitting needs. Files are .npz without
-pickles; three layouts are known by the names of their arrays:
+weighted means of its vertices, and fitting needs only the bases of landmarks. Files are .npz without pickles;
+three layouts are recognised by the names of their arrays:
 
 | layout     | vertices, shape, expression                                               | landmarks                   |
 |------------|---------------------------------------------------------------------------|-----------------------------|
@@ -45,9 +45,9 @@ class Morphable(NamedTuple):
 
 
 def load(path: Path, table: Path, *, shapes: int = 80, expressions: int = 60) -> Morphable:
-  """A model from its .npz and its table of landmarks; of each basis the first so many.
+  """A model from its .npz and its table of landmarks, with the first `shapes` and `expressions` of its bases.
 
-  UserError, one sentence with the file's name, for what is missing, of another shape, or turned otherwise.
+  UserError, one sentence with the file's name, for arrays that are missing or have another shape or other axes.
   """
   for file, what in ((path, "the morphable model's .npz"), (table, "its table of landmarks")):
     if not Path(file).is_file():
@@ -115,7 +115,7 @@ def _jaw(arrays, vertices: np.ndarray) -> np.ndarray:
 
 
 def _gnm(arrays, table: Path) -> Morphable:
-  """Its 68 landmarks, rows of `vertex weight vertex weight vertex weight`, follow iBUG but for the jaw."""
+  """GNM Head. Its 68 landmarks, rows of `vertex weight vertex weight vertex weight`, follow iBUG except for the jaw."""
   vertices = _array(arrays, "template_vertex_positions", None, 3)
   bases = [_array(arrays, n, None, len(vertices), 3) for n in ("vertex_identity_basis", "expression_basis")]
   try:
@@ -131,7 +131,7 @@ def _gnm(arrays, table: Path) -> Morphable:
 
 
 def _along_the_jaw(marks: np.ndarray) -> np.ndarray:
-  """The contour's 17 points, 0 to 16, in the order from the image's left over the chin: by their direction."""
+  """The order of the contour's 17 points from the image's left over the chin, by their direction from the middle."""
   x, y = (marks[:17, :2] - marks[17:, :2].mean(0)).T
   return np.argsort(np.arctan2(-x, y) % (2 * np.pi))
 
@@ -165,7 +165,7 @@ def _gather(x: np.ndarray, corners: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def _check(model: Morphable):
-  """The axes, and left and right, are what is said above: by the eyes, the chin and the nose's tip."""
+  """ValueError unless the eyes, the chin and the nose's tip show the axes that are stated above."""
   right, up, out = model.mean.T
   if right[36:44].mean() >= right[44:52].mean():
     raise ValueError("its left eye is not on the image's left: x should point to the image's right")

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: written completely or not at all, read without pickle and within bounds."""
+"""Arrays in .npz files: they are written completely or not at all, and read without pickle and within bounds."""
 
 import io
 import zipfile

@@ -87,7 +87,7 @@ def show(shape: tuple[int | None, ...]) -> str:
   return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
 
 
-def chosen(folder: Path) -> dict[str, Net]:
+def choose(folder: Path) -> dict[str, Net]:
   """{task: net}, the first by file name, as insightface chooses. UserError if the detector or the
   recogniser is missing, and for files that insightface could not run."""
   files = sorted(folder.glob("*.onnx"))

@@ -1,4 +1,4 @@
-"""A record as one picture: the photo with box, points and masks; its crops; a line of words."""
+"""Shows a record as one picture: the photo with box, points and masks; its crops; a caption."""
 
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def picture(record: "FaceRecord", side: int = 512) -> Image.Image:
 
 
 def _photo(record: "FaceRecord", side: int) -> tuple[Image.Image, float]:
-  """The tinted photo no larger than 2 side x side; miniature ones grow by whole pixels."""
+  """The tinted photo, at most 2 side x side; miniature pictures grow by a whole factor."""
   height, width = record.photo.shape[:2]
   scale = min(side / height, 2 * side / width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -53,7 +53,7 @@ def _photo(record: "FaceRecord", side: int) -> tuple[Image.Image, float]:
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Shrink by averaging, enlarge smoothly, and enlarge miniature pictures by whole pixels."""
+  """Shrinks by averaging, enlarges smoothly, and enlarges miniature pictures by a whole factor."""
   grow = size[1] / image.shape[0]
   how = cv2.INTER_AREA if grow < 1 else cv2.INTER_CUBIC if grow <= 2.5 else cv2.INTER_NEAREST
   return cv2.resize(image, size, interpolation=how)
@@ -64,7 +64,7 @@ def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: int, colour
 
 
 def _caption(record: "FaceRecord", most: int) -> list[str]:
-  """Two lines, each cut where it is too long."""
+  """Two lines, each cut off if it is too long."""
   m, q = record.meta, record.quality
   first = (
     f"{m['photo'][:40]}: {m['pack'][:24]}, score {m['score']:.2f}, face {q['size']:.0f} px, "

@@ -20,7 +20,7 @@ MINIATURE = Path(__file__).parent.parent / "miniature" / "weights" / "faces"
 _INSIGHTFACE = "non-commercial research only (InsightFace pretrained models)"
 _RELEASES = "https://github.com/deepinsight/insightface/releases/tag/model-zoo"
 _TASKS = ("detection", "recognition", "landmark_2d_106")
-_LEAST = 0.05  # scores below this resemble nothing
+_LEAST = 0.05  # scores below this mean nothing
 
 
 class Faces(NamedTuple):
@@ -62,7 +62,7 @@ class Pack:
 
     # insightface's newer layout has a manifest, which insightface checks itself.
     if not (self.folder / "manifest.json").exists():
-      onnx_files.chosen(self.folder)
+      onnx_files.choose(self.folder)
     _warn_of_two_runtimes()
     from insightface.app import FaceAnalysis
 
@@ -89,7 +89,7 @@ class Pack:
     """Faces in an RGB photo uint8 [H, W, 3]; `threshold` replaces the pack's own."""
     height, width = pixels.shape[:2]
     no_faces = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), 0, (0, 5, 2))))
-    # A photo so narrow would vanish at the detector's size.
+    # Such a narrow photo would vanish at the detector's size.
     if min(width, height) * max(self.det_size) < 2 * max(width, height):
       return no_faces
     bgr = np.ascontiguousarray(pixels[..., ::-1])
@@ -160,14 +160,14 @@ def open_pack(name: str | os.PathLike = "miniature", threads: int = 0, notify=te
   UserError says what to do if it is not there. Nothing is downloaded. The licence is shown once.
   """
   pack = Pack(_folder(str(name)), threads)
-  if (pack.folder, pack.licence) not in _shown:
-    _shown.add((pack.folder, pack.licence))
+  if (pack.folder, pack.licence) not in _licences:
+    _licences.add((pack.folder, pack.licence))
     where = f" ({pack.licence_url})" if pack.licence_url else ""
     notify(f"face pack {pack.name}: {pack.licence}{where}")
   return pack
 
 
-_shown: set[tuple[Path, str]] = set()
+_licences: set[tuple[Path, str]] = set()
 
 
 def _folder(name: str) -> Path:
@@ -180,7 +180,7 @@ def _folder(name: str) -> Path:
     )
   path = Path(name).expanduser()
   home = Path("~/.insightface/models").expanduser() / name
-  # A word is a pack's name, even if a folder of that name lies about here.
+  # A single word is a pack's name, even if a folder of that name is in the current folder.
   if Path(name).name == name and home.is_dir():
     path = home
   if path.is_file():
@@ -197,8 +197,8 @@ def _folder(name: str) -> Path:
     inner = next((p.parent for p in sorted(path.glob("*/*.onnx"))), None)
     if (path / "manifest.json").exists():
       return path.resolve()
-    meant = f"; did you mean {inner}?" if inner else ""
-    raise UserError(f"{path} holds no .onnx file: it is no face pack{meant}")
+    hint = f"; did you mean {inner}?" if inner else ""
+    raise UserError(f"{path} holds no .onnx file: it is no face pack{hint}")
   return path.resolve()
 
 

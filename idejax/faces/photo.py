@@ -1,4 +1,4 @@
-"""Any picture file or array -> upright RGB uint8, or one sentence that says what is wrong with it."""
+"""Reads any picture file or array as upright RGB uint8; a UserError says in one sentence what is wrong with it."""
 
 import hashlib
 import io
@@ -55,7 +55,7 @@ def digest(path: Path) -> str:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-  """(width, height) from the header alone; (0, 0) if it cannot be read: `read` will say why."""
+  """(width, height) from the header alone; (0, 0) if it cannot be read (`read` says why)."""
   if not path.is_file():
     return 0, 0
   try:

@@ -1,7 +1,7 @@
 """The Landmark Predictor: where a person's 72 landmarks lie in a driver's pose, with the driver's expression.
 
-A predictor is a function of two faces' landmarks. Two need no training: the driver's own landmarks, and a
-morphable model fitted to both. Landmarks of ten poses that ship stand in for a driver's photo.
+A predictor is a function of two faces' landmarks. Two predictors need no training: the driver's own landmarks,
+and a morphable model fitted to both faces. Landmarks of ten poses in the package can replace a driver's photo.
 """
 
 import functools
@@ -20,15 +20,15 @@ from idejax.faces.record import FaceRecord
 
 class Prediction(NamedTuple):
   landmarks: np.ndarray  # float32 [72, 2] in the driver's pixels
-  residuals: Mapping[str, float]  # how far the model is off the source's and the driver's landmarks, shares of a face
+  residuals: Mapping[str, float]  # the model's error on the source's and the driver's landmarks, shares of a face
 
 
 Predictor = Callable[[np.ndarray, np.ndarray], Prediction]
-"""(source's landmarks [72, 2], driver's landmarks [72, 2]) -> Prediction. UserError where it cannot tell."""
+"""(source's landmarks [72, 2], driver's landmarks [72, 2]) -> Prediction. UserError if it cannot predict."""
 
 
 def drivers_own(source: np.ndarray, driver: np.ndarray) -> Prediction:
-  """The driver's landmarks as they are, the shape of their face included: what the paper compares with."""
+  """The driver's landmarks unchanged, with the shape of the driver's face: the paper's baseline."""
   return Prediction(np.asarray(driver, np.float32), {})
 
 
@@ -36,7 +36,7 @@ def morphed(model: Morphable) -> Predictor:
   """The source's shape in the driver's pose and expression, by a morphable model fitted to both."""
 
   def predict(source: np.ndarray, driver: np.ndarray) -> Prediction:
-    theirs, ours = fitting.checked(model, driver, "the driver"), fitting.checked(model, source, "the source")
+    theirs, ours = fitting.require_fit(model, driver, "the driver"), fitting.require_fit(model, source, "the source")
     marks = fitting.project(model, fitting.recombine(ours, theirs))
     return Prediction(marks.astype(np.float32), {"source": ours.residual, "driver": theirs.residual})
 
@@ -44,12 +44,12 @@ def morphed(model: Morphable) -> Predictor:
 
 
 def of_records(predict: Predictor, source: FaceRecord, driver: FaceRecord) -> Prediction:
-  """By two face records. UserError for one without landmarks."""
+  """The prediction for two face records. UserError for one without landmarks."""
   return predict(landmarks(source, "the source"), landmarks(driver, "the driver"))
 
 
 def landmarks(record: FaceRecord, whose: str) -> np.ndarray:
-  """float32 [72, 2]. UserError if the pack that read the photo has none."""
+  """The landmarks of a record, float32 [72, 2]. UserError if the pack that read the photo has none."""
   if record.landmarks is None:
     pack = record.meta.get("pack", "the face pack")
     raise UserError(f"{whose} has no landmarks: {pack} has no landmark network; take a pack with 2d106det.onnx")
@@ -57,7 +57,7 @@ def landmarks(record: FaceRecord, whose: str) -> np.ndarray:
 
 
 def pose(name: str, height: int, width: int) -> np.ndarray:
-  """Landmarks of a pose that ships, float32 [72, 2], in a picture's middle. UserError for another name."""
+  """Landmarks of a pose in the package, float32 [72, 2], in the picture's middle. UserError for another name."""
   if name not in poses():
     raise UserError(f"no pose {name!r}; there are {', '.join(poses())}")
   side = min(height, width)
@@ -66,6 +66,6 @@ def pose(name: str, height: int, width: int) -> np.ndarray:
 
 @functools.cache
 def poses() -> dict[str, np.ndarray]:
-  """{name: [72, 2]}, shares of a square's side, 0 and 1 its edges. Drawn by the built-in world's mean face."""
+  """{name: [72, 2]} in shares of a square's side, 0 and 1 at its edges, from the built-in world's mean face."""
   table = json.loads(resources.files("idejax.faces").joinpath("poses.json").read_text("utf-8"))
   return {name: np.array(marks).reshape(72, 2) for name, marks in table.items()}

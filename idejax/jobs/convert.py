@@ -32,19 +32,19 @@ def main(c: config.Convert):
 
     need_space(target, sum(least_size(s, c.dtype) for s in sources), "the weights")
   with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp:
-    made = Path(tmp) / target.name
+    path = Path(tmp) / target.name
     if as_identity:
-      said = identity(c, sources, made)
+      message = identity(c, sources, path)
     else:
-      said = model(c, sources, made)
+      message = model(c, sources, path)
     if target.exists():
       target.rmdir()
-    os.replace(made, target)
-  tell(f"{target}: {said}")
+    os.replace(path, target)
+  tell(f"{target}: {message}")
 
 
-def model(c: config.Convert, sources: list[Path], made: Path) -> str:
-  """A pipeline, a component or a checkpoint into a folder or a file; what was done, in words."""
+def model(c: config.Convert, sources: list[Path], target: Path) -> str:
+  """Converts a pipeline, a component or a checkpoint to a folder or a file; returns a summary."""
   from idejax.exporting import folders, orbax, single_file
 
   if len(sources) > 1:
@@ -52,32 +52,32 @@ def model(c: config.Convert, sources: list[Path], made: Path) -> str:
   source = sources[0]
   how: dict[str, Any] = dict(dtype=c.dtype, allow_pickle=c.allow_pickle)
   if source.is_file():
-    return from_single_file(c, source, made)
+    return from_single_file(c, source, target)
   is_pipeline = (source / "model_index.json").exists()
   if orbax.step_of(source) is not None:
-    return orbax.read(source, base_of(c, source), made, c.dtype, c.max_shard_size)
+    return orbax.read(source, base_of(c, source), target, c.dtype, c.max_shard_size)
   if not is_pipeline and not (source / "config.json").exists():
     raise UserError(
       f"{source} has neither model_index.json nor config.json, nor checkpoints: it is no pipeline, no "
       "component and no run of idejax"
     )
-  if c.to == "orbax" or made.suffix in _SINGLE:
+  if c.to == "orbax" or target.suffix in _SINGLE:
     if not is_pipeline:
-      raise UserError(f"{source} is one component; only a whole pipeline becomes {made.name}")
+      raise UserError(f"{source} is one component; only a whole pipeline becomes {target.name}")
     if c.to == "orbax":
-      return orbax.write(source, made, variant=c.variant, **how)
-    if made.suffix == ".ckpt":
-      raise UserError(f"{made.name} would be a pickle, which idejax does not write; call it .safetensors")
-    return single_file.write(source, made, variant=c.variant, **how)
+      return orbax.write(source, target, variant=c.variant, **how)
+    if target.suffix == ".ckpt":
+      raise UserError(f"{target.name} would be a pickle, which idejax does not write; call it .safetensors")
+    return single_file.write(source, target, variant=c.variant, **how)
   how |= dict(max_shard_size=c.max_shard_size, variant=c.variant)
   if not is_pipeline:
-    return folders.component(source, made, **how)
-  done = folders.pipeline(source, made, **how)
-  return "; ".join(f"{name}: {what}" for name, what in done.items())
+    return folders.component(source, target, **how)
+  report = folders.pipeline(source, target, **how)
+  return "; ".join(f"{name}: {what}" for name, what in report.items())
 
 
 def base_of(c: config.Convert, source: Path) -> Path:
-  """The pipeline folder that tells what a checkpoint of tensors leaves out: configs, tokenizer, other components."""
+  """The pipeline folder with what a checkpoint lacks: configs, tokenizer, other components."""
   from idejax.exporting import orbax
 
   name = c.model or orbax.base_of(source)
@@ -86,8 +86,8 @@ def base_of(c: config.Convert, source: Path) -> Path:
   return hub.resolve(name)
 
 
-def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
-  """A checkpoint of one file: by its own names where --model is a folder, else by diffusers, which fetches configs."""
+def from_single_file(c: config.Convert, source: Path, target: Path) -> str:
+  """Converts a one-file checkpoint, with configs from --model's folder or, through diffusers, from the hub."""
   from idejax.exporting import single_file
 
   if source.suffix not in _SINGLE:
@@ -96,12 +96,12 @@ def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
     raise UserError(
       f"{source} is a pickle, which can run code when it is opened; pass --allow-pickle if you trust its author"
     )
-  if made.suffix in _SINGLE:
+  if target.suffix in _SINGLE:
     raise UserError(f"{source} is a single file already; give a folder to make")
   xl = single_file.family(source) == "sdxl" if source.suffix == ".safetensors" else False
   if c.model and (Path(c.model).is_dir() or c.model in hub.BUILT_IN):
     return single_file.read(
-      source, hub.resolve(c.model), made, dtype=c.dtype, max_shard_size=c.max_shard_size, allow_pickle=c.allow_pickle
+      source, hub.resolve(c.model), target, dtype=c.dtype, max_shard_size=c.max_shard_size, allow_pickle=c.allow_pickle
     )
   try:
     import diffusers
@@ -115,7 +115,7 @@ def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
   dtype = getattr(torch, c.dtype or (single_file.dtype_of(source) if source.suffix == ".safetensors" else "float32"))
   try:
     pipe = kind.from_single_file(str(source), torch_dtype=dtype, **({"config": c.model} if c.model else {}))
-    pipe.save_pretrained(str(made), max_shard_size=c.max_shard_size or "1000GB")
+    pipe.save_pretrained(str(target), max_shard_size=c.max_shard_size or "1000GB")
   except Exception as e:  # a foreign loader on a stranger's file raises nearly anything
     raise UserError(
       f"{source}: diffusers cannot read it ({' '.join(str(e).split())[:300]}); without network give --model "
@@ -124,8 +124,8 @@ def from_single_file(c: config.Convert, source: Path, made: Path) -> str:
   return f"a {kind.__name__} folder"
 
 
-def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
-  """Files of a person into a run folder that idejax sample takes."""
+def identity(c: config.Convert, sources: list[Path], target: Path) -> str:
+  """Converts a person's files to a run folder that idejax sample opens; returns a summary."""
   if not c.name:
     raise UserError("--name is missing: one word that prompts shall call the person, such as <anna>")
   if not c.model:
@@ -143,8 +143,8 @@ def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
   with waiting("reading the model"):
     pipe = pipeline.load(hub.resolve(c.model), dtype=jnp.float32, devices=jax.devices()[:1], notify=tell)
   person = imports.identity(sources, pipe, c.model, c.name, phrase=c.word, allow_pickle=c.allow_pickle)
-  made.mkdir()
-  learned.save(made, person)
+  target.mkdir()
+  learned.save(target, person)
   facts = {
     "imported": {s.name: tensorfiles.digest(s) for s in sources},
     "consent": "not stated",
@@ -152,7 +152,7 @@ def identity(c: config.Convert, sources: list[Path], made: Path) -> str:
     "model_digest": pipe.digest,
     "ai_generated": "pictures made with this identity are synthetic",
   }
-  write_json(made / "provenance.json", facts)
+  write_json(target / "provenance.json", facts)
   return (
     f"{person.word} as {person.method}; try: idejax sample --identity {shlex.quote(str(c.paths[-1]))} "
     f"--prompt {shlex.quote(f'a photo of {person.word}')}"

@@ -44,7 +44,7 @@ def main(c: config.Evaluate):
     # ---- Judges first: what they lack must not be found out when everything is made --------------
     about: dict[str, Any] = {}
     if protocol is None:
-      found, judges = rows.read(Path(c.what[0])), open_judges(c, "pictures")
+      entries, judges = rows.read(Path(c.what[0])), open_judges(c, "pictures")
     else:
       # ---- People who were learned, and their pictures -------------------------------------------
       if c.methods:
@@ -55,37 +55,37 @@ def main(c: config.Evaluate):
         judges = open_judges(c, next(iter(methods.values()))[0].who.model)
       if distributed.first():
         check_references(judges, methods, out)
-      found, about = sampled(c, protocol, methods, out)
+      entries, about = sample(c, protocol, methods, out)
     if not distributed.first():
       return
 
     # ---- What the judges see ---------------------------------------------------------------------
-    wanted = [
-      p for r in found for p in (r.file, r.reference, r.second, r.driver, r.base, *(o for _, o in r.others)) if p
+    files = [
+      p for r in entries for p in (r.file, r.reference, r.second, r.driver, r.base, *(o for _, o in r.others)) if p
     ]
     if c.strangers:
       judges = calibrate(judges, list(looking.see(judges, pictures_in(c.strangers), out / ".seen").values()))
-    begun = time.monotonic()
-    seen = looking.see(judges, wanted, out / ".seen")
-    seconds = time.monotonic() - begun
+    start = time.monotonic()
+    findings = looking.see(judges, files, out / ".seen")
+    seconds = time.monotonic() - start
 
     # ---- Figures ---------------------------------------------------------------------------------
-    results = summary.results(judges, found, [seen[r.file] for r in found], seen)
+    results = summary.results(judges, entries, [findings[r.file] for r in entries], findings)
     for name, costs in about.pop("costs", {}).items():
       results["methods"][name]["costs"] = costs
     results |= {
       "protocol": dataclasses.asdict(protocol) if protocol else None,
       "seconds_of_judging": round(seconds, 2),
-      "provenance": about | provenance(found),
+      "provenance": about | provenance(entries),
     }
     title = f"{protocol.title} ({protocol.name})" if protocol else f"Pictures of {c.what[0]}"
-    writing.write(results, found, out, title)
+    writing.write(results, entries, out, title)
     print(tables.words(results))
   tell(f"done: {out / 'table.html'}")
 
 
 def check(c: config.Evaluate) -> Protocol | None:
-  """The protocol, None for somebody's pictures; UserError for what cannot be meant."""
+  """The protocol, or None for a table of pictures. UserError for options that do not go together."""
   files = [w for w in c.what if w.endswith((".jsonl", ".json"))]
   if files:
     if len(c.what) > 1 or c.protocol or c.methods:
@@ -114,13 +114,13 @@ def check(c: config.Evaluate) -> Protocol | None:
 
 
 def model_named(c: config.Evaluate) -> str | None:
-  """The model of `idejax evaluate MODEL`."""
+  """The model if the command is `idejax evaluate MODEL`, else None."""
   one = c.what[0] if len(c.what) == 1 else ""
   return one if one in hub.BUILT_IN or (Path(one) / "model_index.json").is_file() else None
 
 
 def open_judges(c: config.Evaluate, model: str) -> Judges:
-  """The user's, or those in the package for a built-in model's pictures."""
+  """The user's judges, or those in the package for a built-in model's pictures."""
   if c.judges and c.judges != "miniature":
     with waiting("reading the judges"):
       return judges_file.read(Path(c.judges))
@@ -136,22 +136,22 @@ def open_judges(c: config.Evaluate, model: str) -> Judges:
 
 
 def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], out: Path):
-  """UserError if a detector finds no face in somebody's photo: no figure of a face could then be given."""
+  """UserError if the detector finds no face in somebody's photo, because then no face could be judged."""
   if judges.detector is None:
     return
   places, _ = gallery.references(out.resolve(), methods)
-  seen = looking.see(judges, list(places.values()), out / ".seen")
-  if lost := [n for n, p in places.items() if seen[p].largest is None]:
+  findings = looking.see(judges, list(places.values()), out / ".seen")
+  if faceless := [n for n, p in places.items() if findings[p].largest is None]:
     raise UserError(
-      f"{judges.detector.about.network} finds no face in the photo of {', '.join(lost[:5])} ({places[lost[0]]}): "
+      f"{judges.detector.about.network} finds no face in the photo of {', '.join(faceless[:5])} ({places[faceless[0]]}): "
       "give --judges whose detector does, or leave them out"
     )
 
 
-def sampled(
+def sample(
   c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[Trained]], out: Path
 ) -> tuple[list[Row], dict[str, Any]]:
-  """The rows of a protocol's pictures, all made; what is to be said of them."""
+  """Samples a protocol's pictures; returns their rows and facts about them."""
   everyone = {t.name for people in methods.values() for t in people}
   if len(everyone) != protocol.people["count"]:
     tell(f"{protocol.name} is for {protocol.people['count']} people; here are {len(everyone)}")
@@ -165,9 +165,9 @@ def sampled(
   if pipe.digest != first.digest:
     raise UserError(f"the runs were made on {first.model} as it was ({first.digest[:12]}), not on what is there now")
   job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch)
-  found = gallery.make(job, methods, {n: trainers(people, pipe.backbone.nets) for n, people in methods.items()})
+  entries = gallery.make(job, methods, {n: trainers(people, pipe.backbone.nets) for n, people in methods.items()})
   costs = {n: _mean_costs(people) for n, people in methods.items()}
-  return found, {
+  return entries, {
     "model": first.model,
     "model_digest": pipe.digest,
     "dtype": dtype,
@@ -181,11 +181,11 @@ def trainers(people: Sequence[Trained], nets: Nets) -> tuple[str, ...]:
   who = people[0].who
   if not METHODS[who.method].needs(who.cfg, nets).recogniser:
     return ()
-  found = set()
+  digests = set()
   for name in {t.pack for t in people if t.pack}:
     pack = faces.open_pack(name, notify=lambda _: None)
-    found.add(tensorfiles.digest(pack.app.models["recognition"].model_file))
-  return tuple(sorted(found))
+    digests.add(tensorfiles.digest(pack.app.models["recognition"].model_file))
+  return tuple(sorted(digests))
 
 
 def _mean_costs(people: Sequence[Trained]) -> dict[str, float]:
@@ -194,7 +194,7 @@ def _mean_costs(people: Sequence[Trained]) -> dict[str, float]:
 
 
 def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
-  """`idejax personalize --compare` as a process of its own, which leaves no memory taken; resumable."""
+  """Runs `idejax personalize --compare` in a separate process, which frees its memory at the end; it is resumable."""
   photo = [c.what[0]] if c.what else ["--drawn", str(c.people or protocol.people["count"])]
   if not c.what and c.model not in hub.BUILT_IN:
     raise UserError("whom? Give a folder of photos: only the built-in world draws people")
@@ -219,18 +219,18 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
   ]
   if c.dtype:
     command += ["--dtype", c.dtype]
-  done = subprocess.run(command, stdout=subprocess.DEVNULL)
-  if done.returncode:
-    raise UserError(f"training ended with exit code {done.returncode}; its own words stand above")
+  process = subprocess.run(command, stdout=subprocess.DEVNULL)
+  if process.returncode:
+    raise UserError(f"training ended with exit code {process.returncode}; its own words stand above")
   return folder
 
 
-def provenance(found: Sequence[Row]) -> dict[str, Any]:
+def provenance(entries: Sequence[Row]) -> dict[str, Any]:
   return {
     "idejax": __version__,
     "jax": jax.__version__,
     "device": jax.devices()[0].device_kind,
-    "pictures": len(found),
+    "pictures": len(entries),
     "command": shlex.join(["idejax", *sys.argv[1:]]),
   }
 
@@ -244,8 +244,8 @@ def examine(c: config.Evaluate):
   model = model_named(c) or c.model
   cores.use(model)
   pipe = pipeline.load(hub.resolve(model), notify=tell)
-  found = exam.run(pipe, c.quick)
-  print("\n".join(exam.lines(found)))
+  figures = exam.run(pipe, c.quick)
+  print("\n".join(exam.lines(figures)))
   if c.out:
     about = {
       "model": model,
@@ -254,4 +254,4 @@ def examine(c: config.Evaluate):
       "idejax": __version__,
       "jax": jax.__version__,
     }
-    write_json(c.out, found | about)
+    write_json(c.out, figures | about)

@@ -48,9 +48,9 @@ def main(c: config.Export):
     raise UserError(f"what {person.method} learned is in the UNet, not in words: use --format pipeline or lora")
   if kind == "pipeline":
     need_space(c.to, least_size(base), "the model's weights")
-  lost = torch_files.losses(e, kind)
-  if lost:
-    tell(f"warning: {kind} is a lossy form of this person; it leaves out: {lost}")
+  losses = torch_files.losses(e, kind)
+  if losses:
+    tell(f"warning: {kind} is a lossy form of this person; it leaves out: {losses}")
 
   # ---- Write, check, rename --------------------------------------------------------------------
   c.to.parent.mkdir(parents=True, exist_ok=True)
@@ -63,18 +63,18 @@ def main(c: config.Export):
     if c.to.exists():
       c.to.rmdir()
     os.replace(folder, c.to)
-  tell(f"{c.to}: {person.word} as {kind}" + (" (lossy)" if lost else "") + f"; how to open it: {c.to / 'README.md'}")
+  tell(f"{c.to}: {person.word} as {kind}" + (" (lossy)" if losses else "") + f"; how to open it: {c.to / 'README.md'}")
 
 
 def torch_form(e) -> str:
-  """The form that loses nothing, the smallest such."""
+  """The smallest form that loses nothing."""
   from idejax.exporting import torch_files
 
   return "textual-inversion" if not torch_files.losses(e, "textual-inversion") else "pipeline"
 
 
 def write(folder: Path, pipe, person, e, kind: str):
-  """The artefact, without card and certificate."""
+  """Writes the exported files, without card and certificate."""
   from idejax.exporting import pipelines, torch_files
 
   if kind == "pipeline":
@@ -88,17 +88,17 @@ def write(folder: Path, pipe, person, e, kind: str):
 
 
 def check(c: config.Export, folder: Path, pipe, person, e, kind: str) -> dict[str, Any]:
-  """The certificate. UserError if idejax and diffusers differ."""
+  """Compares with diffusers; returns the certificate. UserError if the two differ."""
   from idejax.exporting import certificate, pipelines, torch_files
   from idejax.runtime.progress import waiting
 
   code = kind == "pipeline" and pipelines.needs_code(e)
-  lost = torch_files.losses(e, kind)
+  losses = torch_files.losses(e, kind)
   facts: dict[str, Any] = {
     "word": person.word,
     "method": person.method,
     "format": kind,
-    "lossy": lost,
+    "lossy": losses,
     "code": code,
     "base": {"model": person.model, "digest": person.digest},
     "files": certificate.digests(folder),
@@ -108,13 +108,13 @@ def check(c: config.Export, folder: Path, pipe, person, e, kind: str) -> dict[st
   if not c.verify:
     tell("not verified: no certificate was measured (--no-verify)")
     return facts
-  written = torch_files.as_written(person, e, kind)
+  reference = torch_files.as_written(person, e, kind)
   steps: tuple[int, ...] = (10,) if c.quick else (10, 50)
   with waiting("comparing with diffusers"):
-    one = certificate.Check(folder, pipe, written, kind == "pipeline", code, steps)
+    one = certificate.Check(folder, pipe, reference, kind == "pipeline", code, steps)
     facts |= certificate.certify(one)[0]
-    if lost:
-      facts["loss"] = certificate.loss(pipe, person, written)
+    if losses:
+      facts["loss"] = certificate.loss(pipe, person, reference)
   if bad := certificate.verdict(facts):
     raise UserError(
       f"{person.word} as {kind} is not the same in diffusers: {'; '.join(bad)}; nothing was written "
@@ -126,7 +126,7 @@ def check(c: config.Export, folder: Path, pipe, person, e, kind: str) -> dict[st
 
 
 def finish(c: config.Export, folder: Path, person, e, kind: str, facts: dict[str, Any]):
-  """Card, sheet and certificate."""
+  """Writes card, sheet and certificate."""
   from idejax.exporting import cards
 
   run = c.run if c.run.is_dir() else c.run.parent

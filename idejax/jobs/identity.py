@@ -1,4 +1,4 @@
-"""`idejax identity`: photos in; face records, pictures of what was found and, of a folder, a table out."""
+"""`idejax identity`: reads photos; writes face records, pictures of them and, for a folder, a table."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def main(c: config.Identity):
 
 
 def check(c: config.Identity):
-  """UserError for what can be seen to be wrong without a network."""
+  """UserError for mistakes that can be found without running a network."""
   if not c.photo:
     raise UserError("which photo? idejax identity PHOTO... --out FILE.npz, or a folder of photos")
   if c.parsing and not c.parsing.exists():
@@ -80,11 +80,11 @@ def read_photos(c: config.Identity):
   pack = faces.open_pack(c.pack)
   parser = Parser(c.parsing) if c.parsing else None
   with waiting("reading the faces"):
-    found = faces.read(list(c.photo), pack, c.face, parser)
+    face_records = faces.read(list(c.photo), pack, c.face, parser)
   c.out.parent.mkdir(parents=True, exist_ok=True)
-  faces.save(c.out, found)
-  picture = write_picture(c.out, found)
-  for one in found:
+  faces.save(c.out, face_records)
+  picture = write_picture(c.out, face_records)
+  for one in face_records:
     m, q = one.meta, one.quality
     tell(
       f"{m['photo']}: face of {q['size']:.0f} px, score {m['score']:.2f}, yaw {round(q['yaw'])} "
@@ -92,21 +92,21 @@ def read_photos(c: config.Identity):
     )
     if outside(one):
       tell(f"warning: {m['photo']}: the face is cut off by the edge of the photo")
-  if found[0].meta["missing"]:
-    tell(f"not found: {'; '.join(found[0].meta['missing'])}")
+  if face_records[0].meta["missing"]:
+    tell(f"not found: {'; '.join(face_records[0].meta['missing'])}")
   least = pack.thresholds.get("far_1e-3")
-  for one in found[1:]:
-    alike = float(one.embedding @ found[0].embedding)
+  for one in face_records[1:]:
+    alike = float(one.embedding @ face_records[0].embedding)
     if least is not None and alike < least:
       tell(
-        f"warning: {one.meta['photo']} may show another person than {found[0].meta['photo']}: "
+        f"warning: {one.meta['photo']} may show another person than {face_records[0].meta['photo']}: "
         f"similarity {alike:.2f}, below the pack's {least:.2f}"
       )
   tell(f"{c.out}, and {picture} to look at")
 
 
 def warn_of_photographs(c: config.Identity, files: list[str]):
-  """The drawn world's networks know drawn faces only: said once, before a photograph is read."""
+  """Warns once, before a photograph is read, that the drawn world's networks know drawn faces only."""
   real = [f for f in files[:100] if max(photo.header_size(Path(f))) > photo.DRAWN_SIDE]
   if c.pack == config.Identity.pack and real:
     tell(
@@ -124,13 +124,13 @@ def outside(one: faces.FaceRecord) -> bool:
   return not (within(one.box[:2], slack) and within(one.box[2:], slack) and within(one.points, 0))
 
 
-def write_picture(out: Path, found: list[faces.FaceRecord], side: int = 512) -> Path:
-  """One below the other, as NAME.drawn.png: NAME.png may be the photo itself."""
+def write_picture(out: Path, face_records: list[faces.FaceRecord], side: int = 512) -> Path:
+  """Writes pictures of the records, one below the other, as NAME.drawn.png; NAME.png may be the photo itself."""
   path = out.with_name(f"{out.name.removesuffix('.npz')}.drawn.png")
-  drawn = [overlay.picture(one, side) for one in found]
-  canvas = Image.new("RGB", (max(d.width for d in drawn), sum(d.height for d in drawn)), "white")
+  pictures = [overlay.picture(one, side) for one in face_records]
+  canvas = Image.new("RGB", (max(d.width for d in pictures), sum(d.height for d in pictures)), "white")
   top = 0
-  for d in drawn:
+  for d in pictures:
     canvas.paste(d, (0, top))
     top += d.height
   buffer = io.BytesIO()
@@ -153,7 +153,7 @@ def read_folder(c: config.Identity, folder: Path):
   outs = {name: c.out / file for name, file in npz_names(names).items()}
   c.out.mkdir(parents=True, exist_ok=True)
   with waiting("looking at what is there already"):
-    there = {n: finished(folder, n, outs[n], c, pack, parser) for n in names}
+    there = {n: earlier_row(folder, n, outs[n], c, pack, parser) for n in names}
   rows = {n: row for n, row in there.items() if row is not None}
   todo = [n for n in names if n not in rows]
   if rows:
@@ -164,14 +164,14 @@ def read_folder(c: config.Identity, folder: Path):
     file = outs[back[path]]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_picture(file, [one], 256)
-    faces.save(file, one)  # last: what is there is whole
+    faces.save(file, one)  # last: a record that exists is complete
     return line(back[path], file.relative_to(c.out), one.meta, one.quality, one.box)
 
   bar = counting(len(todo), "photo")
   try:
-    for path, got in faces.many((folder / n for n in todo), pack, parser, c.face, then, c.threads):
-      bad = isinstance(got, UserError)
-      rows[back[path]] = {"photo": back[path], "error": str(got)} if bad else got
+    for path, result in faces.many((folder / n for n in todo), pack, parser, c.face, then, c.threads):
+      bad = isinstance(result, UserError)
+      rows[back[path]] = {"photo": back[path], "error": str(result)} if bad else result
       bar.update()
   finally:  # the table of what is finished, also when the run is interrupted
     bar.close()
@@ -180,7 +180,7 @@ def read_folder(c: config.Identity, folder: Path):
 
 
 def list_photos(folder: Path, out: Path) -> tuple[list[str], list[str]]:
-  """(picture files, others), relative, sorted; hidden files and what lies in `out` are neither."""
+  """(picture files, other files), relative and sorted, without hidden files and files in `out`."""
   pictures: list[str] = []
   others: list[str] = []
   for at, folders, files in os.walk(folder):
@@ -202,7 +202,7 @@ def npz_names(names: Iterable[str]) -> dict[str, str]:
   return {n: f"{n if count[stem(n).lower()] > 1 else stem(n)}.npz" for n in names}
 
 
-def finished(folder: Path, name: str, file: Path, c: config.Identity, pack, parser) -> dict[str, Any] | None:
+def earlier_row(folder: Path, name: str, file: Path, c: config.Identity, pack, parser) -> dict[str, Any] | None:
   """The row of a photo that an earlier run of this command finished, None if it has to be read."""
   record = records.peek(file) if file.exists() else None
   if record is None:
@@ -220,11 +220,11 @@ def finished(folder: Path, name: str, file: Path, c: config.Identity, pack, pars
 
 
 def line(name: str, file: Path, meta: dict[str, Any], quality: dict[str, float], box: Any):
-  """A line of the table."""
-  known = {k: meta[k] for k in COLUMNS if k in meta} | {k: round(v, 2) for k, v in quality.items()}
+  """A row of the table."""
+  facts = {k: meta[k] for k in COLUMNS if k in meta} | {k: round(v, 2) for k, v in quality.items()}
   sides = dict(zip(("x0", "y0", "x1", "y1"), (round(float(x), 2) for x in box)))
-  found = {"photo": name, "identity": file.as_posix(), "error": "", "score": round(meta["score"], 4)}
-  return known | sides | found
+  head = {"photo": name, "identity": file.as_posix(), "error": "", "score": round(meta["score"], 4)}
+  return facts | sides | head
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]):
@@ -236,7 +236,7 @@ def write_table(path: Path, rows: list[dict[str, Any]]):
 
 
 def report(c: config.Identity, names: list[str], rows: dict[str, dict[str, Any]], strange: list[str]):
-  """What happened, in a few lines; UserError if not one photo gave an identity."""
+  """Reports the result in a few lines. UserError if not one photo gave an identity."""
   bad = [n for n in names if rows[n]["error"]]
   if strange:
     more = ", ..." * (len(strange) > 5)

@@ -1,4 +1,4 @@
-"""The file of `idejax sample --save-latents`: filled row by row, and continued by the same command."""
+"""The file of `idejax sample --save-latents`, which is filled row by row and continued by the same command."""
 
 import hashlib
 import math
@@ -17,18 +17,20 @@ def sha256(x: np.ndarray) -> str:
 
 
 class LatentsFile:
-  """The file of --save-latents: `.NAME.partial` with rows filled in as they are made, renamed when
-  the last is there. A row belongs to a picture if its sha256 is the one in the picture's record.
+  """The file of --save-latents. It is `.NAME.partial`, with rows filled in as they are made, until the last row is
+  there. A row belongs to a picture if its sha256 is the one in the picture's record.
 
-  Written with seek and write: a memory map on a full disk would end the process.
+  It is written with seek and write, because a memory map on a full disk would end the process.
   """
 
-  def __init__(self, path: Path, shape: tuple[int, ...], found: list[dict[str, Any] | None]):
+  def __init__(self, path: Path, shape: tuple[int, ...], old_records: list[dict[str, Any] | None]):
     self.path, self.shape, self.partial = path, shape, path.with_name(f".{path.name}.partial")
     self.file: Any = None
     self.rows = self._read(path)
     if path.exists() and (
-      self.rows is None or not any(found) or any(old and not self.holds(i, old) for i, old in enumerate(found))
+      self.rows is None
+      or not any(old_records)
+      or any(old and not self.holds(i, old) for i, old in enumerate(old_records))
     ):
       raise UserError(
         f"--save-latents {path} is there and does not belong to the pictures in --out; move it or choose another name"
@@ -47,8 +49,8 @@ class LatentsFile:
     return self.rows is not None and sha256(self.rows[i]) == record.get("latents_sha256")
 
   def reopen(self):
-    """Make ready for `put`, with room for every row, so that a full disk is told now. One process makes
-    the file, all write their rows into it."""
+    """Prepares `put` and makes room for every row, so that a full disk is noticed now. One process makes the
+    file, and all write their rows into it."""
     if distributed.first():
       self._make()
     distributed.meet("room for latents")

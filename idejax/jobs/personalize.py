@@ -69,7 +69,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   """One method, on one person or on a folder of them. Returns what report.json holds."""
   c, watch = s.run, Watch()
   command = run_folder.command_digest(s, out)
-  if report_there := run_folder.finished(s, out):
+  if report_there := run_folder.earlier_report(s, out):
     tell(f"finished already: {out / 'sheet.png'}; another --out makes it again")
     return report_there
 
@@ -184,7 +184,7 @@ def check(s: Settings):
     method_options.check_parts(e)
   for p in c.prompts:
     if p.count("{}") > 1:
-      raise UserError(f"--prompts has {ranges.shown(p)}, with the person twice; a prompt names each person once")
+      raise UserError(f"--prompts has {ranges.show(p)}, with the person twice; a prompt names each person once")
 
 
 def check_prompts(s: Settings, people: Sequence[Person], pipe: pl.Pipeline):

@@ -1,4 +1,4 @@
-"""The folder that `idejax sample` writes: which one it is, what lies there already, and whose it is."""
+"""The folder that `idejax sample` writes: its choice, and checks of pictures that are there already."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ _LOOK = 16  # pictures that are compared before the model is read; all are compa
 
 
 def choose(rows: Sequence[Mapping[str, Any]], model: str) -> Path:
-  """The first of pictures, pictures-2, ... that is new, or that this very command began. `rows`: see `refuse_other`."""
+  """The first of pictures, pictures-2, ... that is new, or that the same command began. `rows`: see `refuse_other`."""
   for n in itertools.count(1):
     out = DEFAULT if n == 1 else DEFAULT.with_name(f"{DEFAULT.name}-{n}")
     if not out.exists():
@@ -34,7 +34,7 @@ def choose(rows: Sequence[Mapping[str, Any]], model: str) -> Path:
 
 
 def refuse_other(out: Path, rows: Sequence[Mapping[str, Any]]):
-  """UserError for what this command would overwrite, or could not continue.
+  """UserError for files that this command would overwrite, or pictures that it could not continue.
 
   rows: what is known of every picture's record before the model is read.
   """
@@ -46,11 +46,11 @@ def refuse_other(out: Path, rows: Sequence[Mapping[str, Any]]):
   if extra := [p for p in there if int(p.stem) >= len(rows)]:
     raise UserError(f"{extra[0]} is there, but this command makes {len(rows)} picture(s); choose another --out")
   for p in there[:_LOOK]:
-    finished(p, rows[int(p.stem)], known_only=True)
+    complete_record(p, rows[int(p.stem)], known_only=True)
 
 
 def foreign(out: Path) -> Path | None:
-  """A manifest or sheet that is not ours: ours stand together, and the manifest's lines name their pictures."""
+  """A manifest or sheet that idejax did not write, else None. The manifest shows whether both are ours."""
   manifest, sheet = out / "manifest.jsonl", out / "sheet.png"
   ours = manifest.is_file() and _is_ours(manifest)
   if manifest.exists() and not ours:
@@ -71,23 +71,23 @@ def _pictures(out: Path) -> list[Path]:
   return sorted(p for p in out.iterdir() if re.fullmatch(r"\d{5,}\.png", p.name))
 
 
-def finished(
+def complete_record(
   file: Path, record: Mapping[str, Any], known_only: bool = False, by_folder: bool = False
 ) -> dict[str, Any] | None:
-  """The record of a picture that is there and complete; UserError if it is another command's.
+  """The record of a complete picture, None if it is missing or damaged. UserError if another command made it.
 
   known_only: `record` does not have every field yet. by_folder: the sampler is the one that the model's folder
   names; earlier versions wrote that, not which it is.
   """
   if not file.exists():
     return None
-  found, intact = pictures.read_record(file)
-  if found is None:
+  there, intact = pictures.read_record(file)
+  if there is None:
     raise UserError(f"{file} is there and was not made by idejax; move it or choose another --out")
-  for key in record if known_only else [*record, *found]:
-    if key == "sampler" and by_folder and found.get(key) == "folder":
+  for key in record if known_only else [*record, *there]:
+    if key == "sampler" and by_folder and there.get(key) == "folder":
       continue
-    if key not in _FREE and found.get(key) != record.get(key):
-      old, new = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (found, record))
+    if key not in _FREE and there.get(key) != record.get(key):
+      old, new = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (there, record))
       raise UserError(f"{file} was made with another {key} ({old}, now {new}); choose another --out")
-  return found if intact else None
+  return there if intact else None

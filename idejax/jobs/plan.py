@@ -1,4 +1,4 @@
-"""`idejax plan`: what a run of `idejax personalize` needs on chips that are not there, before they are paid for."""
+"""`idejax plan`: what a run of `idejax personalize` needs on chips that are not at hand."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ TABLE = ("v5e-8", "v5e-256", "v6e-8")
 
 
 def parse(args: list[str], prog: str) -> config.Plan | None:
-  """Flags into a config.Plan, None after --help; --config here names the planned run's file."""
+  """The config.Plan that flags give, None after --help; --config names the planned run's file."""
   alias = lambda a: "--run" + a.removeprefix("--config") if a == "--config" or a.startswith("--config=") else a
   return options.parse(config.Plan, [alias(a) for a in args], prog)
 
@@ -44,17 +44,17 @@ def main(c: config.Plan):
   method_options.check_parts(s)
 
   # ---- Figures, from the cache or the compiler ---------------------------------------------------
-  made = [answer(c, s, t) for t in places]
+  answers = [answer(c, s, t) for t in places]
 
   # ---- Report ------------------------------------------------------------------------------------
-  print(table(made) if c.table or len(made) > 1 else text(made[0]), flush=True)
+  print(table(answers) if c.table or len(answers) > 1 else text(answers[0]), flush=True)
   if c.out:
-    _write(c.out, made)
+    _write(c.out, answers)
     tell(f"figures in {c.out}")
 
 
 def settings(c: config.Plan) -> method_options.Settings:
-  """The planned run's, with what the flags change."""
+  """The planned run's settings, with the changes that flags make."""
   args = ["--config", str(c.run)] if c.run else []
   for name in ("model", "method", "batch", "dtype"):
     if (value := getattr(c, name)) is not None:
@@ -63,48 +63,48 @@ def settings(c: config.Plan) -> method_options.Settings:
     args += ["--remat"]
   if not c.run and c.model is None:
     raise UserError("nothing to plan: give --config FILE of a run, or --model")
-  found = method_options.parse(args, "idejax plan")
-  assert found is not None  # there is no --help among them
-  return found
+  out = method_options.parse(args, "idejax plan")
+  assert out is not None  # there is no --help among them
+  return out
 
 
 def answer(c: config.Plan, s: method_options.Settings, t: Topology) -> dict[str, Any]:
-  """Figures of one topology: kept ones, if the program, its sources and versions are the same."""
+  """The figures of one topology, from the cache if the program, its sources and versions are the same."""
   path = cache_path(c, s, t)
   if path and path.exists():
     try:
       return json.loads(path.read_text())
     except ValueError:
       tell(f"warning: {path} is damaged; it is made anew")
-  whole = not c.blocks
-  if whole and c.limit and t.platform != "cpu":
-    found = _within(c, t, c.limit)
-    if found is not None:
-      return found  # kept by the child
+  full = not c.blocks
+  if full and c.limit and t.platform != "cpu":
+    result = _within(c, t, c.limit)
+    if result is not None:
+      return result  # kept by the child
     tell(f"the whole step was not compiled in {c.limit:g} s; compiling its blocks: the result is an estimate")
-    whole = False
-  made = compute(c, s, t, whole)
+    full = False
+  result = compute(c, s, t, full)
   if path:
-    _write(path, made)
-  return made
+    _write(path, result)
+  return result
 
 
 def compute(
-  c: config.Plan, s: method_options.Settings, t: Topology, whole: bool, notify: Callable[[str], None] = tell
+  c: config.Plan, s: method_options.Settings, t: Topology, full: bool, notify: Callable[[str], None] = tell
 ) -> dict[str, Any]:
-  """Compile, and read the result."""
+  """Compiles the step, and reads figures off the result."""
   with target.compiling_for(t.platform):
-    return _compute(c, s, t, whole, notify)
+    return _compute(c, s, t, full, notify)
 
 
 def _compute(
-  c: config.Plan, s: method_options.Settings, t: Topology, whole: bool, notify: Callable[[str], None]
+  c: config.Plan, s: method_options.Settings, t: Topology, full: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
   begin = time.monotonic()
   devices = topology.devices(t)
   w = work.build(s, t, devices, c.people, c.fsdp if c.fsdp > 1 else None)
   total = work.count_flops(w.settings)
-  f = _whole(w, t, total, notify) if whole else None
+  f = _full_step(w, t, total, notify) if full else None
   if not f or "needed" in f:
     f = figures.exceeded(blocks.estimate(w, t, devices[0], total, notify), w, t, f)
   about = {
@@ -125,8 +125,8 @@ def _compute(
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
 
 
-def _whole(w: work.Work, t: Topology, total: int, notify: Callable[[str], None]) -> dict[str, Any]:
-  """Figures of the whole step, or {"needed": bytes} where the compiler finds that memory is too small."""
+def _full_step(w: work.Work, t: Topology, total: int, notify: Callable[[str], None]) -> dict[str, Any]:
+  """The figures of the whole step, or {"needed": bytes} if the compiler says that memory is too small."""
   notify(f"compiling the step for {t.name} ({t.size} devices)")
   try:
     compiled = w.step.lower(*w.args).compile()
@@ -142,7 +142,7 @@ def _whole(w: work.Work, t: Topology, total: int, notify: Callable[[str], None])
 
 
 def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
-  """The same command for one topology in a process that can be stopped; None if it had to be."""
+  """Runs the same command for one topology in a process with a time limit; None if it took too long."""
   flags = ["--limit", "0", "--topology", t.name, "--people", str(c.people), "--fsdp", str(c.fsdp)]
   if c.remat:
     flags += ["--remat"]
@@ -160,7 +160,7 @@ def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | Non
       return None
     finally:
       p.kill()  # also when this process is interrupted; nothing if it has ended
-  found = (
+  result = (
     json.loads(out.splitlines()[-1])
     if out.strip()
     else {
@@ -168,41 +168,41 @@ def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | Non
       "IDEJAX_TRACEBACK=1 shows what was said"
     }
   )
-  if "error" in found:
-    raise UserError(found["error"])
-  return found
+  if "error" in result:
+    raise UserError(result["error"])
+  return result
 
 
 def child(args: list[str]):
-  """In a process of its own: one topology's figures, or {"error"}, as the last line of stdout."""
+  """The main function of that process: prints one topology's figures, or {"error"}, as the last line of stdout."""
   topology.prepare()
   c = parse(args, "idejax plan")
   assert c is not None
   try:
-    found = answer(c, settings(c), topology.read(c.topology[0]))
+    result = answer(c, settings(c), topology.read(c.topology[0]))
   except UserError as e:
-    found = {"error": str(e)}
-  print(json.dumps(found), flush=True)
+    result = {"error": str(e)}
+  print(json.dumps(result), flush=True)
 
 
 # The cache.
 
 
 def cache_path(c: config.Plan, s: method_options.Settings, t: Topology) -> Path | None:
-  """Where this question's answer is kept: by settings, the model's configs, our sources and the compiler."""
+  """The cache file of an answer, named by a digest of settings, the model's configs, our sources and the compiler."""
   folder = files.cache("plan")
   if folder is None:
     return None
   from idejax.planning import model
 
-  found = {k: v for k, v in method_options.to_json(s).items() if k not in ("out", "photo", "consent", "name")}
-  question = [found, model.configs(s.run.model)[0], t, c.people, c.fsdp, c.blocks, sources(), versions(t)]
+  run_settings = {k: v for k, v in method_options.to_json(s).items() if k not in ("out", "photo", "consent", "name")}
+  question = [run_settings, model.configs(s.run.model)[0], t, c.people, c.fsdp, c.blocks, sources(), versions(t)]
   digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
   return folder / f"{digest[:32]}.json"
 
 
 def sources() -> str:
-  """Digest of what makes a step: nets, methods and the modules that they stand on."""
+  """The digest of all sources that define a step: nets, methods and the modules that they use."""
   root = Path(__file__).parents[1]
   rooms = (".", "nets", "model", "person", "methods", "training", "planning")
   digest = hashlib.sha256()
@@ -232,16 +232,16 @@ def _write(path: Path, value: Any):
 
 
 def text(f: dict[str, Any]) -> str:
-  """One topology's figures, a line each."""
+  """One topology's figures, one line each."""
   kind = "an ESTIMATE from its repeating blocks" if f["estimate"] else "compiled whole"
   who = (
     f"{f['people']} people, {f['people'] // f['devices']} a device, batch {f['batch']} each"
     if f["people"]
     else (f"one person, batch {f['batch']}")
   )
-  found = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
+  collectives = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
   if uncounted(f):
-    found = "not counted in an estimate"
+    collectives = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
   lines = [
     f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}{in_parts(f)}",
@@ -253,7 +253,7 @@ def text(f: dict[str, Any]) -> str:
     f"  peak         {gib(f['peak'])} of {gib(f['memory'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}",
     f"  FLOPs        {f['flops'] / 1e12:.4g} TFLOP a step",
     f"  bytes        {f['bytes'] / 1e9:.4g} GB a step",
-    f"  collectives  {found or 'none'}",
+    f"  collectives  {collectives or 'none'}",
     f"  step         {words(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
     f"{words(f['seconds_compute'])}, memory {words(f['seconds_memory'])}, links {words(f['seconds_links'])})",
     f"  largest      {fits} (temporaries taken as proportional)",
@@ -267,8 +267,8 @@ def in_parts(f: dict[str, Any]) -> str:
   return f", batch in {f['accumulate']} parts" if f["accumulate"] > 1 else ""
 
 
-def table(made: list[dict[str, Any]]) -> str:
-  """A line a topology; estimates are marked."""
+def table(answers: list[dict[str, Any]]) -> str:
+  """One line per topology; estimates are marked."""
   head = ("topology", "peak", "of", "TFLOP", "GB", "collectives", "step", "steps/s", "fits")
   body = [
     (
@@ -277,31 +277,31 @@ def table(made: list[dict[str, Any]]) -> str:
       gib(f["memory"]),
       f"{f['flops'] / 1e12:.4g}",
       f"{f['bytes'] / 1e9:.4g}",
-      moved(f),
+      traffic(f),
       words(f["seconds"]),
       f"{1 / f['seconds']:.3g}" if f["seconds"] else "-",
       ", ".join(str(v) for v in f["largest"].values()),
     )
-    for f in made
+    for f in answers
   ]
   wide = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
   lines = ["  ".join(x.ljust(n) for x, n in zip(r, wide)).rstrip() for r in [head, *body]]
-  people = "people per device" if made[0]["people"] else "batch"
+  people = "people per device" if answers[0]["people"] else "batch"
   notes = [f"per device, compiled, not run; fits: the largest {people}; step: roofline"]
-  if any(f["estimate"] for f in made):
+  if any(f["estimate"] for f in answers):
     notes.append("* estimate from the repeating blocks")
-  notes += [f"{f['topology']}: {w}" for f in made for w in f["warnings"]]
+  notes += [f"{f['topology']}: {w}" for f in answers for w in f["warnings"]]
   return "\n".join([*lines, *notes])
 
 
 def uncounted(f: dict[str, Any]) -> bool:
-  """Whether a step may have collectives that its estimate does not know."""
+  """Whether a step may have collectives that its estimate does not count."""
   return f["estimate"] and not f["people"] and f["devices"] > 1
 
 
-def moved(f: dict[str, Any]) -> str:
-  """Number and bytes of a step's collectives."""
+def traffic(f: dict[str, Any]) -> str:
+  """The number and bytes of a step's collectives, in words."""
   if uncounted(f):
     return "?"
-  found = f["collectives"].values()
-  return f"{sum(v['count'] for v in found)} ({gib(sum(v['bytes'] for v in found))})" if found else "none"
+  operations = f["collectives"].values()
+  return f"{sum(v['count'] for v in operations)} ({gib(sum(v['bytes'] for v in operations))})" if operations else "none"

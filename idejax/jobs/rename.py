@@ -24,7 +24,7 @@ def main(c: config.Rename):
 
 
 def check_word(word: str, model: str):
-  """UserError if the word is an ordinary one of the model, where the model is on this machine."""
+  """UserError if the word is an ordinary word of the model; only checked if the model is on this machine."""
   folder = hub.BUILT_IN.get(model, Path(model))
   if not (folder / "tokenizer").is_dir():
     return

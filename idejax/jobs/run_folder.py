@@ -1,4 +1,4 @@
-"""The run folder of `idejax personalize`: which one it is, whether it is this command's, and whether that has ended."""
+"""The run folder of `idejax personalize`: how it is chosen, and whether this command has begun or ended in it."""
 
 import hashlib
 import itertools
@@ -16,11 +16,11 @@ from idejax.methods.contract import todays_names
 from idejax.personalizing.learn import FREE
 from idejax.storage import hub
 
-_WHOSE = ("photo", "drawn", "split", "model", "vit", "describe", "compare", "given")  # of those, what makes another run
+_WHOSE = ("photo", "drawn", "split", "model", "vit", "describe", "compare", "given")  # another value is another run
 
 
 def choose(s: Settings) -> Path:
-  """Without --out: the first of runs/NAME, runs/NAME-2, ... that is new, or where this very run began."""
+  """--out, or else the first of runs/NAME, runs/NAME-2, ... that is new or where the same run began."""
   c = s.run
   if c.out:
     return c.out
@@ -36,7 +36,7 @@ def choose(s: Settings) -> Path:
 
 
 def refuse_other(s: Settings, out: Path):
-  """UserError, before anything is written, if `out` holds a run of other settings, or files of somebody else."""
+  """UserError, before anything is written, if `out` holds a run with other settings, or files that are not ours."""
   c = s.run
   old = _read(out / "config.json")
   if old is None:
@@ -44,13 +44,13 @@ def refuse_other(s: Settings, out: Path):
       if (out / name).exists() and not (out / "checkpoints").is_dir():
         raise UserError(f"--out {out} holds a {name} that no run of this command wrote there; choose another --out")
     return
-  shown = () if c.photo else ("photo", "drawn", "split")  # without a photo, the run itself writes what it learns from
-  free = [k for k in FREE if k not in shown]
+  keys = () if c.photo else ("photo", "drawn", "split")  # without a photo, the run itself writes what it learns from
+  free = [k for k in FREE if k not in keys]
   if bool(old.get("compare")) != bool(c.compare):
     kind = "a comparison" if old.get("compare") else f"a run of {old.get('method')}"
     raise UserError(f"--out {out} holds {kind}; choose another --out")
   now = json.loads(json.dumps(method_options.to_json(s)))
-  odd = [k for k in shown if old.get(k) != now.get(k)] if c.compare else differing(s, old, free)
+  odd = [k for k in keys if old.get(k) != now.get(k)] if c.compare else differing(s, old, free)
   if odd:  # of a comparison each method's own folder is looked at too
     odd = ["method"] if "method" in odd else odd
     lines = [f"{k} was {json.dumps(old.get(k))[:80]} and is now {json.dumps(now.get(k))[:80]}" for k in odd[:3]]
@@ -58,7 +58,7 @@ def refuse_other(s: Settings, out: Path):
 
 
 def differing(s: Settings, old: dict[str, Any], free: list[str]) -> list[str]:
-  """Settings in which a run's config.json and this command differ. One that an earlier version did not know is off."""
+  """The settings in which a run's config.json and this command differ. One that config.json lacks counts as off."""
   now = json.loads(json.dumps(method_options.to_json(s)))
   if old.get("method") in METHODS:
     old = todays_names(METHODS[old["method"]].Config, old)
@@ -66,8 +66,8 @@ def differing(s: Settings, old: dict[str, Any], free: list[str]) -> list[str]:
   return sorted(k for k in keys if old.get(k) != now.get(k) and (k in old or now.get(k)))
 
 
-def finished(s: Settings, out: Path) -> dict[str, Any] | None:
-  """What report.json holds if this very command, on these very files, has ended there; else None."""
+def earlier_report(s: Settings, out: Path) -> dict[str, Any] | None:
+  """The content of report.json if the same command, on the same files, has ended there; else None."""
   report = _read(out / "report.json")
   if report is None or report.get("command") != command_digest(s, out) or not (out / "sheet.png").is_file():
     return None
@@ -76,7 +76,7 @@ def finished(s: Settings, out: Path) -> dict[str, Any] | None:
 
 
 def command_digest(s: Settings, out: Path) -> str:
-  """Names the command: its settings, and the size and age of every file that it reads."""
+  """A digest of the command: its settings, and the size and time of every file that it reads."""
   c = s.run
   left_out = ("out", "minutes", "checkpoint_every", "tensorboard", "consent", "compare", "given")
   settings = {k: v for k, v in method_options.to_json(s).items() if k not in left_out}
@@ -108,7 +108,7 @@ def photos_too_real(c: config.Personalize) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any] | None:
   try:
-    found = json.loads(path.read_text("utf-8"))
+    value = json.loads(path.read_text("utf-8"))
   except (OSError, ValueError):
     return None
-  return found if isinstance(found, dict) else None
+  return value if isinstance(value, dict) else None

@@ -110,7 +110,8 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   records = [_record(i, r, common) for i, r in enumerate(requests)]
   with waiting("looking at the pictures that are there"):
     found = [
-      picture_folder.finished(file, record, by_folder=c.sampler == "folder") for file, record in zip(files, records)
+      picture_folder.complete_record(file, record, by_folder=c.sampler == "folder")
+      for file, record in zip(files, records)
     ]
     saved = LatentsFile(c.save_latents, shape, found) if c.save_latents else None
   todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.holds(i, old))]

@@ -28,13 +28,13 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 
 
 def main(c: config.TrainMiniature):
-  """Run one stage, or all that are not yet done, in order."""
+  """Runs one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
   if c.start:
     c = dataclasses.replace(c, start=hub.resolve(c.start))
-  named = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
-  given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
-  r = dataclasses.replace(r, **given)
+  options = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
+  changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+  r = dataclasses.replace(r, **changes)
   for name in STAGES if c.stage == "all" else (c.stage,):
     tell(f"== {name}")
     _RUN[name](c, r)
@@ -59,7 +59,7 @@ def make_data(c: config.TrainMiniature, r: recipe.Recipe):
 
 
 def finish(c: config.TrainMiniature, r: recipe.Recipe):
-  """Card and digests beside the weights: what they are, and what they were trained on."""
+  """Writes training.json beside the weights: digests, and how they were trained."""
   folder = training.home(c, "pipeline")
   stages = {"vae": c.out / "vae"} | {n: training.home(c, n) for n in ("words", "diffusion")}
   results = {n: training.read_json(at / "result.json", n) for n, at in stages.items()}

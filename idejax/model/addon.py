@@ -29,7 +29,7 @@ _STEM = "diffusion_pytorch_model"
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What an add-on was made of; whoever opens it must bring the same recogniser and vision tower."""
+  """What an add-on was made of. Using it needs the same recogniser and vision tower."""
 
   model: str  # the base, by name
   recogniser: str  # the face pack
@@ -40,7 +40,7 @@ class About:
 
   @classmethod
   def from_json(cls, config: Mapping[str, Any]) -> "About":
-    """From `addon.json`. ValueError, one sentence, for another version or a field that is not there."""
+    """Reads the content of `addon.json`. ValueError, one sentence, for another version or a missing field."""
     if config.get("version") != VERSION:
       raise ValueError(f"its version is {config.get('version')!r}, not {VERSION}")
     values: dict[str, Any] = {f.name: config.get(f.name) for f in dataclasses.fields(cls)}
@@ -60,7 +60,7 @@ class Addon(NamedTuple):
 def write(
   folder: Path, mixed: tuple[MixerConfig, Any], steering: tuple[ControlNetConfig, Any], about: About, dtype: Any = None
 ):
-  """(config, parameters) of the mixer and of the ControlNet, the parameters as `dtype`.
+  """Writes the mixer and the ControlNet, each (config, parameters), with parameters as `dtype`.
 
   UserError for contexts of different widths, or if a file cannot be written.
   """
@@ -80,7 +80,7 @@ def write(
 
 
 def load(b: Backbone, folder: Path) -> Addon:
-  """An add-on beside a backbone. UserError for what is none, or one of another family."""
+  """Opens an add-on for a backbone. UserError if the folder is no add-on, or one of another family."""
   path = folder / "addon.json"
   if not path.is_file():
     raise UserError(f"{folder} is no add-on folder: it has no addon.json")

@@ -1,4 +1,4 @@
-"""Names as anchors: what a text encoder makes of an average celebrity's first and last name.
+"""Names as anchors: a text encoder's embeddings of an average celebrity's first and last name.
 
 `mean`, cross-initialisation and statistics work for any text encoder and any list of names.
 """

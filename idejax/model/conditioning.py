@@ -1,4 +1,4 @@
-"""Prompts with an identity's rows spliced in -> Conditioning: what every method starts from."""
+"""Makes a Conditioning from prompts with an identity's rows spliced in; every method starts from it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""ControlNet folders in diffusers' layout, beside a pipeline: opened, refused, written."""
+"""Opens, checks and writes ControlNet folders in diffusers' layout."""
 
 import dataclasses
 from collections.abc import Mapping

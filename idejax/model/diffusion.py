@@ -89,8 +89,8 @@ class NoiseSchedule:
   skip_prk_steps: bool = False
   original_inference_steps: int = 50
   timestep_scaling: float = 10.0
-  # Names that a file or a caller set; the rest may follow another sampler's class (`as_class`).
-  given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+  # Names of fields that a file or a caller set; the others may follow another sampler's class (`as_class`).
+  explicit: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
   @classmethod
   def from_json(cls, config: dict) -> "NoiseSchedule":
@@ -112,7 +112,7 @@ class NoiseSchedule:
         raise UserError(f"unknown scheduler setting {key!r}; known: {', '.join(sorted(_FIELDS))}.")
     values = {k: _convert(k, v) for k, v in values.items()}
     fields = {k: v for k, v in values.items() if k in _FIELDS}
-    out = dataclasses.replace(self, **fields, given=self.given | frozenset(fields))
+    out = dataclasses.replace(self, **fields, explicit=self.explicit | frozenset(fields))
     betas = out.betas
     if len(betas) != out.num_train_timesteps:
       raise UserError(
@@ -140,11 +140,11 @@ class NoiseSchedule:
       return dataclasses.replace(self, **changes)
     base = NoiseSchedule(class_name=name, **CLASS_DEFAULTS[name])
     follow = ("timestep_spacing", "set_alpha_to_one", "lower_order_final", "variance_type")
-    changes |= {f: getattr(base, f) for f in follow if f not in self.given}
-    if "clip_sample" not in self.given:
+    changes |= {f: getattr(base, f) for f in follow if f not in self.explicit}
+    if "clip_sample" not in self.explicit:
       changes["clip_sample"] = False
     # Stable Diffusion's PNDM is the one without Runge-Kutta steps, whatever the class assumes.
-    if "skip_prk_steps" not in self.given:
+    if "skip_prk_steps" not in self.explicit:
       changes["skip_prk_steps"] = True
     return dataclasses.replace(self, class_name=name, **changes)
 
@@ -159,7 +159,7 @@ class NoiseSchedule:
       "prediction_type",
       "timestep_spacing",
       "steps_offset",
-    } | self.given
+    } | self.explicit
     out = {f: getattr(self, f) for f in _FIELDS}
     out = {f: v for f, v in out.items() if f in always or v != getattr(base, f)}
     if self.trained_betas is not None:
@@ -188,7 +188,7 @@ class NoiseSchedule:
     return _cumprod(1 - self.betas).astype(np.float64)
 
 
-_FIELDS = {f.name: f.type for f in dataclasses.fields(NoiseSchedule) if f.name not in ("class_name", "given")}
+_FIELDS = {f.name: f.type for f in dataclasses.fields(NoiseSchedule) if f.name not in ("class_name", "explicit")}
 
 
 def _convert(name: str, value):
@@ -200,15 +200,15 @@ def _convert(name: str, value):
       raise UserError(f"scheduler setting {name} is {value!r}; supported: {choices}.")
     return value
   kind: Any = _FIELDS[name]
-  got: Any = None
+  out: Any = None
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   finite = number and math.isfinite(value)
   if kind is bool and (value is None or isinstance(value, bool)):
-    got = bool(value)
+    out = bool(value)
   elif kind is int and finite and value == int(value) >= (name != "steps_offset"):
-    got = int(value)
+    out = int(value)
   elif kind is float and (finite and value > 0 or number and name == "lambda_min_clipped"):
-    got = float(value)
+    out = float(value)
   elif kind == float | None and (value is None or finite and value > 0):
     return value
   elif name == "trained_betas":
@@ -216,9 +216,9 @@ def _convert(name: str, value):
       return None
     array = np.asarray(value)
     if array.ndim == 1 and array.dtype.kind in "fi":
-      got = tuple(array.astype(float).tolist())
-  if got is not None:
-    return got
+      out = tuple(array.astype(float).tolist())
+  if out is not None:
+    return out
   expected = {bool: "true or false", int: "a whole number"}.get(kind, "a positive number")
   if name == "trained_betas":
     expected = "a list of numbers"
@@ -303,7 +303,7 @@ def v_from(out: jax.Array, zt: jax.Array, abar_t, prediction: str = "epsilon") -
 
 
 def mse(out: jax.Array, expected: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-  """mean ||M (out - wanted)||^2 of each sample over all its elements: [B, ...] -> float32 [B].
+  """mean ||M (out - expected)||^2 of each sample over all its elements: [B, ...] -> float32 [B].
 
   `mask` broadcasts with `out`, for example [B, H, W, 1]; the mean is not renormalised by it
   (FaceSnap eq. 3), so a mask of ones gives the plain error and a mask of zeros gives 0.

@@ -173,7 +173,7 @@ def write_byte_tokenizer(folder: Path, length: int, pad: str):
 def is_sdxl(model: str) -> bool:
   """Whether a model, as --model names it, is of SDXL's family, without fetching or opening it.
 
-  Judged by its folder where that is on this machine, else by its name: ids of SDXL's descendants say XL.
+  Its folder decides if it is on this machine, else its name: ids of SDXL's descendants contain XL.
   """
   if model in KNOWN or model in FAMILIES:
     return KNOWN.get(model, model) == "sdxl"

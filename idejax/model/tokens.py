@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
   ids: np.ndarray
   eos: np.ndarray
   where: np.ndarray
-  cut: tuple[str, ...]
+  overflow: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Tokenizer:
     ids = np.full((len(prompts), self.length), self.pad, np.int32)
     where = np.full((len(prompts), sum(placeholders.values())), -1, np.int32)
     ends = np.zeros(len(prompts), np.int32)
-    cut = []
+    overflow = []
     for n, prompt in enumerate(prompts):
       body: list[int] = []
       if any(0xD800 <= ord(c) < 0xE000 for c in prompt):  # bytes of a terminal that are no UTF-8
@@ -73,11 +73,11 @@ class Tokenizer:
           f"the prompt is longer than {room} tokens and its placeholder would be cut off; "
           f"move it forward or shorten: {_short(prompt)}"
         )
-      cut.append(self.bpe.decode(body[room:]).strip() if len(body) > room else "")
+      overflow.append(self.bpe.decode(body[room:]).strip() if len(body) > room else "")
       body = body[:room]
       ids[n, : len(body) + 2] = [self.bos, *body, self.eos]
       ends[n] = len(body) + 1
-    return Encoded(ids, ends, where, tuple(cut))
+    return Encoded(ids, ends, where, tuple(overflow))
 
 
 def _split(prompt: str, placeholders: Mapping[str, Any]) -> list[str]:
@@ -99,7 +99,7 @@ def knows(tokenizer: Tokenizer, word: str) -> bool:
   return word.isalnum() and len(tokenizer.bpe(word, add_special_tokens=False)["input_ids"]) == 1
 
 
-def used(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:
+def placeholders_in(prompt: str, placeholders: Mapping[str, Any]) -> tuple[str, ...]:
   """The placeholders that a prompt contains, in the mapping's order."""
   parts = set(_split(prompt, placeholders))
   return tuple(w for w in placeholders if w in parts)

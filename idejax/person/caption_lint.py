@@ -1,6 +1,6 @@
-"""What training captions should say beside the person, and do not: clothes and background.
+"""Checks whether training captions name the photo's clothes and background.
 
-A caption that is silent about them teaches that they belong to the person; later prompts then bring them along.
+If a caption does not name them, training makes them part of the person, and they appear in later pictures.
 """
 
 import re
@@ -15,22 +15,22 @@ window door curtain sofa couch bed stage stadium""".split()
 EXAMPLE = "in a blue shirt on the beach"
 
 
-def missing(text: str) -> list[str]:
-  """Of clothes and background, what a description does not seem to name."""
+def omissions(text: str) -> list[str]:
+  """Which of clothes and background a description does not seem to name."""
   words = set(re.findall(r"[a-z]+(?:-[a-z]+)?", text.lower()))
-  return [name for name, known in (("clothes", _CLOTHES), ("background", _PLACES)) if not words & set(known)]
+  return [name for name, vocabulary in (("clothes", _CLOTHES), ("background", _PLACES)) if not words & set(vocabulary)]
 
 
 def advice(describe: str | None) -> str | None:
-  """A warning for a photo of the user's, with an example; None if nothing is missing, or if the user
-  has said with an empty description that nothing is to be told.
+  """A warning about the user's description of a photo, with an example. None if nothing is missing, or if the
+  description is empty, which means that the user wants none.
   """
   if describe is not None and not describe.strip():
     return None
-  told = (describe or "").strip()
-  if not (lost := missing(told)):
+  text = (describe or "").strip()
+  if not (names := omissions(text)):
     return None
   hint = {"clothes": "in a blue shirt", "background": "on the beach"}
-  example = EXAMPLE if not told else " ".join([told, *(hint[n] for n in lost)])
-  return (f"warning: the captions say nothing of the photo's {' and '.join(lost)}, which will then become part of the person; "
+  example = EXAMPLE if not text else " ".join([text, *(hint[n] for n in names)])
+  return (f"warning: the captions say nothing of the photo's {' and '.join(names)}, which will then become part of the person; "
           f'tell what it shows, such as --describe "{example}", or --describe "" if it shows nothing else')  # fmt: skip

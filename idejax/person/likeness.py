@@ -1,8 +1,8 @@
-"""How like a decoded picture is to a person, with a gradient to its pixels: FaceSnap's identity loss, eq. 4.
+"""The likeness of a decoded picture to a person, with a gradient to its pixels: FaceSnap's identity loss, eq. 4.
 
     L_id = 1 - cos(phi(photo), phi(crop(picture)))
 
-phi is a face recogniser. No detector looks for the face: the landmarks that steered the picture say where it is.
+phi is a face recogniser. No detector is needed: the landmarks that steered the picture say where the face is.
 """
 
 import jax
@@ -60,8 +60,8 @@ def _read(images: jax.Array, where: jax.Array) -> jax.Array:
   return out
 
 
-def identity_loss(made: jax.Array, wanted: jax.Array) -> jax.Array:
+def identity_loss(embedding: jax.Array, reference: jax.Array) -> jax.Array:
   """1 - cos of two embeddings [B, D]: float32 [B], 0 for the same direction, 2 for the opposite."""
-  a, b = (x.astype(jnp.float32) for x in (made, wanted))
+  a, b = (x.astype(jnp.float32) for x in (embedding, reference))
   norms = jnp.sqrt(jnp.square(a).sum(-1) * jnp.square(b).sum(-1) + 1e-12)
   return 1 - (a * b).sum(-1) / norms

@@ -14,7 +14,7 @@ Array = Any  # numpy when prepared, traced inside jit
 
 
 class Subject(NamedTuple):
-  """One person: V variants of the photo (mirrored, cropped, pasted, ...), all encoded before training,
+  """One person: V variants of the photo (mirrored, cropped, pasted, ...), which are all encoded before training,
   so that a step only gathers them."""
 
   mean: Array  # [V, h, w, C] moments of the VAE's latents, unscaled

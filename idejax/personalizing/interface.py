@@ -121,7 +121,7 @@ def typed(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
     if isinstance(value, str) and not config_file.fits(value, types[name]) and config_file.fits(Path(), types[name]):
       value = Path(value)
     if not config_file.fits(value, types[name]):
-      raise UserError(f"{name} is {x!r:.80}; it must be {config_file.expected(types[name])}")
+      raise UserError(f"{name} is {x!r:.80}; it must be {config_file.describe(types[name])}")
     out[name] = value
   return out
 

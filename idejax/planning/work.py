@@ -51,7 +51,7 @@ def build(s: Settings, t: Topology, devices: list[jax.Device], people: int, fsdp
   if people and reason:
     raise UserError(f"{s.run.method} trains one person at a time: {reason}")
   if not people and fsdp is None:
-    mesh = fit.parted(method, cfg, frozen, mesh)
+    mesh = fit.person_mesh(method, cfg, frozen, mesh)
   total = people * len(devices)
   keys = jax.eval_shape(lambda: fit.keys(0, ["0" * 16] * max(1, total)))
   results: list[Any] = []

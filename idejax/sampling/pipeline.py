@@ -130,7 +130,7 @@ class Pipeline:
     images = np.zeros((len(asked), *self.size(common), 3), np.uint8)
     for b in made:
       images[b.positions] = b.images
-    return sharding.summed(images)
+    return sharding.sum_all(images)
 
   def __repr__(self) -> str:
     nets, (height, width) = self.backbone.nets, self.size(Settings())
@@ -233,7 +233,7 @@ def generate(
   late = any(r.start > 0 for r in requests)
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
-  groups = [tokens.used(r.prompt, pipe.people) for r in requests]
+  groups = [tokens.placeholders_in(r.prompt, pipe.people) for r in requests]
   size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
   all_batches = batching.form(groups, size, changes.whole)
   parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in all_batches]

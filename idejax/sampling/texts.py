@@ -50,7 +50,7 @@ class Texts:
     self.backbone, self.people, self.under = b, people, under
     self.cache = dict[str | None, Encoding]()
     distinct = [t for t in dict.fromkeys(texts) if t is not None]
-    self.group = {t: tokens.used(t, people) for t in distinct}
+    self.group = {t: tokens.placeholders_in(t, people) for t in distinct}
     self.stages = max([self._stages(g) for g in self.group.values()], default=1)
     self.where: dict[str, tuple[Group, int]] = {}
     self.tokens: dict[Group, Prompts] = {}
@@ -61,7 +61,7 @@ class Texts:
       encodings = [t.encode(members, rows) for t in tokenizers]
       self.tokens[group] = conditioning.prompts(encodings)
       self.where |= {t: (group, i) for i, t in enumerate(members)}
-      for text, cut in zip(members, encodings[0].cut):
+      for text, cut in zip(members, encodings[0].overflow):
         if cut:
           notify(
             f"warning: the prompt is longer than {tokenizers[0].length - 2} tokens; "

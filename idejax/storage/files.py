@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def need_space(folder: Path, need: float, what: str):
-  """UserError if `need` bytes do not fit on the disk of `folder`. Less than 16 MiB is not checked: the writer fails soon."""
+  """UserError if `need` bytes do not fit on the disk of `folder`. Less than 16 MiB is not checked."""
   place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
   free = shutil.disk_usage(place).free
   if need > 2**24 and free < need:

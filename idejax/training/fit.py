@@ -52,7 +52,12 @@ def one(
   mesh, rows = _split(mesh, cfg.batch // accumulate)
   replicated = sharding.replicated(mesh)
   step, tx = _step(
-    method, cfg, dtype, plateau=plateau, accumulate=accumulate, whole=replicated if mesh.shape["fsdp"] > 1 else None
+    method,
+    cfg,
+    dtype,
+    plateau=plateau,
+    accumulate=accumulate,
+    replicated=replicated if mesh.shape["fsdp"] > 1 else None,
   )
   begin = functools.partial(_begin, method, cfg, tx, plateau)
   places = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
@@ -74,7 +79,7 @@ def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.
   return mesh, sharding.batch(mesh, ("replica",) if batch % mesh.shape["replica"] == 0 else ())
 
 
-def parted(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+def person_mesh(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
   """The mesh for one person, which holds a large state in parts: a UNet's weights do not fit beside their
   gradients and moments on most devices."""
   tx = _step(method, cfg, None)[1]
@@ -84,11 +89,11 @@ def parted(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) 
   return sharding.make_mesh(list(mesh.devices.flat), int(np.gcd(PARTS, mesh.size)))
 
 
-LARGE = 1 << 28  # numbers (1 GB) in a state, moments included, from which on it is held in parts
+LARGE = 1 << 28  # numbers (1 GB) in a state, moments included, above which it is held in parts
 PARTS = 8  # how many parts; fewer if these do not divide the devices
 
 
-def mapped(
+def replicas(
   method: "Method", cfg: Any, frozen: Frozen, key: jax.Array, devices: Sequence[jax.Device], dtype: Any = None
 ):
   """`one` with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
@@ -158,10 +163,10 @@ def together(
   how = {"plateau": plateau, "accumulate": accumulate}
   if len(people) == 1:
     frozen = Frozen(backbone, constants, captions, people[0])
-    return *one(method, cfg, frozen, keys[0], parted(method, cfg, frozen, mesh), **how), keys[0]
-  filled = pad(range(len(people)), mesh.size)
-  key = keys[np.array(filled)]
-  everybody = subjects.stack([people[i] for i in filled])
+    return *one(method, cfg, frozen, keys[0], person_mesh(method, cfg, frozen, mesh), **how), keys[0]
+  order = pad(range(len(people)), mesh.size)
+  key = keys[np.array(order)]
+  everybody = subjects.stack([people[i] for i in order])
   return *crowd(method, cfg, backbone, constants, captions, everybody, key, mesh, **how), key
 
 
@@ -210,7 +215,7 @@ def train(
 
 
 def represent(method: "Method", cfg: Any, frozen: Frozen, params: Any) -> dict[str, Any]:
-  """What sampling needs of one person, as numpy."""
+  """The identity of one person, as numpy arrays."""
   return jax.device_get(jax.jit(lambda p, f: method.represent(p, f, cfg))(params, frozen))
 
 
@@ -219,7 +224,7 @@ def represent_all(method: "Method", cfg: Any, frozen: Frozen, params: Any, count
   if count == 1:
     return [represent(method, cfg, frozen, params)]
   each = ((frozen._replace(subject=person(frozen.subject, i)), person(params, i)) for i in range(count))
-  return [represent(method, cfg, own, trained) for own, trained in each]
+  return [represent(method, cfg, own, own_params) for own, own_params in each]
 
 
 def person(tree: Any, i: int) -> Any:

@@ -1,4 +1,4 @@
-"""loss.png: what a run's metrics.jsonl holds, drawn as in a paper."""
+"""Draws loss.png from a run's metrics.jsonl, as a figure in a paper."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,32 +7,32 @@ from typing import Any
 
 import numpy as np
 
-_NAMED = 8  # people with a line each; more are a band
-_MOST = 4000  # points of a faint line: more cannot be seen
+_LINES = 8  # the most people with a line each; more are drawn as a band
+_MOST = 4000  # points of a faint line: more are not visible
 
 
 def loss(path: Path, rows: Sequence[Mapping[str, Any]], title: str, people: Sequence[str] = ()):
-  """The loss by step, every step faint and a running mean over it, on a logarithmic axis where it can be.
+  """The loss by step: every step faint, with a running mean over it, on a logarithmic axis if all losses are positive.
 
   rows: records of steps, {"step": s, "loss": x or None}, of a crowd with "loss_each", a number per person.
   people: names, in that order. Up to eight have a line each; of more, the median and the middle 80 % are drawn.
   Writes nothing where no step has a loss.
   """
-  kept = [r for r in rows if r.get("loss") is not None]
-  if not kept:
+  points = [r for r in rows if r.get("loss") is not None]
+  if not points:
     return
   from matplotlib import ticker
   from matplotlib.figure import Figure  # no pyplot: it would look for a display
 
   figure = Figure(figsize=(7, 4.2), layout="constrained")
   axes = figure.subplots()
-  x = np.array([r["step"] for r in kept]) + 1
-  each = _each(kept)
+  x = np.array([r["step"] for r in points]) + 1
+  each = _each(points)
   width = window(len(x))
   if each is None or each.shape[1] == 1:
-    y = np.array([r["loss"] for r in kept], float)
+    y = np.array([r["loss"] for r in points], float)
     _line(axes, x, y, width, "mean of {} steps" if width > 1 else "loss", "each step")
-  elif each.shape[1] <= _NAMED:
+  elif each.shape[1] <= _LINES:
     for i, y in enumerate(each.T):
       _line(axes, x, y, width, people[i] if i < len(people) else f"person {i + 1}")
   else:
@@ -67,7 +67,7 @@ def smooth(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def _each(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-  """Everybody's losses [T, N], NaN where there is none; None of one person."""
+  """Everybody's losses [T, N], NaN where there is none; None for a run of one person."""
   lists = [r.get("loss_each") for r in rows]
   if not all(lists) or len({len(x) for x in lists if x}) != 1:
     return None
@@ -75,7 +75,7 @@ def _each(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
 
 
 def _line(axes: Any, x: np.ndarray, y: np.ndarray, width: int, label: str, faint: str = ""):
-  """A mean over its raw values; `faint` names these in the legend."""
+  """Draws a running mean over its raw values; `faint` names the latter in the legend."""
   every = max(1, len(x) // _MOST)
   (mean,) = axes.plot(x, smooth(y, width), lw=1.6, label=label.format(width), zorder=3)
   if width > 1:
@@ -83,7 +83,7 @@ def _line(axes: Any, x: np.ndarray, y: np.ndarray, width: int, label: str, faint
 
 
 def _band(axes: Any, x: np.ndarray, each: np.ndarray, width: int):
-  """The people's median, and between which losses the middle 80 % of them lie."""
+  """Draws the people's median, and the band in which the middle 80 % of them lie."""
   means = np.stack([smooth(y, width) for y in each.T])
   low, middle, high = np.nanpercentile(means, [10, 50, 90], axis=0)
   count = each.shape[1]

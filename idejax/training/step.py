@@ -61,7 +61,7 @@ def make_step(
   dtype: Any = None,
   axis: str | None = None,
   plateau: int = 0,
-  whole: jax.sharding.Sharding | None = None,
+  replicated: jax.sharding.Sharding | None = None,
 ) -> Step:
   """The step for one loss.
 
@@ -75,7 +75,7 @@ def make_step(
     axis: name of a `pmap` axis over which gradients and metrics are averaged.
     plateau: steps without a lower running mean of the loss after which nothing changes any more (metric
       "stopped"); in a crowd each person stops separately. 0: never. Needs a state with `trend`.
-    whole: the replicated sharding of a mesh that holds parameters in parts. They are then joined for the
+    replicated: the replicated sharding of a mesh that holds parameters in parts. They are then joined for the
       loss; otherwise XLA would divide channels like the parameters and join activations instead.
 
   A loss or gradient that is not finite changes nothing but the counters and the step. After
@@ -86,8 +86,8 @@ def make_step(
   def gradient(params, frozen, batch, keys):
     def cast_loss(params):
       low = (params, frozen) if dtype is None else tree.cast((params, frozen), dtype)
-      if whole is not None:
-        low = jax.lax.with_sharding_constraint(low, whole)
+      if replicated is not None:
+        low = jax.lax.with_sharding_constraint(low, replicated)
       value, metrics = loss(*low, batch, keys)
       return value.astype(jnp.float32), metrics
 

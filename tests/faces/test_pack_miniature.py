@@ -67,7 +67,7 @@ def test_masks_without_a_parser_cover_the_drawn_faces():
     truth, (_, points, marks) = world.layers(np, *pair, 64), world.geometry(np, *pair, 64)
     ellipse.append(iou(mask.masks((64, 64), points).face, truth.face))
     hull.append(iou(mask.masks((64, 64), points, marks).face, truth.face))
-    known = mask.masks((64, 64), points, marks, known=faces.Known(truth.face, truth.hair, marks))
+    known = mask.masks((64, 64), points, marks, truth=faces.Truth(truth.face, truth.hair, marks))
     assert (known.face == truth.face).all() and (known.hair == truth.hair).all()
     assert (known.face_source, known.hair_source) == ("world", "world")
   assert np.mean(ellipse) > 0.6 and np.mean(hull) > 0.72

@@ -192,13 +192,13 @@ def test_classes_of_face_and_hair():
 
 def test_masks_that_the_world_knows(marked):
   image = facepack.picture((1, 1))
-  known = faces.Known(face=_square(128, 0, 0), hair=_square(128, 3, 3), landmarks=np.ones((72, 2), np.float32))
-  one = quiet(image, marked, known=known)
+  known = faces.Truth(face=_square(128, 0, 0), hair=_square(128, 3, 3), landmarks=np.ones((72, 2), np.float32))
+  one = quiet(image, marked, truth=known)
   assert (one.meta["face_source"], one.meta["hair_source"], one.meta["landmarks_source"]) == ("world",) * 3
   assert (one.face == known.face).all() and (one.hair == known.hair).all() and (one.landmarks == 1).all()
   assert not one.meta["missing"]
   with pytest.raises(ValueError, match="known mask"):
-    quiet(image, marked, known=faces.Known(face=np.zeros((9, 9), bool)))
+    quiet(image, marked, truth=faces.Truth(face=np.zeros((9, 9), bool)))
 
 
 def test_masks_of_faces_beyond_the_edge():

@@ -60,7 +60,7 @@ def test_captions_of_every_method_fit_into_a_prompt(folder, nets, name):
     assert needs.captions and needs.tokens > 0
     texts = [c.replace("{}", "<id>") for c in needs.captions]
     encoding = tokenizers[0].encode(texts, {"<id>": needs.tokens})
-    assert not any(encoding.cut)
+    assert not any(encoding.overflow)
     used = (encoding.where >= 0).all(-1)
     assert used.any() and ((encoding.where >= 0).any(-1) == used).all()
 

@@ -91,7 +91,7 @@ def test_any_text_equals_transformers(root, text, kind):
   assert encoding.ids[0, 0] == t.bos and encoding.ids[0, encoding.eos[0]] == t.eos
   assert encoding.eos[0] == min(len(ids), LENGTH - 2) + 1
   if len(ids) <= LENGTH - 2:
-    assert encoding.cut == ("",)
+    assert encoding.overflow == ("",)
 
 
 def test_the_random_pipelines_tokenizers_too(random_folder):
@@ -107,7 +107,7 @@ def test_what_is_cut_is_told(root):
   words = "the cat of the dog and " * 8
   encoding = t.encode([words, "the cat"])
   rest = t.bpe.decode(encoding.ids[0, 1 : LENGTH - 1].tolist())
-  assert encoding.cut[1] == "" and f"{rest} {encoding.cut[0]}".split() == words.split()
+  assert encoding.overflow[1] == "" and f"{rest} {encoding.overflow[0]}".split() == words.split()
   assert encoding.eos.tolist() == [LENGTH - 1, 3]
 
 
@@ -191,7 +191,7 @@ def test_a_placeholder_that_is_cut_off_is_an_error(byte):
   for rows in (1, 3):
     fits = "a" * (room - rows)
     assert byte.encode([f"{fits} <me>"], {"<me>": rows}).where.max() == room
-    assert byte.encode([f"<me> {fits} and more"], {"<me>": rows}).cut[0] == "and more"
+    assert byte.encode([f"<me> {fits} and more"], {"<me>": rows}).overflow[0] == "and more"
     with pytest.raises(UserError, match=f"longer than {room} tokens and its placeholder would be cut off"):
       byte.encode(["fine", f"a{fits} <me>"], {"<me>": rows})
 
@@ -210,7 +210,7 @@ def test_half_a_surrogate_pair_is_an_error(byte):
 
 def test_no_prompts(byte):
   encoding = byte.encode([], {"<me>": 2})
-  assert encoding.ids.shape == (0, LENGTH) and encoding.where.shape == (0, 2) and encoding.cut == ()
+  assert encoding.ids.shape == (0, LENGTH) and encoding.where.shape == (0, 2) and encoding.overflow == ()
 
 
 # Folders.

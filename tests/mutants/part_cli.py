@@ -14,15 +14,15 @@ MUTANTS = [
    "tests/cli/test_cli.py::test_config_files_are_typed"),
   # --compare: the first method trains 5 steps, all others 150.
   ("shared options for the first method only", "idejax/cli/method_options.py",
-   "  for field in s.given:", "  for field in s.given if own else ():",
+   "  for field in s.overrides:", "  for field in s.overrides if own else ():",
    "tests/jobs/test_compare.py::test_what_compare_names"),
   # A comparison repeated from its config.json trains its methods unlike the first time.
   ("what a comparison shares is not kept", "idejax/cli/method_options.py",
-   '{"given": list(s.given)} if s.run.compare else {}', "{}",
+   '{"given": list(s.overrides)} if s.run.compare else {}', "{}",
    "tests/jobs/test_compare.py::test_a_comparison_repeated_from_its_config_trains_alike"),
   # --prompt a --prompt b draws b alone.
   ("the last of repeated options counts", "idejax/cli/options.py",
-   "(*out.get(option.name, ()), *read) if option.several", "read if option.several",
+   "(*out.get(option.name, ()), *new) if option.several", "new if option.several",
    "tests/cli/test_cli.py::test_prompts_may_be_repeated"),
   # --no-adapter turns the adapter on.
   ("no- is not no", "idejax/cli/options.py",

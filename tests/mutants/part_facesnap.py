@@ -90,7 +90,7 @@ MUTANTS = [
    "np.full(count, shape_weight), np.full(total - count, expression_weight)", "np.full(count, expression_weight), np.full(total - count, shape_weight)",
    "tests/faces/test_morphable.py::test_the_prior_draws_towards_the_mean_face_shape_more_than_expression"),
   ("y turned twice", "idejax/faces/fitting.py",
-   "return fit.scale * turned[:, :2] * _FLIP + fit.shift", "return fit.scale * turned[:, :2] + fit.shift",
+   "return fit.scale * points[:, :2] * _FLIP + fit.shift", "return fit.scale * points[:, :2] + fit.shift",
    "tests/faces/test_morphable.py::test_y_is_turned_once"),
   ("the driver's shape", "idejax/faces/fitting.py",
    "return driver._replace(shape=source.shape)", "return driver",

@@ -89,7 +89,7 @@ def test_pmap_gives_the_same(world, first):
   b, constants, captions, people = world
   key = fit.keys(0, DIGESTS[:1])[0]
   devices = jax.devices()[:2]
-  step, state, frozen = fit.mapped(method, CFG, Frozen(b, constants, captions, people[0]), key, devices)
+  step, state, frozen = fit.replicas(method, CFG, Frozen(b, constants, captions, people[0]), key, devices)
   params, losses = walk(step, state, frozen, key, np.arange(CFG.batch, dtype=np.int32).reshape(2, 2))
   for i in range(2):
     close(jax.tree.map(lambda x, i=i: x[i], params), first[0])

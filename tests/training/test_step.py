@@ -211,7 +211,7 @@ def test_eight_devices_equal_one(fsdp):
   mesh = sharding.make_mesh(fsdp=fsdp)
   params, frozen = make_world()
   if fsdp > 1:
-    step = st.make_step(loss, tx, clip=1.0, ema=0.9, whole=sharding.replicated(mesh))
+    step = st.make_step(loss, tx, clip=1.0, ema=0.9, replicated=sharding.replicated(mesh))
   compiled, state, placed = st.on_mesh(step, mesh, st.init(params, tx, ema=True), frozen, threshold=256)
   program = compiled.lower(state, placed, batch_of(0), jax.random.key(0)).compile().as_text()
   shapes = set(re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", program))

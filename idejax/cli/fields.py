@@ -24,7 +24,7 @@ class Option(NamedTuple):
 
 
 def options(kind: type) -> list[Option]:
-  """The fields of a config, those that classes below it declare included."""
+  """The fields of a config and of its base classes, as options."""
   out = []
   for f in dataclasses.fields(kind):
     several = typing.get_origin(ranges.plain(f.type)) is tuple
@@ -34,7 +34,7 @@ def options(kind: type) -> list[Option]:
 
 
 def _single(kind: Any) -> Any:
-  """The type of one value: of `tuple[int, ...] | None` int."""
+  """The type of one value; for `tuple[int, ...] | None` it is int."""
   kind = ranges.plain(kind)
   if typing.get_origin(kind) in (typing.Union, types.UnionType, tuple):
     return _single(next(a for a in typing.get_args(kind) if a not in (type(None), ...)))
