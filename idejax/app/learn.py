@@ -92,7 +92,7 @@ def learn(
     raise UserError("nobody to learn: give photos and names")
   if len(applicants) > MOST_AT_ONCE:
     raise UserError(f"{len(applicants)} people at once; at most {MOST_AT_ONCE}")
-  names = nm.paired([a.name for a in applicants], applicants)
+  names = nm.pair([a.name for a in applicants], applicants)
   store.check_free(names, overwrite)
   method = method or METHOD["sdxl" if pipe.backbone.nets.xl else "sd"]
   if method not in METHODS:

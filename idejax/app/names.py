@@ -63,8 +63,8 @@ def word(name: str) -> str:
 
 def pattern(names: Sequence[str]) -> re.Pattern[str]:
   """A pattern that matches any of the names as whole words, the longest first; it matches nothing without names."""
-  ordered = sorted(names, key=len, reverse=True)
-  return re.compile(rf"(?<![\w<])({'|'.join(map(re.escape, ordered))})(?![\w>])" if ordered else r"(?!)")
+  longest_first = sorted(names, key=len, reverse=True)
+  return re.compile(rf"(?<![\w<])({'|'.join(map(re.escape, longest_first))})(?![\w>])" if longest_first else r"(?!)")
 
 
 def find(text: str, names: Sequence[str]) -> list[str]:

@@ -105,8 +105,8 @@ def clean(text: str) -> list[str]:
       continue
     if sentences:
       return sentences
-  if quoted := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]:
-    return quoted
+  if quotes := [m[1].strip() for m in re.finditer(r'"((?:[^"\\]|\\.)+)"', text) if " " in m[1]]:
+    return quotes
   raise ValueError("the answer holds no list of sentences")
 
 

@@ -40,8 +40,8 @@ def conflicts(styles: Sequence[str]) -> list[str]:
   """A warning for each contradiction; the pictures are drawn all the same."""
   out = []
   for what, sides in _CONFLICTS:
-    picked = [[s for s in side if s in styles] for side in sides]
-    clash = [p[0] for p in picked if p]
+    picks = [[s for s in side if s in styles] for side in sides]
+    clash = [p[0] for p in picks if p]
     if len(clash) > 1:
       out.append(f"{' and '.join(clash)} are different {what}: choose one")
   return list(dict.fromkeys(out))

@@ -18,7 +18,7 @@ def load(path: Path, kind: type) -> Any:
     raise UserError(f"{path} sets no `config`; write config = {kind.__name__}(...)")
   if not isinstance(value, kind):
     raise UserError(f"{path} sets config to {type(value).__name__}; this command takes {kind.__name__}")
-  return _typed(path, value)
+  return _with_types(path, value)
 
 
 def variables(path: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def variables(path: Path) -> dict[str, Any]:
     raise UserError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
 
 
-def _typed(path: Path, value: Any) -> Any:
+def _with_types(path: Path, value: Any) -> Any:
   """The config with strings for paths made paths. UserError for a field of another type or out of its range."""
   changes = {}
   for field in dataclasses.fields(value):
@@ -44,9 +44,9 @@ def _typed(path: Path, value: Any) -> Any:
     if not fits(x, field.type):
       raise UserError(f"{path}: {field.name} is {x!r}; it must be {describe(field.type)}")
     changes[field.name] = x
-  typed = dataclasses.replace(value, **changes)
-  ranges.check(typed, lambda name: f"{path}: {name}")
-  return typed
+  out = dataclasses.replace(value, **changes)
+  ranges.check(out, lambda name: f"{path}: {name}")
+  return out
 
 
 def fits(x: Any, kind: Any) -> bool:

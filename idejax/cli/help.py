@@ -81,8 +81,8 @@ def _groups(kind: type, all_options: list[Option]) -> dict[str, list[Option]]:
 def _usage(all_options: list[Option], prog: str) -> str:
   words = (f"{_metavar(o)}{' ...' * o.several}" for o in all_options if o.positional)
   word = "".join(f" {w}" if o.required else f" [{w}]" for w, o in zip(words, (o for o in all_options if o.positional)))
-  needed = "".join(f" {o.flag} {_metavar(o)}" for o in all_options if o.required and not o.positional)
-  return f"usage: {prog}{word}{needed} [options]"
+  flags = "".join(f" {o.flag} {_metavar(o)}" for o in all_options if o.required and not o.positional)
+  return f"usage: {prog}{word}{flags} [options]"
 
 
 def _choices(o: Option) -> str:

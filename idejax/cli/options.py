@@ -71,7 +71,7 @@ def _read(args: list[str], all_options: list[Option], prog: str) -> dict[str, An
       out[flags[name].name] = flag in flags
       continue
     option, values = flags[flag], [value] if inline else []
-    while not inline and at < len(args) and not _dashed(args[at]) and (option.several or not values):
+    while not inline and at < len(args) and not _is_flag(args[at]) and (option.several or not values):
       values.append(args[at])
       at += 1
     if not values and not option.several:
@@ -80,7 +80,7 @@ def _read(args: list[str], all_options: list[Option], prog: str) -> dict[str, An
   return out
 
 
-def _dashed(word: str) -> bool:
+def _is_flag(word: str) -> bool:
   """Whether a word is an option rather than a value; negative numbers are values."""
   return word.startswith("-") and word != "-" and not _NUMBER.match(word)
 

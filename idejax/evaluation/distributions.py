@@ -36,9 +36,9 @@ def fid_of_moments(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.
 def _fid_of_few(a: np.ndarray, b: np.ndarray) -> float:
   """With A = X'X and B = Y'Y, tr (A B)^(1/2) is the sum of the singular values of X Y', which is only
   [N, M]: exact, where roots of [D, D] matrices of low rank are slow and lose digits."""
-  centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
-  shared = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
-  return float(np.square(a.mean(0) - b.mean(0)).sum() + sum(np.square(x).sum() for x in centred) - 2 * shared)
+  rows = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+  shared = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+  return float(np.square(a.mean(0) - b.mean(0)).sum() + sum(np.square(x).sum() for x in rows) - 2 * shared)
 
 
 class Kid(NamedTuple):

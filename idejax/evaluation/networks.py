@@ -135,7 +135,7 @@ class TransformersClip:
     self._see, self._read = jax.jit(see), jax.jit(read)
 
   def pictures(self, images: Sequence[np.ndarray]) -> np.ndarray:
-    return chunked(
+    return run_in_chunks(
       lambda x: self._see(self.params["vision"], x),
       lambda at: np.stack([self._pixels(images[i]) for i in at]),
       len(images),
@@ -143,7 +143,7 @@ class TransformersClip:
 
   def texts(self, texts: Sequence[str]) -> np.ndarray:
     encoding = self.tokenizer.encode(list(texts))
-    return chunked(
+    return run_in_chunks(
       lambda x: self._read(self.params["text"], *x), lambda at: (encoding.ids[at], encoding.eos[at]), len(texts)
     )
 
@@ -180,14 +180,14 @@ class ResNetClip:
     out: list[Any] = [None] * len(images)
     for shape in {i.shape for i in images}:
       same = [k for k, i in enumerate(images) if i.shape == shape]
-      make = lambda at, same=same: np.stack([preprocess.normalised(images[same[i]]) for i in at])
-      for k, row in zip(same, chunked(lambda x: self._see(self.params["vision"], x), make, len(same), 8)):
+      make = lambda at, same=same: np.stack([preprocess.normalise(images[same[i]]) for i in at])
+      for k, row in zip(same, run_in_chunks(lambda x: self._see(self.params["vision"], x), make, len(same), 8)):
         out[k] = row
     return np.stack(out)
 
   def texts(self, texts: Sequence[str]) -> np.ndarray:
     encoding = self.tokenizer.encode(list(texts))
-    return chunked(
+    return run_in_chunks(
       lambda x: self._say(self.params["text"], *x), lambda at: (encoding.ids[at], encoding.eos[at]), len(texts)
     )
 
@@ -237,10 +237,12 @@ class Inception:
 
   def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
     make = lambda at: np.stack([preprocess.inception(images[i], self.resize) for i in at])
-    return chunked(lambda x: self._net(self.params, x), make, len(images), 8)  # of 299 px
+    return run_in_chunks(lambda x: self._net(self.params, x), make, len(images), 8)  # of 299 px
 
 
-def chunked(net: Callable[[Any], Any], make: Callable[[np.ndarray], Any], count: int, size: int = CHUNK) -> np.ndarray:
+def run_in_chunks(
+  net: Callable[[Any], Any], make: Callable[[np.ndarray], Any], count: int, size: int = CHUNK
+) -> np.ndarray:
   """Rows of `net` over inputs that `make` gives for indices, `size` at a time, the last padded."""
   if not count:
     return np.zeros((0, 1), np.float32)

@@ -26,7 +26,7 @@ def clip(image: np.ndarray, side: int, mean=CLIP_MEAN, std=CLIP_STD) -> np.ndarr
   return _by(image[top : top + side, left : left + side], mean, std)
 
 
-def normalised(image: np.ndarray) -> np.ndarray:
+def normalise(image: np.ndarray) -> np.ndarray:
   """(x / 255 - mean) / std with CLIP's constants at the picture's own size, for CLIP-IQA."""
   return _by(image, CLIP_MEAN, CLIP_STD)
 

@@ -79,7 +79,7 @@ def _built_in() -> dict[str, Any]:
 
 
 @functools.cache
-def published() -> dict[str, Any]:
+def published_tables() -> dict[str, Any]:
   """The papers' tables as printed: {name: source, columns, better, rows}. For columns that say "paper",
   never for a threshold or a goal."""
   return read_json(_HERE / "published.json")

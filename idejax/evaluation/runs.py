@@ -144,17 +144,17 @@ def _methods(people: Sequence[Learned]) -> list[str]:
   """A name for each person's run: the method, and the settings in which runs of that method differ."""
   settings = [json.dumps([p.method, dataclasses.asdict(p.cfg)], sort_keys=True, default=str) for p in people]
   distinct = {s: p for s, p in zip(settings, people)}
-  varied: dict[str, set[str]] = {}
+  fields: dict[str, set[str]] = {}
   for p in distinct.values():
     for q in distinct.values():
       if p.method != q.method:
         continue
       a, b = dataclasses.asdict(p.cfg), dataclasses.asdict(q.cfg)
-      varied.setdefault(p.method, set()).update(k for k in a if a[k] != b[k])
+      fields.setdefault(p.method, set()).update(k for k in a if a[k] != b[k])
   names: dict[str, str] = {}
   for p, s in zip(people, settings):
     cfg = dataclasses.asdict(p.cfg)
-    parts = [f"{k}={_short(cfg[k])}" for k in cfg if k in varied[p.method]]
+    parts = [f"{k}={_short(cfg[k])}" for k in cfg if k in fields[p.method]]
     names[s] = "/".join([p.method, *parts])
   return [names[s] for s in settings]
 

@@ -76,8 +76,8 @@ def _method(name: str, rows: Sequence[Row], scores: Sequence[Scores], thresholds
   mine = [i for i, r in enumerate(rows) if r.method == name]
   strengths = sorted({s for i in mine if (s := rows[i].strength) is not None})
   out["strengths"] = {f"{s:g}": means(rows, scores, [i for i in mine if rows[i].strength == s]) for s in strengths}
-  if gated := [i for i in where if "identity_prompt" in scores[i]]:
-    own, text = ([scores[i][n] for i in gated] for n in ("identity", "prompt"))
+  if picks := [i for i in where if "identity_prompt" in scores[i]]:
+    own, text = ([scores[i][n] for i in picks] for n in ("identity", "prompt"))
     out["identity_prompt_curve"] = {
       "thresholds": thresholds,
       "values": likeness.gate_curve(own, [t or 0.0 for t in text], thresholds),

@@ -64,7 +64,7 @@ def main(results: Mapping[str, Any]) -> Table:
   head = [*scores.head, *(_title(n) for n in extra), "people", "pictures"]
   rows = [[*row, *(_number(_extras(m).get(n), metrics.ALL[n].digits) for n in extra), str(m["people"]), str(m["pictures"])]
           for row, m in zip(scores.rows, methods.values())]  # fmt: skip
-  paper = protocols.published().get((results.get("protocol") or {}).get("table") or "")
+  paper = protocols.published_tables().get((results.get("protocol") or {}).get("table") or "")
   notes = ["mean of the people's means (95 % interval: bootstrap over people and seeds, 1000 resamples)"]
   if any("fid" in _extras(m) for m in methods.values()):
     n = next(m["sets"]["fid"] for m in methods.values() if m.get("sets"))
@@ -86,7 +86,7 @@ def main(results: Mapping[str, Any]) -> Table:
 
 def paper_table(name: str) -> Table:
   """One of the published tables alone."""
-  p = protocols.published()[name]
+  p = protocols.published_tables()[name]
   head = ["method", *(f"{c}{_ARROW[b]} (paper)" for c, b in zip(p["columns"], p["better"]))]
   return Table(p["source"], head, [[n, *x] for n, x in p["rows"].items()], ["as printed in the paper"])
 

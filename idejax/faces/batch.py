@@ -20,7 +20,7 @@ from idejax.faces.record import FaceRecord
 class _Detection(NamedTuple):
   photo: photo.Photo
   faces: Faces
-  index: int  # of the face that is read
+  number: int  # of the face that is read, from 0
   crop: np.ndarray  # for the recogniser
 
 

@@ -32,7 +32,7 @@ def drivers_own(source: np.ndarray, driver: np.ndarray) -> Prediction:
   return Prediction(np.asarray(driver, np.float32), {})
 
 
-def morphed(model: Morphable) -> Predictor:
+def by_model(model: Morphable) -> Predictor:
   """The source's shape in the driver's pose and expression, by a morphable model fitted to both."""
 
   def predict(source: np.ndarray, driver: np.ndarray) -> Prediction:

@@ -36,7 +36,7 @@ def main(c: config.Evaluate):
     return print(
       judges_file.listing(judges_file.read(Path(c.judges)) if c.judges and c.judges != "miniature" else None)
     )
-  if not c.methods and not c.protocol and (not c.what or model_named(c)):
+  if not c.methods and not c.protocol and (not c.what or model_argument(c)):
     return examine(c)
   protocol = check(c)
   out = c.out or Path("evaluation")
@@ -113,7 +113,7 @@ def check(c: config.Evaluate) -> Protocol | None:
   return protocols.load(c.protocol)
 
 
-def model_named(c: config.Evaluate) -> str | None:
+def model_argument(c: config.Evaluate) -> str | None:
   """The model if the command is `idejax evaluate MODEL`, else None."""
   one = c.what[0] if len(c.what) == 1 else ""
   return one if one in hub.BUILT_IN or (Path(one) / "model_index.json").is_file() else None
@@ -241,7 +241,7 @@ def provenance(entries: Sequence[Row]) -> dict[str, Any]:
 def examine(c: config.Evaluate):
   if jax.process_count() > 1:
     raise UserError("the exam of the built-in model runs in one process")
-  model = model_named(c) or c.model
+  model = model_argument(c) or c.model
   cores.use(model)
   pipe = pipeline.load(hub.resolve(model), notify=tell)
   figures = exam.run(pipe, c.quick)

@@ -129,7 +129,7 @@ def _full_step(w: work.Work, t: Topology, total: int, notify: Callable[[str], No
   """The figures of the whole step, or {"needed": bytes} if the compiler says that memory is too small."""
   notify(f"compiling the step for {t.name} ({t.size} devices)")
   try:
-    compiled = w.step.lower(*w.args).compile()
+    program = w.step.lower(*w.args).compile()
   except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
     raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
   except jax.errors.JaxRuntimeError as e:
@@ -138,7 +138,7 @@ def _full_step(w: work.Work, t: Topology, total: int, notify: Callable[[str], No
     raise UserError(
       f"{t.name}: the compiler refuses this step: {one_line(str(e))[:200]}; --blocks goes without it"
     ) from e
-  return figures.of(compiled, w, t, total)
+  return figures.of(program, w, t, total)
 
 
 def _within(c: config.Plan, t: Topology, seconds: float) -> dict[str, Any] | None:
@@ -240,7 +240,7 @@ def text(f: dict[str, Any]) -> str:
     else (f"one person, batch {f['batch']}")
   )
   collectives = ", ".join(f"{v['count']} {k} ({gib(v['bytes'])})" for k, v in f["collectives"].items())
-  if uncounted(f):
+  if misses_collectives(f):
     collectives = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
   lines = [
@@ -294,14 +294,14 @@ def table(answers: list[dict[str, Any]]) -> str:
   return "\n".join([*lines, *notes])
 
 
-def uncounted(f: dict[str, Any]) -> bool:
+def misses_collectives(f: dict[str, Any]) -> bool:
   """Whether a step may have collectives that its estimate does not count."""
   return f["estimate"] and not f["people"] and f["devices"] > 1
 
 
 def traffic(f: dict[str, Any]) -> str:
   """The number and bytes of a step's collectives, in words."""
-  if uncounted(f):
+  if misses_collectives(f):
     return "?"
   operations = f["collectives"].values()
   return f"{sum(v['count'] for v in operations)} ({gib(sum(v['bytes'] for v in operations))})" if operations else "none"

@@ -187,7 +187,7 @@ def loss(
   variant = draws.integers(k_variant, s.mean.shape[0] if cfg.variants else 1)
   caption = draws.integers(k_caption, len(cfg.templates))
   pick = lambda x, index: jnp.asarray(x)[index]
-  of_person = subject.noised(
+  of_person = subject.make_example(
     b, variant, caption, pick(s.mean, variant), pick(s.logvar, variant), (k_latent, k_t, k_noise)
   )
   if not cfg.prior:
@@ -196,7 +196,7 @@ def loss(
   k_picture, *k_rest = draws.split(k_class, 4)
   picture = draws.integers(k_picture, mean.shape[0])
   last = jnp.full_like(caption, len(cfg.templates))
-  of_class = subject.noised(b, picture, last, pick(mean, picture), pick(logvar, picture), tuple(k_rest))
+  of_class = subject.make_example(b, picture, last, pick(mean, picture), pick(logvar, picture), tuple(k_rest))
   return objective(params, frozen, of_person, of_class, cfg)
 
 

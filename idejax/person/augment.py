@@ -32,7 +32,7 @@ class Variants(NamedTuple):
   images: np.ndarray  # float32 [V, S, S, 3] in [-1, 1]; variant 0 is the photo itself
   face: np.ndarray  # float32 [V, S, S], 1 in the face
   hair: np.ndarray  # float32 [V, S, S]
-  flipped: np.ndarray  # bool [V]
+  flips: np.ndarray  # bool [V]
   colours: np.ndarray  # float32 [V, 4]: brightness, contrast, saturation, hue
 
 
@@ -42,7 +42,7 @@ def make(
   """Variants of a square photo uint8 [H, H, 3] with masks bool [H, H], at `size` pixels."""
   picture = resize(photo, size)
   masks = [resize(255 * m.astype(np.uint8), size) for m in (face, hair)]
-  images, faces, hairs, flipped, colours = [], [], [], [], []
+  images, faces, hairs, flips, colours = [], [], [], [], []
   for i in range(how.count):
     flip = how.flip and (i == 1 if how.count == 2 else i > 0 and bool(rng.random() < 0.5))
     colour = np.ones(4, np.float32) * [1, 1, 1, 0]
@@ -60,10 +60,10 @@ def make(
     images.append(parts[0].astype(np.float32) / 127.5 - 1)
     faces.append(parts[1] > 127)
     hairs.append((parts[2] > 127) & (parts[1] <= 127))
-    flipped.append(flip)
+    flips.append(flip)
     colours.append(colour)
   as_float = lambda x: np.stack(x).astype(np.float32)
-  return Variants(np.stack(images), as_float(faces), as_float(hairs), np.array(flipped), as_float(colours))
+  return Variants(np.stack(images), as_float(faces), as_float(hairs), np.array(flips), as_float(colours))
 
 
 def tint(image: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -54,10 +54,10 @@ def draw(frozen: Frozen, keys: jax.Array) -> Example:
   s = frozen.subject
   variant = draws.integers(k_variant, s.mean.shape[0])
   caption = draws.integers(k_caption, frozen.captions.ids[0].shape[0])
-  return noised(frozen.backbone, variant, caption, s.mean[variant], s.logvar[variant], (k_latent, k_t, k_noise))
+  return make_example(frozen.backbone, variant, caption, s.mean[variant], s.logvar[variant], (k_latent, k_t, k_noise))
 
 
-def noised(b: Backbone, variant, caption, mean, logvar, keys: tuple[jax.Array, ...]) -> Example:
+def make_example(b: Backbone, variant, caption, mean, logvar, keys: tuple[jax.Array, ...]) -> Example:
   """An example from moments [B, h, w, C]; keys [B] for posterior sample, timestep and noise."""
   k_latent, k_t, k_noise = keys
   schedule, shape = b.nets.schedule, mean.shape[1:]

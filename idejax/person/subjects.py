@@ -43,7 +43,7 @@ def build(
     faces.append(_embed(pack, photo, v))
     if vit:  # it sees variants mirrored, but not changed otherwise
       plain = vit([photo.portrait, photo.portrait[:, ::-1]])
-      features.append(plain[v.flipped.astype(int)])
+      features.append(plain[v.flips.astype(int)])
   pool = Variants(*(np.concatenate(x) for x in zip(*variants)))
   mean, logvar = encode(b, pool.images)
   face = np.mean([p.embedding for p in photos], axis=0)
@@ -82,7 +82,7 @@ def _embed(pack: Pack, photo: FaceRecord, v: Variants) -> np.ndarray:
   """The recogniser's embedding [V, 512] of each variant's face before it was cropped or pasted."""
   crop = pack.crop(photo.photo, photo.points)
   mirror = lambda x, flip: np.ascontiguousarray(x[:, ::-1]) if flip else x
-  return pack.embed([mirror(augment.tint(crop, c), f) for c, f in zip(v.colours, v.flipped)])
+  return pack.embed([mirror(augment.tint(crop, c), f) for c, f in zip(v.colours, v.flips)])
 
 
 def _shrink(masks: np.ndarray, side: int) -> np.ndarray:

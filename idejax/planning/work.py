@@ -26,7 +26,7 @@ from idejax.training import step as st
 class Work(NamedTuple):
   """A step and the shapes that it takes."""
 
-  step: fit.Meshed  # step(state, frozen, batch, key)
+  step: fit.MeshStep  # step(state, frozen, batch, key)
   args: tuple[Any, ...]
   people: int  # 0: one person, the batch over all devices
   backbone: Backbone

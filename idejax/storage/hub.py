@@ -102,9 +102,9 @@ def _folder(path: pathlib.Path) -> pathlib.Path:
     return path
   entries = sorted(p.name for p in path.iterdir())
   checkpoints = [n for n in entries if n.endswith(_WEIGHTS + _PICKLES)]
-  nested = [n for n in entries if (path / n / "model_index.json").is_file()]
-  if nested:
-    clue = f"but {nested[0]}/ inside it has one: pass {path / nested[0]}"
+  inner = [n for n in entries if (path / n / "model_index.json").is_file()]
+  if inner:
+    clue = f"but {inner[0]}/ inside it has one: pass {path / inner[0]}"
   elif (path.parent / "model_index.json").is_file():
     clue = f"it is one component of the pipeline {path.parent.resolve()}: pass that folder"
   elif (path / "unet").is_dir():

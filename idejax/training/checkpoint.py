@@ -126,11 +126,11 @@ class Checkpoints:
     stored = {k: tuple(v.shape) for k, v in meta.metadata["state"].items()}
     shapes = {k: tuple(np.shape(v)) for k, v in expected.items()}
     has_padding = rows is not None and all(a[0] >= rows for a in (*stored.values(), *shapes.values()) if a)
-    compared = (lambda shape: shape[1:]) if has_padding else (lambda shape: shape)
+    comparable = (lambda shape: shape[1:]) if has_padding else (lambda shape: shape)
     if odd := sorted(
       k
       for k in stored.keys() | shapes.keys()
-      if k not in stored or k not in shapes or compared(stored[k]) != compared(shapes[k])
+      if k not in stored or k not in shapes or comparable(stored[k]) != comparable(shapes[k])
     ):
       lines = [f"{k}: {stored.get(k, 'absent')} there, {shapes.get(k, 'absent')} here" for k in odd[:4]]
       raise UserError(

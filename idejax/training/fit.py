@@ -64,7 +64,7 @@ def one(
   frozen = sharding.put(frozen, places[1])
   state = jax.jit(begin, out_shardings=places[0])(sharding.put(key, replicated), frozen)
   run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows)
-  return Meshed(run, mesh, rows, replicated), state, frozen
+  return MeshStep(run, mesh, rows, replicated), state, frozen
 
 
 def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.sharding.NamedSharding]:
@@ -141,7 +141,7 @@ def crowd(
     check_vma=False,
   )
   run = jax.jit(here, in_shardings=(each, places, replicated, each), out_shardings=(each, each), donate_argnums=0)
-  return Meshed(run, mesh, replicated, each), state, frozen
+  return MeshStep(run, mesh, replicated, each), state, frozen
 
 
 def together(
@@ -171,7 +171,7 @@ def together(
 
 
 @dataclasses.dataclass(frozen=True)
-class Meshed:
+class MeshStep:
   """A compiled step that is lowered and called under its mesh, as kernels on TPU need it."""
 
   run: Any
@@ -188,14 +188,14 @@ class Meshed:
       return self.run.lower(*args)
 
 
-def rows(step: Meshed, count: int) -> Callable[[int], st.Batch]:
+def rows(step: MeshStep, count: int) -> Callable[[int], st.Batch]:
   """The batches of a person's training: only indices of rows, from which random numbers are derived."""
   index = sharding.put({"index": np.arange(count, dtype=np.int32)}, step.rows)
   return lambda i: index
 
 
 def train(
-  step: Meshed,
+  step: MeshStep,
   state: st.State,
   frozen: Frozen,
   batch: Callable[[int], st.Batch],

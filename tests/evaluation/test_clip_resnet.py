@@ -133,7 +133,7 @@ unit = lambda x: x / x.norm(dim=-1, keepdim=True)
 def test_pictures_of_any_size(pair, rng):
   judge, twin = pair
   images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (70, 97), (64, 64))]
-  x = [torch.from_numpy(preprocess.normalised(i).transpose(2, 0, 1))[None] for i in images]
+  x = [torch.from_numpy(preprocess.normalise(i).transpose(2, 0, 1))[None] for i in images]
   with torch.no_grad():
     want = unit(torch.cat([twin.visual(i) for i in x]))
   assert relative_error(judge.pictures(images), want) < 1e-5

@@ -34,7 +34,7 @@ def test_every_protocol_is_whole(name):
   p = protocols.load(name)
   assert p.name == name and p.count > 0 and len({a.text for a in p.prompts}) == len(p.prompts)
   assert all(a.text.count("{}") == 1 and a.category for a in p.prompts)
-  assert not p.table or p.table in protocols.published()
+  assert not p.table or p.table in protocols.published_tables()
 
 
 def test_the_drawn_worlds_protocol_is_in_its_words_and_a_judge_reads_them():
@@ -81,7 +81,7 @@ def test_published_tables_are_reproduced_and_say_paper():
   assert text.count("(paper)") == 4
   facesnap = tables.markdown([tables.paper_table("facesnap")], "x")
   assert "| InstantID | 32.8 | 78.9 | 71.1 | 208.9 | 5.4s | 19.8GB |" in facesnap
-  for name, p in protocols.published().items():
+  for name, p in protocols.published_tables().items():
     assert all(len(r) == len(p["columns"]) == len(p["better"]) for r in p["rows"].values()), name
 
 

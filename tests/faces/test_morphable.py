@@ -216,7 +216,7 @@ def test_what_cannot_be_fitted(model, rng):
   scattered = rng.uniform(0, 100, (72, 2))
   assert fitting.fit(model, scattered).residual > fitting.LIMIT
   with pytest.raises(UserError, match="the driver: the morphable model misses the landmarks by .*% of the face"):
-    predictor.morphed(model)(fitting.project(model, known(rng, model)), scattered)
+    predictor.by_model(model)(fitting.project(model, known(rng, model)), scattered)
 
 
 # The predictor.
@@ -233,7 +233,7 @@ def test_shape_from_the_source_all_else_from_the_driver(model, rng):
   np.testing.assert_allclose(at(fitting.recombine(driver, driver)), at(driver))  # its own
   np.testing.assert_allclose(at(fitting.recombine(source, other)), swapped)  # the driver's shape does not matter
   assert np.abs(at(fitting.recombine(other, driver)) - swapped).max() > 1  # the source's does
-  found = predictor.morphed(model)(at(source), at(driver))
+  found = predictor.by_model(model)(at(source), at(driver))
   assert found.landmarks.dtype == np.float32 and found.residuals.keys() == {"source", "driver"}
   # Priors and one view of each face leave a little of the driver's shape: most of the way.
   away = lambda marks: np.sqrt(np.square(marks - swapped).sum(-1).mean())
@@ -255,7 +255,7 @@ def test_in_the_drawn_world_it_is_nearer_to_the_truth_than_the_drivers_own_landm
   _, stretch, axes = np.linalg.svd((faces - mean).reshape(60, -1), full_matrices=False)
   shape = (stretch[:8, None] / 60**0.5 * axes[:8]).reshape(8, 72, 3)
   moods = [np.mean([in_space(p, expression=m) - in_space(p) for p in crowd[:20]], 0) for m in scene.EXPRESSIONS[1:]]
-  predict = predictor.morphed(morphable.Morphable(mean, shape, np.stack(moods)))
+  predict = predictor.by_model(morphable.Morphable(mean, shape, np.stack(moods)))
   ours, own = [], []
   for n in range(12):
     source, driver, pose = people.person(400 + n), people.person(500 + n), people.take(scene.scenes([n], 1, 7), 0)

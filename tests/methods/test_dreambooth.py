@@ -152,7 +152,7 @@ def example(sd, seed, caption=0):
   s, index = sd.subject, np.array([0, 1])
   keys = tuple(jax.random.split(jax.random.key(seed + i), 2) for i in range(3))
   captions = jnp.full(2, caption, jnp.int32)
-  return subject.noised(sd.backbone, jnp.asarray(index), captions, s.mean[index], s.logvar[index], keys)
+  return subject.make_example(sd.backbone, jnp.asarray(index), captions, s.mean[index], s.logvar[index], keys)
 
 
 def test_equal_batches_count_one_plus_prior_times(sd, objective):

@@ -102,7 +102,7 @@ def test_nobody_answers_for_a_face_cut_off_and_nobody_is_blamed_there():
 def test_the_finished_detector_is_moved_by_what_insightface_loses(rng):
   """Half a pixel of the frame up and left, at every stride: a quarter of a 64 px picture's."""
   zeros = {f"stride{s}.{n}": {"bias": np.zeros(2 * w)} for s in scrfd.STRIDES for n, w in (("box", 4), ("points", 10))}
-  mapping = detector.as_mapped(zeros)
+  mapping = detector.shift_points(zeros)
   for s in scrfd.STRIDES:
     assert (s * mapping[f"stride{s}.points"]["bias"] == -0.5).all()
     assert (s * mapping[f"stride{s}.box"]["bias"]).tolist() == [0.5, 0.5, -0.5, -0.5] * 2  # distances

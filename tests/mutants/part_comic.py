@@ -14,7 +14,7 @@ MUTANTS = [
    "tests/app/test_comic_story.py::test_after_three_failures_the_rules_answer_and_say_so"),
   # "Ann Lee-Smith" is drawn as Ann Lee.
   ("shortest name first", "idejax/app/names.py",
-   "ordered = sorted(names, key=len, reverse=True)", "ordered = sorted(names, key=len)",
+   "longest_first = sorted(names, key=len, reverse=True)", "longest_first = sorted(names, key=len)",
    "tests/app/test_comic_names.py::test_longest_first_possessives_kept_case_and_boundaries_count"),
   # Cyrillic letters get around every rule.
   ("look-alikes not undone", "idejax/app/policy.py",

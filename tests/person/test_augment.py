@@ -24,7 +24,7 @@ def variants(photo, size=32, seed=1, **how):
 
 def test_flipping_alone_gives_the_photo_and_its_mirror_image(photo):
   v = variants(photo)
-  assert v.images.shape == (2, 32, 32, 3) and list(v.flipped) == [False, True]
+  assert v.images.shape == (2, 32, 32, 3) and list(v.flips) == [False, True]
   for x in (v.images, v.face, v.hair):
     np.testing.assert_array_equal(x[1], x[0][:, ::-1])
   assert len(variants(photo, flip=False).images) == 1
@@ -53,7 +53,7 @@ def test_a_pasted_photo_lies_on_black_and_covers_what_was_asked():
   share = inside.mean((1, 2))
   assert (share >= 0.01 * 0.9 * 0.8).all() and (share <= 1).all() and share.std() > 0.1  # a pixel is 1 / 32
   assert (v.images[1:][~inside] == -1).all() and (v.images[1:][inside] == 1).all()
-  assert abs(v.flipped[1:].mean() - 0.5) < 3 * 0.5 / 20
+  assert abs(v.flips[1:].mean() - 0.5) < 3 * 0.5 / 20
 
 
 @pytest.mark.parametrize("how", [dict(crop=0.6), dict(scale=(0.3, 1.0)), dict(crop=0.75, scale=(0.5, 1.0))])
@@ -75,7 +75,7 @@ def test_colours_are_recorded_and_stay_in_their_ranges(photo):
   np.testing.assert_array_equal(v.colours[0], [1, 1, 1, 0])
   assert (np.abs(v.colours[1:, :3] - 1) <= 0.2).all() and (np.abs(v.colours[1:, 3]) <= 0.2 / 20).all()
   small = augment.resize(photo[0], 32)
-  for image, flipped, colour in zip(v.images, v.flipped, v.colours):
+  for image, flipped, colour in zip(v.images, v.flips, v.colours):
     want = augment.tint(small, colour)[:, :: -1 if flipped else 1]
     np.testing.assert_array_equal(image, want.astype(np.float32) / 127.5 - 1)
 

@@ -72,13 +72,13 @@ def verification(embeddings: np.ndarray, ids: np.ndarray) -> dict[str, float]:
   at = lambda far: float(impostor[min(len(impostor) - 1, int(np.ceil((1 - far) * len(impostor))))])
   tar = lambda t: float((genuine > t).mean())
   grid = np.linspace(-1, 1, 4001)
-  missed = np.searchsorted(genuine, grid, "right") / len(genuine)
-  passed = 1 - np.searchsorted(impostor, grid, "right") / len(impostor)
-  k = int(np.abs(missed - passed).argmin())
+  misses = np.searchsorted(genuine, grid, "right") / len(genuine)
+  passes = 1 - np.searchsorted(impostor, grid, "right") / len(impostor)
+  k = int(np.abs(misses - passes).argmin())
   return {
     "tar@far1e-3": tar(at(1e-3)),
     "tar@far1e-2": tar(at(1e-2)),
-    "equal_error": float((missed[k] + passed[k]) / 2),
+    "equal_error": float((misses[k] + passes[k]) / 2),
     "threshold_equal_error": float(grid[k]),
     "threshold_far1e-3": at(1e-3),
     "threshold_far1e-2": at(1e-2),

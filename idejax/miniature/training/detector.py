@@ -29,7 +29,7 @@ def _ranges() -> np.ndarray:
 
 
 def assign(boxes, kind) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """boxes [B, F, 4], kind [B, F] -> (answers bool [B, P], excused bool [B, P], face int [B, P])."""
+  """boxes [B, F, 4], kind [B, F] -> (answers bool [B, P], ignore bool [B, P], face int [B, P])."""
   grid, ranges = scrfd.centres(SIDE, SIDE), _ranges()
   low, high = boxes[..., :2], boxes[..., 2:]
   size = jnp.sqrt(jnp.prod(jnp.maximum(high - low, 1.0), -1))[:, None]  # [B, 1, F]
@@ -40,10 +40,10 @@ def assign(boxes, kind) -> tuple[jax.Array, jax.Array, jax.Array]:
   around = away <= jnp.maximum(_AROUND * size, 1.5 * stride)
   is_face, there = (kind == FACE)[:, None], (kind != NONE)[:, None]
   answers = is_face & fits(1.0) & near
-  excused = (there & fits(1.3) & around) | (there & ~is_face & around)
+  ignore = (there & fits(1.3) & around) | (there & ~is_face & around)
   yes = answers.any(-1)
   face = jnp.where(answers, away, jnp.inf).argmin(-1)
-  return yes, excused.any(-1) & ~yes, face
+  return yes, ignore.any(-1) & ~yes, face
 
 
 def make_loss() -> Loss:
@@ -58,7 +58,7 @@ def make_loss() -> Loss:
     nets = convnet.Net(scrfd.logits).apply({"params": params}, pixels(batch["images"]), mutable="moments")[0]
     score, box, points = (jnp.concatenate(nets[3 * k : 3 * k + 3], 1) for k in range(3))
     score, b = score[..., 0], score.shape[0]
-    yes, excused, face = assign(batch["boxes"], batch["kind"])
+    yes, ignore, face = assign(batch["boxes"], batch["kind"])
     pick = lambda x: jnp.take_along_axis(x, face[..., None], axis=1)
     want_box, want_points = pick(batch["boxes"]), pick(batch["points"].reshape(b, -1, 10))
     size = jnp.sqrt(jnp.prod(jnp.maximum(want_box[..., 2:] - want_box[..., :2], 1.0), -1, keepdims=True))
@@ -66,7 +66,7 @@ def make_loss() -> Loss:
 
     p = jax.nn.sigmoid(score)
     say = jnp.where(
-      yes, (1 - p) ** _GAMMA * jax.nn.softplus(-score), jnp.where(excused, 0.0, p**_GAMMA * jax.nn.softplus(score))
+      yes, (1 - p) ** _GAMMA * jax.nn.softplus(-score), jnp.where(ignore, 0.0, p**_GAMMA * jax.nn.softplus(score))
     )
     mean = lambda error: (error.mean(-1) * yes).sum() / count
     s, c = stride[None], place[None]
@@ -81,7 +81,7 @@ def make_loss() -> Loss:
   return loss
 
 
-def as_mapped(params: Any, scale: float = SIDE / 64) -> Any:
+def shift_points(params: Any, scale: float = SIDE / 64) -> Any:
   """The trained net with boxes and points shifted by the fraction of a pixel that insightface loses.
 
   insightface divides coordinates by the scale of the resized picture and ignores that pixels have centres, so

@@ -134,7 +134,7 @@ def train_detector(out: Path, steps: int | None = None, seed: int = 0, tiny: boo
     calm = lambda i: frames.frames(i, 64, data, empties, seed + 1).images
     batches = (detector.pixels(calm(i)) for i in range(2 if tiny else 20))
     weights = convnet.fold(scrfd.logits, params, batches)
-    write_detector(out / "faces" / "det.onnx", detector.as_mapped(weights), {"step": str(done), "seed": str(seed)})
+    write_detector(out / "faces" / "det.onnx", detector.shift_points(weights), {"step": str(done), "seed": str(seed)})
 
   result = run(
     "detector",

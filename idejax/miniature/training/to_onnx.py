@@ -85,12 +85,12 @@ class Graph:
     return self._node("Flatten", self._new("flat"), [y], self.channels[x], axis=1)
 
   def rows(self, x):
-    return self._reshaped(x, (0, -1), 0)
+    return self._reshape(x, (0, -1), 0)
 
   def anchors(self, x, width):
-    return self._reshaped(x, (0, -1, width), width)
+    return self._reshape(x, (0, -1, width), width)
 
-  def _reshaped(self, x, shape, channels):
+  def _reshape(self, x, shape, channels):
     y = self._node("Transpose", self._new("channels_last"), [x], 0, perm=[0, 2, 3, 1])
     to = self._weight("shape." + ".".join(map(str, shape)), np.array(shape, np.int64))
     return self._node("Reshape", self._new("rows"), [y, to], channels)

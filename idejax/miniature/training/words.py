@@ -113,8 +113,8 @@ def make_loss(cfg: clip.TextConfig, special: tuple[int, ...], with_pooled: bool 
       return value, metrics
     pooled = out.pooled @ params["whole"]["kernel"] + params["whole"]["bias"][None]
     every = past[:, -1] * word[:, 0]
-    missed = (optax.sigmoid_binary_cross_entropy(pooled, every) * word[:, 0]).sum(-1).mean()
+    misses = (optax.sigmoid_binary_cross_entropy(pooled, every) * word[:, 0]).sum(-1).mean()
     recall_all = ((pooled > 0) * every).sum() / every.sum()
-    return value + missed, metrics | {"whole": missed, "known_whole": recall_all}
+    return value + misses, metrics | {"whole": misses, "known_whole": recall_all}
 
   return loss

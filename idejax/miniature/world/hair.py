@@ -63,11 +63,11 @@ def hair(xp, h, v: View, person, scene) -> Hair:
 
   base, slope, bow = sh.lookup(xp, _FRINGES, person.fringe)
   # The face looks out of an oval window; the fringe closes the top of it. Both turn with the head.
-  turned = 0.45 * v.hx + 0.55 * v.fx  # less than the features: hair has thickness
-  window = sh.ellipse(xp, turned, v.hy - 0.06, h.width * 0.90, 0.52)
-  parted = v.hy - base - slope * (xp.abs(v.fx + 0.16) + 0.22) + 4 * bow * v.fx * v.fx
+  x = 0.45 * v.hx + 0.55 * v.fx  # less than the features: hair has thickness
+  window = sh.ellipse(xp, x, v.hy - 0.06, h.width * 0.90, 0.52)
+  parting = v.hy - base - slope * (xp.abs(v.fx + 0.16) + 0.22) + 4 * bow * v.fx * v.fx
   throat = sh.box(xp, v.hx, v.hy - 0.72, 0.215 - 0.1 * (v.hy - 0.5), 0.5, 0.1)
-  window = sh.smax(xp, window, -parted / (1 + slope * slope) ** 0.5, 0.06)
+  window = sh.smax(xp, window, -parting / (1 + slope * slope) ** 0.5, 0.06)
   window = sh.smin(xp, window, throat, 0.05)
   front = sh.smax(xp, mass, -window, 0.02)
   front = sh.smax(xp, front, v.hy - hem, 0.05)

@@ -180,9 +180,9 @@ def lids(xp, h: Head, t, left):
 
 def brow(xp, h: Head, t, left):
   """Centre line and half thickness at t in [-1, 1], from the nose side outward."""
-  raised = mix(h.mood.raise_r, h.mood.raise_l, left)
+  rise = mix(h.mood.raise_r, h.mood.raise_l, left)
   slope = h.mood.slope - h.brow_angle
-  y = h.brow_y - raised + h.brow_w * 0.5 * slope * t - 0.022 * (1 - t * t)
+  y = h.brow_y - rise + h.brow_w * 0.5 * slope * t - 0.022 * (1 - t * t)
   return y, h.brow_h * (1 - 0.28 * (t + 1) * (t + 1) * 0.5)
 
 

@@ -104,8 +104,8 @@ _MOUTH_CURVE = np.array([0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 2, 3, 3, 2, 3, 3, 2
 def _mouth(xp, h):
   curves = hd.mouth(xp, h, _MOUTH_T)
   gap = xp.maximum(_GAP - (curves[2] - curves[1]) / 2, 0.0)
-  pushed = (curves[0] - gap, curves[1] - gap, curves[2] + gap, curves[3] + gap)
-  y = xp.select([_MOUTH_CURVE == n for n in range(4)], pushed)
+  edges = (curves[0] - gap, curves[1] - gap, curves[2] + gap, curves[3] + gap)
+  y = xp.select([_MOUTH_CURVE == n for n in range(4)], edges)
   corner = np.abs(_MOUTH_T) == 1
   y = xp.where(corner, curves[1], y)
   return hd.turn(xp, h, hd.mouth_half(h) * _MOUTH_T), y

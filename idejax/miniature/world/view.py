@@ -72,7 +72,7 @@ def palette(xp, person, scene) -> Paint:
   line = skin * colour(140, 96, 90)
   hair = lookup(xp, _HAIR, person.hair_colour)
   amount = lookup(xp, _LIPS_AMOUNT, person.lip_colour)
-  tinted = lookup(xp, _LIPS, person.lip_colour) * (0.62 + 0.38 * skin)
+  lips = lookup(xp, _LIPS, person.lip_colour) * (0.62 + 0.38 * skin)
   return Paint(
     skin=skin,
     shade=shade,
@@ -81,6 +81,6 @@ def palette(xp, person, scene) -> Paint:
     # Without the skin's line colour fair brows would vanish on fair skin, and gray ones on dark.
     brow=mix(hair * 0.60, line * 0.6, 0.42),
     eye=lookup(xp, _EYE, person.eye_colour),
-    lips=mix(shade, tinted, amount),
+    lips=mix(shade, lips, amount),
     light=scene.light,
   )
