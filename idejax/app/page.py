@@ -44,7 +44,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     return cards.people(token, records, [names.slug(n) for n in people]), gr.update(choices=people, value=None)
 
   with gr.Blocks(title="idejax comic", analytics_enabled=False, delete_cache=(600, 600)) as page:
-    cookie = gr.BrowserState("", storage_key="idejax-comic", secret="idejax")
+    browser_state = gr.BrowserState("", storage_key="idejax-comic", secret="idejax")
     token = gr.State("")
     tick = gr.State(0)
     first = gr.State(0)
@@ -207,9 +207,9 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
     page.load(
       arrive,
-      [cookie],
+      [browser_state],
       [
-        cookie,
+        browser_state,
         token,
         crowd,
         to_delete,
