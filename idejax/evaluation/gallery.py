@@ -16,7 +16,7 @@ from idejax.errors import UserError, tell
 from idejax.evaluation import runs
 from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
-from idejax.evaluation.runs import Trained
+from idejax.evaluation.runs import RunPerson
 from idejax.runtime import distributed
 from idejax.sampling import learned
 from idejax.sampling.learned import Learned
@@ -61,7 +61,9 @@ class Job:
     return ((i, s) for i in range(len(self.protocol.prompts)) for s in self.protocol.seeds)
 
 
-def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mapping[str, tuple[str, ...]]) -> list[Row]:
+def make(
+  job: Job, methods: Mapping[str, Sequence[RunPerson]], trained_with: Mapping[str, tuple[str, ...]]
+) -> list[Row]:
   """Makes every picture that is not there yet; returns the rows of all. UserError for another command's picture.
 
   trained_with: {method: sha256 of recognisers that it learned from}.
@@ -125,7 +127,7 @@ def make(job: Job, methods: Mapping[str, Sequence[Trained]], trained_with: Mappi
   return rows
 
 
-def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dict[str, Path], dict[str, Path | None]]:
+def references(out: Path, methods: Mapping[str, Sequence[RunPerson]]) -> tuple[dict[str, Path], dict[str, Path | None]]:
   """Two tables by person: the photo that pictures are compared with, and a second photo or None. The first
   process writes the files."""
   everyone = {t.name: t for people in methods.values() for t in people}
@@ -138,7 +140,7 @@ def references(out: Path, methods: Mapping[str, Sequence[Trained]]) -> tuple[dic
   return places, others
 
 
-def _ready(t: Trained, scale: float | None) -> Learned:
+def _ready(t: RunPerson, scale: float | None) -> Learned:
   """The person under a word of their own, because every run of one person says <id>."""
   who = t.who if scale is None else t.who.with_strength(scale)
   return dataclasses.replace(who, word=f"<{t.name}>")

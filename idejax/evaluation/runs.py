@@ -19,7 +19,7 @@ from idejax.sampling.learned import Learned
 from idejax.storage.files import read_json, replacing
 
 
-class Trained(NamedTuple):
+class RunPerson(NamedTuple):
   """One person of one run."""
 
   folder: Path  # of identity.safetensors
@@ -33,7 +33,7 @@ class Trained(NamedTuple):
   pack: str
 
 
-def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list[Trained]]:
+def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list[RunPerson]]:
   """{method: its people}. Runs of one method with different settings count as different methods, named by
   what differs. UserError names what is missing.
 
@@ -47,7 +47,7 @@ def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list
       f"these runs were made on different models ({everyone[0].who.model}, {min(odd)}): evaluate them one model at a time"
     )
   everyone = _name(everyone)
-  out: dict[str, list[Trained]] = {}
+  out: dict[str, list[RunPerson]] = {}
   for t, name in zip(everyone, _methods([t.who for t in everyone])):
     mine = out.setdefault(name, [])
     if twin := next((m for m in mine if m.name == t.name), None):
@@ -69,7 +69,7 @@ def _runs(folder: Path) -> Iterator[Path]:
   yield from inside
 
 
-def _people(run: Path, photos: Sequence[Path]) -> Iterator[Trained]:
+def _people(run: Path, photos: Sequence[Path]) -> Iterator[RunPerson]:
   files = [run] if (run / learned.FILE).is_file() else [p.parent for p in sorted(run.glob(f"*/{learned.FILE}"))]
   if not files:
     raise UserError(f"{run} holds no {learned.FILE}: give folders that idejax personalize wrote, once it has finished")
@@ -91,7 +91,7 @@ def _people(run: Path, photos: Sequence[Path]) -> Iterator[Trained]:
     boxes, face = meta[0].get("boxes"), int(meta[0].get("face", 1))
     box = np.asarray(boxes[face - 1], np.float32) if boxes and len(boxes) > 1 and 0 < face <= len(boxes) else None
     name = data_people.stem(Path(str(meta[0].get("photo") or folder.name)).stem) if folder == run else folder.name
-    yield Trained(
+    yield RunPerson(
       folder,
       who,
       name,
@@ -127,7 +127,7 @@ def _photo(run: Path, config: Mapping[str, Any], meta: Mapping[str, Any], more: 
   )
 
 
-def _name(everyone: list[Trained]) -> list[Trained]:
+def _name(everyone: list[RunPerson]) -> list[RunPerson]:
   """Gives people the same name if, and only if, they were learned from the same photos."""
   names: dict[str, str] = {}
   for t in everyone:
@@ -167,7 +167,7 @@ def _short(x: Any) -> str:
 _AROUND = 1.8  # side of a reference's square, in sides of the face's box
 
 
-def reference(t: Trained, path: Path) -> Path:
+def reference(t: RunPerson, path: Path) -> Path:
   """Writes the photo as a PNG; where it shows several people, the square around the learned face, so that this
   face is the largest."""
   if path.exists():
@@ -185,7 +185,7 @@ def reference(t: Trained, path: Path) -> Path:
   return path
 
 
-def second(t: Trained, path: Path) -> Path | None:
+def second(t: RunPerson, path: Path) -> Path | None:
   """Writes another photo of the same person, which no training saw. Only drawn people have one."""
   person = portraits.find_person(t.name)
   if person is None:

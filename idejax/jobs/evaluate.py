@@ -18,7 +18,7 @@ from idejax.evaluation import gallery, judges_file, looking, miniature, protocol
 from idejax.evaluation.judges import Judges, calibrate
 from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
-from idejax.evaluation.runs import Trained
+from idejax.evaluation.runs import RunPerson
 from idejax.methods import METHODS
 from idejax.miniature.judging import exam
 from idejax.model.backbone import Nets
@@ -135,7 +135,7 @@ def open_judges(c: config.Evaluate, model: str) -> Judges:
 # People who were learned.
 
 
-def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], out: Path):
+def check_references(judges: Judges, methods: Mapping[str, Sequence[RunPerson]], out: Path):
   """UserError if the detector finds no face in somebody's photo, because then no face could be judged."""
   if judges.detector is None:
     return
@@ -149,7 +149,7 @@ def check_references(judges: Judges, methods: Mapping[str, Sequence[Trained]], o
 
 
 def sample(
-  c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[Trained]], out: Path
+  c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[RunPerson]], out: Path
 ) -> tuple[list[Row], dict[str, Any]]:
   """Samples a protocol's pictures; returns their rows and facts about them."""
   everyone = {t.name for people in methods.values() for t in people}
@@ -176,7 +176,7 @@ def sample(
   }
 
 
-def trainers(people: Sequence[Trained], nets: Nets) -> tuple[str, ...]:
+def trainers(people: Sequence[RunPerson], nets: Nets) -> tuple[str, ...]:
   """sha256 of the recognisers that a method learned from."""
   who = people[0].who
   if not METHODS[who.method].needs(who.cfg, nets).recogniser:
@@ -188,7 +188,7 @@ def trainers(people: Sequence[Trained], nets: Nets) -> tuple[str, ...]:
   return tuple(sorted(digests))
 
 
-def _mean_costs(people: Sequence[Trained]) -> dict[str, float]:
+def _mean_costs(people: Sequence[RunPerson]) -> dict[str, float]:
   names = dict.fromkeys(n for t in people for n in t.costs)
   return {n: sum(v) / len(v) for n in names if (v := [t.costs[n] for t in people if n in t.costs])}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from idejax.model import backbone
 from idejax.model.backbone import Backbone, Conditioning
-from idejax.model.tokens import Encoded, Tokenizer
+from idejax.model.tokens import TokenBatch, Tokenizer
 
 Array = Any  # numpy when tokenised, traced inside jit
 Rows = tuple[Array, ...]  # per text encoder [S, W, P, d]: S stages, W = 1 or 2 (keys, values), P rows
@@ -28,9 +28,9 @@ def tokenise(tokenizers: Sequence[Tokenizer], texts: Sequence[str], placeholders
   return prompts([t.encode(texts, placeholders) for t in tokenizers])
 
 
-def prompts(encoded: Sequence[Encoded]) -> Prompts:
+def prompts(batches: Sequence[TokenBatch]) -> Prompts:
   """The same texts as every text encoder's tokenizer encoded them."""
-  pick = lambda name: tuple(getattr(e, name) for e in encoded)
+  pick = lambda name: tuple(getattr(e, name) for e in batches)
   return Prompts(pick("ids"), pick("eos"), pick("where"))
 
 

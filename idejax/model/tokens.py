@@ -13,7 +13,7 @@ import numpy as np
 from idejax.errors import UserError
 
 
-class Encoded(NamedTuple):
+class TokenBatch(NamedTuple):
   """N tokenised prompts: ids [N, L] int32, position of the end-of-text token [N], text that did not fit.
 
   `where` [N, P] holds the positions of the placeholders' rows, in the order of the rows, -1 where
@@ -36,7 +36,7 @@ class Tokenizer:
   eos: int
   pad: int
 
-  def encode(self, prompts: Sequence[str], placeholders: Mapping[str, int] | None = None) -> Encoded:
+  def encode(self, prompts: Sequence[str], placeholders: Mapping[str, int] | None = None) -> TokenBatch:
     """Token ids of prompts, truncated to the encoder's length and padded as the model expects.
 
     Args:
@@ -77,7 +77,7 @@ class Tokenizer:
       body = body[:room]
       ids[n, : len(body) + 2] = [self.bos, *body, self.eos]
       ends[n] = len(body) + 1
-    return Encoded(ids, ends, where, tuple(overflow))
+    return TokenBatch(ids, ends, where, tuple(overflow))
 
 
 def _split(prompt: str, placeholders: Mapping[str, Any]) -> list[str]:
