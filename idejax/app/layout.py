@@ -20,8 +20,8 @@ class Page(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """A layout: what it is for, its page's width, how high a row is (of one panel as a share of the page's
-  width), how many rows a page has, and which rows the lengths of the texts make."""
+  """A layout. `height` of a row is a share of the page's width, `rows` the number of rows on a page; `split`
+  divides panels into rows, given the lengths of their texts."""
 
   about: str
   width: int

@@ -30,7 +30,10 @@ from idejax.training import fit, loop
 MOST_BYTES = 20 << 20  # of an uploaded photo
 MOST_AT_ONCE = 16
 ADULT = 18.0
-METHOD = {"sd": "celeb-basis", "sdxl": "celeb-basis"}  # the default: identity and prompts both, in few numbers
+METHOD = {
+  "sd": "celeb-basis",
+  "sdxl": "celeb-basis",
+}  # the default: it keeps the face and follows prompts, with few numbers
 _PICTURES = ("PNG", "JPEG", "WEBP")  # what an upload may be
 
 

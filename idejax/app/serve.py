@@ -67,7 +67,7 @@ def application(desk: Any, out: Path) -> Any:
   app = FastAPI(openapi_url=None)
   app.add_middleware(
     TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]
-  )  # no page elsewhere reaches it by a name of its own
+  )  # so that no other site's host name can reach the page
 
   @app.get("/comic/{token}/{name:path}")
   def comic_file(token: str, name: str):

@@ -80,8 +80,8 @@ def portrait(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def released_matrix() -> np.ndarray:
-  """[2, 3] from a 512 px portrait to Celeb Basis' 112 px crop, whose faces are 28 % smaller than
-  ArcFace's: corners onto corners, as its grid sampling and this project's test of it have them."""
+  """[2, 3] from a 512 px portrait to Celeb Basis' 112 px crop, whose faces are 28 % smaller than ArcFace's.
+  Corners map to corners, as in its grid sampling."""
   back = invert(RELEASED)
   to, fro = 2 / (PORTRAIT - 1), (CROP - 1) / 2
   inside = back[:, :2] * (to * fro)

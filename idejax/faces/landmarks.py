@@ -39,8 +39,8 @@ def from_106(marks: np.ndarray | None) -> np.ndarray | None:
   return np.asarray(marks, np.float32)[FROM_106]
 
 
-# The runs of landmarks that a control image joins, each with its part's colour (RGB): contour, brows, nose,
-# eyes, lips outside and inside. Closed ones repeat their first.
+# The lines of a control image, each as its landmarks and its colour (RGB): contour, brows, nose, eyes, outer and
+# inner lips. A closed line repeats its first landmark.
 _GREY, _RED, _GREEN, _PURPLE = (125, 125, 125), (255, 0, 0), (0, 255, 0), (255, 0, 255)
 _BLUE, _CYAN, _YELLOW = (0, 0, 255), (0, 255, 255), (255, 255, 0)
 POLYLINES: tuple[tuple[tuple[int, ...], tuple[int, int, int]], ...] = (

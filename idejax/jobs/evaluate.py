@@ -41,7 +41,7 @@ def main(c: config.Evaluate):
   protocol = check(c)
   out = c.out or Path("evaluation")
   with distributed.by_first(lambda: claim(out)):
-    # ---- Judges first: what they lack must not be found out when everything is made --------------
+    # ---- Judges first, so that what they lack is known before pictures are sampled ---------------
     about: dict[str, Any] = {}
     if protocol is None:
       entries, judges = rows.read(Path(c.what[0])), open_judges(c, "pictures")

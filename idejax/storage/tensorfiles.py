@@ -62,9 +62,9 @@ class Tensors(Lazy):
 def read(folder: str | os.PathLike, stem: str, *, variant: str | None = None, allow_pickle: bool = False) -> Tensors:
   """The weights called `stem` (diffusion_pytorch_model, model) in a component's folder.
 
-  Order: safetensors of the variant, plain safetensors, safetensors of the variant fp16 where
-  none was asked for, Flax msgpack, and pickles last and only if `allow_pickle`; in each, one
-  file before shards. A choice other than the first is reported on stderr. Raises UserError.
+  Order: safetensors of the variant, plain safetensors, safetensors of the variant fp16 if no
+  variant was asked for, Flax msgpack, and pickles last and only if `allow_pickle`; each as one file
+  before shards. A choice other than the first is reported on stderr. Raises UserError.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():

@@ -8,8 +8,8 @@ from idejax.errors import UserError
 
 
 class Board:
-  """Events in FOLDER/events. Events that a killed run wrote from step `start` on are hidden. UserError without
-  tensorboardX."""
+  """Writes events to FOLDER/events. Events that a killed run wrote from step `start` on are hidden. UserError
+  without tensorboardX."""
 
   def __init__(self, folder: Path, start: int):
     try:

@@ -80,8 +80,8 @@ def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.
 
 
 def person_mesh(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  """The mesh for one person, which holds a large state in parts: a UNet's weights do not fit beside their
-  gradients and moments on most devices."""
+  """The mesh for one person. It holds a large state in parts, because a UNet's weights with their gradients and
+  moments do not fit on most devices."""
   tx = _step(method, cfg, None)[1]
   state = jax.eval_shape(lambda f: st.init(method.init(jax.random.key(0), f, cfg), tx), frozen)
   if sum(x.size for x in jax.tree.leaves(state)) < LARGE:

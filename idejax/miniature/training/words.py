@@ -49,7 +49,7 @@ _RESIDUAL = re.compile(r"embeddings\.|self_attn\.out_proj\.|mlp\.fc2\.")
 def unit(cfg: clip.TextConfig, text: Any, ids: np.ndarray) -> Any:
   """The same encoder with a penultimate layer of root mean square 1 over prompts [N, L].
 
-  SDXL's UNet reads that layer without a norm: at its natural size, 9, attention would start as a hard choice.
+  SDXL's UNet reads that layer without a norm: at its natural size, 9, attention would start as a hard maximum.
   """
 
   @jax.jit
