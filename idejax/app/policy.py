@@ -69,7 +69,7 @@ _INNOCENT = {"rapped", "rapping"}  # words whose double letter tells them from o
 
 
 def plain(text: str) -> str:
-  """In small letters a-z, digits, and single spaces, with look-alikes and accents undone."""
+  """The text in small letters with single spaces, and with look-alikes and accents undone."""
   text = unicodedata.normalize("NFKC", text).casefold().translate(_LOOKALIKE)
   text = unicodedata.normalize("NFKD", text)
   text = "".join(

@@ -49,8 +49,8 @@ def quality(picture: np.ndarray, good: np.ndarray, bad: np.ndarray) -> float:
 
 
 def drift(tuned: float, base: float) -> float:
-  """Of a prompt without the person: CLIP-T of the tuned model's picture minus that of the base
-  model's, from the same noise. Below 0: training has cost the model something."""
+  """CLIP-T of the tuned model's picture minus that of the base model's, for a prompt without the person and from
+  the same noise. Below 0, training has cost the model something."""
   return clip_t(tuned) - clip_t(base)
 
 

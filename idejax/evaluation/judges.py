@@ -90,7 +90,7 @@ class Judges:
     return {role: roles[role].about for role in ROLES if roles.get(role) is not None}  # type: ignore[union-attr]
 
   def digest(self) -> str:
-    """Of all judges together: findings are cached under it."""
+    """A digest of all judges together, under which findings are cached."""
     return " ".join(f"{role}:{a.digest[:16]}:{a.network}" for role, a in self.about().items())
 
 

@@ -76,7 +76,7 @@ def read(path: Path) -> list[Row]:
 
 
 def check_files(rows: Sequence[Row]):
-  """UserError that names the first picture that is not there, and how many more."""
+  """UserError, with the first picture that is missing and the number of others, unless all pictures exist."""
   files = dict.fromkeys(p for r in rows for p in (*(getattr(r, n) for n in _PATHS), *(o for _, o in r.others)) if p)
   missing = [p for p in files if not p.is_file()]
   if missing:

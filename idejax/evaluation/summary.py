@@ -114,7 +114,7 @@ def _sets(
 
 
 def differences(rows: Sequence[Row], scores: Sequence[Scores]) -> list[dict[str, Any]]:
-  """Every two methods, metric by metric, on the same people, prompts and seeds."""
+  """The difference of every two methods in every metric, on the same people, prompts and seeds."""
   names = list(dict.fromkeys(r.method for r in rows))
   values: dict[str, dict[str, dict[Any, float | None]]] = {n: {} for n in names}
   for r, s in zip(rows, scores):

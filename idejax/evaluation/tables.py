@@ -98,7 +98,7 @@ def _scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def words(results: Mapping[str, Any]) -> str:
-  """For a terminal: a line per figure, a column per method, what is not measured last."""
+  """A table for a terminal: a line per figure, a column per method, and last what is not measured."""
   methods = results["methods"]
   names = [n for n in metrics.METRICS if any(n in m["scores"] for m in methods.values())]
   head = ["", *methods]

@@ -1,4 +1,4 @@
-"""`idejax train-miniature`: trains the pipelines that ship in the package, on a drawn world.
+"""`idejax train-miniature`: trains the pipelines in the package on the drawn world.
 
 Stages: tokenizer, data, vae, words (the text encoders, on captions alone), diffusion (the UNet), export.
 Each continues where it stopped. In the end --out/pipeline is a Stable Diffusion folder in diffusers'

@@ -18,8 +18,8 @@ _GAP = 0.006  # a closed lid or lip still has two sides
 
 
 class Geometry(NamedTuple):
-  """In pixels, whole numbers at their centres: box [4] x0 y0 x1 y1, points [5, 2] as insightface,
-  landmarks [72, 2] as FaceSnap.
+  """Box [4] x0 y0 x1 y1, points [5, 2] as insightface's, landmarks [72, 2] as FaceSnap's; in pixels, whole
+  numbers at their centres.
   """
 
   box: Any
