@@ -24,7 +24,7 @@ def green(tmp_path):
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
-  monkeypatch.setattr(pack, "_shown", set())
+  monkeypatch.setattr(pack, "_licences", set())
   return tmp_path / "home"
 
 
