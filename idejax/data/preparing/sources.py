@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from idejax.errors import UserError, one_line
 from idejax.faces import photo
-from idejax.faces.mask import Known
+from idejax.faces.mask import Truth
 from idejax.storage.files import read_text
 
 _LONGEST = 2**20  # bytes of a caption, a line or a tar's header
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
   """An encoded photo, or why there is none; what a drawn world knows about it."""
 
   data: bytes | UserError
-  known: Known | None = None
+  truth: Truth | None = None
 
 
 class Source(Protocol):
@@ -262,7 +262,7 @@ class Drawn:
       n = ids.index(i) * self.each + k
       face, hair = map(np.asarray, _masks(self.side)(people.take(everybody, n), people.take(scenes, n)))
       Image.fromarray(batch.images[n]).save(png := io.BytesIO(), "PNG")
-      yield Picture(png.getvalue(), Known(face, hair, batch.geometry.landmarks[n]))
+      yield Picture(png.getvalue(), Truth(face, hair, batch.geometry.landmarks[n]))
 
   def captions(self, items: Sequence[Item]) -> list[str]:
     """What the pictures show, in the world's words."""

@@ -108,8 +108,8 @@ def marks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
 
   def look(pair: tuple[Picture, int]) -> np.ndarray | None:
     picture, i = pair
-    if picture.known is not None:
-      return picture.known.landmarks
+    if picture.truth is not None:
+      return picture.truth.landmarks
     return landmarks.from_106(work.pack.landmarks106(photo.read(picture.data).pixels, found["box"][i]))
 
   out, have = np.zeros((len(items), 72, 2), np.float32), np.zeros(len(items), bool)
@@ -130,7 +130,7 @@ def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
     pixels, five = photo.read(picture.data).pixels, found["points"][i]
     labels = work.parser.labels(batch.align.portrait(pixels, five)) if work.parser else None
     outline = points["landmarks"][i] if points["has_landmarks"][i] else None
-    return mask.masks(pixels.shape[:2], five, outline, labels, picture.known)
+    return mask.masks(pixels.shape[:2], five, outline, labels, picture.truth)
 
   files = {"face": [b""] * len(items), "hair": [b""] * len(items)}
   origins = np.full((len(items), 2), "", "U12")
