@@ -24,6 +24,7 @@ from idejax.errors import UserError, tell
 from idejax.model import conditioning, families
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.nets import unet, vae
+from idejax.nets.target import computed_in
 from idejax.runtime import cores, flops
 from idejax.runtime.timing import alternate, words
 from idejax.sampling import pipeline, sampler
@@ -76,7 +77,7 @@ def main(c: config.Bench):
       platform=platform.platform(),
       cores=os.cpu_count(),
       busy_cores=busy,
-      versions=_versions(),
+      versions=versions(),
     )
     write_json(c.out, report)
     tell(f"figures in {c.out}")
@@ -171,7 +172,7 @@ def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
 
 def make_backbone(configs, dtype) -> Backbone:
   """The UNet and VAE of a family with random weights on the device; no text encoders."""
-  nets = Nets.from_json(configs, dtype=dtype)
+  nets = Nets.from_json(configs, dtype=computed_in(dtype))
   put = lambda shapes, kind, seed: jax.tree.map(lambda x: jnp.asarray(x, kind), families.random_params(shapes, seed))
   return Backbone(
     nets, dict(unet=put(unet.shapes(nets.unet), dtype, 0), vae=put(vae.shapes(nets.vae), nets.vae_dtype, 1))
@@ -193,14 +194,14 @@ def inputs(c: config.Bench, core: Backbone, side: int, rows: int):
   return draw(rows, side, side, n.channels[0]), Conditioning(context, context, *added)
 
 
-_forward = jax.jit(predict)
+forward = jax.jit(predict)
 
 
 def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
   """One UNet forward."""
   x, cond = inputs(c, core, side, c.batch)
   t = np.float32(500)
-  ours = lambda: _forward(core, x, t, cond).block_until_ready()
+  ours = lambda: forward(core, x, t, cond).block_until_ready()
   theirs = (lambda: peer.unet(x, t, cond)) if peer else None
   return Work("unet", ours, theirs, flops.count(predict, core, x, t, cond), c.batch)
 
@@ -327,7 +328,7 @@ def _flop(n: float) -> str:
   return f"{n / 1e12:.3g} TFLOP" if n >= 1e11 else f"{n / 1e9:.3g} GFLOP"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
   out = {"python": platform.python_version()}
   for name in ("idejax", "jax", "jaxlib", "flax", "numpy", "torch", "diffusers"):
     try:

@@ -22,6 +22,7 @@ from idejax.methods import METHODS
 from idejax.model import conditioning, families
 from idejax.model.backbone import Backbone, predict
 from idejax.model.conditioning import Prompts
+from idejax.nets.target import computed_in
 from idejax.person import subject
 from idejax.person.subject import Frozen
 from idejax.planning import model, work
@@ -45,7 +46,7 @@ def main(c: config.Bench) -> dict[str, Any]:
     f"{c.method} ({c.preset or 'its preset for the model'}) on {c.model}: {s.cfg.steps} steps of {s.cfg.batch}, "
     f"{c.dtype}; weights and photos are random"
   )
-  frozen = fill(work.shapes(s, jnp.dtype(c.dtype)))
+  frozen = fill(shapes(s, c.dtype))
   out: dict[str, Any] = {}
   one, least = alone(c, s, frozen), work.count_flops(s)
   out["one"] = report(f"{c.method} 1", c, s, one, 1, least)
@@ -73,6 +74,14 @@ def settings(c: config.Bench, method: str | None = None) -> Settings:
   if c.train_batch:
     cfg = dataclasses.replace(cfg, batch=c.train_batch)
   return Settings(config.Personalize(method=method, model=c.model, dtype=c.dtype), cfg)  # type: ignore[arg-type]
+
+
+def shapes(s: Settings, dtype: str) -> Frozen:
+  """Of a run on this machine, which computes in the dtype that jobs do."""
+  found, compute = work.shapes(s, jnp.dtype(dtype)), computed_in(dtype)
+  nets = found.backbone.nets
+  nets = dataclasses.replace(nets, dtype=compute, unet=dataclasses.replace(nets.unet, dtype=compute))
+  return found._replace(backbone=Backbone(nets, found.backbone.params))
 
 
 def report(name: str, c: config.Bench, s: Settings, t: Timed, people: int, least: int) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def versus(c: config.Bench) -> dict[str, Any]:
 
   s = settings(c, "textual-inversion")
   module, key = METHODS["textual-inversion"], jax.random.key(_KEY)
-  frozen = fill(work.shapes(s, jnp.dtype(c.dtype)))
+  frozen = fill(shapes(s, c.dtype))
   params = module.init(key, frozen, s.cfg)
   example = jax.jit(subject.draw)(frozen, jax.random.split(key, s.cfg.batch))
   peer = bench_torch.TextualInversion(c, model.configs(c.model)[0], frozen, params, example, s.cfg)
