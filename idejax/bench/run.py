@@ -1,4 +1,4 @@
-"""`idejax bench`: how fast is it here, against the analytic floor and against diffusers?
+"""`idejax bench`: how fast is it here, against the analytic floor and against diffusers or Dew?
 
 Both sides hold the same random weights and do the same work in turn, so that a busy machine slows
 both; their outputs are compared as well, for a fast wrong answer is worth nothing.
@@ -20,10 +20,12 @@ import numpy as np
 
 from idejax import config, sharding
 from idejax.bench import commands as bench_commands
+from idejax.bench.dew import Dew
 from idejax.errors import UserError, tell
 from idejax.model import conditioning, families
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.nets import unet, vae
+from idejax.nets.target import computed_in
 from idejax.runtime import cores, flops
 from idejax.runtime.timing import alternate, words
 from idejax.sampling import pipeline, sampler
@@ -76,7 +78,7 @@ def main(c: config.Bench):
       platform=platform.platform(),
       cores=os.cpu_count(),
       busy_cores=busy,
-      versions=_versions(),
+      versions=versions(),
     )
     write_json(c.out, report)
     tell(f"figures in {c.out}")
@@ -127,18 +129,22 @@ def inference(c: config.Bench, what: Sequence[str]) -> dict[str, Any]:
     f"{c.family}{' small' if c.small else ''}, latents {side}x{side}, batch {c.batch}, {c.dtype}, "
     f"on {device.platform} ({device.device_kind}), {os.cpu_count()} cores, {len(_devices(c))} device(s); weights are random"
   )
+  if c.vs == "dew" and set(what) - {"unet"}:
+    tell("--vs dew compares the UNet; the others are measured alone")
   core = make_backbone(configs, jnp.dtype(c.dtype))
   core = jax.device_put(core, sharding.replicated(sharding.make_mesh(_devices(c))))
-  peer = _Peer(c, configs, core) if c.vs == "diffusers" else None
-  return {name: measure(_MAKERS[name](c, core, peer, side), c.repeats, c.peak) for name in what}
+  peer = None if c.vs == "none" else (_Peer if c.vs == "diffusers" else Dew)(c, configs, core)
+  return {name: measure(_MAKERS[name](c, core, peer, side), c.repeats, c.peak, c.vs) for name in what}
 
 
-def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
+def measure(work: Work, repeats: int, peak: float | None, peer: str) -> dict[str, Any]:
   """Medians of alternating runs, in seconds, and what follows from them; printed as one line."""
   start = time.perf_counter()
   ours = work.ours()
   first = time.perf_counter() - start
+  start = time.perf_counter()
   theirs = work.theirs() if work.theirs else None
+  peer_first = time.perf_counter() - start
   times = alternate({"ours": work.ours, "theirs": work.theirs}, repeats)
   seconds = statistics.median(times["ours"])
   rate = work.flops / seconds / 1e12
@@ -155,11 +161,12 @@ def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
     line += f", {100 * rate / peak:.0f} % of peak"
   if theirs is not None:
     out["peer_seconds"] = statistics.median(times["theirs"])
+    out["peer_first_seconds"] = peer_first  # with compilation, where there is one
     out["ratio"] = seconds / out["peer_seconds"]
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     out["relative_error"] = float(np.abs(a - b).max() / np.abs(b).max())
     line += (
-      f";  diffusers {words(out['peer_seconds'])}, ours/theirs {out['ratio']:.2f}, "
+      f";  {peer} {words(out['peer_seconds'])}, ours/theirs {out['ratio']:.2f}, "
       f"outputs differ by {out['relative_error']:.1e}"
     )
   print(line, flush=True)
@@ -171,7 +178,7 @@ def measure(work: Work, repeats: int, peak: float | None) -> dict[str, Any]:
 
 def make_backbone(configs, dtype) -> Backbone:
   """The UNet and VAE of a family with random weights on the device; no text encoders."""
-  nets = Nets.from_json(configs, dtype=dtype)
+  nets = Nets.from_json(configs, dtype=computed_in(dtype))
   put = lambda shapes, kind, seed: jax.tree.map(lambda x: jnp.asarray(x, kind), families.random_params(shapes, seed))
   return Backbone(
     nets, dict(unet=put(unet.shapes(nets.unet), dtype, 0), vae=put(vae.shapes(nets.vae), nets.vae_dtype, 1))
@@ -193,19 +200,19 @@ def inputs(c: config.Bench, core: Backbone, side: int, rows: int):
   return draw(rows, side, side, n.channels[0]), Conditioning(context, context, *added)
 
 
-_forward = jax.jit(predict)
+forward = jax.jit(predict)
 
 
-def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+def unet_work(c: config.Bench, core: Backbone, peer: "_Peer | Dew | None", side: int) -> Work:
   """One UNet forward."""
   x, cond = inputs(c, core, side, c.batch)
   t = np.float32(500)
-  ours = lambda: _forward(core, x, t, cond).block_until_ready()
+  ours = lambda: forward(core, x, t, cond).block_until_ready()
   theirs = (lambda: peer.unet(x, t, cond)) if peer else None
   return Work("unet", ours, theirs, flops.count(predict, core, x, t, cond), c.batch)
 
 
-def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | Dew | None", side: int) -> Work:
   """`steps` DDIM steps with guidance, as `idejax sample` runs them."""
   mesh = sharding.make_mesh(_devices(c))
   _, cond = inputs(c, core, side, 2 * c.batch)
@@ -220,15 +227,15 @@ def sample_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int
 
   x, _ = inputs(c, core, side, 2 * c.batch)
   per_step = flops.count(predict, core, x, np.float32(0), cond)
-  theirs = (lambda: peer.sample(z, cond, c.steps)) if peer else None
+  theirs = (lambda: peer.sample(z, cond, c.steps)) if isinstance(peer, _Peer) else None
   return Work("sample", ours, theirs, c.steps * per_step, c.batch)
 
 
-def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | None", side: int) -> Work:
+def vae_work(c: config.Bench, core: Backbone, peer: "_Peer | Dew | None", side: int) -> Work:
   """Latents to 8-bit pictures."""
   z, _ = inputs(c, core, side, c.batch)
   ours = lambda: pipeline.decode(core, z, False).block_until_ready()
-  theirs = (lambda: peer.decode(z)) if peer else None
+  theirs = (lambda: peer.decode(z)) if isinstance(peer, _Peer) else None
   return Work("vae", ours, theirs, flops.count(lambda b, z: pipeline.decode(b, z, False), core, z), c.batch)
 
 
@@ -327,9 +334,9 @@ def _flop(n: float) -> str:
   return f"{n / 1e12:.3g} TFLOP" if n >= 1e11 else f"{n / 1e9:.3g} GFLOP"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
   out = {"python": platform.python_version()}
-  for name in ("idejax", "jax", "jaxlib", "flax", "numpy", "torch", "diffusers"):
+  for name in ("idejax", "jax", "jaxlib", "flax", "numpy", "torch", "diffusers", "dewml"):
     try:
       out[name] = metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -29,8 +29,8 @@ class Bench:
   """Architecture to measure, at its released size unless --small is given."""
   small: bool = False
   """Measure the family's small relative (64 px) instead of the released size; for input, a tiny training."""
-  vs: Literal["none", "diffusers"] = "none"
-  """Run PyTorch diffusers on the same work, alternating, and print ratios."""
+  vs: Literal["none", "diffusers", "dew"] = "none"
+  """Run a peer on the same work, alternating, and print ratios: PyTorch's diffusers, or Dew's UNet in JAX."""
   batch: Annotated[int, at_least(1)] = 1
   """Pictures at a time."""
   steps: Annotated[int, at_least(1)] = 4

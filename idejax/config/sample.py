@@ -64,7 +64,8 @@ class Sample:
   width: Annotated[int | None, at_least(1)] = None
   """Width in pixels, a multiple of {multiple}. Default: {side}."""
   dtype: Literal["float32", "bfloat16"] | None = None
-  """Number format of weights and computation; bfloat16 halves the memory. Default: float32 on CPU, else bfloat16."""
+  """Number format of weights and computation; bfloat16 halves the memory, on a CPU only where that has units for it.
+  Default: float32 on CPU, else bfloat16."""
   batch: Annotated[int | None, at_least(1)] = None
   """Pictures at a time over all devices; fewer need less memory. Default: 4 for each device."""
   tiled: bool = False

@@ -50,7 +50,8 @@ def choose(target: str, q, k) -> str:
     return "plain"
   if target == "cpu":
     return "chunk"
-  if target in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128:
+  even = l % 2 == s % 2 == 0  # cuDNN refuses other lengths
+  if target in ("cuda", "gpu") and q.dtype.itemsize == 2 and d % 8 == 0 and d <= 128 and even:
     return "cudnn"
   if target == "tpu" and l % BLOCK == 0 and s % BLOCK == 0:
     return "flash"

@@ -29,8 +29,9 @@ def cpu_multiplies_bfloat16() -> bool:
 def computed_in(dtype: jax.typing.DTypeLike):
   """The dtype that nets compute in whose weights have `dtype`: float32 for bfloat16 on a CPU without units for it.
 
-  There XLA multiplies bfloat16 as float32 (matmuls and convolutions: 1.0 times as long) and rounds after every
-  operation in between, which is what made bfloat16 slower; weights in bfloat16 still need half the memory.
+  There XLA multiplies bfloat16 as float32 (matmuls and convolutions: 1.0 to 1.1 times as long) and rounds after
+  every operation in between, which is what made bfloat16 slower. Weights stay bfloat16 where they lie; a loop over
+  steps keeps float32 copies of those that it reads, because XLA converts them once, before it.
   """
   emulated = platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16 and not cpu_multiplies_bfloat16()
   return jnp.dtype(jnp.float32) if emulated else jnp.dtype(dtype)

@@ -1,7 +1,7 @@
 """Floating-point operations of a function, counted from its jaxpr: matmuls and convolutions.
 
-Unlike a compiler's own count this does not depend on the kernels chosen (XLA's misses Pallas),
-and it is the least that any implementation of the same arithmetic must do.
+Unlike a compiler's own count this does not miss what kernels do (XLA's counts neither Pallas nor cuDNN), and
+of a function without kernels it is the least that any implementation of the same arithmetic must do.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,10 @@ def _equation_flops(e) -> int:
     return p["length"] * _jaxpr_flops(p["jaxpr"].jaxpr)
   if name == "cond":
     return max(_jaxpr_flops(b.jaxpr) for b in p["branches"])
+  if name == "pallas_call":
+    return prod(p["grid_mapping"].grid) * _jaxpr_flops(getattr(p["jaxpr"], "jaxpr", p["jaxpr"]))
+  if name.startswith("dot_product_attention_"):
+    return _attention_flops(e)
   inner = [
     j
     for v in p.values()
@@ -44,6 +48,16 @@ def _equation_flops(e) -> int:
     if isinstance(j, core.Jaxpr | core.ClosedJaxpr)
   ]
   total = sum(_jaxpr_flops(getattr(j, "jaxpr", j)) for j in inner)
+  if name == "shard_map":  # what is inside is of one device
+    total *= prod(p["mesh"].shape[a] for a in p["newly_manual_axes"])
   if name == "while" and total:
     raise ValueError("a while loop's number of turns is not known")
   return total
+
+
+def _attention_flops(e) -> int:
+  """cuDNN's attention, from its operands [B, T, N, H] or [B, N, T, H]: two matmuls forward, four more backward."""
+  q, k = (v.aval.shape for v in e.invars[:2])
+  heads = q[1 + (e.params["layout"] == 0)]
+  scores = prod(q) * prod(k) // (q[0] * heads * q[3])  # B N T S H
+  return (4 if "_fwd" in e.primitive.name else 8) * scores

@@ -29,7 +29,7 @@ def plan(script, *args, **env):
 
 
 def test_there_are_scripts():
-  assert [s.stem for s in SCRIPTS] == ["gke", "local", "slurm", "tpu_vm"]
+  assert [s.stem for s in SCRIPTS] == ["check_device", "gke", "local", "slurm", "tpu_vm"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)

@@ -128,6 +128,8 @@ def test_weights_are_the_map(rng):
     ("cuda", 4096, 4096, 160, "bfloat16", "plain"),
     ("cuda", 4096, 4096, 36, "bfloat16", "plain"),
     ("cuda", 256, 256, 64, "bfloat16", "plain"),
+    ("cuda", 4095, 4095, 64, "bfloat16", "plain"),
+    ("cuda", 4096, 77, 64, "bfloat16", "plain"),
     ("tpu", 4096, 4096, 40, "bfloat16", "flash"),
     ("tpu", 1024, 1024, 160, "float32", "flash"),
     ("tpu", 4096, 77, 40, "bfloat16", "plain"),

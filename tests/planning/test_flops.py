@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from idejax.model import families
-from idejax.nets import target, unet
+from idejax.nets import attention, target, unet
 from idejax.runtime import flops
 
 S = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -27,6 +27,33 @@ def test_loops_and_branches():
   assert flops.count(jax.jit(branches), S(), S(4, 4)) == 2 * 128
   with pytest.raises(ValueError, match="number of turns"):
     flops.count(lambda a: jax.lax.while_loop(lambda a: a[0, 0] < 1, lambda a: a @ a, a), S(4, 4))
+
+
+def counted(monkeypatch, platform, impl, gradient):
+  """FLOPs of attention traced for a platform, lowered nowhere."""
+  from jax._src.cudnn import fused_attention_stablehlo
+
+  monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+  run = lambda q, k, v: attention.attention(q, k, v, impl=impl).astype(jnp.float32).sum()
+  shaped = [jax.ShapeDtypeStruct((2, 1024, 4, 64), jnp.bfloat16)] * 3
+  with target.compiling_for(platform):
+    return flops.count(jax.grad(run, (0, 1, 2)) if gradient else run, *shaped)
+
+
+@pytest.mark.parametrize("platform, impl", [("cuda", "cudnn"), ("tpu", "flash"), ("tpu", "splash")])
+def test_kernels_count_as_what_they_compute(monkeypatch, platform, impl):
+  """Forward exactly as without a kernel; backward at least so much, for they compute the scores again."""
+  forward, backward = (counted(monkeypatch, platform, impl, g) for g in (False, True))
+  assert forward == counted(monkeypatch, platform, "plain", False) == 4 * 2 * 4 * 1024**2 * 64
+  plain = counted(monkeypatch, platform, "plain", True)
+  assert backward == plain if impl == "cudnn" else plain < backward <= 2 * plain
+
+
+def test_what_devices_compute_each_is_added_up():
+  mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+  P = jax.sharding.PartitionSpec
+  each = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P("x"), P()), out_specs=P("x"))
+  assert flops.count(each, S(8, 5), S(5, 7)) == 2 * 8 * 5 * 7
 
 
 @pytest.mark.parametrize("family, side, tera", [("sd15", 64, 0.8033), ("sd21-base", 64, 0.8043), ("sdxl", 128, 6.7612)])
