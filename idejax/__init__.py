@@ -47,6 +47,9 @@ def load(
   model: "StrPath" = "miniature",
   *,
   people: "Iterable[Learned | StrPath]" = (),
+  addon: "StrPath | None" = None,
+  pack: "str | Pack" = "miniature",
+  vision: "StrPath | None" = None,
   dtype: Any = "float32",
   variant: str | None = None,
   allow_pickle: bool = False,
@@ -57,7 +60,9 @@ def load(
 ) -> "Pipeline":
   """Open a pipeline: the built-in miniature, a folder in diffusers layout, or a hub id.
 
-  people: whom prompts may name, as `personalize` returns them or as their run folders. dtype: float32 or bfloat16,
+  people: whom prompts may name, as `personalize` returns them or as their run folders. addon: a folder of `idejax
+  pretrain`, by which `sample` takes faces; pack, vision: its face networks, and its image encoder where it brings none.
+  dtype: float32 or bfloat16,
   of weights and computation. variant: of the weights' files, such as "fp16". allow_pickle: open .bin files too, which
   can run code. attention, remat: see `nets.attention` and `model.backbone.load`. devices: jax's, all by default.
   notify: receives notices, such as that a prompt was cut; by default they go to stderr.
@@ -79,7 +84,14 @@ def load(
     devices=devices,
     notify=notify or tell,
   )
-  return pipe.with_people(*several)
+  pipe = pipe.with_people(*several)
+  if addon is None:
+    return pipe
+  from pathlib import Path
+
+  from idejax.personalizing import faced
+
+  return faced.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
 
 
 def personalize(

@@ -23,6 +23,12 @@ from idejax.storage import files
 COMMANDS = {
   "personalize": (config.Personalize, "idejax.jobs.personalize", "a photo of a person -> that person in new pictures"),
   "sample": (config.Sample, "idejax.jobs.sample", "prompts -> pictures, with any SD 1.x, 2.x or SDXL folder"),
+  "pose": (config.Pose, "idejax.jobs.pose", "source and driver -> the source's landmarks in the driver's pose"),
+  "pretrain": (
+    config.Pretrain,
+    "idejax.jobs.pretrain",
+    "many people's faces -> FaceSnap, which needs no training for a new one",
+  ),
   "export": (config.Export, "idejax.jobs.export", "a person -> files that diffusers opens, with a certificate"),
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
   "rename": (config.Rename, "idejax.jobs.rename", "another word for a learned person"),

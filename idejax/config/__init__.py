@@ -11,7 +11,9 @@ from idejax.config.identity import Identity
 from idejax.config.miniature import RandomModel, TrainMiniature
 from idejax.config.personalize import Personalize
 from idejax.config.plan import Plan
+from idejax.config.pose import Pose
 from idejax.config.prepare import Prepare
+from idejax.config.pretrain import Pretrain
 from idejax.config.sample import Sample
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
   "App",
   "Bench",
   "Plan",
+  "Pose",
+  "Pretrain",
   "Export",
   "Convert",
   "Rename",

@@ -26,7 +26,8 @@ class RandomModel:
 class TrainMiniature:
   """Train the small pipelines that ship in the package, on their procedural world of portraits.
 
-  Stages: tokenizer, data, vae, words, diffusion, export, and faces (detector and recogniser) and judges.
+  Stages: tokenizer, data, vae, words, diffusion, export; faces (detector and recogniser), judges; and of
+  FaceSnap vision (a CLIP image encoder) and shapes (reads face, mood and pose of a drawn photo).
   The same command again continues; the results are --out/pipeline, a Stable Diffusion folder that
   diffusers loads too, or, with --family sdxl, --out/pipeline_sdxl, on the same pictures and VAE;
   --out/faces/faces, a pack for insightface, and --out/faces/judges.
@@ -34,7 +35,9 @@ class TrainMiniature:
 
   out: Path = Path("runs/miniature")
   """Folder for pictures, checkpoints, metrics and the pipeline."""
-  stage: Literal["all", "tokenizer", "data", "vae", "words", "diffusion", "export", "faces", "judges"] = "all"
+  stage: Literal[
+    "all", "tokenizer", "data", "vae", "words", "diffusion", "export", "faces", "judges", "vision", "shapes"
+  ] = "all"
   """One stage, or all of the pipeline (up to export) in order."""
   family: Literal["sd", "sdxl"] = "sd"
   """sd: Stable Diffusion 2.1's architecture. sdxl: Stable Diffusion XL's, two text encoders, smaller."""

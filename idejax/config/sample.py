@@ -15,6 +15,7 @@ class Sample:
     idejax sample --identity runs/anna --prompt "a photo of <anna> smiling" --out anna
     idejax sample --model FOLDER --prompt "a photo of a cat" --out cat
     idejax sample --model FOLDER --prompts prompts.txt --num 4 --seed 7 --steps 25 --out many
+    idejax sample --addon ADDON --face anna.png --pose left --prompt "a photo of a person on the beach"
     idejax sample --config configs/sample_sdxl_turbo.py --prompt "a red fox" --out fox
 
   --out receives 00000.png and so on, manifest.jsonl (a line for each picture) and sheet.png (all at a
@@ -34,10 +35,26 @@ class Sample:
   """Share of the steps, from 0 to 1, that show just "a person" before the identity enters: freer layouts."""
   other_model: bool = False
   """Use an identity on another model than its own, if the widths agree."""
+  addon: Annotated[str | None, not_empty] = None
+  """Add-on folder of idejax pretrain, by which --face steers pictures without any training of that person."""
+  face: tuple[Path, ...] = ()
+  """Photo whose face the pictures shall have, with --addon; several are of one person, and count as their mean."""
+  pose: Annotated[str | None, not_empty] = None
+  """Where the face lies: a driver's photo, none, or front, left, right, half-left, half-right, tilted-left,
+  tilted-right, happy, surprised, far. Default: as in --face, if landmarks are found there, else none."""
+  face_strength: Annotated[float, between(0, 10)] = 1.0
+  """How strongly the add-on acts; 0 makes the model's own pictures."""
+  face_until: Annotated[float, between(0, 1)] = 1.0
+  """Share of the steps, from the first, in which it acts: below 1 leaves the last ones to the prompt."""
+  pack: Annotated[str, not_empty] = "miniature"
+  """Face networks that read --face and --pose, those of the add-on's training: miniature (drawn portraits), an
+  insightface pack (buffalo_l), or a folder of ONNX files."""
+  vision: Path | None = None
+  """CLIP image encoder of the add-on, as transformers writes it. Default: the one in its folder."""
   prompt: Annotated[tuple[str, ...], not_empty] = ()
   """One or more prompts, each in quotes; the option may be repeated."""
   prompts: Path | None = None
-  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt [negative, seed, guidance]."""
+  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt [negative, seed, guidance, face, pose]."""
   negative: str | None = None
   """What the pictures should not show. Default: the empty prompt (for SDXL base zeros, as in diffusers)."""
   num: Annotated[int | None, at_least(1)] = None
@@ -84,6 +101,7 @@ class Sample:
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
     "prompts": ("prompt", "prompts", "negative"),
     "people": ("identity", "strength", "start", "other_model"),
+    "a face without training": ("addon", "face", "pose", "face_strength", "face_until", "pack", "vision"),
     "pictures": ("out", "num", "seed", "steps", "guidance", "height", "width"),
     "sampler": ("sampler", "spacing", "karras", "eta"),
     "model": ("model", "variant", "allow_pickle"),

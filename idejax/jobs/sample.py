@@ -70,10 +70,17 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
       folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle, attention=c.attention, notify=tell
     )
   pipe = pipe.with_people(*people, other=c.other_model)
+  if c.addon:
+    from idejax.personalizing import faced
+
+    with waiting("reading the add-on"):
+      pipe = faced.with_addon(pipe, c.addon, c.pack, c.vision)
   settings = pipeline.Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
   requests = make_requests(c, guidance, asked, [p.word for p in people])
   height, width = pipe.size(settings)
+  if c.addon:
+    requests = steer(c, asked, requests, pipe, (height, width))
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
@@ -103,6 +110,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
     identities=[[p.word, tensorfiles.digest(learned.file(path))] for p, path in zip(people, c.identity)] or None,
     strength=c.strength,
     start=c.start,
+    addon=tensorfiles.digest(pipe.faces.folder) if pipe.faces else None,
     idejax_version=__version__,
     jax_version=jax.__version__,
   )
@@ -167,6 +175,13 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
 
 def check(c: config.Sample):
   """UserError for what can be seen to be wrong without a model."""
+  if c.addon is None and (c.face or c.pose):
+    raise UserError(f"--{'face' if c.face else 'pose'} needs an add-on that reads faces: give --addon FOLDER")
+  if c.pose and not c.face and not c.prompts:
+    raise UserError("--pose is where a face lies: give --face PHOTO")
+  for photo in c.face:
+    if not photo.is_file():
+      raise UserError(f"--face {photo} {'is no file' if photo.exists() else 'does not exist'}")
   if c.start and not c.identity:
     raise UserError("--start delays an identity: give --identity")
   if c.strength is not None and not c.identity:
@@ -228,6 +243,8 @@ def known_records(c: config.Sample, asked: list[prompts.Prompt]) -> list[dict[st
   same |= {"strength": c.strength, "height": c.height or usual.side, "width": c.width or usual.side, "dtype": c.dtype}
   if c.sampler != "folder":
     same["sampler"] = c.sampler
+  if not c.addon:
+    same["addon"] = None
   if c.identity:
     from idejax.sampling import learned
 
@@ -261,6 +278,22 @@ def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]
     out.append(Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"])))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
+  return out
+
+
+def steer(c: config.Sample, asked: list[prompts.Prompt], requests, pipe, size: tuple[int, int]):
+  """The requests with the faces and poses of the command, or of their rows in the file of prompts."""
+  num, out = c.num or 1, []
+  for i, r in enumerate(requests):
+    p = asked[i // num]
+    face, pose = (Path(p.face),) if p.face else c.face, p.pose or c.pose
+    if face:
+      r = dataclasses.replace(r, steer=pipe.faces.steer(list(face), pose, size, c.face_strength, c.face_until))
+    elif pose:
+      raise UserError(f"{p.text[:60]!r} has a pose and no face: give it one, or --face PHOTO")
+    out.append(r)
+  if not any(r.steer for r in out):
+    raise UserError("--addon reads faces, and none is given: --face PHOTO")
   return out
 
 
@@ -334,6 +367,7 @@ def check_memory(pipe, settings, count: int):
 def _record(i: int, r, common: dict[str, Any]) -> dict[str, Any]:
   return (
     dict(file=f"{i:05d}.png", prompt=r.prompt, negative=r.negative, seed=r.seed, index=r.index, guidance=r.guidance)
+    | (r.steer.about if r.steer else {})
     | common
   )
 

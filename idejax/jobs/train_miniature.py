@@ -16,9 +16,11 @@ from idejax.miniature.training import (
   diffusion_training,
   face_training,
   recipe,
+  shapes_training,
   tokenizer,
   training,
   vae_training,
+  vision_training,
   words_training,
 )
 from idejax.storage import hub, tensorfiles
@@ -94,6 +96,14 @@ def make_judges(c: config.TrainMiniature, r: recipe.Recipe):
   _face_stages(c, "attributes", "judge_recogniser", "clip", "report_judges")
 
 
+def make_vision(c: config.TrainMiniature, r: recipe.Recipe):
+  vision_training.train(c.out / "facesnap", c.steps, c.seed, c.tiny)
+
+
+def make_shapes(c: config.TrainMiniature, r: recipe.Recipe):
+  shapes_training.train(c.out / "facesnap", c.steps, c.seed, c.tiny)
+
+
 def _face_stages(c: config.TrainMiniature, *names: str):
   for name in names:
     tell(f"== {name}")
@@ -109,4 +119,6 @@ _RUN = {
   "export": finish,
   "faces": make_faces,
   "judges": make_judges,
+  "vision": make_vision,
+  "shapes": make_shapes,
 }

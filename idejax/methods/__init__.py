@@ -5,7 +5,16 @@ To add one, write its file and a line in the table below.
 
 from collections.abc import Mapping
 
-from idejax.methods import celeb_basis, dreambooth, id_ea, name_inversion, sefi_ide, stable_identity, textual_inversion
+from idejax.methods import (
+  celeb_basis,
+  dreambooth,
+  facesnap,
+  id_ea,
+  name_inversion,
+  sefi_ide,
+  stable_identity,
+  textual_inversion,
+)
 from idejax.methods.contract import Method
 
 METHODS: Mapping[str, Method] = {
@@ -17,3 +26,6 @@ METHODS: Mapping[str, Method] = {
   "name-inversion": name_inversion,
   "dreambooth": dreambooth,
 }
+
+# Trained once for everybody by `idejax pretrain`; a person is then one forward pass.
+ADDONS: Mapping[str, Method] = {"facesnap": facesnap}

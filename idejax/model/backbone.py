@@ -97,7 +97,7 @@ class Conditioning:
   pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
   control, control_context: a ControlNet's image [B, H, W, 3] in [0, 1], and its context [B, L', D]; without
     one it reads the text, as stock ControlNets do.
-  control_scale: how strongly it acts, [B]; 1 without it.
+  control_scale: how strongly it acts, [B]; 1 without it. control_until: a timestep [B] below which it no longer does.
   bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
     equal length (`stage`).
   """
@@ -109,6 +109,7 @@ class Conditioning:
   control: jax.Array | None = None
   control_context: jax.Array | None = None
   control_scale: jax.Array | None = None
+  control_until: jax.Array | None = None
   bounds: jax.Array | None = None
 
 
@@ -298,7 +299,10 @@ def predict(
   added = (pooled, cond.time_ids) if b.nets.xl else None
   if cond.control is not None:
     text = select(cond.k) if cond.control_context is None else cond.control_context
-    residuals = control(b, x, t, text, cond.control, added, cond.control_scale)
+    strength = cond.control_scale
+    if cond.control_until is not None:
+      strength = jnp.where(t >= cond.control_until, 1.0 if strength is None else strength, 0.0)
+    residuals = control(b, x, t, text, cond.control, added, strength)
   out = unet.UNet(b.nets.unet).apply(
     {"params": b.params["unet"]}, x, t, context, added, residuals, extra, mutable=["attention"] if capture else False
   )
@@ -316,13 +320,19 @@ def control(
 ) -> unet.Residuals:
   """The ControlNet's residuals for noisy latents [B, h, w, C] at timesteps [B]; `scale` [B].
 
-  Raises ValueError if the backbone has no ControlNet.
+  Where no row is steered at a step, the ControlNet does not run. Raises ValueError if the backbone has none.
   """
   if b.nets.controlnet is None:
     raise ValueError("the conditioning has a control image, the backbone no ControlNet")
-  strength = 1.0 if scale is None else scale[:, None, None, None]
-  net = ControlNet(b.nets.controlnet)
-  return net.apply({"params": b.params["controlnet"]}, x, t, context, image, added, strength)
+  net, params = ControlNet(b.nets.controlnet), {"params": b.params["controlnet"]}
+  if scale is None:
+    return net.apply(params, x, t, context, image, added)
+
+  def run() -> unet.Residuals:
+    return net.apply(params, x, t, context, image, added, scale[:, None, None, None])
+
+  idle = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run))
+  return jax.lax.cond((scale != 0).any(), run, idle)
 
 
 def encode_image(b: Backbone, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -6,6 +6,7 @@ followed by a BatchNorm over the batch (`Net(body)`); a finished net has it fold
 bias (`Net(body, folded=True)`), and both exports and users see only that.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -154,3 +155,27 @@ def fold(body: Body, params: Mapping[str, Any], batches) -> dict[str, dict[str, 
       unit |= {"kernel": unit["kernel"] * gain, "bias": unit["bias"] - mean * gain}
     out[name] = {k: v.astype(np.float32) for k, v in unit.items()}
   return out
+
+
+def load_onnx(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]:
+  """The folded parameters of an ONNX file that `miniature.training.to_onnx` wrote. ValueError for any other."""
+  import onnx  # insightface brings it
+  from google.protobuf.message import DecodeError
+  from onnx import numpy_helper
+
+  try:
+    model = onnx.load(os.fspath(path))
+  except (OSError, DecodeError) as e:
+    raise ValueError(f"{path} cannot be read as ONNX ({type(e).__name__}); give a file that idejax wrote") from e
+  params: dict[str, dict[str, np.ndarray]] = {}
+  for tensor in model.graph.initializer:
+    name, _, leaf = tensor.name.rpartition(".")
+    if leaf not in ("kernel", "bias", "slope") or not name:
+      continue
+    x = numpy_helper.to_array(tensor)
+    if leaf == "kernel" and x.ndim == 4:
+      x = x.transpose(2, 3, 1, 0)
+    params.setdefault(name, {})[leaf] = x.reshape(-1) if leaf == "slope" else x
+  if model.producer_name != "idejax" or not params:
+    raise ValueError(f"{path} was not written by idejax (producer {model.producer_name!r}), so it has no JAX twin")
+  return params

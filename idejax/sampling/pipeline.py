@@ -26,10 +26,11 @@ from idejax.errors import UserError
 from idejax.model import backbone, conditioning, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
-from idejax.sampling import batching, learned, requests, sampler
+from idejax.sampling import batching, learned, requests, sampler, steering
 from idejax.sampling.learned import Learned
 from idejax.sampling.pieces import Pieces, Progress
 from idejax.sampling.requests import Request, Settings
+from idejax.sampling.steering import Faces
 from idejax.sampling.texts import Texts, Weights
 from idejax.storage import hub, tensorfiles
 
@@ -52,6 +53,7 @@ class Pipeline:
   mesh: jax.sharding.Mesh
   notify: Callable[[str], None] = print
   people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
+  faces: Faces | None = None  # an add-on, by which photos steer pictures
   shares: bool = True  # whether the job's processes divide the pictures; all must then request the same
 
   def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
@@ -67,6 +69,11 @@ class Pipeline:
       identity = sharding.replicate(dict(p.identity), self.mesh)
       by_word[p.word] = dataclasses.replace(p, identity=identity)
     return dataclasses.replace(self, people=by_word)
+
+  def with_faces(self, added: Faces) -> "Pipeline":
+    """The pipeline with an add-on, so that `sample` takes faces; of what it samples without them nothing changes."""
+    core = sharding.replicate(added.addon.backbone, self.mesh)
+    return dataclasses.replace(self, backbone=core, faces=added)
 
   def size(self, settings: Settings) -> tuple[int, int]:
     """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
@@ -106,6 +113,10 @@ class Pipeline:
     seeds: int | np.integer | Sequence[int] | np.ndarray = 0,
     guidance: float | Sequence[float] | np.ndarray | None = None,
     init_latents: Any = None,
+    face: Any = None,
+    pose: Any = None,
+    face_strength: float | Sequence[float] | np.ndarray = 1.0,
+    face_until: float | Sequence[float] | np.ndarray = 1.0,
     progress: bool | Progress = False,
     **settings: Any,
   ) -> np.ndarray:
@@ -115,13 +126,14 @@ class Pipeline:
       prompts, negative, guidance: one for all, or one a picture; lists or arrays.
       seeds: an int s gives picture i the noise (s, i); several give each picture (seed, 0).
       init_latents: unit noise [N, h, w, C] in place of the seeds'.
+      face, pose, face_strength, face_until: of a pipeline with an add-on, see `steering.Faces.steer`; one for all
+        pictures, or a list with one a picture. A tuple of faces is several photos of one person.
       progress: True shows a bar; a function is called with (pictures' steps done, of how many, {}).
-      settings: fields of `Settings` (steps, sampler, height, width, batch, ...).
-
-    UserError says what cannot be sampled.
+      settings: fields of `Settings` (steps, sampler, height, width, batch, ...). UserError says what cannot be.
     """
     asked = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
     common = requests.settings(settings)
+    asked = steering.asked(self.faces, asked, face, pose, face_strength, face_until, self.size(common))
     if init_latents is not None:
       init_latents = requests.latents(init_latents, len(asked), self.latent_shape(common))
     made = list(generate(self, asked, common, init_latents, progress=progress))
@@ -233,6 +245,7 @@ def generate(
   # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
   guided = any(r.guidance > 1 for r in requests)
   late = any(r.start > 0 for r in requests)
+  steered = any(r.steer for r in requests)
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
   groups = [tokens.placeholders_in(r.prompt, pipe.people) for r in requests]
@@ -259,6 +272,9 @@ def generate(
       keys = jnp.stack([_key(r.seed, r.index) for r in rows])
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
       cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
+      if steered:
+        steps = pipe.backbone.nets.schedule.num_train_timesteps
+        cond = steering.join(cond, [r.steer for r in rows], pipe.size(settings), steps, pipe.mesh)
       state = _start(put(z), table, pipe.mesh)
       people = [groups[i] for i in batch for _ in range(1 + guided)]
       projected = changes.project(cond, people, pipe.mesh)

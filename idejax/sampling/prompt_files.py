@@ -1,4 +1,4 @@
-"""Files of prompts: .txt (one a line), .jsonl and .csv (columns prompt, negative, seed, guidance)."""
+"""Files of prompts: .txt (one a line), .jsonl and .csv (columns prompt, negative, seed, guidance, face, pose)."""
 
 import csv
 import io
@@ -17,9 +17,11 @@ class Prompt(NamedTuple):
   negative: str | None = None
   seed: int | None = None
   guidance: float | None = None
+  face: str | None = None  # a photo, with an add-on
+  pose: str | None = None
 
 
-_FIELDS = {"prompt": str, "negative": str, "seed": int, "guidance": float}
+_FIELDS = {"prompt": str, "negative": str, "seed": int, "guidance": float, "face": str, "pose": str}
 
 
 def read(path: Path) -> list[Prompt]:

@@ -17,12 +17,23 @@ from idejax.errors import UserError
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steer:
+  """What steers one picture."""
+
+  tokens: np.ndarray  # float32 [L, D], the ControlNet's context
+  marks: np.ndarray | None  # float32 [72, 2] in the picture's pixels; None: a black control picture
+  strength: float = 1.0  # the ControlNet's scale; 0: the picture of the model without it
+  until: float = 1.0  # share of the steps, from the first, in which it acts
+  about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the picture's record
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
   """One picture. `(seed, index)` names its noise; `negative` None is the family's default.
 
   start: the share of the trajectory, 0 to 1, that is drawn with `plain` in place of the prompt: a
-  person enters when the layout stands.
+  person enters when the layout stands. steer: the face and pose that steer the picture, by an add-on.
   """
 
   prompt: str
@@ -32,6 +43,7 @@ class Request:
   guidance: float = 7.5
   start: float = 0.0
   plain: str = ""
+  steer: Steer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +79,24 @@ def build(prompts: Any, negative: Any, seeds: Any, guidance: Any, default_guidan
   if uneven := {len(named), len(scale), len(other)} - {n}:
     raise UserError(f"{n} prompts, but a list of {min(uneven)} beside them")
   return [Request(p, m, s, i, g) for p, m, s, i, g in zip(texts, other, named, places, scale)]
+
+
+def spread(given: Mapping[str, Any], count: int) -> list[list[Any]]:
+  """Each value `count` times, or the list that it is. UserError for a list of another length."""
+  for name, x in given.items():
+    if isinstance(x, list) and len(x) != count:
+      raise UserError(f"{count} prompts, but a list of {len(x)} as {name}")
+  return [x if isinstance(x, list) else [x] * count for x in given.values()]
+
+
+def numbers(given: Mapping[str, tuple[Any, float, float]], count: int) -> list[list[float]]:
+  """Each number, or list with one a picture, checked against its least and its most."""
+  values = spread({n: x if _single(x) else _several(x, n) for n, (x, _, _) in given.items()}, count)
+  out = [[_number(x, name) for x in xs] for name, xs in zip(given, values)]
+  for (name, (_, least, most)), xs in zip(given.items(), out):
+    if odd := [x for x in xs if not least <= x <= most]:
+      raise UserError(f"{name} is {odd[0]:g}; it must be from {least:g} to {most:g}")
+  return out
 
 
 def settings(given: Mapping[str, Any]) -> Settings:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from idejax.errors import UserError
+from idejax.nets import convnet
 from idejax.nets.convnet import Body
 from idejax.storage.files import replacing
 
@@ -149,18 +149,6 @@ def write(
 def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
   """The folded parameters of a file that `write` wrote. Raises UserError for any other."""
   try:
-    model = onnx.load(str(path))
-  except (OSError, DecodeError) as e:
-    raise UserError(f"{path} cannot be read as ONNX ({type(e).__name__}); give a file that idejax wrote") from e
-  params: dict[str, dict[str, np.ndarray]] = {}
-  for tensor in model.graph.initializer:
-    name, _, leaf = tensor.name.rpartition(".")
-    if leaf not in ("kernel", "bias", "slope") or not name:
-      continue
-    x = numpy_helper.to_array(tensor)
-    if leaf == "kernel" and x.ndim == 4:
-      x = x.transpose(2, 3, 1, 0)
-    params.setdefault(name, {})[leaf] = x.reshape(-1) if leaf == "slope" else x
-  if model.producer_name != "idejax" or not params:
-    raise UserError(f"{path} was not written by idejax (producer {model.producer_name!r}), so it has no JAX twin")
-  return params
+    return convnet.load_onnx(path)
+  except (OSError, ValueError) as e:
+    raise UserError(str(e)) from e

@@ -1,0 +1,82 @@
+"""What `idejax pretrain` takes, beside the options of FaceSnap itself."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from idejax.ranges import above, any_seed, at_least, between, not_empty
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+  """Train FaceSnap once for everybody: a face then steers pictures without any training of its own.
+
+    idejax pretrain --out runs/facesnap
+    idejax pretrain --data people --model FOLDER --pack buffalo_l --vision CLIP --out runs/facesnap
+
+  --data is a folder with a sub-folder of photos for each person, or `drawn`: people of the drawn world.
+  A photo's caption is in the file of its name that ends in .txt. --out receives checkpoints, loss.png and
+  addon/, which `idejax sample --addon runs/facesnap/addon --face PHOTO` reads. The same command continues.
+  """
+
+  out: Path = Path("runs/facesnap")
+  """Folder for checkpoints, metrics and the add-on."""
+  data: Annotated[str, not_empty] = "drawn"
+  """Folder of people, or `drawn`."""
+  model: Annotated[str, not_empty] = "miniature"
+  """Pipeline whose pictures the add-on shall steer: a folder, a hub id, or miniature."""
+  preset: Literal["default", "paper", "sd15-small", "miniature", "tiny"] = "default"
+  """Settings of the method; default: miniature on built-in models, paper on others."""
+  steps: Annotated[int | None, at_least(1)] = None
+  """Training steps, earlier runs included. Default: the preset's."""
+  batch: Annotated[int | None, at_least(1)] = None
+  """Faces in a step. Default: the preset's."""
+  lr: Annotated[float | None, between(0, 1)] = None
+  """Learning rate. Default: the preset's."""
+  cross: Annotated[float | None, between(0, 1)] = None
+  """Share of examples whose face is from another picture of the person. Default: the preset's."""
+  identity_weight: Annotated[float | None, at_least(0)] = None
+  """Weight of the identity loss. Default: the preset's."""
+  fuse: Literal["mixer", "concat", "identity", "clip"] | None = None
+  """How embedding and CLIP's tokens meet: the mixer, or what the paper compares it with. Default: the preset's."""
+  minutes: Annotated[float | None, at_least(0)] = None
+  """Stop after so long; the same command continues."""
+  seed: Annotated[int, any_seed] = 0
+  """Seed of weights, data order and noise."""
+  accumulate: Annotated[int, at_least(1)] = 1
+  """Parts into which a batch is cut, computed one after another."""
+  pack: Annotated[str, not_empty] = "miniature"
+  """Detector and recogniser: miniature (drawn portraits), an insightface pack (buffalo_l), or a folder of ONNX files."""
+  vision: Annotated[str, not_empty] = "miniature"
+  """Folder of a CLIP image encoder as transformers writes it (the paper: ViT-H/14), or miniature."""
+  parsing: Path | None = None
+  """Face-parsing network (ONNX, CelebAMask-HQ's 19 classes) that finds faces' regions in photos."""
+  people: Annotated[int | None, at_least(1)] = None
+  """How many drawn people to learn from. Default: all 2600 of the world's training split."""
+  each: Annotated[int, at_least(1)] = 6
+  """Pictures of each drawn person."""
+  closer: Annotated[float, above(0)] = 1.0
+  """How much closer than the world has it drawn people are seen: as in the model's own training."""
+  measure: Annotated[int | None, at_least(3)] = None
+  """Afterwards measure the add-on on so many drawn people whom no training has seen, by judges that no training
+  listens to: measured.json and measured.png."""
+  save_seconds: Annotated[float, above(0)] = 240.0
+  """Seconds between checkpoints."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "data": ("data", "people", "each", "closer", "pack", "vision", "parsing"),
+    "training": (
+      "out",
+      "model",
+      "preset",
+      "steps",
+      "batch",
+      "lr",
+      "cross",
+      "identity_weight",
+      "fuse",
+      "minutes",
+      "seed",
+    ),
+    "machine": ("accumulate", "save_seconds"),
+  }

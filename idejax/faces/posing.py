@@ -1,0 +1,44 @@
+"""Where a person's landmarks shall lie: as in the photo, in a pose that ships, or as a driver's do.
+
+`Poser` is what asks; `ByLandmarks` answers for packs that find landmarks, by a predictor of `faces.predictor`.
+A drawn world answers by its own geometry.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from idejax.faces import predictor
+from idejax.faces.predictor import Prediction, Predictor
+from idejax.faces.record import FaceRecord
+
+
+class Poser(Protocol):
+  """All landmarks are float32 [72, 2]."""
+
+  def own(self, record: FaceRecord) -> np.ndarray | None:
+    """A photo's own, in its pixels; None where nothing finds them."""
+
+  def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
+    """The source's face in the driver's pose and mood, in the driver's pixels. UserError where it cannot tell."""
+
+  def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+    """The source's face in a pose that ships, in a picture's pixels. UserError for a name that there is not."""
+
+
+class ByLandmarks:
+  """By the landmarks that the pack found in the photos."""
+
+  def __init__(self, predict: Predictor = predictor.drivers_own):
+    self.predict = predict
+
+  def own(self, record: FaceRecord) -> np.ndarray | None:
+    return record.landmarks
+
+  def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
+    return predictor.of_records(self.predict, source, driver)
+
+  def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+    marks = predictor.pose(pose, height, width)
+    # Without landmarks of its own the source's shape is not known: the pose's mean face stands in for it.
+    return marks if source.landmarks is None else self.predict(source.landmarks, marks).landmarks

@@ -1,0 +1,53 @@
+"""A pipeline with an add-on by which photos steer pictures, and who says where landmarks lie."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from idejax import faces
+from idejax.errors import UserError, tell
+from idejax.faces import morphable, predictor
+from idejax.faces.posing import ByLandmarks, Poser
+from idejax.miniature.judging import shapes
+from idejax.sampling import steering
+from idejax.sampling.pipeline import Pipeline
+from idejax.storage import hub
+
+BUILT_IN = hub.BUILT_IN["miniature"].parent / "facesnap"  # what --addon miniature is, where it ships
+
+
+def with_addon(
+  pipe: Pipeline,
+  folder: Path | str,
+  pack: str | faces.Pack = "miniature",
+  vision: Path | None = None,
+  shape: Path | None = None,
+  table: Path | None = None,
+  notify: Callable[[str], None] = tell,
+) -> Pipeline:
+  """The pipeline with the add-on of a folder, or the built-in one.
+
+  pack: the face pack that the add-on was trained with. vision: its image encoder, where the folder brings none.
+  shape, table: a morphable model's file and its landmarks', see `posers`. UserError says what does not fit.
+  """
+  if str(folder) == "miniature" and not Path(folder).is_dir():
+    folder = BUILT_IN
+    if not (folder / "addon.json").is_file():
+      raise UserError("no add-on ships with the built-in model: idejax pretrain makes one, --addon FOLDER names it")
+  opened = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
+  poser = posers(opened, shape, table)
+  return pipe.with_faces(steering.load(pipe.backbone, Path(folder), opened, poser, notify, vision))
+
+
+def posers(pack: faces.Pack, shape: Path | None = None, table: Path | None = None) -> Poser:
+  """Who says where a face's landmarks lie.
+
+  Of the built-in pack the drawn world's own geometry; of others a morphable model of the user's (`shape`, with its
+  `table` of landmarks), fitted to both faces, or without one the driver's landmarks as they are.
+  """
+  if shape is not None or table is not None:
+    if shape is None or table is None:
+      raise UserError("a morphable model is two files: give --shape MODEL and --table LANDMARKS")
+    return ByLandmarks(predictor.morphed(morphable.load(shape, table)))
+  if pack.bundled:
+    return shapes.Drawn()
+  return ByLandmarks()

@@ -1,0 +1,115 @@
+"""Batches of face records: from a folder of people, in a fixed order, with references of the same person."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from support import addons, facepack, tiny_pipelines
+
+import idejax
+from idejax import faces
+from idejax.data import face_batches
+from idejax.errors import UserError
+from idejax.faces import control
+from idejax.faces.mask import at_latent_size
+from idejax.person import face_clip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two people with three photos and one; a caption; a photo without a face; a file that is none."""
+  root = tmp_path_factory.mktemp("people")
+  for name, count in (("anna", 3), ("bert", 1)):
+    (root / name).mkdir()
+    for n in range(count):
+      Image.fromarray(facepack.picture((1, 2), seed=n + 10 * count)).save(root / name / f"{n}.png")
+  (root / "anna" / "1.txt").write_text("anna at sea\n")
+  Image.fromarray(facepack.picture()).save(root / "anna" / "nobody.png")
+  Image.fromarray(facepack.picture((0, 0))).save(root / "loose.png")
+  return root
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+  return faces.open_pack(
+    facepack.pack(tmp_path_factory.mktemp("packs") / "green", landmarks=True), notify=lambda _: None
+  )
+
+
+@pytest.fixture(scope="module")
+def data(folder, pack):
+  return face_batches.photos(folder, pack, 32, 16)
+
+
+def test_a_folder_of_people(data, folder, pack, capsys):
+  assert len(data.images) == 4 and list(data.person) == [0, 0, 0, 1] and data.clear.all()
+  assert data.captions == [face_batches.PLAIN, "anna at sea", face_batches.PLAIN, face_batches.PLAIN]
+  assert data.images.shape == (4, 32, 32, 3) and data.portraits.shape == (4, 16, 16, 3)
+  record = faces.read(folder / "anna" / "0.png", pack, cached=False)
+  np.testing.assert_array_equal(data.embedding[0], record.embedding)
+  np.testing.assert_allclose(data.marks[0], control.place(record.landmarks, (128, 128), 32, 32), atol=1e-5)
+  again = face_batches.photos(folder, pack, 32, 16)
+  assert again.digest == data.digest
+  told = capsys.readouterr().err
+  assert "nobody.png" in told and "4 faces of 2 people, 1 skipped" in told
+
+
+def test_another_caption_is_other_data(folder, pack, data, tmp_path):
+  import shutil
+
+  shutil.copytree(folder, tmp_path / "people")
+  (tmp_path / "people" / "anna" / "1.txt").write_text("anna at home")
+  assert face_batches.photos(tmp_path / "people", pack, 32, 16).digest != data.digest
+
+
+def test_folders_that_will_not_do(tmp_path, pack):
+  with pytest.raises(UserError, match="no photos in sub-folders, one for each person$"):
+    face_batches.photos(tmp_path, pack, 32, 16)
+  Image.fromarray(facepack.picture((0, 0))).save(tmp_path / "loose.png")
+  with pytest.raises(UserError, match="it has photos, but none in a sub-folder per person"):
+    face_batches.photos(tmp_path, pack, 32, 16)
+  (tmp_path / "anna").mkdir()
+  Image.fromarray(facepack.picture((0, 0))).save(tmp_path / "anna" / "small.png")
+  with pytest.raises(UserError, match="no photo here can be used"):
+    face_batches.photos(tmp_path, pack, 512, 16)
+
+
+@pytest.fixture(scope="module")
+def encoded(data, tmp_path_factory):
+  root = tiny_pipelines.write(tmp_path_factory.mktemp("models"), "sd15")
+  pipe = idejax.load(root / "sd15", devices=jax.devices()[:1], notify=lambda _: None)
+  tower = face_clip.Tower(addons.tower(root / "tower"))
+  return face_batches.encode(pipe.backbone, pipe.tokenizers, tower, data), tower
+
+
+def test_what_is_encoded(encoded, data):
+  out, tower = encoded
+  assert out.mean.shape[:1] == (4,) and out.clip.shape == (4, 5, 8)
+  np.testing.assert_allclose(out.clip, tower.tokens(data.portraits), atol=2e-3)
+  np.testing.assert_allclose(out.mask[1], at_latent_size(data.masks[1], out.mean.shape[1:3], 1), atol=1e-3)
+  assert [list(r) for r in out.references] == [[0, 1, 2], [3]]
+
+
+def test_a_step_is_a_function_of_seed_and_step_and_an_epoch_leaves_nobody_out(encoded):
+  out, _ = encoded
+  steps = [face_batches.load(out, i, 2, seed=5, cross=0.5) for i in range(4)]
+  for i, batch in enumerate(steps):
+    again = face_batches.load(out, i, 2, seed=5, cross=0.5)
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
+  which = lambda batch: [int(np.abs(out.mean.astype(np.float32) - m).sum((1, 2, 3)).argmin()) for m in batch["mean"]]
+  assert sorted(which(steps[0]) + which(steps[1])) == sorted(which(steps[2]) + which(steps[3])) == [0, 1, 2, 3]
+
+
+def test_references_are_other_pictures_of_the_same_person(encoded):
+  """All of them with a share of 1, none with 0; who has one picture is their own reference."""
+  out, _ = encoded
+  where = lambda batch, name, all_of: [int(np.abs(all_of.astype(np.float32) - x).reshape(len(all_of), -1).sum(1).argmin()) for x in batch[name]]  # fmt: skip
+  for i in range(6):
+    same, other = (face_batches.load(out, i, 2, seed=1, cross=c) for c in (0.0, 1.0))
+    at = where(same, "mean", out.mean)
+    assert where(same, "identity", out.identity) == where(same, "clip", out.clip) == at
+    seen = where(other, "identity", out.identity)
+    assert seen == where(other, "clip", out.clip) and where(other, "mean", out.mean) == at
+    for target, reference in zip(at, seen):
+      assert out.person[target] == out.person[reference]
+      assert (target != reference) == (out.person[target] == 0)
