@@ -32,7 +32,7 @@ def main(c: config.Pose):
     panels += [(panel(driver.photo, own(poser, driver), c.side), "driver")]
   wide = round(c.side * shape[1] / shape[0])
   marks = control.place(found.landmarks, shape, c.side, wide)
-  panels += [(np.uint8(255 * control.raster(marks, c.side, wide)), "predicted: the control picture")]
+  panels += [((255 * control.raster(marks, c.side, wide)).astype(np.uint8), "predicted: the control picture")]
   c.out.parent.mkdir(parents=True, exist_ok=True)
   with replacing(c.out) as temporary:
     sheets.of([p for p, _ in panels], [text for _, text in panels], c.side, 100_000).save(temporary, "PNG")
@@ -67,7 +67,7 @@ def panel(pixels: np.ndarray | None, marks: np.ndarray | None, side: int) -> np.
   """A photo `side` pixels high with its landmarks' lines over it; without a photo on black, landmarks in the panel's
   pixels."""
   if pixels is None:
-    return np.uint8(255 * control.raster(marks, side, side))
+    return (255 * control.raster(marks, side, side)).astype(np.uint8)
   height, width = pixels.shape[:2]
   wide = max(1, round(side * width / height))
   how = Image.Resampling.NEAREST if side > 2 * height else Image.Resampling.BICUBIC
@@ -76,4 +76,4 @@ def panel(pixels: np.ndarray | None, marks: np.ndarray | None, side: int) -> np.
     return shown
   lines = control.raster(control.place(marks, (height, width), side, wide), side, wide)
   cover = lines.max(-1, keepdims=True)
-  return np.uint8(np.clip(shown * (1 - cover) + 255 * lines, 0, 255))
+  return np.clip(shown * (1 - cover) + 255 * lines, 0, 255).astype(np.uint8)

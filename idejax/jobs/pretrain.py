@@ -78,7 +78,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   frozen = freeze(pipe, cfg, tower, pack)
   key = jax.random.key(c.seed)
   mesh = sharding.make_mesh()
-  mesh = fit.parted(facesnap, cfg, frozen, mesh)
+  mesh = fit.person_mesh(facesnap, cfg, frozen, mesh)
   step, state, frozen = fit.one(facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate)
   tell(f"facesnap: {tree.size(state.params) / 1e6:.2f} M parameters, {cfg.steps} steps of {cfg.batch}")
   facts = dataclasses.asdict(cfg) | dict(

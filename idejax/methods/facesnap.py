@@ -145,7 +145,7 @@ def loss(
   side = batch["mean"].shape[1] * b.nets.factor, batch["mean"].shape[2] * b.nets.factor
   pictures = control.raster(marks, *side) * shown[:, None, None, None]
   cond = dataclasses.replace(cond, control=pictures, control_context=tokens)
-  e = subject.noised(b, None, None, batch["mean"], batch["logvar"], (k_latent, k_t, k_noise))
+  e = subject.make_example(b, None, None, batch["mean"], batch["logvar"], (k_latent, k_t, k_noise))
   region = cfg.outside + (1 - cfg.outside) * batch["mask"].astype(jnp.float32)[..., None]
   error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target, region).mean()
   if not cfg.identity_weight or frozen.constants["recogniser"] is None:

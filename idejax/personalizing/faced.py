@@ -1,5 +1,6 @@
 """A pipeline with an add-on by which photos steer pictures, and who says where landmarks lie."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ BUILT_IN = hub.BUILT_IN["miniature"].parent / "facesnap"  # what --addon miniatu
 
 def with_addon(
   pipe: Pipeline,
-  folder: Path | str,
+  folder: str | os.PathLike,
   pack: str | faces.Pack = "miniature",
   vision: Path | None = None,
   shape: Path | None = None,
@@ -47,7 +48,7 @@ def posers(pack: faces.Pack, shape: Path | None = None, table: Path | None = Non
   if shape is not None or table is not None:
     if shape is None or table is None:
       raise UserError("a morphable model is two files: give --shape MODEL and --table LANDMARKS")
-    return ByLandmarks(predictor.morphed(morphable.load(shape, table)))
+    return ByLandmarks(predictor.by_model(morphable.load(shape, table)))
   if pack.bundled:
     return shapes.Drawn()
   return ByLandmarks()

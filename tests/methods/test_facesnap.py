@@ -82,7 +82,7 @@ def test_untrained_it_is_the_base_model(ready):
   @jax.jit
   def plain(b, batch):
     k_latent, k_t, k_noise, k_empty, _, _ = draws.split(KEYS, 6)
-    e = subject.noised(b, None, None, batch["mean"], batch["logvar"], (k_latent, k_t, k_noise))
+    e = subject.make_example(b, None, None, batch["mean"], batch["logvar"], (k_latent, k_t, k_noise))
     texts = conditioning.Prompts(batch["ids"], batch["eos"], ())
     cond = facesnap._texts(b, texts, frozen.captions, draws.uniform(k_empty) < CFG.empty)
     return diffusion.mse(backbone.predict(b, e.noisy, e.t, cond), e.target).mean()

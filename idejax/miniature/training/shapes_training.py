@@ -54,7 +54,7 @@ def faces(ids: np.ndarray, each: int, seed: int) -> tuple[np.ndarray, np.ndarray
   rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
   photo = np.flatnonzero(drawn.factors["style"] == 0)
   box = drawn.geometry.box
-  points = crops.shaken(rng, drawn.geometry.points, box[:, 2] - box[:, 0], _SHAKEN)
+  points = crops.shake(rng, drawn.geometry.points, box[:, 2] - box[:, 0], _SHAKEN)
   cuts, truth = [], []
   for i in photo:
     matrix = crops.similarity(points[i].astype(np.float64), shapes.CUT.template())
@@ -80,14 +80,15 @@ def measure(r: Regressor, ids: np.ndarray, seed: int, each: int = 4) -> dict[str
   driver by another person's measures, beside the driver's own as they are; and the share of moods that are right."""
   drawn, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
   everyone = people.people(np.repeat(ids, each))
-  photo = np.flatnonzero((drawn.factors["style"] == 0) & (drawn.factors["accessory"] != 2))
-  readings: dict[int, Any] = {i: shapes.read(r, drawn.images[i], drawn.geometry.points[i]) for i in photo}
+  photo = np.flatnonzero((drawn.factors["style"] == 0) & (drawn.factors["accessory"] != 2)).tolist()
+  readings = {i: shapes.read(r, drawn.images[i], drawn.geometry.points[i]) for i in photo}
   width = lambda m: np.ptp(m[:, 0])
   off = lambda a, b: float(np.linalg.norm(a - b, axis=1).mean() / width(b))
   truth = lambda who, where: shapes.marks(shapes.Reading(people.take(everyone, who), people.take(scenes, where)))
   own = [off(shapes.marks(readings[i]), truth(i, i)) for i in photo]
-  pairs = list(zip(photo, np.roll(photo, each)))
+  pairs = list(zip(photo, photo[-each:] + photo[:-each]))
   driven = [off(shapes.marks(readings[i]._replace(scene=readings[j].scene)), truth(i, j)) for i, j in pairs]
   copied = [off(truth(j, j), truth(i, j)) for i, j in pairs]
   mood = [int(readings[i].scene.expression == scenes.expression[i]) for i in photo]
-  return dict(own=np.mean(own), driven=np.mean(driven), drivers_own=np.mean(copied), mood=np.mean(mood))
+  figures: dict[str, list[Any]] = dict(own=own, driven=driven, drivers_own=copied, mood=mood)
+  return {name: float(np.mean(values)) for name, values in figures.items()}
