@@ -336,6 +336,7 @@ def test_second_interrupt_leaves_at_once():
   """Also while Python itself cannot run, as in a long compilation; a nohup stays one."""
   script = (
     "import sys, types, hashlib, signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's & would have the tests ignore it
     "def main(c):\n  print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, flush=True)\n"
     "  hashlib.pbkdf2_hmac('sha256', b'x', b'y', 10**9)\n"
     "sys.modules['idejax.jobs.sample'] = types.SimpleNamespace(main=main)\n"
