@@ -64,7 +64,7 @@ def _faces(pack: faces.Pack, ids: np.ndarray, count: int, seed: int, size: int, 
   drawn, scenes = data.batch(ids, count, seed, size, closer=closer), scene.scenes(ids, count, seed)
   rng = np.random.Generator(np.random.Philox(key=[seed, int(ids[0])], counter=[0, 0, 5, 0]))
   truth = drawn.geometry
-  points = crops.shaken(rng, truth.points, truth.box[:, 2] - truth.box[:, 0], _SHAKEN)
+  points = crops.shake(rng, truth.points, truth.box[:, 2] - truth.box[:, 0], _SHAKEN)
   crop = [pack.crop(i, p) for i, p in zip(drawn.images, points)]
   small = lambda i, p: resize(align.portrait(i, p), PORTRAIT)
   worn = scene.ACCESSORIES.index("sunglasses"), scene.ACCESSORIES.index("hat")  # they hide eyes, hair

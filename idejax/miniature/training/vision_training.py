@@ -37,7 +37,7 @@ def train(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False
   def load(i: int):
     at = rows(i, plan.batch, len(ids), seed + SEED)
     rng = np.random.Generator(np.random.Philox(key=[seed + SEED, i], counter=[0, 0, 0, 6]))
-    images = crops.spoilt(rng, np.asarray(data.portraits[np.sort(at)]))
+    images = crops.spoil(rng, np.asarray(data.portraits[np.sort(at)]))
     contrasts = words.encode(judges_training.contrasts(rng)).ids
     return {
       "images": images,
