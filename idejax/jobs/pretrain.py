@@ -97,10 +97,10 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   for _, after in fit.train(step, state, frozen, load, key, where, facts):
     state = after
   about = addon.About(
-    model=pipe.name,
+    model=Path(pipe.name).name,
     recogniser=pack.name,
     licence=pack.licence,
-    vision=c.vision,
+    vision=Path(c.vision).name,
     data=c.data if c.data == "drawn" else Path(c.data).name,
     steps=loop.steps_done(state),
   )
