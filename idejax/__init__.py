@@ -89,9 +89,9 @@ def load(
     return pipe
   from pathlib import Path
 
-  from idejax.personalizing import faced
+  from idejax.personalizing import posers
 
-  return faced.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
+  return posers.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
 
 
 def personalize(

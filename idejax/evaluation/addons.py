@@ -68,21 +68,21 @@ def measure(pipe: Pipeline, count: int = 12, steps: int = 20, guidance: float = 
     )
 
   pictures = {"own": draw(todo, 1.0), "swapped": draw(swap, 1.0), "by_chance": draw(todo, 0.0)}
-  seen = {name: judges.embed(list(x)) for name, x in pictures.items()}
-  alike = {name: [None if e is None else who @ e for e in es] for name, es in seen.items()}
+  embeddings = {name: judges.embed(list(x)) for name, x in pictures.items()}
+  alike = {name: [None if e is None else who @ e for e in es] for name, es in embeddings.items()}
   rest = lambda s, i: float(np.delete(s, i).mean())
-  told = lambda name, f: [None if s is None else f(s, c.face) for s, c in zip(alike[name], todo)]
+  score = lambda name, f: [None if s is None else f(s, c.face) for s, c in zip(alike[name], todo)]
   person = [c.face for c in todo]
   each: Callable[[Sequence[float | None]], dict[str, float]] = lambda x: intervals.interval(x, person)
-  out["self"], out["other"] = each(told("own", lambda s, i: float(s[i]))), each(told("own", rest))
+  out["self"], out["other"] = each(score("own", lambda s, i: float(s[i]))), each(score("own", rest))
   for name, key in (("own", "identity"), ("swapped", "swapped"), ("by_chance", "identity_by_chance")):
-    out[key] = each(told(name, lambda s, i: float(s[i]) - rest(s, i)))
+    out[key] = each(score(name, lambda s, i: float(s[i]) - rest(s, i)))
   nearer = [None if s is None else float(s[c.face] > s[o.face]) for s, c, o in zip(alike["own"], todo, swap)]
   out["choice"] = each(nearer)
-  out["faces"] = {name: float(np.mean([e is not None for e in es])) for name, es in seen.items()}
-  wanted = [pipe.faces.steer(portraits[c.face], drivers[c.driver], pictures["own"].shape[1:3]).marks for c in todo]
+  out["faces"] = {name: float(np.mean([e is not None for e in es])) for name, es in embeddings.items()}
+  targets = [pipe.faces.steer(portraits[c.face], drivers[c.driver], pictures["own"].shape[1:3]).marks for c in todo]
   for name, key in (("own", "followed"), ("by_chance", "followed_by_chance")):
-    out[key] = each([_off(pipe, x, m) for x, m in zip(pictures[name], wanted)])
+    out[key] = each([_off(pipe, x, m) for x, m in zip(pictures[name], targets)])
   return out | {"people": count, "steps": steps, "guidance": guidance, "pictures": pictures, "portraits": portraits}
 
 
@@ -100,26 +100,26 @@ def _photos(ids: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.nda
 
 def _centres(judges: Judges, truth: np.ndarray, count: int) -> np.ndarray:
   """Each person's mean embedding [count, 512] of the photos in which the judge finds a face, of unit length."""
-  found = judges.embed(list(truth))
+  faces_of = judges.embed(list(truth))
   out = []
   for i in range(count):
-    own = [e for e in found[i * _OWN : (i + 1) * _OWN] if e is not None]
+    own = [e for e in faces_of[i * _OWN : (i + 1) * _OWN] if e is not None]
     mean = np.mean(own, axis=0)
     out.append(mean / np.linalg.norm(mean))
   return np.stack(out)
 
 
-def _off(pipe: Pipeline, image: np.ndarray, wanted: np.ndarray | None) -> float | None:
+def _off(pipe: Pipeline, image: np.ndarray, target: np.ndarray | None) -> float | None:
   """Mean distance of a picture's landmarks from those asked for, in their face's widths; None without a face."""
   assert pipe.faces is not None
-  if wanted is None:
+  if target is None:
     return None
   try:
     record = faces.read(image, pipe.faces.pack, cached=False, notify=lambda _: None)
   except UserError:
     return None
   marks = pipe.faces.poser.own(record)
-  return None if marks is None else float(np.linalg.norm(marks - wanted, axis=1).mean() / np.ptp(wanted[:, 0]))
+  return None if marks is None else float(np.linalg.norm(marks - target, axis=1).mean() / np.ptp(target[:, 0]))
 
 
 def show(figures: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from idejax.errors import UserError, tell
 from idejax.faces import control, predictor
 from idejax.faces.predictor import Prediction
 from idejax.faces.record import FaceRecord
-from idejax.personalizing import faced
+from idejax.personalizing import posers
 from idejax.storage import sheets
 from idejax.storage.files import replacing
 
@@ -19,7 +19,7 @@ def main(c: config.Pose):
   check(c)
   source_name, driver_name = c.faces
   pack = faces.open_pack(c.pack)
-  poser = faced.posers(pack, c.shape, c.table)
+  poser = posers.of_pack(pack, c.shape, c.table)
   source = faces.read(Path(source_name), pack)
   panels = [(panel(source.photo, poser.own(source), c.side), "source")]
   if driver_name in predictor.poses() and not Path(driver_name).exists():
@@ -32,7 +32,7 @@ def main(c: config.Pose):
     panels += [(panel(driver.photo, own(poser, driver), c.side), "driver")]
   wide = round(c.side * shape[1] / shape[0])
   marks = control.place(found.landmarks, shape, c.side, wide)
-  panels += [((255 * control.raster(marks, c.side, wide)).astype(np.uint8), "predicted: the control picture")]
+  panels += [(pixels_of(control.raster(marks, c.side, wide)), "predicted: the control picture")]
   c.out.parent.mkdir(parents=True, exist_ok=True)
   with replacing(c.out) as temporary:
     sheets.of([p for p, _ in panels], [text for _, text in panels], c.side, 100_000).save(temporary, "PNG")
@@ -67,7 +67,7 @@ def panel(pixels: np.ndarray | None, marks: np.ndarray | None, side: int) -> np.
   """A photo `side` pixels high with its landmarks' lines over it; without a photo on black, landmarks in the panel's
   pixels."""
   if pixels is None:
-    return (255 * control.raster(marks, side, side)).astype(np.uint8)
+    return pixels_of(control.raster(marks, side, side))
   height, width = pixels.shape[:2]
   wide = max(1, round(side * width / height))
   how = Image.Resampling.NEAREST if side > 2 * height else Image.Resampling.BICUBIC
@@ -76,4 +76,9 @@ def panel(pixels: np.ndarray | None, marks: np.ndarray | None, side: int) -> np.
     return shown
   lines = control.raster(control.place(marks, (height, width), side, wide), side, wide)
   cover = lines.max(-1, keepdims=True)
-  return np.clip(shown * (1 - cover) + 255 * lines, 0, 255).astype(np.uint8)
+  return pixels_of(np.asarray(shown) / 255 * (1 - cover) + lines)
+
+
+def pixels_of(picture: np.ndarray) -> np.ndarray:
+  """Floats, of which those from 0 to 1 can be shown -> uint8."""
+  return (255 * picture.clip(0, 1)).astype(np.uint8)

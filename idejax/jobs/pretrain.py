@@ -18,11 +18,11 @@ from idejax.methods import contract, facesnap
 from idejax.miniature.training import drawn_set
 from idejax.model import addon, conditioning
 from idejax.model.backbone import Backbone
+from idejax.model.vision import Tower
 from idejax.nets.controlnet import ControlNetConfig
-from idejax.person import recogniser
-from idejax.person.face_clip import Tower
+from idejax.person import face_features, recogniser
 from idejax.person.subject import Frozen
-from idejax.personalizing import faced
+from idejax.personalizing import posers
 from idejax.sampling import pipeline
 from idejax.storage import hub
 from idejax.storage.files import read_json, replacing, write_json
@@ -72,7 +72,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   facesnap.mixer_config(cfg, b.nets.unet.context_dim, tower.width)  # sizes that make no mixer are told now
   data = read(c, pipe, pack, tower)
   tell(f"encoding {len(data.images)} faces of {int(np.max(data.person)) + 1} people")
-  encoded = face_batches.encode(b, pipe.tokenizers, tower, data)
+  encoded = face_features.encode(b, pipe.tokenizers, tower, data)
 
   # ---- The trainer -----------------------------------------------------------------------------------
   frozen = freeze(pipe, cfg, tower, pack)
@@ -90,17 +90,17 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   def load(i: int) -> dict[str, Any]:
     batch = face_batches.load(encoded, i, cfg.batch, c.seed, cfg.cross)
     few = np.full(cfg.batch, facesnap.identity_weight(cfg, i), np.float32)
-    return face_batches.placed(batch | {"few": few}, step.rows)
+    return face_batches.put(batch | {"few": few}, step.rows)
 
   # ---- Train, and write what was learned ---------------------------------------------------------------
   where = loop.Run(c.out, cfg.steps, c.minutes, save_seconds=c.save_seconds, name="facesnap")
   for _, after in fit.train(step, state, frozen, load, key, where, facts):
     state = after
   about = addon.About(
-    model=pipe.name,
+    model=Path(pipe.name).name,
     recogniser=pack.name,
     licence=pack.licence,
-    vision=c.vision,
+    vision=Path(c.vision).name,
     data=c.data if c.data == "drawn" else Path(c.data).name,
     steps=loop.steps_done(state),
   )
@@ -112,7 +112,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
 
 def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: faces.Pack):
   """measured.json and measured.png: rows of portrait, own face, another's face in its place, no add-on."""
-  figures = addons.measure(faced.with_addon(pipe, folder, pack), c.measure or 0)
+  figures = addons.measure(posers.with_addon(pipe, folder, pack), c.measure or 0)
   for line in addons.show(figures):
     tell(line)
   pictures, portraits = figures.pop("pictures"), figures.pop("portraits")

@@ -71,10 +71,10 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
     )
   pipe = pipe.with_people(*people, other=c.other_model)
   if c.addon:
-    from idejax.personalizing import faced
+    from idejax.personalizing import posers
 
     with waiting("reading the add-on"):
-      pipe = faced.with_addon(pipe, c.addon, c.pack, c.vision)
+      pipe = posers.with_addon(pipe, c.addon, c.pack, c.vision)
   settings = pipeline.Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
   requests = make_requests(c, guidance, asked, [p.word for p in people])

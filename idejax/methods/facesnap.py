@@ -139,11 +139,11 @@ def loss(
   b = steered(frozen.backbone, params["controlnet"])
   tokens = mix(params["mixer"], Look(batch["identity"], batch["clip"]), _mixer(frozen, cfg))
   cond = _texts(b, Prompts(batch["ids"], batch["eos"], ()), frozen.captions, draws.uniform(k_empty) < cfg.empty)
-  known = jnp.isfinite(batch["marks"]).all((1, 2))
-  shown = known & (draws.uniform(k_blank) >= cfg.blank)
-  marks = jnp.where(known[:, None, None], batch["marks"], 0.0)
+  measured = jnp.isfinite(batch["marks"]).all((1, 2))
+  visible = measured & (draws.uniform(k_blank) >= cfg.blank)
+  marks = jnp.where(measured[:, None, None], batch["marks"], 0.0)
   side = batch["mean"].shape[1] * b.nets.factor, batch["mean"].shape[2] * b.nets.factor
-  pictures = control.raster(marks, *side) * shown[:, None, None, None]
+  pictures = control.raster(marks, *side) * visible[:, None, None, None]
   cond = dataclasses.replace(cond, control=pictures, control_context=tokens)
   e = subject.make_example(b, None, None, batch["mean"], batch["logvar"], (k_latent, k_t, k_noise))
   region = cfg.outside + (1 - cfg.outside) * batch["mask"].astype(jnp.float32)[..., None]
@@ -151,18 +151,18 @@ def loss(
   if not cfg.identity_weight or frozen.constants["recogniser"] is None:
     return error, {"diffusion": error}
 
-  def far():
+  def unlikeness():
     images = few_steps(b, cond, draws.normal(k_few, e.noisy.shape[1:]), cfg.identity_steps)
     faces = likeness.crop(images + 1, marks, recogniser.SIDE) - 1  # outside the picture it is black, -1
-    seen = recogniser.embed(frozen.constants["recogniser"], faces)
-    each = likeness.identity_loss(seen, batch["identity"])
-    return (each * shown).sum() / jnp.maximum(shown.sum(), 1)
+    embedding = recogniser.embed(frozen.constants["recogniser"], faces)
+    each = likeness.identity_loss(embedding, batch["identity"])
+    return (each * visible).sum() / jnp.maximum(visible.sum(), 1)
 
   weight = batch["few"][0]
-  identity = jax.lax.cond(weight > 0, far, lambda: jnp.zeros(()))
+  identity = jax.lax.cond(weight > 0, unlikeness, lambda: jnp.zeros(()))
   # On the steps between it is not known: NaN has no gradient here, and plots leave it out.
-  told = jnp.where(weight > 0, identity, jnp.nan)
-  return error + weight * identity, {"diffusion": error, "identity": told}
+  metric = jnp.where(weight > 0, identity, jnp.nan)
+  return error + weight * identity, {"diffusion": error, "identity": metric}
 
 
 def few_steps(b: Backbone, cond: Conditioning, noise: jax.Array, count: int) -> jax.Array:
@@ -213,9 +213,9 @@ def _texts(b: Backbone, prompts: Prompts, nothing: Prompts, empty: jax.Array) ->
     ids = tuple(jnp.where(empty[:, None], n, i) for i, n in zip(prompts.ids, nothing.ids))
     eos = tuple(jnp.where(empty, n, i) for i, n in zip(prompts.eos, nothing.eos))
     return conditioning.contexts(b, Prompts(ids, eos, ()), None)
-  cond, told = conditioning.contexts(b, prompts, None), 1.0 - empty
-  pooled = None if cond.pooled is None else cond.pooled * told[:, None]
-  k, v = (x * told[None, :, None, None] for x in (cond.k, cond.v))
+  cond, keep = conditioning.contexts(b, prompts, None), 1.0 - empty
+  pooled = None if cond.pooled is None else cond.pooled * keep[:, None]
+  k, v = (x * keep[None, :, None, None] for x in (cond.k, cond.v))
   return dataclasses.replace(cond, k=k, v=v, pooled=pooled)
 
 

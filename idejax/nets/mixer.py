@@ -152,19 +152,19 @@ def shapes(cfg: MixerConfig):
 
 
 def draw(cfg: MixerConfig, key: jax.Array) -> dict[str, Any]:
-  """Untrained parameters, float32: kernels from a normal of deviation 0.02 cut off at two of them, as `init` draws
-  them, queries of deviation dim^-1/2, norms the identity.
+  """Untrained parameters, float32: kernels from a normal of deviation 0.02 cut off at two of them, queries of deviation
+  dim^-1/2, norms the identity. With fewer than 1280 features the deviation is greater, so that a layer passes on as much.
 
   One call of the generator for all of them: one a leaf takes minutes to compile.
   """
   leaves, tree = jax.tree_util.tree_flatten_with_path(shapes(cfg))
   sizes = [math.prod(s.shape) for _, s in leaves]
   z = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),))
-  out, at = [], 0
+  out, at, spread = [], 0, 0.02 * math.sqrt(1280 / cfg.dim)
   for (path, s), size in zip(leaves, sizes):
     name, x = path[-1].key, z[at : at + size].reshape(s.shape)
     fixed = {"scale": jnp.ones(s.shape), "bias": jnp.zeros(s.shape)}
     # A normal cut off at two deviations has 0.8796 of the deviation that it had.
-    out.append(fixed[name] if name in fixed else x * (0.02 if name == "kernel" else cfg.dim**-0.5 / 0.87962566))
+    out.append(fixed[name] if name in fixed else x * (spread if name == "kernel" else cfg.dim**-0.5 / 0.87962566))
     at += size
   return jax.tree.unflatten(tree, out)

@@ -133,7 +133,7 @@ class Pipeline:
     """
     asked = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
     common = requests.settings(settings)
-    asked = steering.asked(self.faces, asked, face, pose, face_strength, face_until, self.size(common))
+    asked = steering.with_faces(self.faces, asked, face, pose, face_strength, face_until, self.size(common))
     if init_latents is not None:
       init_latents = requests.latents(init_latents, len(asked), self.latent_shape(common))
     made = list(generate(self, asked, common, init_latents, progress=progress))
@@ -244,8 +244,7 @@ def generate(
   table = make_table(pipe, settings)
   # diffusers' rule: guidance up to 1 means none, and then the negative branch is not computed.
   guided = any(r.guidance > 1 for r in requests)
-  late = any(r.start > 0 for r in requests)
-  steered = any(r.steer for r in requests)
+  late, steered = any(r.start > 0 for r in requests), any(r.steer for r in requests)
   put = lambda x: jax.device_put(x, sharding.batch(pipe.mesh))
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
   groups = [tokens.placeholders_in(r.prompt, pipe.people) for r in requests]
@@ -273,8 +272,7 @@ def generate(
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
       cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
       if steered:
-        steps = pipe.backbone.nets.schedule.num_train_timesteps
-        cond = steering.join(cond, [r.steer for r in rows], pipe.size(settings), steps, pipe.mesh)
+        cond = steering.join(pipe.backbone, cond, [r.steer for r in rows], pipe.size(settings), pipe.mesh)
       state = _start(put(z), table, pipe.mesh)
       people = [groups[i] for i in batch for _ in range(1 + guided)]
       projected = changes.project(cond, people, pipe.mesh)

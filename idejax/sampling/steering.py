@@ -22,7 +22,7 @@ from idejax.faces.record import FaceRecord
 from idejax.model import addon
 from idejax.model.addon import Addon
 from idejax.model.backbone import Backbone, Conditioning
-from idejax.person.face_clip import Tower
+from idejax.model.vision import Tower
 from idejax.sampling import requests
 from idejax.sampling.requests import Request, Steer
 
@@ -73,16 +73,16 @@ class Faces:
     records = [self.record(p) for p in (face if isinstance(face, tuple | list) else (face,))]
     about = {"face": [r.meta["photo_sha256"] for r in records], "face_strength": strength, "face_until": until}
     if isinstance(pose, str) and pose == NONE:
-      marks, named = None, NONE
+      marks, where = None, NONE
     elif pose is None:
-      marks, named = self._own(records[0], size), "own"
+      marks, where = self._own(records[0], size), "own"
     elif isinstance(pose, str) and not Path(pose).exists():
-      marks, named = self.poser.named(records[0], pose, *size), pose
+      marks, where = self.poser.named(records[0], pose, *size), pose
     else:
       driver = self.record(pose)
       marks = control.place(self.poser.driven(records[0], driver).landmarks, driver.photo.shape[:2], *size)
-      named = driver.meta["photo_sha256"]
-    about["pose"] = NONE if marks is None else named
+      where = driver.meta["photo_sha256"]
+    about["pose"] = NONE if marks is None else where
     return Steer(self.tokens(records), marks, strength, until, about)
 
   def _own(self, record: FaceRecord, size: tuple[int, int]) -> np.ndarray | None:
@@ -90,7 +90,7 @@ class Faces:
     return None if marks is None else control.place(marks, record.photo.shape[:2], *size)
 
 
-def asked(
+def with_faces(
   who: Faces | None, plain: list[Request], face: Any, pose: Any, strength: Any, until: Any, size: tuple[int, int]
 ) -> list[Request]:
   """The requests with the faces of the Python interface, see `Pipeline.sample`. UserError for lists of other lengths,
@@ -126,19 +126,20 @@ def load(
 
 
 def join(
-  cond: Conditioning, steers: Sequence[Steer | None], size: tuple[int, int], train_steps: int, mesh: jax.sharding.Mesh
+  b: Backbone, cond: Conditioning, steers: Sequence[Steer | None], size: tuple[int, int], mesh: jax.sharding.Mesh
 ) -> Conditioning:
   """A batch's conditioning with each picture's steering in all its rows, the negative prompt's too.
 
   steers: one a picture, None for a picture without a face; the conditioning has one row or two a picture.
   """
-  given = next(s for s in steers if s is not None)
-  blank = Steer(np.zeros_like(given.tokens), None, 0.0)
+  first = next(s for s in steers if s is not None)
+  blank = Steer(np.zeros_like(first.tokens), None, 0.0)
   rows = [s or blank for s in steers]
   each = cond.k.shape[1] // len(rows)
   put = lambda xs: jax.device_put(np.repeat(np.stack(xs), each, axis=0), sharding.batch(mesh))
   # Timesteps fall from T; a share u of them is those from T (1 - u) on.
-  until = [np.float32(train_steps * (1 - s.until)) for s in rows]
+  steps = b.nets.schedule.num_train_timesteps
+  until = [np.float32(steps * (1 - s.until)) for s in rows]
   return dataclasses.replace(
     cond,
     control=put([control.raster(s.marks, *size) for s in rows]),

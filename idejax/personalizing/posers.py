@@ -18,7 +18,7 @@ BUILT_IN = hub.BUILT_IN["miniature"].parent / "facesnap"  # what --addon miniatu
 
 def with_addon(
   pipe: Pipeline,
-  folder: str | os.PathLike,
+  folder: str | os.PathLike[str],
   pack: str | faces.Pack = "miniature",
   vision: Path | None = None,
   shape: Path | None = None,
@@ -28,18 +28,19 @@ def with_addon(
   """The pipeline with the add-on of a folder, or the built-in one.
 
   pack: the face pack that the add-on was trained with. vision: its image encoder, where the folder brings none.
-  shape, table: a morphable model's file and its landmarks', see `posers`. UserError says what does not fit.
+  shape, table: a morphable model's file and its landmarks', see `of_pack`. UserError says what does not fit.
   """
-  if str(folder) == "miniature" and not Path(folder).is_dir():
-    folder = BUILT_IN
-    if not (folder / "addon.json").is_file():
+  path = Path(folder)
+  if str(folder) == "miniature" and not path.is_dir():
+    path = BUILT_IN
+    if not (path / "addon.json").is_file():
       raise UserError("no add-on ships with the built-in model: idejax pretrain makes one, --addon FOLDER names it")
   opened = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
-  poser = posers(opened, shape, table)
-  return pipe.with_faces(steering.load(pipe.backbone, Path(folder), opened, poser, notify, vision))
+  poser = of_pack(opened, shape, table)
+  return pipe.with_faces(steering.load(pipe.backbone, path, opened, poser, notify, vision))
 
 
-def posers(pack: faces.Pack, shape: Path | None = None, table: Path | None = None) -> Poser:
+def of_pack(pack: faces.Pack, shape: Path | None = None, table: Path | None = None) -> Poser:
   """Who says where a face's landmarks lie.
 
   Of the built-in pack the drawn world's own geometry; of others a morphable model of the user's (`shape`, with its

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from idejax.errors import UserError, one_line
 from idejax.nets import clip_vision
-from idejax.person.augment import resize
 from idejax.storage import tensorfiles, weights
 from idejax.storage.files import read_json
 
@@ -70,5 +70,8 @@ class Tower:
     return np.concatenate(out)
 
   def _pixels(self, portrait: np.ndarray) -> np.ndarray:
-    small = portrait if len(portrait) == self.side else resize(np.ascontiguousarray(portrait), self.side)
+    small = portrait
+    if len(portrait) != self.side:
+      side = (self.side, self.side)
+      small = np.asarray(Image.fromarray(np.ascontiguousarray(portrait)).resize(side, Image.Resampling.BICUBIC))
     return (small.astype(np.float32) / 255 - self.mean) / self.std

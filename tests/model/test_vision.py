@@ -8,7 +8,7 @@ import pytest
 from support import addons
 
 from idejax.errors import UserError
-from idejax.person import face_clip
+from idejax.model import vision
 
 
 def test_equal_to_transformers(tmp_path):
@@ -16,7 +16,7 @@ def test_equal_to_transformers(tmp_path):
   from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
   folder = addons.tower(tmp_path / "tower")
-  tower = face_clip.Tower(folder)
+  tower = vision.Tower(folder)
   portraits = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
   ours = tower.tokens(portraits)
   assert ours.shape == (3, 5, 8) and (tower.side, tower.width) == (16, 8)
@@ -34,16 +34,16 @@ def test_an_encoder_may_say_how_it_reads(tmp_path):
   """Without a word of it CLIP's own mean and deviation hold."""
   folder = addons.tower(tmp_path / "tower")
   white = np.full((1, 16, 16, 3), 255, np.uint8)
-  usual = face_clip.Tower(folder)
-  np.testing.assert_allclose(usual._pixels(white[0])[0, 0], (1 - np.array(face_clip.MEAN)) / face_clip.STD, rtol=1e-6)
+  usual = vision.Tower(folder)
+  np.testing.assert_allclose(usual._pixels(white[0])[0, 0], (1 - np.array(vision.MEAN)) / vision.STD, rtol=1e-6)
   how = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
   (folder / "preprocessor_config.json").write_text(json.dumps(how))
-  np.testing.assert_array_equal(face_clip.Tower(folder)._pixels(white[0]), 1)
+  np.testing.assert_array_equal(vision.Tower(folder)._pixels(white[0]), 1)
 
 
 def test_what_is_no_encoder(tmp_path):
   with pytest.raises(UserError, match="holds no CLIP image encoder: it has no config.json"):
-    face_clip.Tower(tmp_path)
+    vision.Tower(tmp_path)
   (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model", "hidden_size": "wide"}')
   with pytest.raises(UserError, match="config.json"):
-    face_clip.Tower(tmp_path)
+    vision.Tower(tmp_path)
