@@ -165,6 +165,11 @@ def todays_names(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
   return out
 
 
+def saved_fields(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """All fields of a config that was saved whole: what was so before there was a setting stands in `BEFORE` of a Config."""
+  return {**getattr(kind, "BEFORE", {}), **todays_names(kind, fields)}
+
+
 def default_preset(presets: Mapping[str, Any], built_in: bool, xl: bool) -> str:
   """The preset that suits a model."""
   name = "miniature" if built_in else "paper"

@@ -55,12 +55,23 @@ class Config:
   """Use the adapter. Without it, only the words and the keys and values train."""
   naive_concat: bool = False
   """Put the face tokens into the prompt's last places, mostly padding, without enhancer and adapter."""
+  start: Literal["cross", "name"] = "cross"
+  """Where the two words begin: at what the text encoder makes of the average name, or at that name itself."""
+  start_size: Literal["auto", "output", "names"] = "auto"
+  """Length of words that begin cross-initialised: the text encoder's output's, or that of names' embeddings;
+  auto: names' on SDXL, whose UNet reads a layer without a norm, else the output's."""
   anchor: Literal["tokens", "words"] = "tokens"
   """What the average name averages: the first and second tokens of names, or their first and last words."""
   anchor_space: Literal["output", "input"] = "output"
   """Whether the enhancer reads the average name as the text encoder's output or as input embeddings."""
+  face_scale: Literal["sqrt", "unit"] = "sqrt"
+  """Size of the face embedding that is projected: a unit vector, or that times the square root of its width."""
   heads: Annotated[int, at_least(1)] = 8
   """Attention heads of enhancer and adapter."""
+  reach: Literal["text", "all"] = "text"
+  """Which places of a prompt the adapter reads and changes: those of its text, or all, as in the paper."""
+  adapter_norm: bool = True
+  """Normalise the prompt's context and the face tokens before the adapter reads them."""
   beta: Annotated[float, between(0, 1)] = 0.4
   """Largest share that the adapter's output can have."""
   kv: Literal["auto", "full", "lora", "none"] = "auto"
@@ -83,6 +94,8 @@ class Config:
   """Learning rate of the two words."""
   lr_modules: Annotated[float, between(0, 1)] = 1.5e-3
   """Learning rate of face projection, enhancer and adapter."""
+  lr_gate: Annotated[float, between(0, 1)] = 1.5e-3
+  """Learning rate of the adapter's gate."""
   lr_kv: Annotated[float, between(0, 1)] = 1e-5
   """Learning rate of keys and values with --kv full."""
   lr_lora: Annotated[float, between(0, 1)] = 1e-4
@@ -104,6 +117,7 @@ class Config:
     "no_adapter": {True: {"adapter": False}, False: {}},
     "no_enhancer": {True: {"enhancer": "none"}, False: {}},
   }
+  BEFORE: ClassVar[dict[str, Any]] = {"face_scale": "unit", "reach": "all", "adapter_norm": False, "start_size": "output"}
 
   @property
   def vectors(self) -> int:
@@ -118,8 +132,10 @@ class Config:
     return self.adapts and self.enhancer != "none"
 
 
+LITERAL = dict(face_scale="unit", reach="all", adapter_norm=False)  # the paper's equations to the letter
 PRESETS = {
   "paper": Config(),
+  "literal": Config(**LITERAL),
   # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
   # script loads the words alone.
   "released": Config(
@@ -133,6 +149,7 @@ PRESETS = {
     rows_decay=1e-2,
     reg="mahalanobis_released",
     reg_weight=8e-4,
+    **LITERAL,
   ),
   "miniature": Config(
     templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3, strength=0.8
@@ -153,8 +170,12 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [2, d] per text encoder, "anchor": [2, D] of the context's width}."""
-  start = anchors.cross(b, tokenizers, names, by=cfg.anchor)
-  anchor = start if cfg.anchor_space == "output" else anchors.mean(b, tokenizers, names, by=cfg.anchor)
+  of_name = anchors.read if cfg.anchor_space == "output" else anchors.mean
+  anchor = of_name(b, tokenizers, names, by=cfg.anchor)
+  if cfg.start == "name":
+    start = anchors.mean(b, tokenizers, names, by=cfg.anchor)
+  else:
+    start = anchors.cross(b, tokenizers, names, by=cfg.anchor, size=cfg.start_size)
   return {"start": start, "anchor": jnp.concatenate(anchor, axis=-1)}
 
 
@@ -225,8 +246,12 @@ def _init_kv(key, b: Backbone, kind: str, cfg: Config):
 
 
 def face_rows(p: Mapping[str, Any], face: jax.Array, cfg: Config) -> jax.Array:
-  """E_f [M, D] of a face embedding [512]."""
-  tokens = blocks.dense(p, face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
+  """E_f [M, D] of a face embedding [512], a unit vector.
+
+  Made as large as the width asks (face_scale sqrt), else E_f is so small that the enhancer's attention stays flat.
+  """
+  size = face.shape[-1] ** 0.5 if cfg.face_scale == "sqrt" else 1.0
+  tokens = blocks.dense(p, size * face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
   return jnp.broadcast_to(tokens, (cfg.face_tokens, tokens.shape[-1]))
 
 
@@ -242,14 +267,31 @@ def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Conf
   return out + faces if cfg.enhancer_residual else out
 
 
-def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, cfg: Config) -> jax.Array:
-  """tanh(gamma) MHA([c; W_p E_r]) in the text rows: [B, L, D] from context [B, L, D] and tokens [M, R]."""
+def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.Array, cfg: Config) -> jax.Array:
+  """tanh(gamma) MHA([c; W_p E_r]) in the prompt's rows: [B, L, D] from context [B, L, D] and tokens [M, R].
+
+  text: `text_places` [B, L]. With reach text MHA reads no other place of the prompt and gives zero there.
+  """
   faces = blocks.dense(p["project"], faces)
   x = context.astype(faces.dtype)
   faces = jnp.broadcast_to(faces, (x.shape[0], *faces.shape))
-  q, k, v = jnp.split(blocks.dense(p["in_proj"], jnp.concatenate([x, faces], axis=1)), 3, axis=-1)
-  attended = blocks.heads_attend(q[:, : x.shape[1]], k, v, cfg.heads)
-  return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
+  rows = jnp.concatenate([x, faces], axis=1)
+  if cfg.adapter_norm:
+    rows = blocks.normalise(rows)
+  q, k, v = jnp.split(blocks.dense(p["in_proj"], rows), 3, axis=-1)
+  q = q[:, : x.shape[1]]
+  if cfg.reach == "all":
+    attended = blocks.heads_attend(q, k, v, cfg.heads)
+  else:
+    attended = blocks.heads_attend(q, k, v, cfg.heads, jnp.pad(text, ((0, 0), (0, faces.shape[1])), constant_values=True))
+  change = jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
+  return change if cfg.reach == "all" else jnp.where(text[..., None], change, 0)
+
+
+def text_places(prompts: Prompts) -> jax.Array:
+  """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
+  at = jnp.arange(prompts.ids[0].shape[1])[None]
+  return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])
 
 
 def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
@@ -280,7 +322,8 @@ def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg
     is_named = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
     first += count
     if "adapter" in identity:
-      change = cfg.beta * identity["scale"] * adapt(identity["adapter"], plain, identity["face"], cfg)
+      change = adapt(identity["adapter"], plain, identity["face"], text_places(prompts), cfg)
+      change = cfg.beta * identity["scale"] * change
       adapted = jnp.where(is_named, adapted + change, adapted).astype(plain.dtype)
     elif "face" in identity:
       # In place of text, not behind it: under guidance both prompts need the same length.
@@ -324,6 +367,8 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
     "face_width": face.shape[1],
     "heads": cfg.heads,
     "strength": strength,
+    "normalise": cfg.adapter_norm,
+    "text_only": cfg.reach == "text",
     "replaces": "adapter" not in identity,
   }
   layers = dict(identity.get("adapter", {}))
@@ -388,7 +433,8 @@ def rates(cfg: Config) -> Rates:
     (r"^rows", adam(cfg.lr, cfg.rows_decay)),
     (r"^kv.*\.[AB]$", adam(cfg.lr_lora, cfg.weight_decay)),
     (r"^kv", adam(cfg.lr_kv, cfg.weight_decay)),
-    (r"(gamma|bias)$", adam(cfg.lr_modules, 0.0)),
+    (r"gamma$", adam(cfg.lr_gate, 0.0)),
+    (r"bias$", adam(cfg.lr_modules, 0.0)),
     (r"", adam(cfg.lr_modules, cfg.weight_decay)),
   ]
   if not cfg.train_enhancer:

@@ -80,7 +80,16 @@ class PersonPipeline(StableDiffusionPipeline):
     if prompt is None or self.id_adapter is None:
       return (embeds, *rest)  # ready-made embeddings stay
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    has_word = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
-    has_word = has_word.repeat_interleave(len(embeds) // len(prompts))[:, None, None]
-    adapted = self.id_adapter(embeds.to(self.id_adapter.dtype)).to(embeds.dtype)
+    spread = lambda x: x.repeat_interleave(len(embeds) // len(prompts), dim=0).to(embeds.device)
+    has_word = spread(torch.tensor([self.config.word in p for p in prompts]))[:, None, None]
+    adapted = self.id_adapter(embeds.to(self.id_adapter.dtype), spread(self.text_places(prompts))).to(embeds.dtype)
     return (torch.where(has_word, adapted, embeds), *rest)
+
+  def text_places(self, prompts):
+    """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
+    words, tokenizer = self.maybe_convert_prompt(prompts, self.tokenizer), self.tokenizer
+    length = tokenizer.model_max_length
+    ids = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    end = (ids == tokenizer.eos_token_id).int().argmax(dim=1, keepdim=True)
+    at = torch.arange(length)[None]
+    return (at > 0) & (at <= end)
