@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from idejax import tree
 from idejax.errors import UserError
 from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
@@ -182,14 +183,8 @@ def loss(
 
 
 def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
-  """Zero, with gradient average - mean x with respect to `average`: [2, K] and predictions [B, 2, K].
-
-  A step of gradient descent at rate 1 - momentum then gives the exponential moving average exactly. It
-  lives in the trained parameters, so it is skipped and resumed with them.
-  """
-  offsets = [a[None] - jax.lax.stop_gradient(p) for a, p in zip(average, x)]
-  square = jnp.stack([0.5 * jnp.square(o).sum((1, 2)).mean() for o in offsets]).sum()
-  return square - jax.lax.stop_gradient(square)
+  """Zero, by whose gradient `average` [2, K] follows the mean of predictions [B, 2, K]; see `tree.follow`."""
+  return tree.follow(tuple(average), tuple(p.mean(0) for p in x))
 
 
 def rates(cfg: Config) -> Rates:

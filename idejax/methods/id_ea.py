@@ -80,6 +80,8 @@ class Config:
   """Rank of the low-rank change of keys and values (--kv lora)."""
   sampling: Literal["full", "rows"] = "full"
   """Make pictures with all that was learned, or with the two words alone."""
+  negative: Literal["base", "person"] = "base"
+  """Whose keys and values read negative prompts: the base model's or the person's."""
   strength: Annotated[float, between(0, 10)] = 1.0
   """How strongly adapter, keys and values act in pictures; `idejax sample --strength` can change it."""
   templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
@@ -100,6 +102,8 @@ class Config:
   """Learning rate of keys and values with --kv full."""
   lr_lora: Annotated[float, between(0, 1)] = 1e-4
   """Learning rate of keys and values with --kv lora."""
+  words_first: Annotated[float, between(0, 1)] = 0.0
+  """Share of the steps in which the two words train alone, before all else trains with them."""
   train_enhancer: bool = True
   """Train face projection and enhancer; otherwise they stay random."""
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
@@ -117,7 +121,7 @@ class Config:
     "no_adapter": {True: {"adapter": False}, False: {}},
     "no_enhancer": {True: {"enhancer": "none"}, False: {}},
   }
-  BEFORE: ClassVar[dict[str, Any]] = {"face_scale": "unit", "reach": "all", "adapter_norm": False, "start_size": "output"}
+  BEFORE: ClassVar[dict[str, Any]] = {"face_scale": "unit", "reach": "all", "adapter_norm": False, "negative": "person"}
 
   @property
   def vectors(self) -> int:
@@ -132,7 +136,7 @@ class Config:
     return self.adapts and self.enhancer != "none"
 
 
-LITERAL = dict(face_scale="unit", reach="all", adapter_norm=False)  # the paper's equations to the letter
+LITERAL = dict(face_scale="unit", reach="all", adapter_norm=False, negative="person")  # the paper's equations to the letter
 PRESETS = {
   "paper": Config(),
   "literal": Config(**LITERAL),
@@ -164,6 +168,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     recogniser=True,
     override=override,
+    plain_negative=cfg.negative == "base",
     unet_gradients=() if cfg.kv == "none" else (_KV,),
   )
 
@@ -356,10 +361,14 @@ def _changes(identity: Identity) -> dict[str, Any]:
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   """The words, the keys and values, and the adapter or the face tokens that replace padding."""
   out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=_factors(identity))
-  if "face" not in identity:
+  changes: tuple[Any, ...] = ()
+  if "kv" in identity and cfg.negative == "base":
+    changes = out.low_rank or (_changes(identity),)
+    out = dataclasses.replace(out, stock=dataclasses.replace(cfg, negative="person"))
+  if "face" not in identity and not changes:
     return out
-  face = jnp.asarray(identity["face"], jnp.float32)
   width = sum(r.shape[-1] for r in identity["rows"])
+  face = jnp.asarray(identity.get("face", jnp.zeros((0, width))), jnp.float32)
   strength = cfg.beta * float(identity["scale"]) if "scale" in identity else 1.0
   config = {
     "width": width,
@@ -369,12 +378,12 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
     "strength": strength,
     "normalise": cfg.adapter_norm,
     "text_only": cfg.reach == "text",
-    "replaces": "adapter" not in identity,
+    "replaces": "face" in identity and "adapter" not in identity,
   }
   layers = dict(identity.get("adapter", {}))
   arrays = {"face": face} | ({"gamma": jnp.reshape(layers.pop("gamma"), 1)} if layers else {})
   rest = {k: v for k, v in identity.items() if k not in ("adapter", "face")}
-  adapter = Adapter("id_adapter", "IDAdapter", "id_ea", config, layers, arrays)
+  adapter = Adapter("id_adapter", "IDAdapter", "id_ea", config, layers, arrays, changes)
   return dataclasses.replace(out, adapter=adapter, without_adapter=rest)
 
 
@@ -429,13 +438,15 @@ def loss(
 
 def rates(cfg: Config) -> Rates:
   adam = lambda lr, decay: optax.adamw(lr, b1=0.9, b2=0.999, eps=cfg.adam_eps, weight_decay=decay)
+  first = round(cfg.words_first * cfg.steps)
+  late = lambda lr, decay: adam((lambda step: jnp.where(step < first, 0.0, lr)) if first else lr, decay)
   rules = [
     (r"^rows", adam(cfg.lr, cfg.rows_decay)),
-    (r"^kv.*\.[AB]$", adam(cfg.lr_lora, cfg.weight_decay)),
-    (r"^kv", adam(cfg.lr_kv, cfg.weight_decay)),
-    (r"gamma$", adam(cfg.lr_gate, 0.0)),
-    (r"bias$", adam(cfg.lr_modules, 0.0)),
-    (r"", adam(cfg.lr_modules, cfg.weight_decay)),
+    (r"^kv.*\.[AB]$", late(cfg.lr_lora, cfg.weight_decay)),
+    (r"^kv", late(cfg.lr_kv, cfg.weight_decay)),
+    (r"gamma$", late(cfg.lr_gate, 0.0)),
+    (r"bias$", late(cfg.lr_modules, 0.0)),
+    (r"", late(cfg.lr_modules, cfg.weight_decay)),
   ]
   if not cfg.train_enhancer:
     rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))

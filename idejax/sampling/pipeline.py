@@ -260,11 +260,13 @@ def generate(
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
       cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
       state = _start(put(z), table, pipe.mesh)
-      people = [groups[i] for i in batch for _ in range(1 + guided)]
+      both = lambda g: (g, changes.reader(g)) if guided else (g,)
+      people = [reader for i in batch for reader in both(groups[i])]
       projected = changes.project(cond, people, pipe.mesh)
       program = functools.partial(
         _run,
         changes.backbone_of(people[0]),
+        plain=pipe.backbone if guided and changes.whole(people[0]) and people[1] != people[0] else None,
         cond=cond,
         projected=projected,
         scale=put(scale),
@@ -356,11 +358,21 @@ def _run(
   keys: jax.Array,
   guided: bool,
   mesh: jax.sharding.Mesh,
+  plain: Backbone | None = None,
 ) -> sampler.State:
+  """Steps of the sampler. plain: the backbone that reads negative prompts, where it is another."""
+
+  def half(side):  # the rows of prompts (0) or of negative prompts (1)
+    at = slice(side, None, 2)
+    return dict(cond=backbone.rows(cond, at), projected=jax.tree.map(lambda y: y[..., at, :, :], projected))
+
   def model(x, t):
     if not guided:
       return backbone.predict(b, x, t, cond, projected=projected)
     n = x.shape[0]
+    if plain is not None:
+      positive, negative = (backbone.predict(w, x, t, **half(side)) for side, w in enumerate((b, plain)))
+      return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
     both = backbone.predict(b, jnp.repeat(x, 2, axis=0), t, cond, projected=projected)
     both = both.reshape(n, 2, *x.shape[1:])
     positive, negative = both[:, 0], both[:, 1]

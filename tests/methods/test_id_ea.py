@@ -206,6 +206,18 @@ def test_every_part_learns_at_its_own_rate():
     np.testing.assert_allclose(updates[path], -rate, rtol=1e-4, err_msg=path)
 
 
+def test_words_may_train_first():
+  """With words_first 0.5 nothing but the words moves in the first half of the steps, and all does afterwards."""
+  cfg = dataclasses.replace(CFG, words_first=0.5, steps=4)
+  params = {"rows": (np.ones(3, np.float32),), "adapter": {"out_proj": {"kernel": np.ones(3, np.float32)}, "gamma": np.ones(1)}}
+  tx = step.by_path(*id_ea.rates(cfg))
+  opt, paths = tx.init(params), []
+  for _ in range(4):
+    updates, opt = tx.update(params, opt, params)
+    paths.append({k for k, x in tree.flatten(updates).items() if np.any(x)})
+  assert paths == [{"rows.0"}] * 2 + [set(tree.flatten(params))] * 2
+
+
 def test_released_trains_words_and_adapter_only(fz):
   """With gradients of one everywhere, only words and adapter move; sampling has the words alone."""
   cfg = dataclasses.replace(id_ea.PRESETS["released"], templates=CAPTIONS)
