@@ -155,5 +155,5 @@ def write_adapter(folder: Path, a: Adapter):
       name = key.removesuffix(".weight").replace(".", "-")
       tensors[f"changes.{name}.{i}.weight"] = x
       sizes.setdefault(name, [x.shape[1]]).append(x.shape[0])
-  write_json(folder / "config.json", {"_class_name": a.class_name, **a.config, "changes": sizes})
+  write_json(folder / "config.json", {"_class_name": a.class_name, **a.config, "kernels": sizes})
   tensorfiles.write(folder / "diffusion_pytorch_model.safetensors", tensors)

@@ -13,7 +13,7 @@ class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
   width: the context's. face_tokens, face_width: shape of E. normalise: MHA reads normalised rows. text_only: it
   reads and changes the places of the prompt's text, not start and padding. replaces: there is no attention, and
   E takes the prompt's last places. strength may be changed at any time: `pipe.id_adapter.strength = 0.2`.
-  changes: {kernel of the UNet: sizes} of the person's keys and values, which the pipeline adds for prompts.
+  kernels: {kernel of the UNet: sizes} of the person's keys and values, which the pipeline adds for prompts.
   """
 
   @register_to_config
@@ -27,14 +27,14 @@ class IDAdapter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     normalise: bool = False,
     text_only: bool = False,
     replaces: bool = False,
-    changes: dict | None = None,
+    kernels: dict | None = None,
   ):
     super().__init__()
     self.heads, self.strength, self.replaces = heads, strength, replaces
     self.normalise, self.text_only = normalise, text_only
     self.face = nn.Parameter(torch.zeros(face_tokens, face_width))
     linears = lambda sizes: (nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:]))
-    self.changes = nn.ModuleDict({name: nn.Sequential(*linears(sizes)) for name, sizes in (changes or {}).items()})
+    self.changes = nn.ModuleDict({name: nn.Sequential(*linears(sizes)) for name, sizes in (kernels or {}).items()})
     if replaces or not face_tokens:
       return
     self.project = nn.Linear(face_width, width)
