@@ -136,9 +136,14 @@ class Config:
     return self.adapts and self.enhancer != "none"
 
 
+_BUILT_IN = Config(
+  templates=templates.PHOTO, phrase="{}", start="name", steps=150, lr=1e-2, lr_modules=2e-4, lr_gate=5e-3, lr_kv=3e-4,
+  strength=0.5,
+)  # fmt: skip
 LITERAL = dict(face_scale="unit", reach="all", adapter_norm=False, negative="person")  # the paper's equations to the letter
 PRESETS = {
   "paper": Config(),
+  "paper-sdxl": Config(lr=5e-4),  # words as long as names, which are a fortieth as long as the encoders' outputs
   "literal": Config(**LITERAL),
   # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
   # script loads the words alone.
@@ -155,9 +160,8 @@ PRESETS = {
     reg_weight=8e-4,
     **LITERAL,
   ),
-  "miniature": Config(
-    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3, strength=0.8
-  ),
+  "miniature": _BUILT_IN,
+  "miniature-sdxl": dataclasses.replace(_BUILT_IN, lr=1e-3, lr_lora=3e-3, strength=0.4),
 }
 
 

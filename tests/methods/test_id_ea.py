@@ -464,9 +464,9 @@ def test_naive_concat_puts_face_tokens_in_the_last_places(pipeline):
   context = np.asarray(id_ea.condition([identity, other], pipeline[0], prompts, cfg).k[0])
   plain = conditioning.contexts(pipeline[0], prompts, conditioning.join([identity, other])).k[0]
   face = params["face"]
-  want = (np.asarray(fz.subject.face) @ face["kernel"] + face["bias"]).reshape(2, 32)
-  np.testing.assert_allclose(context[0, -2:], want, atol=1e-5)
-  np.testing.assert_allclose(context[:2, -4:-2], np.stack([-want, -want]), atol=1e-5)
+  want = (512**0.5 * np.asarray(fz.subject.face) @ face["kernel"] + face["bias"]).reshape(2, 32)
+  np.testing.assert_allclose(context[0, -2:], want, atol=1e-4)
+  np.testing.assert_allclose(context[:2, -4:-2], np.stack([-want, -want]), atol=1e-4)
   np.testing.assert_array_equal(context[1, -2:], plain[1, -2:])
   np.testing.assert_array_equal(context[:, :-4], plain[:, :-4])
   np.testing.assert_array_equal(context[2], plain[2])
@@ -547,7 +547,7 @@ def test_a_regulariser_has_a_gradient_everywhere(kind):
 
 def test_without_adapter_and_kv_it_is_textual_inversion(pipeline, fz, gradient):
   """With rate 0 for all but the words, losses and words are those of cross-initialised textual inversion."""
-  still = dataclasses.replace(CFG, lr=1e-2, lr_modules=0.0, lr_kv=0.0, adam_eps=1e-8)
+  still = dataclasses.replace(CFG, lr=1e-2, lr_modules=0.0, lr_gate=0.0, lr_kv=0.0, adam_eps=1e-8)
   ours, log = trained(gradient, fz, still, 4)
   cfg = ti.Config(vectors=2, start="cross", templates=CAPTIONS, lr=1e-2)
   theirs_fz = toys.frozen(pipeline, ti, cfg, fz.subject)
