@@ -7,7 +7,7 @@ own layer; the original can also train ten people jointly with one layer, which 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,11 @@ class Config:
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
   """Weight decay of the MLP."""
 
+  usual_guidance: Annotated[float | None, between(0, 100)] = 10.0
+  """Guidance of pictures where neither who asks for them nor the model's folder says another."""
+
+  BEFORE: ClassVar[dict[str, Any]] = {"usual_guidance": None}
+
   @property
   def vectors(self) -> int:
     return 2
@@ -79,6 +84,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     recogniser=True,
     words_only=True,
+    guidance=cfg.usual_guidance,
     augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
   )
 

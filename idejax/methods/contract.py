@@ -74,6 +74,8 @@ class Needs:
   """Whether a person is words and nothing else, so that people of several such methods may share a prompt."""
   override: Callable[[Sequence[Identity], Backbone, Any], dict[str, Any]] = no_changes
   """(identities, backbone, cfg) -> the subtree of the UNet's parameters that they change."""
+  guidance: float | None = None
+  """Guidance of pictures, where the paper has its own; a model's folder may say another."""
   plain_negative: bool = False
   """Whether the base model's weights, not the person's, read negative prompts."""
   unet_gradients: tuple[str, ...] = ()

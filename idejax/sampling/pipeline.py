@@ -23,6 +23,7 @@ import numpy as np
 
 from idejax import sharding
 from idejax.errors import UserError
+from idejax.methods import METHODS
 from idejax.model import backbone, conditioning, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
@@ -189,10 +190,14 @@ def load(
 
 
 def default_guidance(pipe: Pipeline) -> float:
-  """The folder's own, else diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
+  """The folder's own, else that of the paper by which its people were learned, if it is one for all of them; else
+  diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
   nets = pipe.backbone.nets
   if nets.guidance is not None:
     return nets.guidance
+  papers = {METHODS[p.method].needs(p.cfg, nets).guidance for p in pipe.people.values()}
+  if len(papers) == 1 and (own := papers.pop()) is not None:
+    return own
   return 5.0 if nets.xl else 7.5
 
 

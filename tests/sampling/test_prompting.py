@@ -117,6 +117,18 @@ def test_whose_weights_read_negative_prompts(pipe, make):
   assert relative_error(3 * b2 - 2 * b3, alone) < 1e-4 < 1e-3 < relative_error(3 * a2 - 2 * a3, alone)
 
 
+def test_people_bring_their_papers_guidance(pipe):
+  """StableIdentity samples at 8.5, Celeb Basis at 10; where people differ, or a folder has its own, that is not asked."""
+  of = lambda *methods: pipeline.default_guidance(
+    pipe.with_people(*(somebody(pipe, f"<{i}>", m) for i, m in enumerate(methods)))
+  )
+  assert [of("stable-identity"), of("celeb-basis"), of("celeb-basis", "celeb-basis")] == [8.5, 10, 10]
+  assert [of(), of("id-ea"), of("celeb-basis", "stable-identity"), of("celeb-basis", "id-ea")] == [7.5] * 4
+  own = dataclasses.replace(pipe.backbone, nets=dataclasses.replace(pipe.backbone.nets, guidance=4.0))
+  person = somebody(pipe, "<a>", "celeb-basis")
+  assert pipeline.default_guidance(dataclasses.replace(pipe, backbone=own, people={"<a>": person})) == 4
+
+
 def test_rows_of_a_conditioning():
   """Every array of a batch loses the same rows, stages stay."""
   x = lambda *shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
