@@ -140,7 +140,9 @@ _BUILT_IN = Config(
   templates=templates.PHOTO, phrase="{}", start="name", steps=150, lr=1e-2, lr_modules=2e-4, lr_gate=5e-3, lr_kv=3e-4,
   strength=0.5,
 )  # fmt: skip
-LITERAL = dict(face_scale="unit", reach="all", adapter_norm=False, negative="person")  # the paper's equations to the letter
+LITERAL = dict(
+  face_scale="unit", reach="all", adapter_norm=False, negative="person"
+)  # the paper's equations to the letter
 PRESETS = {
   "paper": Config(),
   "paper-sdxl": Config(lr=5e-4),  # words as long as names, which are a fortieth as long as the encoders' outputs
@@ -292,7 +294,9 @@ def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.
   if cfg.reach == "all":
     attended = blocks.heads_attend(q, k, v, cfg.heads)
   else:
-    attended = blocks.heads_attend(q, k, v, cfg.heads, jnp.pad(text, ((0, 0), (0, faces.shape[1])), constant_values=True))
+    attended = blocks.heads_attend(
+      q, k, v, cfg.heads, jnp.pad(text, ((0, 0), (0, faces.shape[1])), constant_values=True)
+    )
   change = jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
   return change if cfg.reach == "all" else jnp.where(text[..., None], change, 0)
 

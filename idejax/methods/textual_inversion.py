@@ -55,7 +55,9 @@ class Config:
 
 PRESETS = {
   "paper": Config(steps=5000, batch=8, lr=5e-3),
-  "paper-sdxl": Config(steps=5000, batch=8, lr=5e-4),  # its UNet reads a layer without a norm: long words drown the rest
+  "paper-sdxl": Config(
+    steps=5000, batch=8, lr=5e-4
+  ),  # its UNet reads a layer without a norm: long words drown the rest
   "diffusers": Config(),
   "cross-init": Config(vectors=2, start="cross", steps=320, batch=8, lr=5e-3, reg=1e-5),
   "miniature": Config(vectors=2, start="name", templates=templates.PHOTO, steps=150, batch=8, lr=1e-2),

@@ -178,7 +178,9 @@ def test_what_trains_and_what_does_not(fz, gradient, pipeline):
 
 def test_every_part_learns_at_its_own_rate():
   """Adam's first step is its rate, whatever the gradient; leaves of ones decay by rate times weight decay."""
-  cfg = dataclasses.replace(CFG, lr=1e-2, lr_modules=1e-3, lr_gate=2e-3, lr_kv=1e-5, lr_lora=1e-4, weight_decay=0.1, rows_decay=0.2)
+  cfg = dataclasses.replace(
+    CFG, lr=1e-2, lr_modules=1e-3, lr_gate=2e-3, lr_kv=1e-5, lr_lora=1e-4, weight_decay=0.1, rows_decay=0.2
+  )
   one, to_k = np.ones(3, np.float32), "down_blocks.0.attentions.0.attn2.to_k"
   params = {
     "rows": (one,),
@@ -209,7 +211,10 @@ def test_every_part_learns_at_its_own_rate():
 def test_words_may_train_first():
   """With words_first 0.5 nothing but the words moves in the first half of the steps, and all does afterwards."""
   cfg = dataclasses.replace(CFG, words_first=0.5, steps=4)
-  params = {"rows": (np.ones(3, np.float32),), "adapter": {"out_proj": {"kernel": np.ones(3, np.float32)}, "gamma": np.ones(1)}}
+  params = {
+    "rows": (np.ones(3, np.float32),),
+    "adapter": {"out_proj": {"kernel": np.ones(3, np.float32)}, "gamma": np.ones(1)},
+  }
   tx = step.by_path(*id_ea.rates(cfg))
   opt, paths = tx.init(params), []
   for _ in range(4):
@@ -329,10 +334,7 @@ def test_the_enhancer_sees_the_face(width):
   rng = np.random.default_rng(1)
   anchor = rng.standard_normal((2, width)).astype(np.float32)  # as long as a normalised layer's
   k_face, k_enhancer = jax.random.split(jax.random.key(0))
-  params = {
-    "face": blocks.dense_init(k_face, 512, 2 * width),
-    "enhancer": id_ea._init_enhancer(k_enhancer, width, CFG),
-  }
+  params = {"face": blocks.dense_init(k_face, 512, 2 * width), "enhancer": id_ea._init_enhancer(k_enhancer, width, CFG)}
   share, literal = (swapped(params, anchor, unit_faces(), cfg) for cfg in (CFG, LITERAL))
   assert share > 0.1 and literal < share / 5
 

@@ -305,9 +305,7 @@ def test_sum_mean_and_options(fz):
   at = lambda c, **how: np.asarray(sefi.attention_loss(queries_keys, reference, c, (16, 16), sefi.Config(**how)))
   ones = jnp.ones((2, 77))
   for target in (8, 32):
-    np.testing.assert_allclose(
-      at(ones, target=target), 630_784 * at(ones, target=target, reduction="mean"), rtol=1e-5
-    )
+    np.testing.assert_allclose(at(ones, target=target), 630_784 * at(ones, target=target, reduction="mean"), rtol=1e-5)
   plain = by_hand(queries_keys, reference, (16, 8), 32, False)
   np.testing.assert_allclose(at(ones), plain.sum((1, 2, 3, 4)), rtol=1e-4)
   assert 8 * 77 * 32 * 32 == 630_784
