@@ -118,3 +118,14 @@ def cast(tree, dtype):
 def size(tree) -> int:
   """Number of elements in all leaves."""
   return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def follow(average: Any, now: Any) -> jax.Array:
+  """Zero, with gradient average - now with respect to `average`, and none with respect to `now`.
+
+  A step of gradient descent at rate 1 - momentum then gives the exponential moving average exactly. It lives in the
+  trained parameters, so it is skipped and resumed with them.
+  """
+  offsets = jax.tree.map(lambda a, x: a - jax.lax.stop_gradient(x), average, now)
+  square = sum(0.5 * jnp.square(o).sum() for o in jax.tree.leaves(offsets))
+  return square - jax.lax.stop_gradient(square)

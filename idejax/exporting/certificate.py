@@ -169,7 +169,9 @@ def compare_calls(
   under = functools.partial(_exactly, pipe)
   cond = encode(pipe, rows, size, under)
   changes = prompting.Weights(pipe.backbone, pipe.people, under)
-  b = backbone.with_unet(pipe.backbone, changes.of(tuple(pipe.people))[0])
+  group = tuple(pipe.people)
+  b = backbone.with_unet(pipe.backbone, changes.of(group)[0])
+  apart = guided and changes.reader(group) != group  # negative prompts are read by the base model's weights
   stages, train_steps = cond.k.shape[0], pipe.backbone.nets.schedule.num_train_timesteps
   contexts, pooled, predictions = [], [], []
   for i, t in enumerate(timesteps):
@@ -183,7 +185,10 @@ def compare_calls(
       p = np.asarray(cond.pooled)
       pooled.append(difference(p[s] if p.ndim == 3 else p, theirs[f"call{i}.pooled"]))
     x = theirs[f"call{i}.sample"].transpose(0, 2, 3, 1)
-    prediction = np.asarray(under(_predict, b, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
+    look = lambda w, x=x, t=t: np.asarray(under(_predict, w, x, np.float32(t), cond)).transpose(0, 3, 1, 2)
+    prediction = look(b)
+    if apart:
+      prediction = np.concatenate([look(pipe.backbone)[: len(prompts)], prediction[len(prompts) :]])
     predictions.append({"timestep": t} | difference(prediction, theirs[f"call{i}.output"]))
   out: dict[str, Any] = {"contexts": _worst(contexts)}
   if pooled:

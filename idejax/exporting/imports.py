@@ -113,7 +113,7 @@ def identity(
     rank = jax.tree.leaves(change["lora"])[0].shape[-1]  # of lora_A
     method, cfg = "dreambooth", dreambooth.Config(trains="lora", word=phrase, rank=rank, alpha=float(rank))
   elif "kv" in change:
-    method, cfg = "id-ea", dataclasses.replace(id_ea.Config(), adapter=False, kv="full", phrase="{}")
+    method, cfg = "id-ea", dataclasses.replace(id_ea.Config(), adapter=False, kv="full", phrase="{}", negative="person")
   else:
     method, cfg = "textual-inversion", textual_inversion.Config(vectors=len(rows[0]))
   if change:

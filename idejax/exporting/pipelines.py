@@ -41,7 +41,7 @@ def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
   base, index = pipe.folder, folders.index_of(pipe.folder)
   per_encoder = torch_files.words(person.word, e, by_stage=torch_files.has_stages(e))
   encoders = dict(zip(("text_encoder", "text_encoder_2"), per_encoder))
-  changes = torch_files.unet_changes(e)
+  changes = {} if e.adapter and e.adapter.changes else torch_files.unet_changes(e)
   for name in folders.components(index):
     source, target = base / name, folder / name
     if not source.is_dir():

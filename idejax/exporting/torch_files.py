@@ -33,9 +33,11 @@ def has_stages(e: Export) -> bool:
 
 def losses(e: Export, kind: str) -> str:
   """What a form leaves out, in words; "" if nothing. `kind` is the --format of `idejax export`."""
-  if kind == "pipeline":
-    return ""
   out = []
+  if e.stock is not None and kind != "textual-inversion" and not (kind == "pipeline" and e.adapter):
+    out.append("negative prompts are read by the person's weights, not by the base model's")
+  if kind == "pipeline":
+    return "; ".join(out)
   if has_stages(e):
     out.append("words by stage, and apart for keys and values: their mean takes their place")
   if e.adapter:
@@ -49,11 +51,14 @@ def as_written(person: Learned, e: Export, kind: str) -> Learned:
   """The person without what the written form loses: the reference for the certificate."""
   if not losses(e, kind):
     return person
+  cfg = e.stock or person.cfg
+  if kind == "pipeline":
+    return dataclasses.replace(person, cfg=cfg)
   rows = tuple(r[None, None] for r in mean_rows(e))
   if kind == "textual-inversion":
     cfg = textual_inversion.Config(vectors=person.rows)
     return dataclasses.replace(person, method="textual-inversion", cfg=cfg, identity={"rows": rows})
-  return dataclasses.replace(person, identity={**(e.without_adapter or person.identity), "rows": rows})
+  return dataclasses.replace(person, cfg=cfg, identity={**(e.without_adapter or person.identity), "rows": rows})
 
 
 def mean_rows(e: Export) -> list[np.ndarray]:
@@ -144,5 +149,11 @@ def write_adapter(folder: Path, a: Adapter):
   """The adapter's config and tensors, for the class in its PyTorch file."""
   tensors = _float32(a.params) if a.params else {}
   tensors |= {k: np.asarray(x, np.float32) for k, x in a.arrays.items()}
-  write_json(folder / "config.json", {"_class_name": a.class_name, **a.config})
+  sizes: dict[str, list[int]] = {}  # of the change of each kernel: input, rank if it is low, output
+  for i, side in enumerate(a.changes):
+    for key, x in _float32(side).items():
+      name = key.removesuffix(".weight").replace(".", "-")
+      tensors[f"changes.{name}.{i}.weight"] = x
+      sizes.setdefault(name, [x.shape[1]]).append(x.shape[0])
+  write_json(folder / "config.json", {"_class_name": a.class_name, **a.config, "kernels": sizes})
   tensorfiles.write(folder / "diffusion_pytorch_model.safetensors", tensors)

@@ -251,7 +251,9 @@ def known_records(c: config.Sample, asked: list[prompts.Prompt]) -> list[dict[st
     same["identities"] = [[learned.word(f), tensorfiles.digest(f)] for f in c.identity]
   out = []
   for row in picture_rows(c, asked):
-    guidance = usual.guidance if row["guidance"] is None and local else row["guidance"]
+    guidance = row["guidance"]
+    if guidance is None and local and not c.identity:  # a person's method may have a guidance of its own
+      guidance = usual.guidance
     known = row | same | {"guidance": guidance}
     unknown = [k for k in ("guidance", "height", "width", "dtype") if known[k] is None]
     out.append({k: v for k, v in known.items() if k not in unknown} | ({} if c.identity else {"identities": None}))

@@ -7,13 +7,14 @@ own layer; the original can also train ten people jointly with one layer, which 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from idejax import tree
 from idejax.errors import UserError
 from idejax.methods.contract import Export, Identity, Metrics, Needs, Rates, Scope
 from idejax.model import anchors, conditioning, diffusion
@@ -60,6 +61,11 @@ class Config:
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
   """Weight decay of the MLP."""
 
+  usual_guidance: Annotated[float | None, between(0, 100)] = 10.0
+  """Guidance of pictures where neither who asks for them nor the model's folder says another."""
+
+  BEFORE: ClassVar[dict[str, Any]] = {"usual_guidance": None}
+
   @property
   def vectors(self) -> int:
     return 2
@@ -78,6 +84,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     recogniser=True,
     words_only=True,
+    guidance=cfg.usual_guidance,
     augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
   )
 
@@ -182,14 +189,8 @@ def loss(
 
 
 def follow(average: Sequence[jax.Array], x: Sequence[jax.Array]) -> jax.Array:
-  """Zero, with gradient average - mean x with respect to `average`: [2, K] and predictions [B, 2, K].
-
-  A step of gradient descent at rate 1 - momentum then gives the exponential moving average exactly. It
-  lives in the trained parameters, so it is skipped and resumed with them.
-  """
-  offsets = [a[None] - jax.lax.stop_gradient(p) for a, p in zip(average, x)]
-  square = jnp.stack([0.5 * jnp.square(o).sum((1, 2)).mean() for o in offsets]).sum()
-  return square - jax.lax.stop_gradient(square)
+  """Zero, by whose gradient `average` [2, K] follows the mean of predictions [B, 2, K]; see `tree.follow`."""
+  return tree.follow(tuple(average), tuple(p.mean(0) for p in x))
 
 
 def rates(cfg: Config) -> Rates:

@@ -74,6 +74,10 @@ class Needs:
   """Whether a person is words and nothing else, so that people of several such methods may share a prompt."""
   override: Callable[[Sequence[Identity], Backbone, Any], dict[str, Any]] = no_changes
   """(identities, backbone, cfg) -> the subtree of the UNet's parameters that they change."""
+  guidance: float | None = None
+  """Guidance of pictures, where the paper has its own; a model's folder may say another."""
+  plain_negative: bool = False
+  """Whether the base model's weights, not the person's, read negative prompts."""
   unet_gradients: tuple[str, ...] = ()
   """Regexes of the UNet's own parameters for which training computes a gradient; what planning counts."""
   alone: str = ""
@@ -90,6 +94,9 @@ class Adapter:
   config: Mapping[str, Any]
   params: Mapping[str, Any]  # layers, in the converter's names
   arrays: Mapping[str, Any]  # tensors that belong to no layer
+  changes: tuple[Any, ...] = ()
+  """Changes of the UNet's kernels that negative prompts do not meet, as a tree of [I, O], or as two of factors.
+  The module's code adds them, so the folder's UNet is the base model's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +112,9 @@ class Export:
   adapter: Adapter | None = None
   without_adapter: Identity | None = None
   """The identity for forms that cannot hold the adapter's code; None: the identity itself."""
+  stock: Any = None
+  """The Config by which idejax samples as stock pipelines do, in which the person's weights read negative prompts
+  too; None: they do by the identity's own."""
   called: str = ""
   """The person's name in prompts for a file that holds the UNet's change alone."""
 
@@ -163,6 +173,11 @@ def todays_names(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
   for old in table.keys() & fields.keys():
     out |= table[old][bool(fields[old])]
   return out
+
+
+def saved_fields(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """All fields of a config that was saved whole: what was so before there was a setting stands in `BEFORE` of a Config."""
+  return {**getattr(kind, "BEFORE", {}), **todays_names(kind, fields)}
 
 
 def default_preset(presets: Mapping[str, Any], built_in: bool, xl: bool) -> str:

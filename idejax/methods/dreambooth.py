@@ -24,7 +24,7 @@ from idejax.model.tokens import Tokenizer
 from idejax.person import subject
 from idejax.person.augment import Augment
 from idejax.person.subject import Example, Frozen, Subject
-from idejax.ranges import above, at_least, between, not_empty, with_person
+from idejax.ranges import above, at_least, between, from_to_below, not_empty, with_person
 
 LORA = (r"\.attn[12]\.(to_[qkv]|to_out\.0)\.kernel$",)
 
@@ -61,10 +61,18 @@ class Config:
   """Learning rate of the UNet, when all of it trains."""
   lora_lr: Annotated[float, between(0, 1)] = 1e-4
   """Learning rate of the low-rank changes."""
+  schedule: Literal["constant", "cosine"] = "constant"
+  """Whether the learning rate stays, as in the paper, or falls to zero along half a cosine."""
+  ema: Annotated[float, from_to_below(0, 1)] = 0.0
+  """Momentum of an average over the steps that is kept in place of the last step's weights; 0: none."""
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
   """Weight decay of everything that trains."""
   clip: Annotated[float, above(0)] = 1.0
   """Largest norm of the gradient."""
+  strength: Annotated[float, between(0, 10)] = 1.0
+  """Share of the change that acts in pictures; `idejax sample --strength` can change it."""
+  negative: Literal["person", "base"] = "person"
+  """Whose weights read negative prompts: the person's or the base model's."""
 
   @property
   def vectors(self) -> int:
@@ -75,7 +83,9 @@ PRESETS = {
   "paper": Config(),
   "lora": Config(trains="lora"),
   # No caption of the miniature has the letter q as a word: its embedding was never trained.
-  "miniature": Config(trains="lora", word="q person", steps=300, batch=4, lora_lr=1e-3),
+  "miniature": Config(
+    trains="lora", word="q person", steps=300, batch=4, lora_lr=5e-4, schedule="cosine", ema=0.95, negative="base"
+  ),
 }
 
 
@@ -88,6 +98,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     augment=Augment(flip=cfg.variants),
     override=override,
+    plain_negative=cfg.negative == "base",
     class_pictures=ClassPictures(cfg.class_prompt, cfg.class_pictures) if cfg.prior else None,
     unet_gradients=LORA if _low_rank(cfg, nets) else ("",),
     alone="" if _low_rank(cfg, nets) else "it trains the whole UNet, a copy for each",
@@ -110,12 +121,15 @@ def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str]
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """{"unet": all its parameters} or {"lora": {path: {"lora_A" [I, r], "lora_B" [r, O]}}}, float32."""
+  """{"unet": all its parameters} or {"lora": {path: {"lora_A" [I, r], "lora_B" [r, O]}}}, float32.
+
+  With an average, {"average": the same} beside it.
+  """
   b = frozen.backbone
   if cfg.prior:
     _class_pictures(frozen.subject)
   if not _low_rank(cfg, b.nets):
-    return {"unet": jax.tree.map(lambda w: jnp.array(w, jnp.float32), b.params["unet"])}
+    return _averaged({"unet": jax.tree.map(lambda w: jnp.array(w, jnp.float32), b.params["unet"])}, cfg)
   kernels, structure = jax.tree.flatten(_attention(b))
 
   def factors(key, w):  # [I, O], or [depth, I, O] where blocks are scanned
@@ -125,7 +139,11 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
     return {"lora_A": kaiming(key, (*stack, inputs, cfg.rank)), "lora_B": jnp.zeros((*stack, cfg.rank, outputs))}
 
   pairs = [factors(k, w) for k, w in zip(jax.random.split(key, len(kernels)), kernels)]
-  return {"lora": jax.tree.unflatten(structure, pairs)}
+  return _averaged({"lora": jax.tree.unflatten(structure, pairs)}, cfg)
+
+
+def _averaged(weights: dict[str, Any], cfg: Config) -> dict[str, Any]:
+  return weights | {"average": jax.tree.map(jnp.array, weights)} if cfg.ema else weights
 
 
 def _attention(b: Backbone) -> dict[str, Any]:
@@ -142,7 +160,7 @@ def _class_pictures(s: Subject) -> tuple[Any, Any]:
 
 def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The name, the weights, and `scale`: how much of their change is applied when sampling."""
-  return {"rows": frozen.constants["rows"], **params, "scale": jnp.ones(())}
+  return {"rows": frozen.constants["rows"], **params.get("average", params), "scale": jnp.float32(cfg.strength)}
 
 
 def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
@@ -175,7 +193,8 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
     pair, gain = lambda x: isinstance(x, Mapping) and "lora_A" in x, cfg.alpha / cfg.rank * identity["scale"]
     side = lambda name, by: jax.tree.map(lambda f: f[name] * by, identity["lora"], is_leaf=pair)
     low_rank = side("lora_A", 1.0), side("lora_B", gain)
-  return Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=low_rank, called=cfg.word)
+  stock = dataclasses.replace(cfg, negative="person") if cfg.negative == "base" else None
+  return Export(identity["rows"], override([identity], b, cfg), low_rank, stock=stock, called=cfg.word)
 
 
 def loss(
@@ -211,15 +230,19 @@ def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_
   row = lambda x: None if x is None else x[both.caption]
   cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
   error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
+  average = 0.0
+  if "average" in params:
+    average = tree.follow(params["average"], {k: v for k, v in params.items() if k != "average"})
   if of_class is None:
-    return error.mean(), {"diffusion": error.mean()}
+    return error.mean() + average, {"diffusion": error.mean()}
   person, others = error.reshape(-1, 2).mean(0)
-  return person + cfg.prior * others, {"diffusion": person, "class": others}
+  return person + cfg.prior * others + average, {"diffusion": person, "class": others}
 
 
 def rates(cfg: Config) -> Rates:
   def group(lr):
-    adam = optax.adamw(lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
+    rate = optax.cosine_decay_schedule(lr, cfg.steps) if cfg.schedule == "cosine" else lr
+    adam = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)
 
-  return ((r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))
+  return ((r"^average", optax.sgd(1 - cfg.ema)), (r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))

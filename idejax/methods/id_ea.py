@@ -55,12 +55,23 @@ class Config:
   """Use the adapter. Without it, only the words and the keys and values train."""
   naive_concat: bool = False
   """Put the face tokens into the prompt's last places, mostly padding, without enhancer and adapter."""
+  start: Literal["cross", "name"] = "cross"
+  """Where the two words begin: at what the text encoder makes of the average name, or at that name itself."""
+  start_size: Literal["auto", "output", "names"] = "auto"
+  """Length of words that begin cross-initialised: the text encoder's output's, or that of names' embeddings;
+  auto: names' on SDXL, whose UNet reads a layer without a norm, else the output's."""
   anchor: Literal["tokens", "words"] = "tokens"
   """What the average name averages: the first and second tokens of names, or their first and last words."""
   anchor_space: Literal["output", "input"] = "output"
   """Whether the enhancer reads the average name as the text encoder's output or as input embeddings."""
+  face_scale: Literal["sqrt", "unit"] = "sqrt"
+  """Size of the face embedding that is projected: a unit vector, or that times the square root of its width."""
   heads: Annotated[int, at_least(1)] = 8
   """Attention heads of enhancer and adapter."""
+  reach: Literal["text", "all"] = "text"
+  """Which places of a prompt the adapter reads and changes: those of its text, or all, as in the paper."""
+  adapter_norm: bool = True
+  """Normalise the prompt's context and the face tokens before the adapter reads them."""
   beta: Annotated[float, between(0, 1)] = 0.4
   """Largest share that the adapter's output can have."""
   kv: Literal["auto", "full", "lora", "none"] = "auto"
@@ -69,6 +80,8 @@ class Config:
   """Rank of the low-rank change of keys and values (--kv lora)."""
   sampling: Literal["full", "rows"] = "full"
   """Make pictures with all that was learned, or with the two words alone."""
+  negative: Literal["base", "person"] = "base"
+  """Whose keys and values read negative prompts: the base model's or the person's."""
   strength: Annotated[float, between(0, 10)] = 1.0
   """How strongly adapter, keys and values act in pictures; `idejax sample --strength` can change it."""
   templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
@@ -83,10 +96,14 @@ class Config:
   """Learning rate of the two words."""
   lr_modules: Annotated[float, between(0, 1)] = 1.5e-3
   """Learning rate of face projection, enhancer and adapter."""
+  lr_gate: Annotated[float, between(0, 1)] = 1.5e-3
+  """Learning rate of the adapter's gate."""
   lr_kv: Annotated[float, between(0, 1)] = 1e-5
   """Learning rate of keys and values with --kv full."""
   lr_lora: Annotated[float, between(0, 1)] = 1e-4
   """Learning rate of keys and values with --kv lora."""
+  words_first: Annotated[float, between(0, 1)] = 0.0
+  """Share of the steps in which the two words train alone, before all else trains with them."""
   train_enhancer: bool = True
   """Train face projection and enhancer; otherwise they stay random."""
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
@@ -104,6 +121,7 @@ class Config:
     "no_adapter": {True: {"adapter": False}, False: {}},
     "no_enhancer": {True: {"enhancer": "none"}, False: {}},
   }
+  BEFORE: ClassVar[dict[str, Any]] = {"face_scale": "unit", "reach": "all", "adapter_norm": False, "negative": "person"}
 
   @property
   def vectors(self) -> int:
@@ -118,8 +136,17 @@ class Config:
     return self.adapts and self.enhancer != "none"
 
 
+_BUILT_IN = Config(
+  templates=templates.PHOTO, phrase="{}", start="name", steps=150, lr=1e-2, lr_modules=2e-4, lr_gate=5e-3, lr_kv=3e-4,
+  strength=0.5,
+)  # fmt: skip
+LITERAL = dict(
+  face_scale="unit", reach="all", adapter_norm=False, negative="person"
+)  # the paper's equations to the letter
 PRESETS = {
   "paper": Config(),
+  "paper-sdxl": Config(lr=5e-4),  # words as long as names, which are a fortieth as long as the encoders' outputs
+  "literal": Config(**LITERAL),
   # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
   # script loads the words alone.
   "released": Config(
@@ -133,10 +160,10 @@ PRESETS = {
     rows_decay=1e-2,
     reg="mahalanobis_released",
     reg_weight=8e-4,
+    **LITERAL,
   ),
-  "miniature": Config(
-    templates=templates.PHOTO, phrase="{}", steps=150, lr=1e-2, lr_modules=6e-4, lr_kv=3e-4, lr_lora=3e-3, strength=0.8
-  ),
+  "miniature": _BUILT_IN,
+  "miniature-sdxl": dataclasses.replace(_BUILT_IN, lr=1e-3, lr_lora=3e-3, strength=0.4),
 }
 
 
@@ -147,14 +174,19 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     constants=constants,
     recogniser=True,
     override=override,
+    plain_negative=cfg.negative == "base",
     unet_gradients=() if cfg.kv == "none" else (_KV,),
   )
 
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [2, d] per text encoder, "anchor": [2, D] of the context's width}."""
-  start = anchors.cross(b, tokenizers, names, by=cfg.anchor)
-  anchor = start if cfg.anchor_space == "output" else anchors.mean(b, tokenizers, names, by=cfg.anchor)
+  of_name = anchors.read if cfg.anchor_space == "output" else anchors.mean
+  anchor = of_name(b, tokenizers, names, by=cfg.anchor)
+  if cfg.start == "name":
+    start = anchors.mean(b, tokenizers, names, by=cfg.anchor)
+  else:
+    start = anchors.cross(b, tokenizers, names, by=cfg.anchor, size=cfg.start_size)
   return {"start": start, "anchor": jnp.concatenate(anchor, axis=-1)}
 
 
@@ -225,8 +257,12 @@ def _init_kv(key, b: Backbone, kind: str, cfg: Config):
 
 
 def face_rows(p: Mapping[str, Any], face: jax.Array, cfg: Config) -> jax.Array:
-  """E_f [M, D] of a face embedding [512]."""
-  tokens = blocks.dense(p, face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
+  """E_f [M, D] of a face embedding [512], a unit vector.
+
+  Made as large as the width asks (face_scale sqrt), else E_f is so small that the enhancer's attention stays flat.
+  """
+  size = face.shape[-1] ** 0.5 if cfg.face_scale == "sqrt" else 1.0
+  tokens = blocks.dense(p, size * face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
   return jnp.broadcast_to(tokens, (cfg.face_tokens, tokens.shape[-1]))
 
 
@@ -242,14 +278,33 @@ def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Conf
   return out + faces if cfg.enhancer_residual else out
 
 
-def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, cfg: Config) -> jax.Array:
-  """tanh(gamma) MHA([c; W_p E_r]) in the text rows: [B, L, D] from context [B, L, D] and tokens [M, R]."""
+def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.Array, cfg: Config) -> jax.Array:
+  """tanh(gamma) MHA([c; W_p E_r]) in the prompt's rows: [B, L, D] from context [B, L, D] and tokens [M, R].
+
+  text: `text_places` [B, L]. With reach text MHA reads no other place of the prompt and gives zero there.
+  """
   faces = blocks.dense(p["project"], faces)
   x = context.astype(faces.dtype)
   faces = jnp.broadcast_to(faces, (x.shape[0], *faces.shape))
-  q, k, v = jnp.split(blocks.dense(p["in_proj"], jnp.concatenate([x, faces], axis=1)), 3, axis=-1)
-  attended = blocks.heads_attend(q[:, : x.shape[1]], k, v, cfg.heads)
-  return jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
+  rows = jnp.concatenate([x, faces], axis=1)
+  if cfg.adapter_norm:
+    rows = blocks.normalise(rows)
+  q, k, v = jnp.split(blocks.dense(p["in_proj"], rows), 3, axis=-1)
+  q = q[:, : x.shape[1]]
+  if cfg.reach == "all":
+    attended = blocks.heads_attend(q, k, v, cfg.heads)
+  else:
+    attended = blocks.heads_attend(
+      q, k, v, cfg.heads, jnp.pad(text, ((0, 0), (0, faces.shape[1])), constant_values=True)
+    )
+  change = jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
+  return change if cfg.reach == "all" else jnp.where(text[..., None], change, 0)
+
+
+def text_places(prompts: Prompts) -> jax.Array:
+  """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
+  at = jnp.arange(prompts.ids[0].shape[1])[None]
+  return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])
 
 
 def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
@@ -280,7 +335,8 @@ def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg
     is_named = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
     first += count
     if "adapter" in identity:
-      change = cfg.beta * identity["scale"] * adapt(identity["adapter"], plain, identity["face"], cfg)
+      change = adapt(identity["adapter"], plain, identity["face"], text_places(prompts), cfg)
+      change = cfg.beta * identity["scale"] * change
       adapted = jnp.where(is_named, adapted + change, adapted).astype(plain.dtype)
     elif "face" in identity:
       # In place of text, not behind it: under guidance both prompts need the same length.
@@ -313,10 +369,14 @@ def _changes(identity: Identity) -> dict[str, Any]:
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   """The words, the keys and values, and the adapter or the face tokens that replace padding."""
   out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=_factors(identity))
-  if "face" not in identity:
+  changes: tuple[Any, ...] = ()
+  if "kv" in identity and cfg.negative == "base":
+    changes = out.low_rank or (_changes(identity),)
+    out = dataclasses.replace(out, stock=dataclasses.replace(cfg, negative="person"))
+  if "face" not in identity and not changes:
     return out
-  face = jnp.asarray(identity["face"], jnp.float32)
   width = sum(r.shape[-1] for r in identity["rows"])
+  face = jnp.asarray(identity.get("face", jnp.zeros((0, width))), jnp.float32)
   strength = cfg.beta * float(identity["scale"]) if "scale" in identity else 1.0
   config = {
     "width": width,
@@ -324,12 +384,14 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
     "face_width": face.shape[1],
     "heads": cfg.heads,
     "strength": strength,
-    "replaces": "adapter" not in identity,
+    "normalise": cfg.adapter_norm,
+    "text_only": cfg.reach == "text",
+    "replaces": "face" in identity and "adapter" not in identity,
   }
   layers = dict(identity.get("adapter", {}))
   arrays = {"face": face} | ({"gamma": jnp.reshape(layers.pop("gamma"), 1)} if layers else {})
   rest = {k: v for k, v in identity.items() if k not in ("adapter", "face")}
-  adapter = Adapter("id_adapter", "IDAdapter", "id_ea", config, layers, arrays)
+  adapter = Adapter("id_adapter", "IDAdapter", "id_ea", config, layers, arrays, changes)
   return dataclasses.replace(out, adapter=adapter, without_adapter=rest)
 
 
@@ -384,12 +446,15 @@ def loss(
 
 def rates(cfg: Config) -> Rates:
   adam = lambda lr, decay: optax.adamw(lr, b1=0.9, b2=0.999, eps=cfg.adam_eps, weight_decay=decay)
+  first = round(cfg.words_first * cfg.steps)
+  late = lambda lr, decay: adam((lambda step: jnp.where(step < first, 0.0, lr)) if first else lr, decay)
   rules = [
     (r"^rows", adam(cfg.lr, cfg.rows_decay)),
-    (r"^kv.*\.[AB]$", adam(cfg.lr_lora, cfg.weight_decay)),
-    (r"^kv", adam(cfg.lr_kv, cfg.weight_decay)),
-    (r"(gamma|bias)$", adam(cfg.lr_modules, 0.0)),
-    (r"", adam(cfg.lr_modules, cfg.weight_decay)),
+    (r"^kv.*\.[AB]$", late(cfg.lr_lora, cfg.weight_decay)),
+    (r"^kv", late(cfg.lr_kv, cfg.weight_decay)),
+    (r"gamma$", late(cfg.lr_gate, 0.0)),
+    (r"bias$", late(cfg.lr_modules, 0.0)),
+    (r"", late(cfg.lr_modules, cfg.weight_decay)),
   ]
   if not cfg.train_enhancer:
     rules.insert(0, (r"^(face|enhancer)", optax.set_to_zero()))

@@ -56,12 +56,8 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [P, d], "length": [P]} per text encoder: the average name, and the length n_p of names."""
   alternate = np.arange(cfg.vectors) % 2
-  lengths = []
-  for tokenizer, table in zip(tokenizers, anchors.tables(b)):
-    square = np.square(np.asarray(table, np.float32)).sum(-1)
-    ids = [[i[k] for i in anchors.name_ids(tokenizer, names) if len(i) > k] for k in (0, 1)]
-    lengths.append(jnp.asarray([np.sqrt(square[np.array(i)].mean()) for i in ids])[alternate])
-  return {"start": tuple(m[alternate] for m in anchors.mean(b, tokenizers, names)), "length": tuple(lengths)}
+  pick = lambda rows: tuple(r[alternate] for r in rows)
+  return {"start": pick(anchors.mean(b, tokenizers, names)), "length": pick(anchors.lengths(b, tokenizers, names))}
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from idejax.person.subject import Frozen
 from idejax.ranges import at_least, between, one_word, with_person
 
 HEADS, INNER = 8, 512  # heads and width of the block's self-attention
-PER_SAMPLE = 8  # heads of SD 1.x: what the sum of the attention loss is scaled to everywhere
+ENTRIES = 8 * 32 * 32 * 77  # heads, queries and tokens of a map of the paper's: what sums are scaled to everywhere
 
 scope: Scope = "person"
 
@@ -222,8 +222,8 @@ def attention_loss(
     columns: [B, L], 1 for the tokens that count.
     shape: (height, width) of the latents.
 
-  Where layers differ in their number of heads, each layer's heads are averaged first. The sum is
-  scaled to 8 heads, so that lambda means the same on all backbones.
+  Where layers differ in their number of heads, each layer's heads are averaged first. The sum is scaled to
+  the paper's number of entries, so that lambda means the same on all backbones.
   """
   flat = tree.flatten(queries_keys)
   layers = {path: (flat[f"{path}.qk.0"], flat[f"{path}.qk.1"]) for path in keys}
@@ -267,7 +267,7 @@ def attention_loss(
   square = jnp.square(total / count) * columns[:, None, None, None, :]
   if cfg.reduction == "mean":
     return square.mean((1, 2, 3, 4))
-  return square.sum((1, 2, 3, 4)) * (PER_SAMPLE / square.shape[1])
+  return square.sum((1, 2, 3, 4)) * (ENTRIES / square[0].size)
 
 
 def columns(prompts: Prompts, option: int) -> jax.Array:

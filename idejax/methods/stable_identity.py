@@ -8,7 +8,7 @@ and statistics for each of its text encoders.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,11 @@ class Config:
   clip: Annotated[float, above(0)] = 1.0
   """Largest norm of the gradient."""
 
+  usual_guidance: Annotated[float | None, between(0, 100)] = 8.5
+  """Guidance of pictures where neither who asks for them nor the model's folder says another."""
+
+  BEFORE: ClassVar[dict[str, Any]] = {"usual_guidance": None}
+
   @property
   def vectors(self) -> int:
     return 2
@@ -84,6 +89,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     tokens=cfg.vectors,
     constants=constants,
     words_only=True,
+    guidance=cfg.usual_guidance,
     augment=Augment(jitter=0.2, crop=0.75, scale=(0.5, 1.0)) if cfg.augmented else Augment(),
     recogniser=True,  # with a ViT too: both presets of a table are then judged by the same network
     face_vit=cfg.source == "vit",

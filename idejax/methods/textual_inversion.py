@@ -30,9 +30,13 @@ class Config:
 
   vectors: Annotated[int, at_least(1)] = 1
   """Vectors that the new word has in every text encoder."""
-  start: Literal["word", "cross", "normal"] = "word"
-  """Where the vectors begin: at the embedding of a word (--word), at the average name of a celebrity
-  (cross-initialisation, for 2 vectors), or at noise of deviation 0.02."""
+  start: Literal["word", "cross", "name", "normal"] = "word"
+  """Where the vectors begin: at the embedding of a word (--word), at what the text encoder makes of the average
+  name of a celebrity (cross-initialisation, for 2 vectors), at that name itself (2 vectors), or at noise of
+  deviation 0.02."""
+  start_size: Literal["auto", "output", "names"] = "auto"
+  """Length of vectors that begin cross-initialised: the text encoder's output's, or that of names' embeddings;
+  auto: names' on SDXL, whose UNet reads a layer without a norm, else the output's."""
   word: Annotated[str, one_word] = "face"
   """Word at whose embedding the vectors begin; a single token."""
   templates: Annotated[tuple[str, ...], with_person] = templates.TEMPLATES
@@ -51,9 +55,13 @@ class Config:
 
 PRESETS = {
   "paper": Config(steps=5000, batch=8, lr=5e-3),
+  "paper-sdxl": Config(
+    steps=5000, batch=8, lr=5e-4
+  ),  # its UNet reads a layer without a norm: long words drown the rest
   "diffusers": Config(),
   "cross-init": Config(vectors=2, start="cross", steps=320, batch=8, lr=5e-3, reg=1e-5),
-  "miniature": Config(vectors=2, start="cross", templates=templates.PHOTO, steps=150, batch=8, lr=3e-2),
+  "miniature": Config(vectors=2, start="name", templates=templates.PHOTO, steps=150, batch=8, lr=1e-2),
+  "miniature-sdxl": Config(vectors=2, start="name", templates=templates.PHOTO, steps=150, batch=8, lr=1e-3),
 }
 
 
@@ -64,7 +72,9 @@ def needs(cfg: Config, nets: Nets) -> Needs:
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
   """{"start": [P, d] per text encoder}."""
   if cfg.start == "cross":
-    return {"start": anchors.cross(b, tokenizers, names)}
+    return {"start": anchors.cross(b, tokenizers, names, size=cfg.start_size)}
+  if cfg.start == "name":
+    return {"start": anchors.mean(b, tokenizers, names)}
   if cfg.start == "word":
     rows = anchors.word_rows(b, tokenizers, cfg.word)
     return {"start": tuple(jnp.tile(r, (cfg.vectors, 1)) for r in rows)}

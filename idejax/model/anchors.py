@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -71,19 +71,58 @@ def _ends(name: str) -> list[str]:
   return parts if len(parts) < 2 else [parts[0], parts[-1]]
 
 
-def cross(
+def read(
   b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], *, by: str = "tokens"
 ) -> tuple[jax.Array, ...]:
-  """Cross-initialisation [2, d]: each encoder's output at the two positions of the average name."""
-  means = mean(b, tokenizers, names, by=by)
+  """What the UNet reads of the average name [2, d]: each encoder's output at its two positions."""
+  return tuple(_layer(b, o)[0, 1:3].astype(jnp.float32) for o in _encode_mean(b, tokenizers, names, by))
+
+
+def cross(
+  b: Backbone,
+  tokenizers: Sequence[Tokenizer],
+  names: Sequence[str],
+  *,
+  by: str = "tokens",
+  size: Literal["auto", "output", "names"] = "auto",
+) -> tuple[jax.Array, ...]:
+  """Cross-initialisation [2, d]: each encoder's last layer, after its norm, for the average name.
+
+  size: as it is (output), or as long as the input embeddings of names (names). auto: as it is where the
+  UNet reads a normalised layer. SDXL reads the penultimate one as it is, where a word some 40 to 130 times
+  as long as others drowns the prompt.
+  """
+  out = tuple(o.last[0, 1:3].astype(jnp.float32) for o in _encode_mean(b, tokenizers, names, by))
+  if size == "output" or size == "auto" and not b.nets.xl:
+    return out
+  unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+  return tuple(unit(x) * n[:, None] for x, n in zip(out, lengths(b, tokenizers, names)))
+
+
+def _encode_mean(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], by: str) -> list[Any]:
+  """Each encoder's `clip.TextOutput` of the average name, alone in a prompt."""
   where = jnp.array([[1, 2]])
   out = []
-  for i, (tokenizer, cfg, rows) in enumerate(zip(tokenizers, b.nets.text, means)):
+  for i, (tokenizer, cfg, rows) in enumerate(zip(tokenizers, b.nets.text, mean(b, tokenizers, names, by=by))):
     ids = np.full((1, tokenizer.length), tokenizer.pad, np.int32)
     ids[0, :4] = [tokenizer.bos, tokenizer.eos, tokenizer.eos, tokenizer.eos]
     params = b.params["text_encoder" if i == 0 else "text_encoder_2"]
-    output: Any = clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3]))
-    out.append(output.last[0, 1:3].astype(jnp.float32))
+    out.append(clip.TextEncoder(cfg, b.nets.dtype).apply({"params": params}, ids, rows[None], where, jnp.array([3])))
+  return out
+
+
+def _layer(b: Backbone, output: Any) -> jax.Array:
+  """The layer that the UNet reads: see `backbone.encode_text`."""
+  return output.penultimate if b.nets.xl else output.last
+
+
+def lengths(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str]) -> tuple[jax.Array, ...]:
+  """Root mean square length [2] of the names' first and second input embeddings, per encoder."""
+  out = []
+  for tokenizer, table in zip(tokenizers, tables(b)):
+    square = np.square(np.asarray(table, np.float32)).sum(-1)
+    ids = [[i[k] for i in name_ids(tokenizer, names) if len(i) > k] for k in (0, 1)]
+    out.append(jnp.asarray([np.sqrt(square[np.array(i)].mean()) for i in ids]))
   return tuple(out)
 
 

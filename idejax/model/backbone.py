@@ -113,6 +113,15 @@ class Conditioning:
   bounds: jax.Array | None = None
 
 
+def rows(cond: Conditioning, at: slice) -> Conditioning:
+  """The conditioning of some of a batch's rows."""
+  pick = lambda y: None if y is None else y[at]
+  staged = cond.pooled is not None and cond.pooled.ndim == 3
+  plain = {f.name: pick(getattr(cond, f.name)) for f in dataclasses.fields(cond)}
+  plain |= {"k": cond.k[:, at], "v": cond.v[:, at]} | ({"pooled": cond.pooled[:, at]} if staged else {})
+  return Conditioning(**plain)
+
+
 def load(
   folder: Path,
   *,

@@ -36,17 +36,29 @@ def norm_init(width: int) -> dict[str, jax.Array]:
 
 def layer_norm(p: Params, x: jax.Array, eps: float = 1e-5) -> jax.Array:
   """Layer normalisation over the last axis, computed in float32; returned in the dtype of x."""
-  y = x.astype(jnp.float32)
-  y -= y.mean(-1, keepdims=True)
-  y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+  y = normalise(x.astype(jnp.float32), eps)
   scale, bias = (jnp.broadcast_to(p[k], y.shape) for k in ("scale", "bias"))
   return (y * scale + bias).astype(x.dtype)
 
 
-def heads_attend(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
-  """softmax(q k^T / sqrt(D / heads)) v per head: [B, L, D], [B, S, D] -> [B, L, D]."""
+def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+  """Mean 0 and variance 1 over the last axis, computed in float32; returned in the dtype of x."""
+  y = x.astype(jnp.float32)
+  y -= y.mean(-1, keepdims=True)
+  return (y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def heads_attend(q: jax.Array, k: jax.Array, v: jax.Array, heads: int, seen: jax.Array | None = None) -> jax.Array:
+  """softmax(q k^T / sqrt(D / heads)) v per head: [B, L, D], [B, S, D] -> [B, L, D].
+
+  seen: the keys that count, bool [B, S]; at least one a row. None: all of them.
+  """
   q, k, v = (split_heads(x, heads) for x in (q, k, v))
-  return attention(q, k, v).reshape(*q.shape[:2], -1)
+  if seen is None:
+    return attention(q, k, v).reshape(*q.shape[:2], -1)
+  scores = jnp.einsum("blnd,bsnd->bnls", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+  share = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1).astype(v.dtype)
+  return jnp.einsum("bnls,bsnd->blnd", share, v).reshape(*q.shape[:2], -1)
 
 
 def multihead(p: Params, x: jax.Array, y: jax.Array, heads: int) -> jax.Array:

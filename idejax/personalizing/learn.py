@@ -50,6 +50,8 @@ FREE = (
   "vit",
   "describe",
   "strength",
+  "negative",
+  "usual_guidance",
 )
 
 

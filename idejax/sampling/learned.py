@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
 from idejax.methods import METHODS
-from idejax.methods.contract import todays_names
+from idejax.methods.contract import saved_fields
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
@@ -144,7 +144,7 @@ def load(path: str | os.PathLike[str]) -> Learned:
       tensors = {k: f.get_tensor(k) for k in f.keys()}
     module = METHODS[facts["method"]]
     fields = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in todays_names(module.Config, facts["config"]).items()
+      k: tuple(v) if isinstance(v, list) else v for k, v in saved_fields(module.Config, facts["config"]).items()
     }
     return Learned(
       facts["word"],

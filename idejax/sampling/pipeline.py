@@ -23,6 +23,7 @@ import numpy as np
 
 from idejax import sharding
 from idejax.errors import UserError
+from idejax.methods import METHODS
 from idejax.model import backbone, conditioning, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
@@ -201,10 +202,14 @@ def load(
 
 
 def default_guidance(pipe: Pipeline) -> float:
-  """The folder's own, else diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
+  """The folder's own, else that of the paper by which its people were learned, if it is one for all of them; else
+  diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
   nets = pipe.backbone.nets
   if nets.guidance is not None:
     return nets.guidance
+  papers = {METHODS[p.method].needs(p.cfg, nets).guidance for p in pipe.people.values()}
+  if len(papers) == 1 and (own := papers.pop()) is not None:
+    return own
   return 5.0 if nets.xl else 7.5
 
 
@@ -274,11 +279,13 @@ def generate(
       if steered:
         cond = steering.join(pipe.backbone, cond, [r.steer for r in rows], pipe.size(settings), pipe.mesh)
       state = _start(put(z), table, pipe.mesh)
-      people = [groups[i] for i in batch for _ in range(1 + guided)]
+      both = lambda g: (g, changes.reader(g)) if guided else (g,)
+      people = [reader for i in batch for reader in both(groups[i])]
       projected = changes.project(cond, people, pipe.mesh)
       program = functools.partial(
         _run,
         changes.backbone_of(people[0]),
+        plain=pipe.backbone if guided and changes.whole(people[0]) and people[1] != people[0] else None,
         cond=cond,
         projected=projected,
         scale=put(scale),
@@ -370,11 +377,21 @@ def _run(
   keys: jax.Array,
   guided: bool,
   mesh: jax.sharding.Mesh,
+  plain: Backbone | None = None,
 ) -> sampler.State:
+  """Steps of the sampler. plain: the backbone that reads negative prompts, where it is another."""
+
+  def half(side):  # the rows of prompts (0) or of negative prompts (1)
+    at = slice(side, None, 2)
+    return dict(cond=backbone.rows(cond, at), projected=jax.tree.map(lambda y: y[..., at, :, :], projected))
+
   def model(x, t):
     if not guided:
       return backbone.predict(b, x, t, cond, projected=projected)
     n = x.shape[0]
+    if plain is not None:
+      positive, negative = (backbone.predict(w, x, t, **half(side)) for side, w in enumerate((b, plain)))
+      return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
     both = backbone.predict(b, jnp.repeat(x, 2, axis=0), t, cond, projected=projected)
     both = both.reshape(n, 2, *x.shape[1:])
     positive, negative = both[:, 0], both[:, 1]

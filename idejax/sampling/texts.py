@@ -197,6 +197,12 @@ class Weights:
       self.cache = {**dict(list(self.cache.items())[-8:]), group: (changes, not _only_kv(changes))}
     return self.cache[group]
 
+  def reader(self, group: Group) -> Group:
+    """Whose changes read the negative prompt of a picture of this group: the group's, or nobody's."""
+    people = (self.people[w] for w in group)
+    plain = any(METHODS[p.method].needs(p.cfg, self.backbone.nets).plain_negative for p in people)
+    return () if plain else group
+
   def whole(self, group: Group) -> bool:
     """Whether the group's changes need a batch of their own."""
     return self.of(group)[1]

@@ -1,5 +1,7 @@
 """Every method in every family: exported without loss, stock diffusers samples the same pictures; one process of PyTorch a family."""
 
+import dataclasses
+import functools
 import importlib.util
 
 import jax
@@ -11,7 +13,7 @@ from support import tiny_pipelines
 import idejax
 from idejax.exporting import certificate, pipelines, torch_files
 from idejax.jobs import export
-from idejax.methods import METHODS
+from idejax.methods import METHODS, id_ea
 from idejax.sampling.learned import Learned
 
 FAMILIES = ("sd15", "sd21", "sdxl")
@@ -27,10 +29,20 @@ def two_words(module, method):
   return make
 
 
+def without_adapter(pipe):
+  """Keys and values that prompts meet and negative prompts do not, and no other module."""
+  person = people.id_ea_person(pipe, adapter=False)
+  identity = {k: v for k, v in person.identity.items() if k not in ("adapter", "face")}
+  return dataclasses.replace(person, identity=identity)
+
+
 CASES = {  # name: (person, form, method)
   "textual-inversion": (lambda p: people.inversion(p, "<anna>"), "auto", "textual-inversion"),
   "id-ea": (people.id_ea_person, "auto", "id-ea"),
+  "id-ea, low rank": (functools.partial(people.id_ea_person, kind="lora"), "auto", "id-ea"),
+  "id-ea, to the letter": (functools.partial(people.id_ea_person, **id_ea.LITERAL), "auto", "id-ea"),
   "id-ea, keys and values alone": (people.id_ea_person, "custom-diffusion", "id-ea"),
+  "id-ea without its adapter": (without_adapter, "auto", "id-ea"),
   "sefi-ide": (people.staged, "auto", "sefi-ide"),
   "sefi-ide, its words' mean": (people.staged, "textual-inversion", "sefi-ide"),
   "dreambooth": (people.whole_unet, "auto", "dreambooth"),
@@ -42,7 +54,7 @@ CASES |= {name: (two_words(module, name), "auto", name) for name, module in METH
 
 def test_a_method_without_a_case_of_its_own_is_words_alone():
   """So that the two words that stand for it are all there is to export."""
-  own = {method for make, _, method in CASES.values() if make.__qualname__.startswith("two_words")}
+  own = {method for make, _, method in CASES.values() if getattr(make, "__qualname__", "").startswith("two_words")}
   assert own >= {"stable-identity", "celeb-basis"}
   assert all(METHODS[n].needs(METHODS[n].Config(), nets=None).words_only for n in own)
 

@@ -199,6 +199,44 @@ def test_factors_and_whole_weights_learn_at_rates_of_their_own():
   np.testing.assert_allclose(update["lora"]["lora_A"], -1.1e-3, rtol=1e-4)
 
 
+def test_the_rate_may_fall_along_a_cosine():
+  """From lr at the first step by way of half of it to nothing; by default it stays."""
+  params = {"lora": {"lora_A": np.ones(3, np.float32)}}
+
+  def rates(schedule):
+    cfg = dataclasses.replace(CFG, lora_lr=1e-3, weight_decay=0.0, schedule=schedule, steps=4)
+    tx = step.by_path(*db.rates(cfg))
+    opt, out = tx.init(params), []
+    for _ in range(5):
+      update, opt = tx.update(jax.tree.map(lambda x: 0.1 * x, params), opt, params)
+      out.append(-float(update["lora"]["lora_A"][0]))
+    return out
+
+  np.testing.assert_allclose(rates("constant"), [1e-3] * 5, rtol=1e-4)
+  np.testing.assert_allclose(rates("cosine"), 1e-3 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, rtol=1e-3, atol=1e-9)
+
+
+def test_the_average_of_the_steps_is_kept(sd):
+  """With ema m the kept factors are m times themselves plus 1 - m times the step's; what learns is as without."""
+  cfg = dataclasses.replace(CFG, ema=0.75)
+  params, tx = db.init(jax.random.key(0), sd, cfg), step.by_path(*db.rates(cfg))
+  run = jax.jit(step.make_step(functools.partial(db.loss, cfg=cfg), tx))
+  state, average = step.init(jax.tree.map(np.asarray, params), tx), params["lora"]
+  for _ in range(3):
+    average = jax.tree.map(lambda a, x: 0.75 * a + 0.25 * x, average, state.params["lora"])
+    state, _ = run(state, sd, {"index": np.arange(2, dtype=np.int32)}, jax.random.key(0))
+  assert subjects.moved(params, state.params) >= {k for k in tree.flatten(params) if k.startswith("lora")}
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), state.params["average"]["lora"], average)
+  kept = db.represent(state.params, sd, cfg)
+  assert set(kept) == {"rows", "lora", "scale"} and not subjects.moved(kept["lora"], state.params["average"]["lora"])
+
+
+def test_the_strength_is_of_pictures(sd):
+  params = db.init(jax.random.key(0), sd, CFG)
+  assert float(db.represent(params, sd, CFG)["scale"]) == 1
+  assert float(db.represent(params, sd, dataclasses.replace(CFG, strength=0.7))["scale"]) == np.float32(0.7)
+
+
 def test_without_a_prior_class_pictures_are_not_read(sd):
   """NaN in class pictures and in the mirrored variant changes nothing; NaN in the photo does."""
   cfg = dataclasses.replace(CFG, prior=0.0)

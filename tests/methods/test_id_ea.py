@@ -17,13 +17,15 @@ from idejax.errors import UserError
 from idejax.methods import id_ea
 from idejax.methods import textual_inversion as ti
 from idejax.model import anchors, backbone, conditioning
+from idejax.nets import blocks
 from idejax.nets.attention import weights
 from idejax.person import subject
 from idejax.training import step
 
 CAPTIONS = ("a photo of {}", "{} smiles")
 CFG = id_ea.Config(templates=CAPTIONS, phrase="{}", batch=2)
-LARGE = dict(lr=0.05, lr_modules=0.02, lr_kv=0.01, lr_lora=0.01)
+LITERAL = dataclasses.replace(CFG, face_scale="unit", reach="all", adapter_norm=False)
+LARGE = dict(lr=0.05, lr_modules=0.02, lr_gate=0.02, lr_kv=0.01, lr_lora=0.01)
 WIDTHS = {"sd15": 768, "sd21-base": 1024, "sdxl": 2048}
 
 
@@ -176,7 +178,9 @@ def test_what_trains_and_what_does_not(fz, gradient, pipeline):
 
 def test_every_part_learns_at_its_own_rate():
   """Adam's first step is its rate, whatever the gradient; leaves of ones decay by rate times weight decay."""
-  cfg = dataclasses.replace(CFG, lr=1e-2, lr_modules=1e-3, lr_kv=1e-5, lr_lora=1e-4, weight_decay=0.1, rows_decay=0.2)
+  cfg = dataclasses.replace(
+    CFG, lr=1e-2, lr_modules=1e-3, lr_gate=2e-3, lr_kv=1e-5, lr_lora=1e-4, weight_decay=0.1, rows_decay=0.2
+  )
   one, to_k = np.ones(3, np.float32), "down_blocks.0.attentions.0.attn2.to_k"
   params = {
     "rows": (one,),
@@ -194,7 +198,7 @@ def test_every_part_learns_at_its_own_rate():
     "enhancer.to_q.kernel": 1.1e-3,
     "adapter.in_proj.kernel": 1.1e-3,
     "adapter.in_proj.bias": 1e-3,
-    "adapter.gamma": 1e-3,
+    "adapter.gamma": 2e-3,
     f"kv.whole.{to_k}.kernel": 1.1e-5,
     f"kv.low.{to_k}.kernel.A": 1.1e-4,
     f"kv.low.{to_k}.kernel.B": 1.1e-4,
@@ -202,6 +206,21 @@ def test_every_part_learns_at_its_own_rate():
   assert updates.keys() == rates.keys()
   for path, rate in rates.items():
     np.testing.assert_allclose(updates[path], -rate, rtol=1e-4, err_msg=path)
+
+
+def test_words_may_train_first():
+  """With words_first 0.5 nothing but the words moves in the first half of the steps, and all does afterwards."""
+  cfg = dataclasses.replace(CFG, words_first=0.5, steps=4)
+  params = {
+    "rows": (np.ones(3, np.float32),),
+    "adapter": {"out_proj": {"kernel": np.ones(3, np.float32)}, "gamma": np.ones(1)},
+  }
+  tx = step.by_path(*id_ea.rates(cfg))
+  opt, paths = tx.init(params), []
+  for _ in range(4):
+    updates, opt = tx.update(params, opt, params)
+    paths.append({k for k, x in tree.flatten(updates).items() if np.any(x)})
+  assert paths == [{"rows.0"}] * 2 + [set(tree.flatten(params))] * 2
 
 
 def test_released_trains_words_and_adapter_only(fz):
@@ -294,6 +313,38 @@ def test_equal_anchors_hide_the_face_and_equal_faces_stay_equal():
   )
 
 
+def swapped(params, anchor, faces, cfg):
+  """How much of E_r another face changes, as a share of its size."""
+  look = lambda face: np.asarray(
+    id_ea.enhance(params["enhancer"], id_ea.face_rows(params["face"], face, cfg), anchor, cfg), np.float64
+  )
+  own, other = map(look, faces)
+  return np.linalg.norm(own - other) / np.linalg.norm(own)
+
+
+def unit_faces():
+  rows = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32)
+  return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("width", [128, 1024, 2048])
+def test_the_enhancer_sees_the_face(width):
+  """Another person's face changes E_r by a tenth of its size and more, at every family's width, before training; at
+  the length of a unit vector by less than a fifth of that."""
+  rng = np.random.default_rng(1)
+  anchor = rng.standard_normal((2, width)).astype(np.float32)  # as long as a normalised layer's
+  k_face, k_enhancer = jax.random.split(jax.random.key(0))
+  params = {"face": blocks.dense_init(k_face, 512, 2 * width), "enhancer": id_ea._init_enhancer(k_enhancer, width, CFG)}
+  share, literal = (swapped(params, anchor, unit_faces(), cfg) for cfg in (CFG, LITERAL))
+  assert share > 0.1 and literal < share / 5
+
+
+def test_the_enhancer_still_sees_the_face_after_training(fz, gradient):
+  params, _ = trained(gradient, fz, dataclasses.replace(CFG, lr_modules=2e-3), 10)
+  assert float(np.abs(params["adapter"]["gamma"])) > 0  # the modules did train
+  assert swapped(params, fz.constants["anchor"], unit_faces(), CFG) > 0.05
+
+
 @pytest.fixture(scope="module")
 def opened(fz):
   """An identity whose gate is open and whose changes are not zero."""
@@ -312,7 +363,7 @@ def test_the_adapter_is_bounded_by_its_gate(fz, opened, encode):
   plain = encode([{"rows": opened["rows"]}], fz.captions)
   adapted = encode([opened], fz.captions)
   ungated = opened["adapter"] | {"gamma": jnp.float32(100.0)}  # tanh = 1
-  mha = id_ea.adapt(ungated, plain, opened["face"], CFG)
+  mha = id_ea.adapt(ungated, plain, opened["face"], id_ea.text_places(fz.captions), CFG)
   gate = abs(float(jnp.tanh(opened["adapter"]["gamma"])))
   change = np.abs(adapted - plain)
   assert 0 < change.max() <= CFG.beta * gate * float(np.abs(mha).max()) * 1.0001
@@ -333,17 +384,46 @@ def test_the_strength_is_of_pictures_not_of_training(fz):
   assert float(id_ea.learned(params, fz, half)["scale"]) == 1.0
 
 
-def test_the_adapter_is_attention_over_text_and_face(fz, opened):
-  """The paper's equation: attention over all of C~, of which the first 77 rows are taken afterwards."""
+@pytest.mark.parametrize("cfg", [LITERAL, CFG], ids=["literal", "ours"])
+def test_the_adapter_is_attention_over_text_and_face(fz, opened, cfg):
+  """Attention over C~, of which the prompt's rows are taken afterwards: the paper's equation over all of them; ours
+  over the places of the text and normalised rows, and zero in other places."""
   p, rng = opened["adapter"], np.random.default_rng(0)
   context = rng.standard_normal((2, 7, 32)).astype(np.float32)
   linear = lambda n, x: x @ np.asarray(p[n]["kernel"]) + np.tile(p[n]["bias"], (*x.shape[:-1], 1))
   faces = np.tile(linear("project", np.asarray(opened["face"]))[None], (2, 1, 1))
-  rows = np.concatenate([context, faces], 1)
-  q, k, v = (x.reshape(2, 9, 8, 4) for x in np.split(linear("in_proj", rows), 3, -1))
-  mixed = np.einsum("bnls,bsnd->blnd", weights(q, k), v).reshape(2, 9, 32)
-  want = np.tanh(p["gamma"]) * linear("out_proj", mixed)[:, :7]
-  np.testing.assert_allclose(id_ea.adapt(p, context, opened["face"], CFG), want, atol=2e-5)
+  text = np.array([[0, 1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]], bool)
+  want = np.zeros((2, 7, 32))
+  for i in range(2):  # with the places of the text alone, row by row
+    places = np.flatnonzero(text[i]) if cfg.reach == "text" else np.arange(7)
+    rows = np.concatenate([context[i, places], faces[i]])[None]
+    if cfg.adapter_norm:
+      rows = (rows - rows.mean(-1, keepdims=True)) / rows.std(-1, keepdims=True)
+    q, k, v = (x.reshape(1, -1, 8, 4) for x in np.split(linear("in_proj", rows), 3, -1))
+    mixed = np.einsum("bnls,bsnd->blnd", weights(q, k), v).reshape(1, -1, 32)
+    want[i, places] = (np.tanh(p["gamma"]) * linear("out_proj", mixed))[0, : len(places)]
+  np.testing.assert_allclose(id_ea.adapt(p, context, opened["face"], text, cfg), want, atol=5e-5)
+
+
+def test_the_adapter_leaves_start_and_padding_alone(pipeline, fz, opened, encode):
+  """What it changes are the places of the text up to its end; the paper's equations change all."""
+  prompts = tokenised(pipeline, ["a <id>", "a photo of <id>"], {"<id>": 2})
+  changed = np.abs(encode([opened], prompts) - encode([{"rows": opened["rows"]}], prompts)).max(-1) > 0
+  at, end = np.arange(changed.shape[1]), prompts.eos[0][:, None]
+  np.testing.assert_array_equal(changed, (0 < at) & (at <= end))
+  assert not changed[0].all() and changed.sum(1)[0] == 4  # a, two words, the end
+  literal = id_ea.condition([opened], pipeline[0], prompts, LITERAL).k[0]
+  assert (np.abs(literal - encode([{"rows": opened["rows"]}], prompts)).max(-1) > 0).all()
+
+
+def test_the_adapter_reads_long_and_short_contexts_alike(opened):
+  """Ten times as long a context and face tokens give the same change; by the paper's equation another."""
+  context = np.random.default_rng(0).standard_normal((1, 7, 32)).astype(np.float32)
+  text, p = np.ones((1, 7), bool), opened["adapter"]
+  p = p | {"project": {"kernel": p["project"]["kernel"], "bias": jnp.zeros(32)}}
+  look = lambda cfg, by: np.asarray(id_ea.adapt(p, by * context, by * opened["face"], text, cfg))
+  np.testing.assert_allclose(look(CFG, 10), look(CFG, 1), atol=1e-3 * np.abs(look(CFG, 1)).max())
+  assert np.abs(look(LITERAL, 10) - look(LITERAL, 1)).max() > 0.5 * np.abs(look(LITERAL, 1)).max()
 
 
 def test_prompts_without_the_person_are_not_adapted(pipeline, fz, opened, encode):
@@ -386,9 +466,9 @@ def test_naive_concat_puts_face_tokens_in_the_last_places(pipeline):
   context = np.asarray(id_ea.condition([identity, other], pipeline[0], prompts, cfg).k[0])
   plain = conditioning.contexts(pipeline[0], prompts, conditioning.join([identity, other])).k[0]
   face = params["face"]
-  want = (np.asarray(fz.subject.face) @ face["kernel"] + face["bias"]).reshape(2, 32)
-  np.testing.assert_allclose(context[0, -2:], want, atol=1e-5)
-  np.testing.assert_allclose(context[:2, -4:-2], np.stack([-want, -want]), atol=1e-5)
+  want = (512**0.5 * np.asarray(fz.subject.face) @ face["kernel"] + face["bias"]).reshape(2, 32)
+  np.testing.assert_allclose(context[0, -2:], want, atol=1e-4)
+  np.testing.assert_allclose(context[:2, -4:-2], np.stack([-want, -want]), atol=1e-4)
   np.testing.assert_array_equal(context[1, -2:], plain[1, -2:])
   np.testing.assert_array_equal(context[:, :-4], plain[:, :-4])
   np.testing.assert_array_equal(context[2], plain[2])
@@ -469,7 +549,7 @@ def test_a_regulariser_has_a_gradient_everywhere(kind):
 
 def test_without_adapter_and_kv_it_is_textual_inversion(pipeline, fz, gradient):
   """With rate 0 for all but the words, losses and words are those of cross-initialised textual inversion."""
-  still = dataclasses.replace(CFG, lr=1e-2, lr_modules=0.0, lr_kv=0.0, adam_eps=1e-8)
+  still = dataclasses.replace(CFG, lr=1e-2, lr_modules=0.0, lr_gate=0.0, lr_kv=0.0, adam_eps=1e-8)
   ours, log = trained(gradient, fz, still, 4)
   cfg = ti.Config(vectors=2, start="cross", templates=CAPTIONS, lr=1e-2)
   theirs_fz = toys.frozen(pipeline, ti, cfg, fz.subject)

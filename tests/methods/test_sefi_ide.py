@@ -271,12 +271,12 @@ def by_hand(captured, reference, side, target, average):
 
 @pytest.mark.parametrize("heads, depth", [((8, 8), 0), ((2, 4), 0), ((8, 8), 3), ((2, 4), 3)])
 def test_attention_loss_of_random_maps(heads, depth):
-  """Layers, stacked blocks and heads average as they should; sums are scaled to eight heads."""
+  """Layers, stacked blocks and heads average as they should; sums are scaled to the paper's entries."""
   queries_keys, reference = captured_maps(heads, depth=depth)
   cfg, ones = sefi.Config(target=8), jnp.ones((2, 77))
   got = sefi.attention_loss(queries_keys, reference, ones, (16, 16), cfg)
   want = by_hand(queries_keys, reference, (16, 8), 8, heads[0] != heads[1])
-  scale = 8 if heads[0] != heads[1] else 1
+  scale = 8 * 32 * 32 * 77 / want[0].size  # however many heads, queries and tokens there are
   np.testing.assert_allclose(got, scale * want.sum((1, 2, 3, 4)), rtol=1e-4)
   if not depth:
     return
@@ -300,11 +300,14 @@ def test_native_layers_alone():
 
 
 def test_sum_mean_and_options(fz):
-  """On SD 1.x the sum is 630,784 times the mean; options 1, 2 and 3 are nested sets of tokens."""
+  """The sum is 630,784 times the mean, on SD 1.x without any scale; options 1, 2 and 3 are nested sets of tokens."""
   queries_keys, reference = captured_maps()
   at = lambda c, **how: np.asarray(sefi.attention_loss(queries_keys, reference, c, (16, 16), sefi.Config(**how)))
   ones = jnp.ones((2, 77))
-  np.testing.assert_allclose(at(ones), 630_784 * at(ones, reduction="mean"), rtol=1e-5)
+  for target in (8, 32):
+    np.testing.assert_allclose(at(ones, target=target), 630_784 * at(ones, target=target, reduction="mean"), rtol=1e-5)
+  plain = by_hand(queries_keys, reference, (16, 8), 32, False)
+  np.testing.assert_allclose(at(ones), plain.sum((1, 2, 3, 4)), rtol=1e-4)
   assert 8 * 77 * 32 * 32 == 630_784
   nested = [sefi.columns(fz.captions, option) for option in (1, 2, 3)]
   np.testing.assert_array_equal(nested[0].argmax(-1), fz.captions.where[0][:, 0])
@@ -328,7 +331,7 @@ def test_where_the_gradient_flows(stopped):
       kr = reference[f"block.{i}.attn2"].reshape(k.shape)
       d = weights(wanted[f"block.{i}"]["attn2"]["qk"][0], kr) - weights(q, k)
       total += sefi.resize(d.reshape(2, 8, side, side, 9), 8)
-    return ((total / 2) ** 2).sum()
+    return ((total / 2) ** 2).sum() * 32 * 32 * 77 / (8 * 8 * 9)
 
   through_target, through_wanted = jax.grad(split, (0, 1))(queries_keys, queries_keys)
   want = through_target if stopped else jax.tree.map(jnp.add, through_target, through_wanted)

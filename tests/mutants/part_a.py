@@ -45,8 +45,8 @@ MUTANTS = [
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[whole_unet]"),
   # Under guidance half of a batch's rows get another person's keys and values.
   ("people of a batch's rows not interleaved", "idejax/sampling/pipeline.py",
-   "people = [groups[i] for i in batch for _ in range(1 + guided)]",
-   "people = [groups[i] for _ in range(1 + guided) for i in batch]",
+   "people = [reader for i in batch for reader in both(groups[i])]",
+   "people = [both(groups[i])[k] for k in range(1 + guided) for i in batch]",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[id_ea_person]"),
   # --init-latents: pictures after the first batch start from the first batch's noise.
   ("given noise by row of the batch", "idejax/sampling/pipeline.py",
@@ -112,7 +112,7 @@ MUTANTS = [
    "tests/training/test_step.py::test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is"),
   # SDXL's keys and values learn ten times slower than configured.
   ("no rule for low-rank keys and values", "idejax/methods/id_ea.py",
-   '    (r"^kv.*\\.[AB]$", adam(cfg.lr_lora, cfg.weight_decay)),\n', "",
+   '    (r"^kv.*\\.[AB]$", late(cfg.lr_lora, cfg.weight_decay)),\n', "",
    "tests/methods/test_id_ea.py::test_every_part_learns_at_its_own_rate"),
   # DreamBooth's LoRA learns at the rate of the whole UNet: nothing is seen after 300 steps.
   ("LoRA at the whole UNet's rate", "idejax/methods/dreambooth.py",

@@ -12,7 +12,7 @@ import idejax
 from idejax import tree
 from idejax.errors import UserError
 from idejax.methods import METHODS, dreambooth
-from idejax.model import anchors, conditioning
+from idejax.model import anchors, backbone, conditioning
 from idejax.sampling import learned, pipeline
 from idejax.sampling import texts as prompting
 from idejax.sampling.learned import Learned
@@ -100,6 +100,46 @@ def test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone(pipe, mak
     together = latents(everybody, [requests[i] for i in order])
     for i, got in zip(order, together):
       assert relative_error(got, alone[i]) < 1e-5, (order, i)
+
+
+@pytest.mark.parametrize("make", [learned_people.id_ea_person, learned_people.low_rank, learned_people.whole_unet])
+def test_whose_weights_read_negative_prompts(pipe, make):
+  """A step of DDIM is linear in guidance: from 2 and 3 follow 1, the prompt alone, and 0, the negative prompt alone.
+  With `base` the latter is the base model's, in a batch with people of the other kind too."""
+  one, who = Settings(1, "ddim", batch=4), make(pipe, "<a>")
+  own, base = (
+    dataclasses.replace(who, word=f"<{x}>", cfg=dataclasses.replace(who.cfg, negative=x)) for x in ("person", "base")
+  )
+  requests = [Request(f"{w} at sea", seed=7, guidance=g) for w in ("<person>", "<base>") for g in (2.0, 3.0)]
+  a2, a3, b2, b3 = latents(pipe.with_people(own, base), requests, one)
+  alone = latents(pipe, [Request("", seed=7, guidance=1.0)], one)[0]
+  assert relative_error(2 * b2 - b3, 2 * a2 - a3) < 1e-4
+  assert relative_error(3 * b2 - 2 * b3, alone) < 1e-4 < 1e-3 < relative_error(3 * a2 - 2 * a3, alone)
+
+
+def test_people_bring_their_papers_guidance(pipe):
+  """StableIdentity samples at 8.5, Celeb Basis at 10; where people differ, or a folder has its own, that is not asked."""
+  of = lambda *methods: pipeline.default_guidance(
+    pipe.with_people(*(somebody(pipe, f"<{i}>", m) for i, m in enumerate(methods)))
+  )
+  assert [of("stable-identity"), of("celeb-basis"), of("celeb-basis", "celeb-basis")] == [8.5, 10, 10]
+  assert [of(), of("id-ea"), of("celeb-basis", "stable-identity"), of("celeb-basis", "id-ea")] == [7.5] * 4
+  own = dataclasses.replace(pipe.backbone, nets=dataclasses.replace(pipe.backbone.nets, guidance=4.0))
+  person = somebody(pipe, "<a>", "celeb-basis")
+  assert pipeline.default_guidance(dataclasses.replace(pipe, backbone=own, people={"<a>": person})) == 4
+
+
+def test_rows_of_a_conditioning():
+  """Every array of a batch loses the same rows, stages stay."""
+  x = lambda *shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+  cond = backbone.Conditioning(
+    x(5, 4, 3, 2), x(5, 4, 3, 2), x(5, 4, 6), x(4, 6), x(4, 8, 8, 3), x(4, 7, 2), x(4), x(4, 4)
+  )
+  odd = backbone.rows(cond, slice(1, None, 2))
+  for f in dataclasses.fields(cond):
+    whole, part = getattr(cond, f.name), getattr(odd, f.name)
+    np.testing.assert_array_equal(part, whole[:, 1::2] if f.name in ("k", "v", "pooled") else whole[1::2])
+  assert backbone.rows(dataclasses.replace(cond, pooled=x(4, 6), control=None), slice(0, 1)).pooled.shape == (1, 6)
 
 
 def test_an_encoding_is_what_the_method_says(pipe, peopled):

@@ -22,8 +22,8 @@ def inversion(pipe, word="<Anna>", seed=0):
   return _made(pipe, word, "textual-inversion", textual_inversion.Config(vectors=2), {"rows": rows})
 
 
-def id_ea_person(pipe, word="<bea>", kind="full", seed=1):
-  rng, cfg = np.random.default_rng(seed), id_ea.Config(kv=kind, rank=4)
+def id_ea_person(pipe, word="<bea>", kind="full", seed=1, **how):
+  rng, cfg = np.random.default_rng(seed), id_ea.Config(kv=kind, rank=4, **how)
   width = pipe.backbone.nets.unet.context_dim
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   dense = lambda i, o: {"kernel": normal(i, o) * i**-0.5, "bias": 0.1 * normal(o)}

@@ -1,7 +1,9 @@
 """Stable Diffusion with a person learned by ID-EA: prompts that name the person pass the adapter.
 
-Text encoders and tokenizers hold the person's words, the UNet the person's keys and values.
+Text encoders and tokenizers hold the person's words, the UNet or the adapter the person's keys and values.
 """
+
+import functools
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -40,6 +42,7 @@ class PersonPipeline(StableDiffusionPipeline):
     )
     self.register_modules(id_adapter=id_adapter)
     self.register_to_config(word=word)
+    self.add_changes()
 
   # -- SDXL --
   def __init__(  # type: ignore[no-redef]  # noqa: F811
@@ -73,6 +76,7 @@ class PersonPipeline(StableDiffusionPipeline):
     )
     self.register_modules(id_adapter=id_adapter)
     self.register_to_config(word=word)
+    self.add_changes()
 
   # -- both --
   def encode_prompt(self, prompt, *args, **kwargs):
@@ -80,7 +84,29 @@ class PersonPipeline(StableDiffusionPipeline):
     if prompt is None or self.id_adapter is None:
       return (embeds, *rest)  # ready-made embeddings stay
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    has_word = torch.tensor([self.config.word in p for p in prompts], device=embeds.device)
-    has_word = has_word.repeat_interleave(len(embeds) // len(prompts))[:, None, None]
-    adapted = self.id_adapter(embeds.to(self.id_adapter.dtype)).to(embeds.dtype)
+    spread = lambda x: x.repeat_interleave(len(embeds) // len(prompts), dim=0).to(embeds.device)
+    has_word = spread(torch.tensor([self.config.word in p for p in prompts]))[:, None, None]
+    adapted = self.id_adapter(embeds.to(self.id_adapter.dtype), spread(self.text_places(prompts))).to(embeds.dtype)
     return (torch.where(has_word, adapted, embeds), *rest)
+
+  def add_changes(self):
+    """Let prompts meet the person's keys and values, negative prompts the base model's."""
+    changes = {} if self.id_adapter is None else self.id_adapter.changes
+    for name, module in self.unet.named_modules():
+      if (key := name.replace(".", "-")) in changes:
+        module.register_forward_hook(functools.partial(self.add_change, changes[key]))
+
+  def add_change(self, change, module, args, out):
+    """Keys or values of a batch; under guidance its first half are negative prompts'."""
+    guided = getattr(self, "_guidance_scale", 1) > 1
+    first = len(out) // 2 if guided else 0
+    return torch.cat([out[:first], out[first:] + change(args[0][first:])])
+
+  def text_places(self, prompts):
+    """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
+    words, tokenizer = self.maybe_convert_prompt(prompts, self.tokenizer), self.tokenizer
+    length = tokenizer.model_max_length
+    ids = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    end = (ids == tokenizer.eos_token_id).int().argmax(dim=1, keepdim=True)
+    at = torch.arange(length)[None]
+    return (at > 0) & (at <= end)
