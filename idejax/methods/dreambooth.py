@@ -230,7 +230,7 @@ def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_
   row = lambda x: None if x is None else x[both.caption]
   cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
   error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
-  average = 0.0
+  average = jnp.float32(0)
   if "average" in params:
     average = tree.follow(params["average"], {k: v for k, v in params.items() if k != "average"})
   if of_class is None:

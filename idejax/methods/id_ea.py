@@ -140,9 +140,8 @@ _BUILT_IN = Config(
   templates=templates.PHOTO, phrase="{}", start="name", steps=150, lr=1e-2, lr_modules=2e-4, lr_gate=5e-3, lr_kv=3e-4,
   strength=0.5,
 )  # fmt: skip
-LITERAL = dict(
-  face_scale="unit", reach="all", adapter_norm=False, negative="person"
-)  # the paper's equations to the letter
+# The paper's equations to the letter.
+LITERAL: dict[str, Any] = dict(face_scale="unit", reach="all", adapter_norm=False, negative="person")
 PRESETS = {
   "paper": Config(),
   "paper-sdxl": Config(lr=5e-4),  # words as long as names, which are a fortieth as long as the encoders' outputs
