@@ -165,8 +165,8 @@ def export(
 
   from idejax.sampling.learned import Learned
 
-  with tempfile.TemporaryDirectory(prefix="idejax-") as kept:
-    run = person.save(kept).parent if isinstance(person, Learned) else Path(person)
+  with tempfile.TemporaryDirectory(prefix="idejax-") as scratch:
+    run = person.save(scratch).parent if isinstance(person, Learned) else Path(person)
     _run("export", to=folder, run=run, format=format, model=model, quick=quick, verify=verify)
   return Path(folder)
 

@@ -71,8 +71,8 @@ def precision(small: bool) -> list[Row]:
   with jax.default_matmul_precision("float32"):
     want = np.asarray(bench.forward(core, x, np.float32(500), cond))
   del core
-  got = bench.forward(bench.make_backbone(configs, jnp.dtype(jnp.bfloat16)), x, np.float32(500), cond)
-  far = _far(got, want)
+  output = bench.forward(bench.make_backbone(configs, jnp.dtype(jnp.bfloat16)), x, np.float32(500), cond)
+  far = _far(output, want)
   return [("UNet of SD 1.5, bfloat16 against float32", f"differs by {far:.1e}", far < 0.05), *_memory("that UNet")]
 
 

@@ -18,17 +18,17 @@ def table(folder: Path, parts: Sequence[str]) -> tuple[str, bool]:
       good = False
       lines.append(f"| {part} | not finished{_reason(folder / f'{part}.log')} | |")
       continue
-    found = json.loads(file.read_text("utf-8"))
-    head = head or f"{found['device']}; " + ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-    for what, figure, right in found["rows"]:
+    row = json.loads(file.read_text("utf-8"))
+    head = head or f"{row['device']}; " + ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+    for what, figure, right in row["rows"]:
       good &= right is not False
       lines.append(f"| {what} | {figure} | {'' if right is None else 'yes' if right else 'NO'} |")
   return "\n".join([head, "", "| what | measured | right |", "|---|---|---|", *lines]), good
 
 
 def _reason(log: Path) -> str:
-  said = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
-  last = next((line.strip() for line in reversed(said) if line.strip()), "")
+  lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+  last = next((line.strip() for line in reversed(lines) if line.strip()), "")
   return f": {last[:200]}" if last else ""
 
 

@@ -55,14 +55,14 @@ def rate(c: config.Bench, source: Any, workers: int) -> dict[str, float]:
   """Pictures a second through the stream; of this process's threads also per second of a core."""
   stream, batches = Stream(source, Picture(_SIDE), batch=32, seed=0, workers=workers), 8
   stream(0)  # workers begin, files are opened
-  found, busy_rates = [], []
+  rates, busy_rates = [], []
   for i in range(c.repeats):
     start, busy = time.perf_counter(), time.process_time()
     for j in range(batches):
       stream(1 + i * batches + j)
-    found.append(32 * batches / (time.perf_counter() - start))
+    rates.append(32 * batches / (time.perf_counter() - start))
     busy_rates.append(32 * batches / max(time.process_time() - busy, 1e-9))
-  out = {"pictures_per_second": statistics.median(found)}
+  out = {"pictures_per_second": statistics.median(rates)}
   how = f"{workers} processes" if workers else "threads"
   line = f"{'input':12} {out['pictures_per_second']:7.0f} pictures/s with {how}"
   if not workers:  # the time of other processes is not this one's
@@ -80,10 +80,10 @@ def waits(c: config.Bench, source: Any, folder: Path) -> dict[str, float]:
   tx = optax.adam(1e-4)
   state = st.init(autoencoder.init(cfg, 0), tx)
   step, state, frozen = st.on_mesh(st.make_step(autoencoder.make_loss(cfg, r.kl), tx), sharding.make_mesh(), state, {})
-  steps, asked, waited = 2 + c.repeats * c.steps, time.perf_counter(), []
+  steps, moment, waited = 2 + c.repeats * c.steps, time.perf_counter(), []
 
   def timed(*args):
-    waited.append(time.perf_counter() - asked)  # from the end of one step's bookkeeping to the next step's start
+    waited.append(time.perf_counter() - moment)  # from the end of one step's bookkeeping to the next step's start
     return step(*args)
 
   with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -103,7 +103,7 @@ def waits(c: config.Bench, source: Any, folder: Path) -> dict[str, float]:
       if done == steps:
         jax.block_until_ready(after)
         spent = time.perf_counter() - start
-      asked = time.perf_counter()
+      moment = time.perf_counter()
   share, speed = float(np.sum(waited[2:])) / spent, r.vae_batch * (steps - 2) / spent
   print(f"{'training':12} {speed:7.1f} pictures/s, of the time {100 * share:.2f} % in wait for input", flush=True)
   return {"pictures_per_second": speed, "waits": share}

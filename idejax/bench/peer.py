@@ -61,15 +61,15 @@ class TextualInversion:
     embedding = next(m for n, m in text.named_modules() if n.endswith("token_embedding"))
     embedding.register_forward_hook(self._splice)
 
-  def _splice(self, module, inputs, found):
+  def _splice(self, module, inputs, outputs):
     """The learned rows in the placeholder's positions."""
     batch = self.torch.arange(len(self.ids), device=self.device)[:, None]
-    return found.index_put((batch, self.where), self.rows.to(found.dtype).expand(len(self.ids), -1, -1))
+    return outputs.index_put((batch, self.where), self.rows.to(outputs.dtype).expand(len(self.ids), -1, -1))
 
   def _loss(self):
     context = self.text(self.ids).last_hidden_state
-    made = self.unet(self.noisy, self.t, context).sample
-    return (made.float() - self.target.float()).square().mean()
+    prediction = self.unet(self.noisy, self.t, context).sample
+    return (prediction.float() - self.target.float()).square().mean()
 
   def gradient(self) -> tuple[float, np.ndarray]:
     """Loss, and its gradient with respect to the rows [P, d]."""

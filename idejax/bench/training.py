@@ -79,10 +79,10 @@ def settings(c: config.Bench, method: str | None = None) -> Settings:
 
 def shapes(s: Settings, dtype: str) -> Frozen:
   """Of a run on this machine, which computes in the dtype that jobs do."""
-  found, compute = work.shapes(s, jnp.dtype(dtype)), computed_in(dtype)
-  nets = found.backbone.nets
+  leaves, compute = work.shapes(s, jnp.dtype(dtype)), computed_in(dtype)
+  nets = leaves.backbone.nets
   nets = dataclasses.replace(nets, dtype=compute, unet=dataclasses.replace(nets.unet, dtype=compute))
-  return found._replace(backbone=Backbone(nets, found.backbone.params))
+  return leaves._replace(backbone=Backbone(nets, leaves.backbone.params))
 
 
 def report(name: str, c: config.Bench, s: Settings, t: Timed, people: int, least: int) -> dict[str, Any]:
@@ -135,17 +135,17 @@ def timed(c: config.Bench, s: Settings, step: Any, state: Any, frozen: Frozen, k
   compile_seconds = time.perf_counter() - start
   state, metrics = compiled(state, frozen, batch, key)
   jax.block_until_ready(metrics)
-  held = [state]
+  box = [state]
 
   def some():
     for _ in range(c.steps):
-      held[0], _ = compiled(held[0], frozen, batch, key)
-    jax.block_until_ready(held)
+      box[0], _ = compiled(box[0], frozen, batch, key)
+    jax.block_until_ready(box)
 
-  found = [t / c.steps for t in alternate({"ours": some}, c.repeats)["ours"]]
+  seconds = [t / c.steps for t in alternate({"ours": some}, c.repeats)["ours"]]
   with jax.set_mesh(step.mesh):
-    counted = flops.count(step.run, held[0], frozen, batch, key)
-  return Timed(statistics.median(found), compile_seconds, counted)
+    counted = flops.count(step.run, box[0], frozen, batch, key)
+  return Timed(statistics.median(seconds), compile_seconds, counted)
 
 
 def forward(s: Settings, frozen: Frozen, one: Timed) -> dict[str, float]:
@@ -186,10 +186,10 @@ def fill(shapes: Frozen, seed: int = 0) -> Frozen:
 
   prompts = lambda p: _prompts(p) if isinstance(p, Prompts) else value(p)
   rest = jax.tree.map(prompts, shapes[1:], is_leaf=lambda x: isinstance(x, Prompts))
-  made = Frozen(Backbone(b.nets, params), *rest)
-  who = made.subject
+  parts = Frozen(Backbone(b.nets, params), *rest)
+  who = parts.subject
   zero = lambda x: None if x is None else jnp.zeros_like(x)
-  return made._replace(
+  return parts._replace(
     subject=who._replace(
       logvar=zero(who.logvar),
       prior_logvar=zero(who.prior_logvar),
@@ -223,15 +223,15 @@ def versus(c: config.Bench) -> dict[str, Any]:
   example = jax.jit(subject.draw)(frozen, jax.random.split(key, s.cfg.batch))
   peer = bench_torch.TextualInversion(c, model.configs(c.model)[0], frozen, params, example, s.cfg)
   grad = jax.jit(jax.value_and_grad(lambda p, f, k: module.loss(p, f, {}, k, s.cfg)[1]["diffusion"]))
-  loss, found = grad(params, frozen, jax.random.split(key, s.cfg.batch))
+  loss, gradients = grad(params, frozen, jax.random.split(key, s.cfg.batch))
   step, state, frozen = fit.one(module, s.cfg, frozen, key, sharding.make_mesh(), _cast(s))
   compiled = step.lower(state, frozen, batch := {"index": np.arange(s.cfg.batch, dtype=np.int32)}, key).compile()
   theirs = peer.gradient()
-  held = [compiled(state, frozen, batch, key)]
+  box = [compiled(state, frozen, batch, key)]
 
   def ours():
-    held[0] = compiled(held[0][0], frozen, batch, key)
-    jax.block_until_ready(held[0])
+    box[0] = compiled(box[0][0], frozen, batch, key)
+    jax.block_until_ready(box[0])
 
   peer.step()
   times = alternate({"ours": ours, "theirs": peer.step}, c.repeats, c.steps)
@@ -242,7 +242,7 @@ def versus(c: config.Bench) -> dict[str, Any]:
     "peer_seconds_a_step": b,
     "ratio": a / b,
     "loss_differs": far(loss, theirs[0]),
-    "gradient_differs": far(found["rows"][0], theirs[1]),
+    "gradient_differs": far(gradients["rows"][0], theirs[1]),
     "times": times,
   }
   print(

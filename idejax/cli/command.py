@@ -82,7 +82,7 @@ def _run(args: list[str]) -> int:
       raise
     if trouble := _disk_trouble(e):
       return _fail(f"output: {trouble}")
-    if distributed.lost(e):
+    if distributed.is_loss_of_process(e):
       return _fail(distributed.LOST)
     if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
       return _fail(_MEMORY)

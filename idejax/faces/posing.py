@@ -22,7 +22,7 @@ class Poser(Protocol):
   def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
     """The source's face in the driver's pose and mood, in the driver's pixels. UserError where it cannot tell."""
 
-  def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+  def by_name(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
     """The source's face in a pose that ships, in a picture's pixels. UserError for a name that there is not."""
 
 
@@ -38,7 +38,7 @@ class ByLandmarks:
   def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
     return predictor.of_records(self.predict, source, driver)
 
-  def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+  def by_name(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
     marks = predictor.pose(pose, height, width)
     # Without landmarks of its own the source's shape is not known: the pose's mean face stands in for it.
     return marks if source.landmarks is None else self.predict(source.landmarks, marks).landmarks

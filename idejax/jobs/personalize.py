@@ -53,7 +53,7 @@ def main(s: Settings):
   if c.photo and (warning := caption_lint.advice(c.describe)) and distributed.first():
     tell(warning)
   cores.use(c.model)
-  out = Path(distributed.told(str(run_folder.choose(s))))
+  out = Path(distributed.from_first(str(run_folder.choose(s))))
   run_folder.refuse_other(s, out)
   for name, e in compared(s, out).items():
     run_folder.refuse_other(e, out / compare.folder(name))
@@ -78,7 +78,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   people = people_folder.read(c.photo or portrait_files(c, out), pack, c.name, face=c.face, parsing=c.parsing)
   pipe = open_model(c)
   names = celebrities.names(c.model, c.names)
-  asked, s = s, with_description(s)
+  request, s = s, with_description(s)
   for p in people:
     check_name(p.word, pipe)
   check_vit(s, pipe)
@@ -95,7 +95,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   for g, group in enumerate(groups):
     folder = out if len(groups) == 1 else out / f"group-{g:03d}"
     # What the run is, is written as soon as its checkpoints have accepted it: a refused command changes no file.
-    accepted = lambda: write_json(out / "config.json", method_options.to_json(asked)) if distributed.first() else None
+    accepted = lambda: write_json(out / "config.json", method_options.to_json(request)) if distributed.first() else None
     everyone += train(s, pipe, pack, shared, group, folder, watch, accepted)
   crowd = len(people) > 1 or people[0].alone is False
   for p, who in distributed.mine(list(zip(people, everyone))):
@@ -105,7 +105,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
 
   # ---- Pictures and figures --------------------------------------------------------------------
   with label("sheet"):
-    made = report.sample(
+    pictures = report.sample(
       pipe.with_people(*everyone),
       people,
       c.prompts or report.PROMPTS,
@@ -118,7 +118,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   watch.done("sample")
   if not distributed.first():
     return {}
-  figures = report.score(made, people, c.model, out)
+  figures = report.score(pictures, people, c.model, out)
   watch.done("score")
   facts = {
     "method": c.method,

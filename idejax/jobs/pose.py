@@ -23,20 +23,20 @@ def main(c: config.Pose):
   source = faces.read(Path(source_name), pack)
   panels = [(panel(source.photo, poser.own(source), c.side), "source")]
   if driver_name in predictor.poses() and not Path(driver_name).exists():
-    found = Prediction(poser.named(source, driver_name, c.side, c.side), {})
+    prediction = Prediction(poser.by_name(source, driver_name, c.side, c.side), {})
     panels += [(panel(None, predictor.pose(driver_name, c.side, c.side), c.side), f"pose {driver_name}")]
     shape = (c.side, c.side)
   else:
     driver = faces.read(Path(driver_name), pack)
-    found, shape = poser.driven(source, driver), driver.photo.shape[:2]
+    prediction, shape = poser.driven(source, driver), driver.photo.shape[:2]
     panels += [(panel(driver.photo, own(poser, driver), c.side), "driver")]
   wide = round(c.side * shape[1] / shape[0])
-  marks = control.place(found.landmarks, shape, c.side, wide)
+  marks = control.place(prediction.landmarks, shape, c.side, wide)
   panels += [(pixels_of(control.raster(marks, c.side, wide)), "predicted: the control picture")]
   c.out.parent.mkdir(parents=True, exist_ok=True)
   with replacing(c.out) as temporary:
     sheets.of([p for p, _ in panels], [text for _, text in panels], c.side, 100_000).save(temporary, "PNG")
-  for whose, far in found.residuals.items():
+  for whose, far in prediction.residuals.items():
     tell(f"the model of faces misses the {whose}'s landmarks by {far:.1%} of the face")
   tell(f"{c.out}: source, driver, and the source's landmarks as the driver's face lies")
 
@@ -71,12 +71,12 @@ def panel(pixels: np.ndarray | None, marks: np.ndarray | None, side: int) -> np.
   height, width = pixels.shape[:2]
   wide = max(1, round(side * width / height))
   how = Image.Resampling.NEAREST if side > 2 * height else Image.Resampling.BICUBIC
-  shown = np.asarray(Image.fromarray(pixels).resize((wide, side), how))
+  photo = np.asarray(Image.fromarray(pixels).resize((wide, side), how))
   if marks is None:
-    return shown
+    return photo
   lines = control.raster(control.place(marks, (height, width), side, wide), side, wide)
   cover = lines.max(-1, keepdims=True)
-  return pixels_of(np.asarray(shown) / 255 * (1 - cover) + lines)
+  return pixels_of(np.asarray(photo) / 255 * (1 - cover) + lines)
 
 
 def pixels_of(picture: np.ndarray) -> np.ndarray:

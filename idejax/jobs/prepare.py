@@ -52,8 +52,8 @@ def main(c: config.Prepare):
     return
 
   # ---- Rules over all photos, then the shards ------------------------------------------------------
-  for name, wanted in keys.items():
-    for n, key in enumerate(wanted):
+  for name, digests in keys.items():
+    for n, key in enumerate(digests):
       if not parts.is_current(parts.path(c.out / "parts", n, name), key):
         raise UserError(f"shard {n} has no {name} yet: idejax prepare --stage {name} comes first, or no --stage at all")
   with parts.ours(c.out / "parts" / "shards", wait=True):
@@ -78,7 +78,7 @@ def run_stage(work, stage: stages.Stage, lists, keys: Mapping[str, list[str]], f
   todo = [n for n in range(len(lists)) if not current(n)]
   if not todo:
     return
-  bar, begun, photos = counting(sum(len(lists[n]) for n in todo), "photo"), time.perf_counter(), 0
+  bar, start, photos = counting(sum(len(lists[n]) for n in todo), "photo"), time.perf_counter(), 0
   busy: list[int] = []
   for place, n in enumerate(itertools.chain(todo, busy)):  # the busy ones once more, at the end
     with parts.ours(file(n), wait=place >= len(todo)) as mine:
@@ -95,7 +95,7 @@ def run_stage(work, stage: stages.Stage, lists, keys: Mapping[str, list[str]], f
     bar.update(len(lists[n]))
   bar.close()
   if photos:
-    spent = time.perf_counter() - begun
+    spent = time.perf_counter() - start
     tell(f"{stage.name:9} {photos} photos in {spent:.1f} s, {photos / spent:.0f} a second")
 
 
@@ -104,28 +104,30 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   folder = c.out / "parts"
   read = lambda n, name: parts.read(parts.path(folder, n, name))
   with waiting("applying the rules"):
-    found = [read(n, "detect") for n in range(len(lists))]
+    detections = [read(n, "detect") for n in range(len(lists))]
     embeddings = [read(n, "embed")["embedding"] for n in range(len(lists))]
-    columns = {k: np.concatenate([f[k] for f in found]) for k in found[0]} | {"embedding": np.concatenate(embeddings)}
+    columns = {k: np.concatenate([f[k] for f in detections]) for k in detections[0]} | {
+      "embedding": np.concatenate(embeddings)
+    }
     least = c.face if c.face is not None else 0.0 if c.drawn else rules.Rules.face
     limits = rules.Rules(least, c.blur, c.yaw, c.second, c.enlarged, not c.keep_duplicates)
     reasons = rules.decide(columns, limits, c.size, c.around)
     have = np.concatenate([read(n, "landmarks")["has_landmarks"] for n in range(len(lists))])
-  kept = np.array([not r for r in reasons])
-  if not kept.any():
+  keeps = np.array([not r for r in reasons])
+  if not keeps.any():
     raise UserError(f"not one of {len(reasons)} photos is kept: {_words(rules.count(reasons))}")
-  layout = shards.Layout(c.size, bool(have[kept].all()))
+  layout = shards.Layout(c.size, bool(have[keeps].all()))
   starts = np.cumsum([0, *map(len, lists)])
-  keep = [np.flatnonzero(kept[a:b]) for a, b in zip(starts, starts[1:])]
+  keep = [np.flatnonzero(keeps[a:b]) for a, b in zip(starts, starts[1:])]
   with_rows = [n for n in range(len(lists)) if len(keep[n])]
   square = c.size or 0
-  need_space(c.out, 0.4 * square * square * float(kept.sum()), "the shards")
+  need_space(c.out, 0.4 * square * square * float(keeps.sum()), "the shards")
 
   # ---- Shards --------------------------------------------------------------------------------------
   old = _manifest(c.out)
   there = {s["made_from"]: s for s in old.get("shards", [])}
   entries: list[dict[str, Any]] = []
-  bar = counting(int(kept.sum()), "record")
+  bar = counting(int(keeps.sum()), "record")
   for place, n in enumerate(with_rows):
     file = c.out / shards.file_name(place, len(with_rows))
     about = {"size": c.size, "around": c.around, "licence": c.licence, "fields": sorted(layout.features)}
@@ -154,19 +156,21 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   dropped = rules.count(reasons)
   licences = collections.Counter(i.licence or c.licence for items, k in zip(lists, keep) for i in (items[r] for r in k))
   people = {i.person for items, k in zip(lists, keep) for i in (items[r] for r in k) if i.person}
-  report = dict(photos=len(reasons), kept=int(kept.sum()), dropped=dropped, people=len(people), licences=dict(licences))
+  report = dict(
+    photos=len(reasons), kept=int(keeps.sum()), dropped=dropped, people=len(people), licences=dict(licences)
+  )
   write_json(
     c.out / "report.json", report | {"rules": limits.__dict__, "which": _which(lists, reasons, columns["error"])}
   )
   show_dropped(c.out / "dropped.png", work.source, lists, reasons)
   manifest = dict(
-    version=VERSION, records=int(kept.sum()), fields=sorted(layout.features), size=c.size, around=c.around,
+    version=VERSION, records=int(keeps.sum()), fields=sorted(layout.features), size=c.size, around=c.around,
     pack=dict(name=work.pack.name, sha256=work.pack.digest, licence=work.pack.licence),
     parsing=work.parser and work.parser.digest, shards=entries, idejax_version=__version__,
   )  # fmt: skip
   write_json(c.out / "manifest.json", manifest)
   tell(
-    f"{int(kept.sum())} of {len(reasons)} photos in {len(entries)} shard(s) of {c.out}, {len(people)} people"
+    f"{int(keeps.sum())} of {len(reasons)} photos in {len(entries)} shard(s) of {c.out}, {len(people)} people"
     + (f"; dropped: {_words(dropped)} ({c.out / 'dropped.png'})" if dropped else "")
   )
   if not layout.has_landmarks:

@@ -32,21 +32,21 @@ MOST = 1_000_000  # pictures in one folder
 def main(c: config.Sample):
   # ---- What is asked, checked before jax is imported and anything is loaded --------------------
   check(c)
-  asked = read_prompts(c)
+  prompt_list = read_prompts(c)
   if c.num is None:
-    c = dataclasses.replace(c, num=4 if len(asked) == 1 else 1)
+    c = dataclasses.replace(c, num=4 if len(prompt_list) == 1 else 1)
   if c.identity:
-    c = dataclasses.replace(c, identity=people_files(c.identity, asked))
-  warn_of_strangers(c, asked)
-  known = known_records(c, asked)
-  out = c.out or Path(distributed.told(str(picture_folder.choose(known, model_name(c)))))
-  picture_folder.refuse_other(out, known)
-  check_disk(out, sum(r.get("height", 0) * r.get("width", 0) for r in known))  # unknown: of a model not here yet
+    c = dataclasses.replace(c, identity=people_files(c.identity, prompt_list))
+  warn_of_strangers(c, prompt_list)
+  facts = known_records(c, prompt_list)
+  out = c.out or Path(distributed.from_first(str(picture_folder.choose(facts, model_name(c)))))
+  picture_folder.refuse_other(out, facts)
+  check_disk(out, sum(r.get("height", 0) * r.get("width", 0) for r in facts))  # unknown: of a model not here yet
   with distributed.by_first(lambda: claim(out)):
-    run(c, asked, out)
+    run(c, prompt_list, out)
 
 
-def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
+def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
   # ---- Model and people ------------------------------------------------------------------------
   import jax
 
@@ -77,10 +77,10 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
       pipe = posers.with_addon(pipe, c.addon, c.pack, c.vision)
   settings = pipeline.Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
-  requests = make_requests(c, guidance, asked, [p.word for p in people])
+  requests = make_requests(c, guidance, prompt_list, [p.word for p in people])
   height, width = pipe.size(settings)
   if c.addon:
-    requests = steer(c, asked, requests, pipe, (height, width))
+    requests = steer(c, prompt_list, requests, pipe, (height, width))
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
@@ -117,14 +117,14 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   files = [out / f"{i:05d}.png" for i in range(len(requests))]
   records = [_record(i, r, common) for i, r in enumerate(requests)]
   with waiting("looking at the pictures that are there"):
-    found = [
+    complete = [
       picture_folder.complete_record(file, record, by_folder=c.sampler == "folder")
       for file, record in zip(files, records)
     ]
-    saved = LatentsFile(c.save_latents, shape, found) if c.save_latents else None
-  todo = [i for i, old in enumerate(found) if old is None or (saved and not saved.holds(i, old))]
+    saved = LatentsFile(c.save_latents, shape, complete) if c.save_latents else None
+  todo = [i for i, old in enumerate(complete) if old is None or (saved and not saved.holds(i, old))]
   again = set(todo)
-  records = [r if i in again else found[i] or r for i, r in enumerate(records)]
+  records = [r if i in again else complete[i] or r for i, r in enumerate(records)]
   if done := len(files) - len(todo):
     tell(f"{done} of {len(files)} pictures are there already")
   reopen = saved and (todo or not saved.path.exists())
@@ -134,10 +134,10 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
 
   # ---- Sample --------------------------------------------------------------------------------
   try:
-    made = pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True)
+    batches = pipeline.generate(pipe, requests, settings, latents, positions=todo, progress=True)
     with ThreadPoolExecutor(4) as pool:  # a batch is compressed while the device makes the next
       writing: list[Future] = []
-      for batch in made:
+      for batch in batches:
         for each in writing:
           each.result()
         writing = []
@@ -156,7 +156,7 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
     if not distributed.first():
       records = []
     elif pipe.divides:
-      records = [r if "latents_sha256" in r else _made(f) or r for f, r in zip(files, records)]
+      records = [r if "latents_sha256" in r else _record_of(f) or r for f, r in zip(files, records)]
     if rows := [r for f, r in zip(files, records) if "latents_sha256" in r and f.exists()]:
       with replacing(out / "manifest.jsonl") as temporary:
         lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in rows]
@@ -166,9 +166,9 @@ def run(c: config.Sample, asked: list[prompts.Prompt], out: Path):
   if not distributed.first():
     return
   num = c.num or 1
-  shown = min(num, 8)
-  picks = [i for i in range(len(requests)) if i % num < shown][: 32 * shown]
-  pictures.sheet(out / "sheet.png", [files[i] for i in picks], [requests[i].prompt for i in picks[::shown]], shown)
+  columns = min(num, 8)
+  picks = [i for i in range(len(requests)) if i % num < columns][: 32 * columns]
+  pictures.sheet(out / "sheet.png", [files[i] for i in picks], [requests[i].prompt for i in picks[::columns]], columns)
   s = "s" * (len(requests) > 1)
   tell(f"{len(requests)} picture{s} in {out}, all on {out / 'sheet.png'}")
 
@@ -203,9 +203,9 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
     raise UserError("--prompt and --prompts are both given; use one")
   if not c.prompt and not c.prompts:
     raise UserError('no prompt: give --prompt "..." or --prompts FILE')
-  asked = prompts.read(c.prompts) if c.prompts else [prompts.Prompt(p) for p in c.prompt]
+  prompt_list = prompts.read(c.prompts) if c.prompts else [prompts.Prompt(p) for p in c.prompt]
   where = c.prompts or "--prompt"
-  for p in asked:
+  for p in prompt_list:
     for text in (p.text, p.negative or c.negative or ""):
       try:
         text.encode()
@@ -215,15 +215,17 @@ def read_prompts(c: config.Sample) -> list[prompts.Prompt]:
       raise UserError(f"{where}: the seed {p.seed} of {p.text[:60]!r} is not from 0 to 2^64 - 1")
     if p.guidance is not None and not math.isfinite(p.guidance):
       raise UserError(f"{where}: the guidance of {p.text[:60]!r} is {p.guidance}; it must be a finite number")
-  if len(asked) * (c.num or 1) > MOST:
-    raise UserError(f"{len(asked)} prompt(s) x --num {c.num or 1} are more than {MOST} pictures; use several folders")
-  return asked
+  if len(prompt_list) * (c.num or 1) > MOST:
+    raise UserError(
+      f"{len(prompt_list)} prompt(s) x --num {c.num or 1} are more than {MOST} pictures; use several folders"
+    )
+  return prompt_list
 
 
-def picture_rows(c: config.Sample, asked: list[prompts.Prompt]) -> Iterator[dict[str, Any]]:
+def picture_rows(c: config.Sample, prompt_list: list[prompts.Prompt]) -> Iterator[dict[str, Any]]:
   """prompt, negative, seed, index and guidance of every picture, `num` a prompt. A row's own seed counts from 0."""
   at = 0
-  for p in asked:
+  for p in prompt_list:
     for k in range(c.num or 1):
       seed, index = (c.seed, at) if p.seed is None else (p.seed, k)
       negative = c.negative if p.negative is None else p.negative
@@ -232,7 +234,7 @@ def picture_rows(c: config.Sample, asked: list[prompts.Prompt]) -> Iterator[dict
       at += 1
 
 
-def known_records(c: config.Sample, asked: list[prompts.Prompt]) -> list[dict[str, Any]]:
+def known_records(c: config.Sample, prompt_list: list[prompts.Prompt]) -> list[dict[str, Any]]:
   """What the pictures' records will say, as far as it is known before the model is read."""
   from idejax.storage import tensorfiles
 
@@ -250,13 +252,13 @@ def known_records(c: config.Sample, asked: list[prompts.Prompt]) -> list[dict[st
 
     same["identities"] = [[learned.word(f), tensorfiles.digest(f)] for f in c.identity]
   out = []
-  for row in picture_rows(c, asked):
+  for row in picture_rows(c, prompt_list):
     guidance = row["guidance"]
     if guidance is None and local and not c.identity:  # a person's method may have a guidance of its own
       guidance = usual.guidance
-    known = row | same | {"guidance": guidance}
-    unknown = [k for k in ("guidance", "height", "width", "dtype") if known[k] is None]
-    out.append({k: v for k, v in known.items() if k not in unknown} | ({} if c.identity else {"identities": None}))
+    facts = row | same | {"guidance": guidance}
+    unknown = [k for k in ("guidance", "height", "width", "dtype") if facts[k] is None]
+    out.append({k: v for k, v in facts.items() if k not in unknown} | ({} if c.identity else {"identities": None}))
   return out
 
 
@@ -269,13 +271,13 @@ def model_name(c: config.Sample) -> str:
   return learned.load(c.identity[0]).model
 
 
-def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt], words: Sequence[str] = ()):
+def make_requests(c: config.Sample, guidance: float, prompt_list: list[prompts.Prompt], words: Sequence[str] = ()):
   """What to sample, a request a picture."""
   from idejax.sampling.pipeline import Request
 
   plain = lambda text: functools.reduce(lambda t, word: t.replace(word, "person"), words, text)
   out: list[Request] = []
-  for row in picture_rows(c, asked):
+  for row in picture_rows(c, prompt_list):
     scale = guidance if row["guidance"] is None else row["guidance"]
     out.append(Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"])))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
@@ -283,11 +285,11 @@ def make_requests(c: config.Sample, guidance: float, asked: list[prompts.Prompt]
   return out
 
 
-def steer(c: config.Sample, asked: list[prompts.Prompt], requests, pipe, size: tuple[int, int]):
+def steer(c: config.Sample, prompt_list: list[prompts.Prompt], requests, pipe, size: tuple[int, int]):
   """The requests with the faces and poses of the command, or of their rows in the file of prompts."""
   num, out = c.num or 1, []
   for i, r in enumerate(requests):
-    p = asked[i // num]
+    p = prompt_list[i // num]
     face, pose = (Path(p.face),) if p.face else c.face, p.pose or c.pose
     if face:
       r = dataclasses.replace(r, steer=pipe.faces.steer(list(face), pose, size, c.face_strength, c.face_until))
@@ -302,7 +304,7 @@ def steer(c: config.Sample, asked: list[prompts.Prompt], requests, pipe, size: t
 # People.
 
 
-def people_files(paths: Sequence[Path], asked: list[prompts.Prompt]) -> tuple[Path, ...]:
+def people_files(paths: Sequence[Path], prompt_list: list[prompts.Prompt]) -> tuple[Path, ...]:
   """The identities of --identity; of a crowd's folder those whom a prompt names. UserError for two of one name."""
   from idejax.sampling import learned
 
@@ -310,11 +312,11 @@ def people_files(paths: Sequence[Path], asked: list[prompts.Prompt]) -> tuple[Pa
   for path in paths:
     files = learned.files(path)
     words = {learned.word(f): f for f in files}
-    named = {w: f for w, f in words.items() if any(w in a.text for a in asked)}
-    if not named:
+    matches = {w: f for w, f in words.items() if any(w in a.text for a in prompt_list)}
+    if not matches:
       many = len(words) > 6
       tell(f"warning: no prompt names {', '.join([*words][:6])}{' or others of ' + str(path) if many else ''}")
-    for word, file in (named or words).items():
+    for word, file in (matches or words).items():
       if word in out and out[word] != file:
         raise UserError(
           f"{out[word].parent} and {file.parent} are both called {word}; "
@@ -324,16 +326,16 @@ def people_files(paths: Sequence[Path], asked: list[prompts.Prompt]) -> tuple[Pa
   return tuple(out.values())
 
 
-def warn_of_strangers(c: config.Sample, asked: list[prompts.Prompt]):
+def warn_of_strangers(c: config.Sample, prompt_list: list[prompts.Prompt]):
   """A word in angle brackets looks like somebody's name; without their identity a stranger comes."""
-  words = dict.fromkeys(w for a in asked for w in re.findall(r"<[^<>\s|]+>", a.text))
+  words = dict.fromkeys(w for a in prompt_list for w in re.findall(r"<[^<>\s|]+>", a.text))
   if not words:
     return
   from idejax.sampling import learned
 
   here = [learned.word(f) for f in c.identity]
   for w in words:
-    if not any(w in known for known in here):
+    if not any(w in name for name in here):
       who = f" (here: {', '.join(here)})" if here else ""
       tell(f"warning: nobody here is called {w}, so the pictures show a stranger; --identity RUN brings people in{who}")
 
@@ -374,7 +376,7 @@ def _record(i: int, r, common: dict[str, Any]) -> dict[str, Any]:
   )
 
 
-def _made(file: Path) -> dict[str, Any] | None:
+def _record_of(file: Path) -> dict[str, Any] | None:
   """The record of a picture that another process has made."""
-  found, intact = pictures.read_record(file)
-  return found if intact else None
+  record, intact = pictures.read_record(file)
+  return record if intact else None

@@ -306,7 +306,7 @@ def text_places(prompts: Prompts) -> jax.Array:
   return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])
 
 
-def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
+def identity_of(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """Everything that was learned about a person: {"rows"[, "face", "adapter", "kv", "scale"]}."""
   out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
   if "face" in params:
@@ -319,7 +319,7 @@ def learned(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str,
 
 def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """`learned` at the strength for sampling, or the two words alone."""
-  out = learned(params, frozen, cfg)
+  out = identity_of(params, frozen, cfg)
   if cfg.sampling == "rows":
     return {"rows": out["rows"]}
   return out | {"scale": jnp.float32(cfg.strength)} if "scale" in out else out
@@ -431,7 +431,7 @@ def loss(
 ) -> tuple[jax.Array, Metrics]:
   """mean ||eps - eps_theta'(z_t, t, c')||^2 + reg_weight * mean distance of the words from their start."""
   e = subject.draw(frozen, keys)
-  identity = learned(params, frozen, cfg)
+  identity = identity_of(params, frozen, cfg)
   cond = condition([identity], frozen.backbone, subject.prompts(frozen, e), cfg, remat=True)
   b = backbone.with_unet(frozen.backbone, override([identity], frozen.backbone, cfg))
   error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()

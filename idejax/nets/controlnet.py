@@ -134,8 +134,8 @@ def from_unet(c: ControlNetConfig, unet: Mapping[str, Any], key: jax.Array) -> d
 
   Float32 where drawn, else the UNet's dtypes. ValueError for the parameters of another UNet.
   """
-  wanted, out = shapes(c), {}
-  for name, want in wanted.items():
+  layout, out = shapes(c), {}
+  for name, want in layout.items():
     if name == "controlnet_cond_embedding":
       out[name] = {
         layer: _conv(jax.random.fold_in(key, i), want[layer], layer == "conv_out")

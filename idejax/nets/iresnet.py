@@ -243,8 +243,8 @@ def _read(graph: _Graph) -> tuple[IResNetConfig, dict]:
 
   def pick(path, want):
     name = ".".join(k.key for k in path)
-    if (got := arrays[name].shape) != want.shape:
-      raise _Unexpected(f"{name} is {list(got)}, expected {list(want.shape)}")
+    if (shape := arrays[name].shape) != want.shape:
+      raise _Unexpected(f"{name} is {list(shape)}, expected {list(want.shape)}")
     return arrays[name]
 
   return cfg, jax.tree_util.tree_map_with_path(pick, shapes(cfg))

@@ -50,29 +50,29 @@ def personalize(
   if isinstance(model, Pipeline) and (own := sorted({"dtype", "remat"} & given.keys())):
     raise UserError(f"{own[0]} belongs to idejax.load: the pipeline is open already")
   called = model.name if isinstance(model, Pipeline) else os.fspath(model)
-  drawn = photos is None
+  from_world = photos is None
   about = dict(method=method, model=called, preset=preset, name=name, pack=pack if isinstance(pack, str) else pack.name)
   s = settings(about, given)
   many = isinstance(photos, Mapping) or isinstance(photos, str | os.PathLike) and Path(photos).is_dir()
   if many and name != config.Personalize.name:
     raise UserError(f"name {name} names one person, but photos has several: each has a name of their own there")
-  if not drawn and s.run.describe is None:
+  if not from_world and s.run.describe is None:
     s = Settings(dataclasses.replace(s.run, describe=""), s.cfg)
   if not isinstance(model, Pipeline):
     cores.use(called)
   with _folder(out) as folder:
     with waiting("reading the faces"):
-      opened = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack)
-      if drawn:
+      networks = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack)
+      if from_world:
         photos = portraits.portray_one(folder / "portrait.png")
-      people = read(photos, opened, s)
+      people = read(photos, networks, s)
     warn_of_photographs(s, people)
     pipe = model if isinstance(model, Pipeline) else learn.open_model(s.run)
     learn.check_vit(s, pipe)
-    found = _train(s, pipe, opened, list(people.values()), folder, progress)
+    identities = _train(s, pipe, networks, list(people.values()), folder, progress)
     if out is not None:
-      _keep(s, pipe, opened, people, found, folder)
-  return dict(zip(people, found)) if many else found[0]
+      _keep(s, pipe, networks, people, identities, folder)
+  return dict(zip(people, identities)) if many else identities[0]
 
 
 def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
@@ -104,12 +104,12 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
 
 def config_of(kind: type, function: str, given: Mapping[str, Any]) -> Any:
   """A command's config from Python values. UserError for an option that it has not, and for a value out of range."""
-  known = {f.name for f in dataclasses.fields(kind)}
-  if odd := sorted(given.keys() - known):
-    raise UserError(f"{function} has no option {odd[0]!r}{options.nearest(odd[0], known)}")
-  made = kind(**typed(given, kind))
-  ranges.check(made, str)
-  return made
+  names = {f.name for f in dataclasses.fields(kind)}
+  if odd := sorted(given.keys() - names):
+    raise UserError(f"{function} has no option {odd[0]!r}{options.nearest(odd[0], names)}")
+  cfg = kind(**typed(given, kind))
+  ranges.check(cfg, str)
+  return cfg
 
 
 def typed(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -162,12 +162,12 @@ def read(photos: Any, pack: faces.Pack, s: Settings) -> dict[str, Person]:
 
 def warn_of_photographs(s: Settings, people: Mapping[str, Person]):
   """As the command: what the drawn world's networks make of a photograph is no likeness."""
-  drawn = [f"pack {s.run.pack}"] * (s.run.pack == config.Personalize.pack)
-  drawn += [f"model {s.run.model}"] * (s.run.model in hub.BUILT_IN)
+  worlds = [f"pack {s.run.pack}"] * (s.run.pack == config.Personalize.pack)
+  worlds += [f"model {s.run.model}"] * (s.run.model in hub.BUILT_IN)
   real = [i for p in people.values() for i in p.photos if max(i.photo.shape) > DRAWN_SIDE]
-  if drawn and real:
+  if worlds and real:
     tell(
-      f"warning: {real[0].meta['photo']} looks like a photograph, and {' and '.join(drawn)} know drawn people only: the "
+      f"warning: {real[0].meta['photo']} looks like a photograph, and {' and '.join(worlds)} know drawn people only: the "
       "pictures will not show who is in it. For photographs: pack='buffalo_l', "
       "model='stable-diffusion-v1-5/stable-diffusion-v1-5'"
     )
@@ -194,18 +194,23 @@ def _train(
     learn.refuse_crowd(METHODS[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
   with waiting("reading the model's words"):
     shared = learn.share(s, pipe, names)
-  found: list[Learned] = []
+  identities: list[Learned] = []
   for g, group in enumerate(groups):
     where = folder if len(groups) == 1 else folder / f"group-{g:03d}"
-    found += learn.train(s, pipe, pack, shared, group, where, watch, progress=progress)
-  return [dataclasses.replace(x, portrait=p.photos[0].portrait) for x, p in zip(found, people)]
+    identities += learn.train(s, pipe, pack, shared, group, where, watch, progress=progress)
+  return [dataclasses.replace(x, portrait=p.photos[0].portrait) for x, p in zip(identities, people)]
 
 
 def _keep(
-  s: Settings, pipe: Pipeline, pack: faces.Pack, people: Mapping[str, Person], found: Sequence[Learned], folder: Path
+  s: Settings,
+  pipe: Pipeline,
+  pack: faces.Pack,
+  people: Mapping[str, Person],
+  identities: Sequence[Learned],
+  folder: Path,
 ):
   """What sampling and exporting read of a run folder."""
-  for p, who in zip(people.values(), found):
+  for p, who in zip(people.values(), identities):
     place = folder if p.alone else folder / p.stem
     place.mkdir(exist_ok=True)
     save(place, who)

@@ -136,13 +136,13 @@ def train(
       method, cfg, b, shared.constants, shared.captions, read, keys, mesh, plateau=c.plateau, accumulate=c.accumulate
     )
   need_space(folder, 2 * sum(x.nbytes for x in jax.tree.leaves(state)), "the run's two checkpoints")
-  begun = False
+  running = False
   for done, after in fit.train(
     step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if one else len(people)
   ):
-    if not begun:
+    if not running:
       accepted()
-      begun = True
+      running = True
     if done == 1:
       watch.done("compile")
     last = after

@@ -35,9 +35,9 @@ def with_addon(
     path = BUILT_IN
     if not (path / "addon.json").is_file():
       raise UserError("no add-on ships with the built-in model: idejax pretrain makes one, --addon FOLDER names it")
-  opened = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
-  poser = of_pack(opened, shape, table)
-  return pipe.with_faces(steering.load(pipe.backbone, path, opened, poser, notify, vision))
+  networks = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
+  poser = of_pack(networks, shape, table)
+  return pipe.with_faces(steering.load(pipe.backbone, path, networks, poser, notify, vision))
 
 
 def of_pack(pack: faces.Pack, shape: Path | None = None, table: Path | None = None) -> Poser:

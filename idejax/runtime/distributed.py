@@ -140,7 +140,7 @@ def agree(*requests: bool) -> tuple[bool, ...]:
   return tuple(bool(x) for x in answers.any(0))
 
 
-def told(text: str) -> str:
+def from_first(text: str) -> str:
   """The first process's text of up to 1000 bytes, on every process."""
   if alone():
     return text
@@ -206,7 +206,7 @@ LOST = (
 )
 
 
-def lost(error: Exception) -> bool:
+def is_loss_of_process(error: Exception) -> bool:
   """Whether an error of JAX says that another process is gone."""
   signs = ("Gloo", "onnection", "heartbeat", "UNAVAILABLE", "Socket closed", "NCCL", "coordination service")
   return not alone() and any(s in str(error) for s in signs)

@@ -100,10 +100,10 @@ def write(path: Path, person: Learned) -> Path:
 
 def file(path: Path) -> Path:
   """One identity's file, given as such or by its run folder. UserError if it is not there, or if there are several."""
-  found = files(path)
-  if len(found) > 1:
-    raise UserError(f"{path} holds {len(found)} people: name one, such as {found[0].parent}")
-  return found[0]
+  paths = files(path)
+  if len(paths) > 1:
+    raise UserError(f"{path} holds {len(paths)} people: name one, such as {paths[0].parent}")
+  return paths[0]
 
 
 def files(path: Path) -> list[Path]:
@@ -111,15 +111,15 @@ def files(path: Path) -> list[Path]:
   if (path / "compare.json").is_file():
     runs = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
     raise UserError(f"{path} compares several methods: name one of its folders ({', '.join(runs)})")
-  found = [path / FILE] if path.is_dir() else [path]
-  if not found[0].is_file():
-    found = sorted(path.glob(f"*/{FILE}")) if path.is_dir() else []
-  if not found:
+  paths = [path / FILE] if path.is_dir() else [path]
+  if not paths[0].is_file():
+    paths = sorted(path.glob(f"*/{FILE}")) if path.is_dir() else []
+  if not paths:
     raise UserError(
       f"{path} holds no {FILE}: give the folder that idejax personalize wrote"
       + (", once it has finished" if path.is_dir() else "")
     )
-  return found
+  return paths
 
 
 def word(file: Path) -> str:

@@ -132,16 +132,18 @@ class Pipeline:
       progress: True shows a bar; a function is called with (pictures' steps done, of how many, {}).
       settings: fields of `Settings` (steps, sampler, height, width, batch, ...). UserError says what cannot be.
     """
-    asked = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
+    request_list = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
     common = requests.settings(settings)
-    asked = steering.with_faces(self.faces, asked, face, pose, face_strength, face_until, self.size(common))
+    request_list = steering.with_faces(
+      self.faces, request_list, face, pose, face_strength, face_until, self.size(common)
+    )
     if init_latents is not None:
-      init_latents = requests.latents(init_latents, len(asked), self.latent_shape(common))
-    made = list(generate(self, asked, common, init_latents, progress=progress))
+      init_latents = requests.latents(init_latents, len(request_list), self.latent_shape(common))
+    batches = list(generate(self, request_list, common, init_latents, progress=progress))
     if not self.divides:
-      return np.concatenate([b.images for b in made])
-    images = np.zeros((len(asked), *self.size(common), 3), np.uint8)
-    for b in made:
+      return np.concatenate([b.images for b in batches])
+    images = np.zeros((len(request_list), *self.size(common), 3), np.uint8)
+    for b in batches:
       images[b.positions] = b.images
     return sharding.sum_all(images)
 
@@ -254,7 +256,7 @@ def generate(
   changes = Weights(pipe.backbone, pipe.people, on_mesh)
   groups = [tokens.placeholders_in(r.prompt, pipe.people) for r in requests]
   size = batching.size(settings.batch, len(groups), jax.device_count() if pipe.divides else pipe.mesh.size)
-  all_batches = batching.form(groups, size, changes.whole)
+  all_batches = batching.form(groups, size, changes.needs_own_batch)
   parts = [batching.part(b, pipe.mesh) if pipe.divides else (b, set(b)) for b in all_batches]
   batches = [(b, share & todo) for b, share in parts if share & todo]
   todo = {i for _, share in batches for i in share}
@@ -285,7 +287,7 @@ def generate(
       program = functools.partial(
         _run,
         changes.backbone_of(people[0]),
-        plain=pipe.backbone if guided and changes.whole(people[0]) and people[1] != people[0] else None,
+        plain=pipe.backbone if guided and changes.needs_own_batch(people[0]) and people[1] != people[0] else None,
         cond=cond,
         projected=projected,
         scale=put(scale),

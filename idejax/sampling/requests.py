@@ -72,13 +72,13 @@ def build(prompts: Any, negative: Any, seeds: Any, guidance: Any, default_guidan
     [of(x)] * n if _single(x) else [of(y) for y in _several(x, name)]
   )
   one_seed = _single(seeds)
-  named = each(seeds, _seed, "seeds")
-  places = range(n) if one_seed else [0] * len(named)
+  seed_list = each(seeds, _seed, "seeds")
+  places = range(n) if one_seed else [0] * len(seed_list)
   scale = each(default_guidance if guidance is None else guidance, lambda x: _number(x, "guidance"), "guidance")
   other = each(negative, lambda x: None if x is None else _text(x, "negative prompt"), "negative")
-  if uneven := {len(named), len(scale), len(other)} - {n}:
+  if uneven := {len(seed_list), len(scale), len(other)} - {n}:
     raise UserError(f"{n} prompts, but a list of {min(uneven)} beside them")
-  return [Request(p, m, s, i, g) for p, m, s, i, g in zip(texts, other, named, places, scale)]
+  return [Request(p, m, s, i, g) for p, m, s, i, g in zip(texts, other, seed_list, places, scale)]
 
 
 def spread(given: Mapping[str, Any], count: int) -> list[list[Any]]:
@@ -101,12 +101,12 @@ def numbers(given: Mapping[str, tuple[Any, float, float]], count: int) -> list[l
 
 def settings(given: Mapping[str, Any]) -> Settings:
   """`Settings` of Python values, None being the default. UserError for one that there is not, and for one of another kind."""
-  known = [f.name for f in dataclasses.fields(Settings)]
+  names = [f.name for f in dataclasses.fields(Settings)]
   for name in given:
-    if name not in known:
-      near = difflib.get_close_matches(name, known, 1)
+    if name not in names:
+      near = difflib.get_close_matches(name, names, 1)
       hint = f" (did you mean {near[0]}?)" if near else ""
-      raise UserError(f"sample has no setting {name!r}{hint}; it has {', '.join(known)}")
+      raise UserError(f"sample has no setting {name!r}{hint}; it has {', '.join(names)}")
   values: dict[str, Any] = {name: _KINDS[name](x, name) for name, x in given.items() if x is not None}
   return Settings(**values)
 
@@ -156,7 +156,7 @@ def _text(x: Any, name: str) -> str:
   return str(x)
 
 
-def _whole(x: Any, name: str) -> int:
+def _integer(x: Any, name: str) -> int:
   try:
     if isinstance(x, bool | np.bool_):
       raise TypeError
@@ -166,13 +166,13 @@ def _whole(x: Any, name: str) -> int:
 
 
 def _count(x: Any, name: str) -> int:
-  if (count := _whole(x, name)) < 1:
+  if (count := _integer(x, name)) < 1:
     raise UserError(f"{name} is {count}; it must be at least 1")
   return count
 
 
 def _seed(x: Any) -> int:
-  if not 0 <= (seed := _whole(x, "a seed")) < 2**64:
+  if not 0 <= (seed := _integer(x, "a seed")) < 2**64:
     raise UserError(f"a seed is {seed}; it must be from 0 to 2^64 - 1")
   return seed
 

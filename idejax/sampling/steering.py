@@ -77,7 +77,7 @@ class Faces:
     elif pose is None:
       marks, where = self._own(records[0], size), "own"
     elif isinstance(pose, str) and not Path(pose).exists():
-      marks, where = self.poser.named(records[0], pose, *size), pose
+      marks, where = self.poser.by_name(records[0], pose, *size), pose
     else:
       driver = self.record(pose)
       marks = control.place(self.poser.driven(records[0], driver).landmarks, driver.photo.shape[:2], *size)

@@ -203,7 +203,7 @@ class Weights:
     plain = any(METHODS[p.method].needs(p.cfg, self.backbone.nets).plain_negative for p in people)
     return () if plain else group
 
-  def whole(self, group: Group) -> bool:
+  def needs_own_batch(self, group: Group) -> bool:
     """Whether the group's changes need a batch of their own."""
     return self.of(group)[1]
 

@@ -99,9 +99,9 @@ class Checkpoints:
     Raises UserError if all checkpoints are damaged, or if the newest good one is of another model.
     """
     self.wait()
-    steps = json.loads(distributed.told(json.dumps(self.steps())))
+    steps = json.loads(distributed.from_first(json.dumps(self.steps())))
     for step in reversed(steps):
-      reason = distributed.told(damage(self.folder, step))
+      reason = distributed.from_first(damage(self.folder, step))
       if not reason:
         try:
           return self._load(step, like, rows)

@@ -234,7 +234,7 @@ def test_released_trains_words_and_adapter_only(fz):
   assert paths == {k for k in tree.flatten(params) if k.startswith(("rows", "adapter"))}
   assert not any(k.startswith("kv") for k in tree.flatten(params))
   assert set(id_ea.represent(params, fz, cfg)) == {"rows"}  # its test script loads the words alone
-  identity = id_ea.learned(params, fz, cfg)
+  identity = id_ea.identity_of(params, fz, cfg)
   assert identity["face"].shape == (2, 64)
   np.testing.assert_array_equal(identity["face"][0], identity["face"][1])  # equal in, equal out
 
@@ -381,7 +381,7 @@ def test_the_strength_is_of_pictures_not_of_training(fz):
   half, params = dataclasses.replace(CFG, strength=0.5), shaken(start(fz))
   assert float(id_ea.represent(params, fz, half)["scale"]) == 0.5
   assert "scale" not in id_ea.represent(params, fz, dataclasses.replace(half, sampling="rows"))
-  assert float(id_ea.learned(params, fz, half)["scale"]) == 1.0
+  assert float(id_ea.identity_of(params, fz, half)["scale"]) == 1.0
 
 
 @pytest.mark.parametrize("cfg", [LITERAL, CFG], ids=["literal", "ours"])

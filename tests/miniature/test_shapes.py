@@ -81,12 +81,12 @@ def test_poses_that_ship():
   """Each name gives the source's own shape, in the middle of a picture of any size."""
   record = photo(300)[0]
   for name in predictor.poses():
-    small, large = (DRAWN.named(record, name, *size) for size in ((64, 64), (128, 192)))
+    small, large = (DRAWN.by_name(record, name, *size) for size in ((64, 64), (128, 192)))
     np.testing.assert_allclose(large, (small - 31.5) * 2 + [95.5, 63.5], atol=1e-3)
     assert off(small, predictor.pose(name, 64, 64)) < 0.25
-  assert len({DRAWN.named(record, n, 64, 64).tobytes() for n in predictor.poses()}) == 10
+  assert len({DRAWN.by_name(record, n, 64, 64).tobytes() for n in predictor.poses()}) == 10
   with pytest.raises(UserError, match="no pose 'sideways'; there are front"):
-    DRAWN.named(record, "sideways", 64, 64)
+    DRAWN.by_name(record, "sideways", 64, 64)
 
 
 def test_a_regressor_is_fitted(monkeypatch):

@@ -55,10 +55,10 @@ def path(folder: Path, shard: int, stage: str) -> Path:
   return folder / f"{shard:05d}.{stage}.npz"
 
 
-def is_current(file: Path, wanted: str) -> bool:
+def is_current(file: Path, made_from: str) -> bool:
   """Whether a part is there and made from what is there now."""
   try:
-    return str(npz.read(file, only=("key",))["key"]) == wanted
+    return str(npz.read(file, only=("key",))["key"]) == made_from
   except (OSError, ValueError, KeyError):
     return False
 

@@ -30,12 +30,12 @@ def square_of(size: np.ndarray, box: np.ndarray, around: float) -> tuple[int, in
   return top, left, side
 
 
-def decide(found: Mapping[str, np.ndarray], rules: Rules, size: int | None, around: float) -> list[str]:
+def decide(columns: Mapping[str, np.ndarray], rules: Rules, size: int | None, around: float) -> list[str]:
   """Why each photo is dropped, in a word or two; "" for those that are kept. `found`: columns of the stage detect,
   and `embedding`, over all shards."""
   out = []
-  for i, error in enumerate(found["error"]):
-    box, quality = found["box"][i], found["quality"][i]  # size, blur, yaw
+  for i, error in enumerate(columns["error"]):
+    box, quality = columns["box"][i], columns["quality"][i]  # size, blur, yaw
     if error:
       why = "no face" if str(error) == "no face" else "unreadable"
     elif quality[0] < rules.face:
@@ -44,36 +44,36 @@ def decide(found: Mapping[str, np.ndarray], rules: Rules, size: int | None, arou
       why = "blurred"
     elif abs(quality[2]) > rules.yaw:
       why = "turned away"
-    elif found["second"][i] > rules.second:
+    elif columns["second"][i] > rules.second:
       why = "several faces"
-    elif size and rules.enlarged and square_of(found["size"][i], box, around)[2] * rules.enlarged < size:
+    elif size and rules.enlarged and square_of(columns["size"][i], box, around)[2] * rules.enlarged < size:
       why = "enlarged too much"
     else:
       why = ""
     out.append(why)
   if rules.duplicates:
-    kept = [i for i, why in enumerate(out) if not why]
-    for i in duplicates(found["hash"][kept], found["embedding"][kept]):
-      out[kept[i]] = "near-duplicate"
+    places = [i for i, why in enumerate(out) if not why]
+    for i in duplicates(columns["hash"][places], columns["embedding"][places]):
+      out[places[i]] = "near-duplicate"
   return out
 
 
 def duplicates(hashes: np.ndarray, embeddings: np.ndarray) -> list[int]:
   """Places of pictures that look like an earlier one: hashes uint64 [N] within 3 bits, embeddings [N, 512] alike."""
-  gone: set[int] = set()
+  copies: set[int] = set()
   for band in range(_BANDS):
     part = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
     order = np.argsort(part, kind="stable")
     starts = np.flatnonzero(np.diff(part[order], prepend=part[order][:1] + np.uint64(1)))
     for group in np.split(order, starts[1:]) if len(order) else ():
       for place, j in enumerate(group[1:], 1):
-        if int(j) in gone:
+        if int(j) in copies:
           continue
         others = group[:place]
         near = np.bitwise_count(hashes[others] ^ hashes[j]) <= _BITS
         if near.any() and (embeddings[others[near]] @ embeddings[j]).max() >= _ALIKE:
-          gone.add(int(j))
-  return sorted(gone)
+          copies.add(int(j))
+  return sorted(copies)
 
 
 def count(reasons: Sequence[str]) -> dict[str, int]:

@@ -63,7 +63,7 @@ def write(
   """One shard of the rows `keep`, from all stages' columns. The file is complete or not there."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  found = columns["detect"]
+  detections = columns["detect"]
   texts = parts.unpack(columns["captions"], "caption_")
   masks = {n: parts.unpack(columns["masks"], f"{n}_") for n in ("face", "hair")}
   with replacing(file) as temporary:
@@ -72,10 +72,10 @@ def write(
       for i, picture in zip(keep, source.read([items[i] for i in keep])):
         if isinstance(picture.data, UserError):
           raise UserError(f"{items[i].name} could be read before and cannot now: {picture.data}")
-        record: dict[str, Any] = {n: found[n][i] for n in ("box", "points", "quality")}
+        record: dict[str, Any] = {n: detections[n][i] for n in ("box", "points", "quality")}
         if layout.has_landmarks:
           record["landmarks"] = columns["landmarks"]["landmarks"][i]
-        place = rules.square_of(found["size"][i], found["box"][i], around)
+        place = rules.square_of(detections["size"][i], detections["box"][i], around)
         record |= {n: files[i] for n, files in masks.items()}
         if layout.size is None:
           record["image"] = _image(picture.data)
@@ -83,13 +83,13 @@ def write(
           record = cut(record | {"image": photo.read(picture.data).pixels}, place, layout.size)
         record |= dict(
           embedding=columns["embed"]["embedding"][i],
-          photo_size=found["size"][i],
+          photo_size=detections["size"][i],
           square=np.array(place, np.int32),
           caption=texts[i],
           person=items[i].person,
           name=items[i].name,
           licence=items[i].licence or licence,
-          photo_sha256=str(found["sha256"][i]),
+          photo_sha256=str(detections["sha256"][i]),
         )
         writer.write(layout.serialize(record))
     finally:
@@ -139,8 +139,8 @@ def digest(file: Path) -> str:
 def _image(data: bytes) -> bytes:
   """A file that any reader of PNG and JPEG opens; others, and those that lie on their side, are stored as PNG."""
   if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n":
-    with Image.open(io.BytesIO(data)) as opened:
-      if opened.mode == "RGB" and opened.getexif().get(0x0112, 1) == 1:
+    with Image.open(io.BytesIO(data)) as image:
+      if image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1:
         return data
   Image.fromarray(photo.read(data).pixels).save(out := io.BytesIO(), "PNG")
   return out.getvalue()

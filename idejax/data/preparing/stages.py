@@ -57,16 +57,16 @@ def detect(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Colum
         raise picture.data
       one = photo.read(picture.data)
       row |= dict(size=one.pixels.shape[:2], sha256=one.digest, hash=_hash(one.pixels))
-      found = work.pack.detect(one.pixels)
-      if not len(found.scores):
+      detections = work.pack.detect(one.pixels)
+      if not len(detections.scores):
         return row | {"error": "no face"}
-      areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1)
+      areas = (detections.boxes[:, 2:] - detections.boxes[:, :2]).prod(1)
       n = int(np.argmax(areas))
       second = np.sort(areas)[-2] / areas[n] if len(areas) > 1 else 0
-      crop = work.pack.crop(one.pixels, found.points[n])
-      q = batch.quality(crop, found.boxes[n], found.points[n])
+      crop = work.pack.crop(one.pixels, detections.points[n])
+      q = batch.quality(crop, detections.boxes[n], detections.points[n])
       return row | dict(
-        box=found.boxes[n], points=found.points[n], score=found.scores[n], faces=len(areas), second=second,
+        box=detections.boxes[n], points=detections.points[n], score=detections.scores[n], faces=len(areas), second=second,
         quality=(q["size"], q["blur"], q["yaw"]),
       )  # fmt: skip
     except (UserError, ValueError) as e:
@@ -91,9 +91,9 @@ def detect(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Colum
 def embed(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
   """The recogniser's embeddings float32 [N, 512] of the faces that were found, L2-normalised; zeros stand where there
   is no face, and no record is made of those."""
-  found = before["detect"]
-  rows = _with_face(found)
-  crop = lambda pair: work.pack.crop(photo.read(pair[0].data).pixels, found["points"][pair[1]])
+  detections = before["detect"]
+  rows = _with_face(detections)
+  crop = lambda pair: work.pack.crop(photo.read(pair[0].data).pixels, detections["points"][pair[1]])
   pictures = zip(work.source.read([items[i] for i in rows]), rows)
   out = np.zeros((len(items), 512), np.float32)
   for start, crops in _batches(_threaded(work, crop, pictures), 32):
@@ -103,14 +103,14 @@ def embed(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
 
 def marks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
   """72 landmarks float32 [N, 72, 2] in FaceSnap's order, and whether there are any [N]."""
-  found = before["detect"]
-  rows = _with_face(found)
+  detections = before["detect"]
+  rows = _with_face(detections)
 
   def look(pair: tuple[Picture, int]) -> np.ndarray | None:
     picture, i = pair
     if picture.truth is not None:
       return picture.truth.landmarks
-    return landmarks.from_106(work.pack.landmarks106(photo.read(picture.data).pixels, found["box"][i]))
+    return landmarks.from_106(work.pack.landmarks106(photo.read(picture.data).pixels, detections["box"][i]))
 
   out, have = np.zeros((len(items), 72, 2), np.float32), np.zeros(len(items), bool)
   pictures = zip(work.source.read([items[i] for i in rows]), rows)
@@ -122,12 +122,12 @@ def marks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
 
 def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
   """Face and hair of each photo as grey PNG files, and where they come from."""
-  found, points = before["detect"], before["landmarks"]
-  rows = _with_face(found)
+  detections, points = before["detect"], before["landmarks"]
+  rows = _with_face(detections)
 
   def look(pair: tuple[Picture, int]) -> mask.Masks:
     picture, i = pair
-    pixels, five = photo.read(picture.data).pixels, found["points"][i]
+    pixels, five = photo.read(picture.data).pixels, detections["points"][i]
     labels = work.parser.labels(batch.align.portrait(pixels, five)) if work.parser else None
     outline = points["landmarks"][i] if points["has_landmarks"][i] else None
     return mask.masks(pixels.shape[:2], five, outline, labels, picture.truth)
@@ -138,8 +138,8 @@ def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
   for i, m in zip(rows, _threaded(work, look, pictures)):
     files["face"][i], files["hair"][i] = png(m.face), png(m.hair)
     origins[i] = m.face_source, m.hair_source
-  packed = {f"{name}_{k}": v for name, f in files.items() for k, v in parts.pack(f).items()}
-  return {**packed, "mask_source": origins}
+  columns = {f"{name}_{k}": v for name, f in files.items() for k, v in parts.pack(f).items()}
+  return {**columns, "mask_source": origins}
 
 
 def captions(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Columns:
@@ -178,8 +178,8 @@ def _hash(pixels: np.ndarray) -> int:
   return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 
-def _with_face(found: Columns) -> np.ndarray:
-  return np.flatnonzero(found["error"] == "")
+def _with_face(detections: Columns) -> np.ndarray:
+  return np.flatnonzero(detections["error"] == "")
 
 
 def png(bits: np.ndarray) -> bytes:

@@ -70,7 +70,7 @@ class Drawn:
   def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
     return Prediction(marks(self.read(source)._replace(scene=self.read(driver).scene)), {})
 
-  def named(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+  def by_name(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
     if pose not in poses.POSES:
       raise UserError(f"no pose {pose!r}; there are {', '.join(poses.POSES)}")
     result = marks(self.read(source)._replace(scene=scene.scene(**poses.POSES[pose])))

@@ -61,33 +61,33 @@ def render(
 
 
 def _faces(pack: faces.Pack, ids: np.ndarray, count: int, seed: int, size: int, closer: float) -> dict[str, Any]:
-  drawn, scenes = data.batch(ids, count, seed, size, closer=closer), scene.scenes(ids, count, seed)
+  batch, scenes = data.batch(ids, count, seed, size, closer=closer), scene.scenes(ids, count, seed)
   rng = np.random.Generator(np.random.Philox(key=[seed, int(ids[0])], counter=[0, 0, 5, 0]))
-  truth = drawn.geometry
+  truth = batch.geometry
   points = crops.shake(rng, truth.points, truth.box[:, 2] - truth.box[:, 0], _SHAKEN)
-  crop = [pack.crop(i, p) for i, p in zip(drawn.images, points)]
+  crop = [pack.crop(i, p) for i, p in zip(batch.images, points)]
   small = lambda i, p: resize(align.portrait(i, p), PORTRAIT)
-  worn = scene.ACCESSORIES.index("sunglasses"), scene.ACCESSORIES.index("hat")  # they hide eyes, hair
+  covers = scene.ACCESSORIES.index("sunglasses"), scene.ACCESSORIES.index("hat")  # they hide eyes, hair
   return {
-    "images": drawn.images,
+    "images": batch.images,
     "captions": [caption(scene.Scene(*(f[n] for f in scenes)), rng) for n in range(len(crop))],
-    "person": drawn.factors["id"],
+    "person": batch.factors["id"],
     "embedding": pack.embed(crop),
-    "portraits": np.stack([small(i, p) for i, p in zip(drawn.images, points)]),
+    "portraits": np.stack([small(i, p) for i, p in zip(batch.images, points)]),
     "marks": np.asarray(truth.landmarks, np.float32),
     "masks": np.stack([_hull(m, size) for m in np.asarray(truth.landmarks)]),
-    "clear": (drawn.factors["style"] == 0) & ~np.isin(drawn.factors["accessory"], worn),
+    "clear": (batch.factors["style"] == 0) & ~np.isin(batch.factors["accessory"], covers),
   }
 
 
 def caption(one: scene.Scene, rng: np.random.Generator) -> str:
   """What a picture shows beside the person, in the world's words; of whom it says "a person" or nothing more."""
-  said = scene.names(one)
+  words = scene.names(one)
   if rng.random() < 0.5:
-    said.pop("clothes")
+    words.pop("clothes")
   if rng.random() < 0.1:
-    said.pop("background")
-  return captions.prompt("a person", after=bool(rng.random() < 0.5), **said)
+    words.pop("background")
+  return captions.prompt("a person", after=bool(rng.random() < 0.5), **words)
 
 
 def _hull(marks: np.ndarray, size: int) -> np.ndarray:

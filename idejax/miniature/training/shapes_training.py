@@ -49,16 +49,16 @@ def fit(ids: np.ndarray, each: int, seed: int) -> Regressor:
 
 def faces(ids: np.ndarray, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """(aligned crops uint8 [N, 64, 64, 3], OUTPUTS float64 [N, ..]) of drawn photos of people."""
-  drawn, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
+  batch, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
   everyone = people.people(np.repeat(ids, each))
   rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
-  photo = np.flatnonzero(drawn.factors["style"] == 0)
-  box = drawn.geometry.box
-  points = crops.shake(rng, drawn.geometry.points, box[:, 2] - box[:, 0], _SHAKEN)
+  photo = np.flatnonzero(batch.factors["style"] == 0)
+  box = batch.geometry.box
+  points = crops.shake(rng, batch.geometry.points, box[:, 2] - box[:, 0], _SHAKEN)
   cuts, truth = [], []
   for i in photo:
     matrix = crops.similarity(points[i].astype(np.float64), shapes.CUT.template())
-    cuts.append(crops.crop(drawn.images[i], matrix, shapes.CUT.side))
+    cuts.append(crops.crop(batch.images[i], matrix, shapes.CUT.side))
     one = people.take(scenes, i)
     mood = np.arange(len(scene.EXPRESSIONS)) == one.expression
     measures = [float(getattr(everyone, n)[i]) for n in shapes.MEASURES]
@@ -80,17 +80,17 @@ def measure(r: Regressor, ids: np.ndarray, seed: int, each: int = 4) -> dict[str
   driver by another person's measures, beside the driver's own as they are; and the share of moods that are right.
   Faces are aligned by their true points; a detector's points cost more.
   """
-  drawn, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
+  batch, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
   everyone = people.people(np.repeat(ids, each))
-  photo = np.flatnonzero((drawn.factors["style"] == 0) & (drawn.factors["accessory"] != 2)).tolist()
-  readings: dict[int, Any] = {i: shapes.read(r, drawn.images[i], drawn.geometry.points[i]) for i in photo}
+  photo = np.flatnonzero((batch.factors["style"] == 0) & (batch.factors["accessory"] != 2)).tolist()
+  readings: dict[int, Any] = {i: shapes.read(r, batch.images[i], batch.geometry.points[i]) for i in photo}
   width = lambda m: np.ptp(m[:, 0])
   off = lambda a, b: float(np.linalg.norm(a - b, axis=1).mean() / width(b))
   truth = lambda who, where: shapes.marks(shapes.Reading(people.take(everyone, who), people.take(scenes, where)))
   own = [off(shapes.marks(readings[i]), truth(i, i)) for i in photo]
   pairs = list(zip(photo, photo[each:] + photo[:each]))
   driven = [off(shapes.marks(readings[i]._replace(scene=readings[j].scene)), truth(i, j)) for i, j in pairs]
-  copied = [off(truth(j, j), truth(i, j)) for i, j in pairs]
+  drivers = [off(truth(j, j), truth(i, j)) for i, j in pairs]
   mood = [int(readings[i].scene.expression == scenes.expression[i]) for i in photo]
-  rows: dict[str, Any] = {"own": own, "driven": driven, "drivers_own": copied, "mood": mood}
+  rows: dict[str, Any] = {"own": own, "driven": driven, "drivers_own": drivers, "mood": mood}
   return {name: float(np.mean(x)) for name, x in rows.items()}

@@ -45,7 +45,7 @@ def train(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False
       "index": np.arange(plan.batch, dtype=np.int32),
     } | {n: c[np.sort(at)] for n, c in codes.items()}
 
-  got = face_training.run(
+  encoder = face_training.run(
     "vision_training",
     out,
     plan,
@@ -57,8 +57,8 @@ def train(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False
     look=lambda done, params: write(folder, config, params),
     every=100,
   )
-  write(folder, config, got.params)
-  write_json(out / "vision_training" / "result.json", got.facts)
+  write(folder, config, encoder.params)
+  write_json(out / "vision_training" / "result.json", encoder.facts)
 
 
 def faces_of(out: Path, seed: int, tiny: bool) -> FaceSet:
