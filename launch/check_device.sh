@@ -59,7 +59,7 @@ command_of() { printf '%s\n' "$python" -m idejax.bench.device "$1" --out "$out" 
 training=''
 for stage in tokenizer data 'vae --start miniature' 'words --start miniature --steps 0' \
   'diffusion --start miniature --save-seconds 60'; do
-  training+=$(printf '%q -m idejax train-miniature --out %q --stage %s' "$python" "$out/train" "$stage")" && "
+  training+=$(printf '%q -m idejax.cli train-miniature --out %q --stage %s' "$python" "$out/train" "$stage")" && "
 done
 training=${training% && }
 if [[ $dry ]]; then
