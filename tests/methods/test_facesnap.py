@@ -52,6 +52,9 @@ def batch_of(frozen, words, texts=("a b", "c d"), seed=0):
   }  # fmt: skip
 
 
+INIT = jax.jit(facesnap.init, static_argnames="cfg")
+REPRESENT = jax.jit(facesnap.represent, static_argnames="cfg")
+CONDITION = jax.jit(facesnap.condition, static_argnames="cfg")
 KEYS = draws.keys(jax.random.key(0), 0, jnp.arange(ROWS))
 
 
@@ -79,7 +82,7 @@ def family(request, folder):
 def prepare(folder, name):
   """(frozen, batch, params, params whose every weight is random, the zero convolutions' too)"""
   frozen, words = frozen_of(folder, name)
-  params = facesnap.init(jax.random.key(1), frozen, CFG)
+  params = INIT(jax.random.key(1), frozen, CFG)
   shapes = jax.eval_shape(lambda: params)
   noise = {"mixer": fill(shapes["mixer"], 3, 0.3), "controlnet": fill(shapes["controlnet"], 2, 0.05)}
   moved = jax.tree.map(jnp.add, params, noise)
@@ -184,7 +187,7 @@ def test_the_identity_loss_teaches_mixer_and_controlnet(folder, twin):
   """It counts where the batch says so, by its weight; lies in [0, 2]; and is not the diffusion loss' gradient."""
   frozen, words = frozen_of(folder, "sd15", twin)
   batch = batch_of(frozen, words)
-  params = facesnap.init(jax.random.key(1), frozen, CFG)
+  params = INIT(jax.random.key(1), frozen, CFG)
   shapes = jax.eval_shape(lambda: params["controlnet"])
   params["controlnet"] = jax.tree.map(jnp.add, params["controlnet"], fill(shapes, 2, 0.05))
   cfg = dataclasses.replace(CFG, identity_weight=0.5, identity_steps=2, blank=0.0)
@@ -242,15 +245,15 @@ def test_rates():
 def test_one_photo_is_one_pass_of_the_mixer_and_several_are_their_mean(ready):
   frozen, batch, params, _ = ready
   look = Look(batch["identity"], batch["clip"])
-  tokens = [facesnap.represent(params, frozen._replace(subject=Look(*(x[i : i + 1] for x in look))), CFG)["tokens"] for i in (0, 1)]  # fmt: skip
-  both = facesnap.represent(params, frozen._replace(subject=look), CFG)["tokens"]
+  tokens = [REPRESENT(params, frozen._replace(subject=Look(*(x[i : i + 1] for x in look))), CFG)["tokens"] for i in (0, 1)]  # fmt: skip
+  both = REPRESENT(params, frozen._replace(subject=look), CFG)["tokens"]
   np.testing.assert_allclose(both, (tokens[0] + tokens[1]) / 2, atol=1e-5)
   assert both.shape == (CFG.tokens, frozen.backbone.nets.unet.context_dim)
   prompts = conditioning.Prompts(batch["ids"], batch["eos"], ())
   people = [{"tokens": t} for t in tokens]
-  cond = facesnap.condition(people, frozen.backbone, prompts, CFG)
+  cond = CONDITION(people, frozen.backbone, prompts, CFG)
   np.testing.assert_array_equal(cond.control_context, np.stack(tokens))
-  alone = facesnap.condition(people[:1], frozen.backbone, prompts, CFG)
+  alone = CONDITION(people[:1], frozen.backbone, prompts, CFG)
   np.testing.assert_array_equal(alone.control_context, np.stack(tokens[:1] * 2))
   with pytest.raises(UserError, match="3 faces for 2 prompts"):
     facesnap.condition(people + people[:1], frozen.backbone, prompts, CFG)
@@ -280,5 +283,6 @@ def test_the_mixer_is_drawn_as_its_layers_say():
 
 def test_the_recognisers_depth_is_read_from_its_weights(twin):
   crops = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 112, 112, 3)), jnp.float32)
-  want = iresnet.IResNet(iresnet.IResNetConfig((1,), (4,), 512)).apply({"params": twin}, crops)
-  np.testing.assert_array_equal(recogniser.embed(twin, crops), want)
+  net = iresnet.IResNet(iresnet.IResNetConfig((1,), (4,), 512))
+  want = jax.jit(lambda p, x: net.apply({"params": p}, x))(twin, crops)
+  np.testing.assert_allclose(jax.jit(recogniser.embed)(twin, crops), want, rtol=1e-6)
