@@ -127,5 +127,5 @@ def follow(average: Any, now: Any) -> jax.Array:
   trained parameters, so it is skipped and resumed with them.
   """
   offsets = jax.tree.map(lambda a, x: a - jax.lax.stop_gradient(x), average, now)
-  square = sum((0.5 * jnp.square(o).sum() for o in jax.tree.leaves(offsets)), jnp.float32(0))
+  square = sum((0.5 * jnp.square(o).sum() for o in jax.tree.leaves(offsets)), start=jnp.zeros(()))
   return square - jax.lax.stop_gradient(square)

@@ -171,7 +171,7 @@ def compare_calls(
   changes = prompting.Weights(pipe.backbone, pipe.people, under)
   group = tuple(pipe.people)
   b = backbone.with_unet(pipe.backbone, changes.of(group)[0])
-  apart = guided and changes.reader(group) != group  # negative prompts are read by the base model's weights
+  apart = guided and changes.readers(group)[1] != group  # negative prompts are read by the base model's weights
   stages, train_steps = cond.k.shape[0], pipe.backbone.nets.schedule.num_train_timesteps
   contexts, pooled, predictions = [], [], []
   for i, t in enumerate(timesteps):

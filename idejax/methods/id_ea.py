@@ -23,7 +23,7 @@ import optax
 from idejax import tree
 from idejax.errors import UserError
 from idejax.methods.contract import Adapter, Export, Identity, Metrics, Needs, Rates, Scope
-from idejax.model import anchors, backbone, conditioning, diffusion
+from idejax.model import anchors, backbone, conditioning, diffusion, kernel_changes
 from idejax.model.backbone import Backbone, Conditioning, Nets, predict
 from idejax.model.conditioning import Prompts
 from idejax.model.tokens import Tokenizer
@@ -32,7 +32,6 @@ from idejax.person import subject, templates
 from idejax.person.subject import Frozen
 from idejax.ranges import above, at_least, between, with_person
 
-ZETA = 2e-5  # added to the diagonal of the Mahalanobis regulariser's covariance
 _KV = r"\.attn2\.to_[kv]\.kernel$"
 
 scope: Scope = "person"
@@ -58,8 +57,7 @@ class Config:
   start: Literal["cross", "name"] = "cross"
   """Where the two words begin: at what the text encoder makes of the average name, or at that name itself."""
   start_size: Literal["auto", "output", "names"] = "auto"
-  """Length of words that begin cross-initialised: the text encoder's output's, or that of names' embeddings;
-  auto: names' on SDXL, whose UNet reads a layer without a norm, else the output's."""
+  """Length of words that begin cross-initialised: as the encoder's output, or as names; auto: names on SDXL."""
   anchor: Literal["tokens", "words"] = "tokens"
   """What the average name averages: the first and second tokens of names, or their first and last words."""
   anchor_space: Literal["output", "input"] = "output"
@@ -210,7 +208,8 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
     params["adapter"] = _init_adapter(k_adapter, width, cfg)
   kv = cfg.kv if cfg.kv != "auto" else "lora" if b.nets.xl else "full"
   if kv != "none":
-    params["kv"] = _init_kv(k_kv, b, kv, cfg)
+    kernels = tree.split(b.params["unet"], [_KV])[0]
+    params["kv"] = kernel_changes.whole(kernels) if kv == "full" else kernel_changes.low_rank(k_kv, kernels, cfg.rank)
   return params
 
 
@@ -236,30 +235,11 @@ def _init_adapter(key, width: int, cfg: Config):
   }
 
 
-def _init_kv(key, b: Backbone, kind: str, cfg: Config):
-  """Changes of the UNet's kernels [(depth,) D, C], zero at first: full, or factors {"A", "B"} of low rank."""
-  kernels = tree.split(b.params["unet"], [_KV])[0]
-  if kind == "full":
-    return jax.tree.map(lambda w: jnp.zeros(w.shape), kernels)
-  keys = iter(jax.random.split(key, len(jax.tree.leaves(kernels))))
-
-  def factors(w):
-    *depth, inputs, outputs = w.shape
-    bound = inputs**-0.5  # PyTorch's Kaiming-uniform of a Linear
-    a = jax.random.uniform(next(keys), (*depth, inputs, cfg.rank), minval=-bound, maxval=bound)
-    return {"A": a, "B": jnp.zeros((*depth, cfg.rank, outputs))}
-
-  return jax.tree.map(factors, kernels)
-
-
 # Forward.
 
 
 def face_rows(p: Mapping[str, Any], face: jax.Array, cfg: Config) -> jax.Array:
-  """E_f [M, D] of a face embedding [512], a unit vector.
-
-  Made as large as the width asks (face_scale sqrt), else E_f is so small that the enhancer's attention stays flat.
-  """
+  """E_f [M, D] of a face embedding [512], a unit vector: of one so small the enhancer's attention stays flat."""
   size = face.shape[-1] ** 0.5 if cfg.face_scale == "sqrt" else 1.0
   tokens = blocks.dense(p, size * face).reshape(1 if cfg.repeat else cfg.face_tokens, -1)
   return jnp.broadcast_to(tokens, (cfg.face_tokens, tokens.shape[-1]))
@@ -280,7 +260,7 @@ def enhance(p: Mapping[str, Any], faces: jax.Array, anchor: jax.Array, cfg: Conf
 def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.Array, cfg: Config) -> jax.Array:
   """tanh(gamma) MHA([c; W_p E_r]) in the prompt's rows: [B, L, D] from context [B, L, D] and tokens [M, R].
 
-  text: `text_places` [B, L]. With reach text MHA reads no other place of the prompt and gives zero there.
+  text: `conditioning.text_places` [B, L]. With reach text MHA reads no other place of the prompt and gives zero there.
   """
   faces = blocks.dense(p["project"], faces)
   x = context.astype(faces.dtype)
@@ -298,12 +278,6 @@ def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.
     )
   change = jnp.tanh(p["gamma"]) * blocks.dense(p["out_proj"], attended)
   return change if cfg.reach == "all" else jnp.where(text[..., None], change, 0)
-
-
-def text_places(prompts: Prompts) -> jax.Array:
-  """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
-  at = jnp.arange(prompts.ids[0].shape[1])[None]
-  return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])
 
 
 def identity_of(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
@@ -334,7 +308,7 @@ def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg
     is_named = (jnp.asarray(prompts.where[0])[:, first : first + count] >= 0).any(-1)[:, None, None]
     first += count
     if "adapter" in identity:
-      change = adapt(identity["adapter"], plain, identity["face"], text_places(prompts), cfg)
+      change = adapt(identity["adapter"], plain, identity["face"], conditioning.text_places(prompts), cfg)
       change = cfg.beta * identity["scale"] * change
       adapted = jnp.where(is_named, adapted + change, adapted).astype(plain.dtype)
     elif "face" in identity:
@@ -346,7 +320,7 @@ def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg
 
 def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
   """K' and V': the base model's plus the mean of the identities' changes."""
-  changes = [_changes(i) for i in identities if "kv" in i]
+  changes = [kernel_changes.products(i["kv"], i["scale"]) for i in identities if "kv" in i]
   if not changes:
     return {}
   mean = jax.tree.map(lambda *c: sum(c) / len(identities), *changes)
@@ -354,23 +328,13 @@ def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[s
   return jax.tree.map(lambda w, c: (w.astype(c.dtype) + c).astype(w.dtype), base, mean)
 
 
-def _is_low_rank(change: Any) -> bool:
-  """Whether a node of a tree of changes is the factors of one kernel's change."""
-  return isinstance(change, Mapping) and "A" in change
-
-
-def _changes(identity: Identity) -> dict[str, Any]:
-  """The changes of the kernels [(depth,) D, C], at the identity's strength."""
-  product = lambda c: c["A"] @ c["B"] if _is_low_rank(c) else c
-  return jax.tree.map(lambda c: identity["scale"] * product(c), identity["kv"], is_leaf=_is_low_rank)
-
-
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   """The words, the keys and values, and the adapter or the face tokens that replace padding."""
-  out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=_factors(identity))
+  low_rank = kernel_changes.factors(identity["kv"], identity["scale"]) if "kv" in identity else None
+  out = Export(rows=identity["rows"], unet=override([identity], b, cfg), low_rank=low_rank)
   changes: tuple[Any, ...] = ()
   if "kv" in identity and cfg.negative == "base":
-    changes = out.low_rank or (_changes(identity),)
+    changes = low_rank or (kernel_changes.products(identity["kv"], identity["scale"]),)
     out = dataclasses.replace(out, stock=dataclasses.replace(cfg, negative="person"))
   if "face" not in identity and not changes:
     return out
@@ -394,36 +358,7 @@ def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   return dataclasses.replace(out, adapter=adapter, without_adapter=rest)
 
 
-def _factors(identity: Identity) -> tuple[Any, Any] | None:
-  """The factors A and B of the changed keys and values, with the strength in B; None if they are full."""
-  if "kv" not in identity:
-    return None
-  if not all(map(_is_low_rank, jax.tree.leaves(identity["kv"], is_leaf=_is_low_rank))):
-    return None
-  side = lambda name, scale: jax.tree.map(lambda c: c[name] * scale, identity["kv"], is_leaf=_is_low_rank)
-  return side("A", 1.0), side("B", identity["scale"])
-
-
 # Training.
-
-
-def distance(rows: jax.Array, start: jax.Array, kind: str) -> jax.Array:
-  """How far words [2, d] are from where they began, [2]; gradients are zero where they coincide.
-
-  Mahalanobis: the covariance is C = u u^T + ZETA I with u = (start[0] - start[1]) / sqrt(2), so squares
-  across u are weighted by 1 / ZETA and along u by 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C
-  drops the part across u (`mahalanobis_released`).
-  """
-  if kind == "l2":
-    return anchors.distance(rows, start)
-  u, delta = (start[0] - start[1]) / 2**0.5, rows - start
-  size = jnp.sqrt(jnp.square(u).sum())
-  unit = u / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
-  along = delta @ unit
-  square = jnp.square(along) / (ZETA + size**2)
-  if kind == "mahalanobis":
-    square += jnp.square(delta - along[:, None] * unit[None]).sum(-1) / ZETA
-  return jnp.sqrt(jnp.maximum(square, 1e-8))
 
 
 def loss(
@@ -436,7 +371,9 @@ def loss(
   b = backbone.with_unet(frozen.backbone, override([identity], frozen.backbone, cfg))
   error = diffusion.mse(predict(b, e.noisy, e.t, cond), e.target).mean()
   kind = "l2" if cfg.reg == "none" else cfg.reg
-  offset = jnp.concatenate([distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]).mean()
+  offset = jnp.concatenate(
+    [anchors.distance(r, r0, kind) for r, r0 in zip(params["rows"], frozen.constants["start"])]
+  ).mean()
   metrics = {"diffusion": error, "moved": offset}
   if cfg.adapts:
     metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])

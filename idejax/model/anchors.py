@@ -15,6 +15,8 @@ from idejax.model.backbone import Backbone
 from idejax.model.tokens import Tokenizer
 from idejax.nets import clip
 
+ZETA = 2e-5  # added to the diagonal of the covariance in a Mahalanobis distance
+
 
 def tables(b: Backbone) -> tuple[jax.Array, ...]:
   """The input embedding table [V, d] of each text encoder."""
@@ -143,7 +145,21 @@ def statistics(
   return tuple(out)
 
 
-def distance(x: jax.Array, start: jax.Array) -> jax.Array:
-  """Euclidean distance [P] between rows [P, d]; its gradient is zero where they coincide."""
-  square = jnp.square(x - start).sum(-1)
-  return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+def distance(x: jax.Array, start: jax.Array, kind: str = "l2") -> jax.Array:
+  """How far rows [P, d] are from where they began, [P]; gradients are zero where they coincide.
+
+  l2: Euclidean. Mahalanobis, of two rows: the covariance is C = u u^T + ZETA I with u = (start[0] - start[1]) / sqrt(2),
+  so squares across u are weighted by 1 / ZETA and along u by 1 / (ZETA + |u|^2). A float32 pseudo-inverse of C drops
+  the part across u (`mahalanobis_released`).
+  """
+  if kind == "l2":
+    square = jnp.square(x - start).sum(-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+  u, delta = (start[0] - start[1]) / 2**0.5, x - start
+  size = jnp.sqrt(jnp.square(u).sum())
+  unit = u / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)
+  along = delta @ unit
+  square = jnp.square(along) / (ZETA + size**2)
+  if kind == "mahalanobis":
+    square += jnp.square(delta - along[:, None] * unit[None]).sum(-1) / ZETA
+  return jnp.sqrt(jnp.maximum(square, 1e-8))

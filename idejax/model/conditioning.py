@@ -39,6 +39,12 @@ def take(prompts: Prompts, index: Array) -> Prompts:
   return jax.tree.map(lambda x: jnp.asarray(x)[index], prompts)
 
 
+def text_places(prompts: Prompts) -> jax.Array:
+  """Where the text of prompts is, its end included, start and padding not: bool [B, L]."""
+  at = jnp.arange(prompts.ids[0].shape[1])[None]
+  return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])
+
+
 def contexts(
   b: Backbone,
   prompts: Prompts,

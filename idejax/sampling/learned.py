@@ -6,7 +6,7 @@ import html
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from idejax.errors import UserError
 from idejax.methods import METHODS
 from idejax.methods.contract import saved_fields
+from idejax.model.backbone import Nets
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
 
@@ -157,6 +158,12 @@ def load(path: str | os.PathLike[str]) -> Learned:
     )
   except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
     raise _not_ours(path, e) from e
+
+
+def guidance(people: Iterable[Learned], nets: Nets) -> float | None:
+  """The guidance of the paper by which people were learned; None if theirs has none, or not all were learned by one."""
+  found = {METHODS[p.method].needs(p.cfg, nets).guidance for p in people}
+  return found.pop() if len(found) == 1 else None
 
 
 def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str, *, other: bool = False):

@@ -23,7 +23,6 @@ import numpy as np
 
 from idejax import sharding
 from idejax.errors import UserError
-from idejax.methods import METHODS
 from idejax.model import backbone, conditioning, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
@@ -207,12 +206,8 @@ def default_guidance(pipe: Pipeline) -> float:
   """The folder's own, else that of the paper by which its people were learned, if it is one for all of them; else
   diffusers' default of the family: 5 for SDXL, 7.5 for the others."""
   nets = pipe.backbone.nets
-  if nets.guidance is not None:
-    return nets.guidance
-  papers = {METHODS[p.method].needs(p.cfg, nets).guidance for p in pipe.people.values()}
-  if len(papers) == 1 and (own := papers.pop()) is not None:
-    return own
-  return 5.0 if nets.xl else 7.5
+  own = learned.guidance(pipe.people.values(), nets) if nets.guidance is None else nets.guidance
+  return own if own is not None else 5.0 if nets.xl else 7.5
 
 
 def noise(seed: int, index: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -281,8 +276,7 @@ def generate(
       if steered:
         cond = steering.join(pipe.backbone, cond, [r.steer for r in rows], pipe.size(settings), pipe.mesh)
       state = _start(put(z), table, pipe.mesh)
-      both = lambda g: (g, changes.reader(g)) if guided else (g,)
-      people = [reader for i in batch for reader in both(groups[i])]
+      people = [reader for i in batch for reader in changes.readers(groups[i], guided)]
       projected = changes.project(cond, people, pipe.mesh)
       program = functools.partial(
         _run,

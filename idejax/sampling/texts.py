@@ -197,11 +197,11 @@ class Weights:
       self.cache = {**dict(list(self.cache.items())[-8:]), group: (changes, not _only_kv(changes))}
     return self.cache[group]
 
-  def reader(self, group: Group) -> Group:
-    """Whose changes read the negative prompt of a picture of this group: the group's, or nobody's."""
+  def readers(self, group: Group, guided: bool = True) -> tuple[Group, ...]:
+    """Whose changes read a picture's prompt and, under guidance, its negative prompt: the group's, or there nobody's."""
     people = (self.people[w] for w in group)
     plain = any(METHODS[p.method].needs(p.cfg, self.backbone.nets).plain_negative for p in people)
-    return () if plain else group
+    return (group, () if plain else group)[: 1 + guided]
 
   def needs_own_batch(self, group: Group) -> bool:
     """Whether the group's changes need a batch of their own."""

@@ -363,7 +363,7 @@ def test_the_adapter_is_bounded_by_its_gate(fz, opened, encode):
   plain = encode([{"rows": opened["rows"]}], fz.captions)
   adapted = encode([opened], fz.captions)
   ungated = opened["adapter"] | {"gamma": jnp.float32(100.0)}  # tanh = 1
-  mha = id_ea.adapt(ungated, plain, opened["face"], id_ea.text_places(fz.captions), CFG)
+  mha = id_ea.adapt(ungated, plain, opened["face"], conditioning.text_places(fz.captions), CFG)
   gate = abs(float(jnp.tanh(opened["adapter"]["gamma"])))
   change = np.abs(adapted - plain)
   assert 0 < change.max() <= CFG.beta * gate * float(np.abs(mha).max()) * 1.0001
@@ -525,24 +525,24 @@ def test_mahalanobis_in_closed_form(seed, scale):
   start, rows = (scale * rng.standard_normal((2, 64)).astype(np.float32) for _ in range(2))
   u = (start[0].astype(np.float64) - start[1]) / 2**0.5
   delta = rows.astype(np.float64) - start
-  c = np.outer(u, u) + id_ea.ZETA * np.eye(64)
+  c = np.outer(u, u) + anchors.ZETA * np.eye(64)
   want = [np.sqrt(d @ np.linalg.solve(c, d)) for d in delta]
-  np.testing.assert_allclose(id_ea.distance(rows, start, "mahalanobis"), want, rtol=1e-6)
+  np.testing.assert_allclose(anchors.distance(rows, start, "mahalanobis"), want, rtol=1e-6)
   c32 = c.astype(np.float32)
   values, vectors = np.linalg.eigh(c32.astype(np.float64))  # a pinv at float32's default tolerance
   large = values > 64 * np.finfo(np.float32).eps * values.max()
   assert large.sum() == 1
   want = [np.sqrt(np.square(vectors[:, large].T @ d) / values[large])[0] for d in delta]
-  np.testing.assert_allclose(id_ea.distance(rows, start, "mahalanobis_released"), want, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(anchors.distance(rows, start, "mahalanobis_released"), want, rtol=1e-4, atol=1e-4)
   pinv = np.linalg.pinv(c32, rcond=64 * np.finfo(np.float32).eps)
   want = [np.sqrt(max(d @ pinv @ d, 1e-8)) for d in delta.astype(np.float32)]
-  np.testing.assert_allclose(id_ea.distance(rows, start, "mahalanobis_released"), want, rtol=1e-2, atol=1e-3)
+  np.testing.assert_allclose(anchors.distance(rows, start, "mahalanobis_released"), want, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["l2", "mahalanobis", "mahalanobis_released"])
 def test_a_regulariser_has_a_gradient_everywhere(kind):
   x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
-  at = lambda rows: np.asarray(jax.grad(lambda r: id_ea.distance(r, x, kind).sum())(rows))
+  at = lambda rows: np.asarray(jax.grad(lambda r: anchors.distance(r, x, kind).sum())(rows))
   assert not at(x).any()
   assert np.isfinite(at(2 * x)).all() and at(2 * x).any()
 

@@ -45,8 +45,8 @@ MUTANTS = [
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[whole_unet]"),
   # Under guidance half of a batch's rows get another person's keys and values.
   ("people of a batch's rows not interleaved", "idejax/sampling/pipeline.py",
-   "people = [reader for i in batch for reader in both(groups[i])]",
-   "people = [both(groups[i])[k] for k in range(1 + guided) for i in batch]",
+   "people = [reader for i in batch for reader in changes.readers(groups[i], guided)]",
+   "people = [changes.readers(groups[i])[k] for k in range(1 + guided) for i in batch]",
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[id_ea_person]"),
   # --init-latents: pictures after the first batch start from the first batch's noise.
   ("given noise by row of the batch", "idejax/sampling/pipeline.py",

@@ -17,12 +17,12 @@ MUTANTS = [
    "tokens = blocks.dense(p, size * face)", "tokens = blocks.dense(p, face)",
    "tests/methods/test_id_ea.py::test_the_enhancer_sees_the_face"),
   # The adapter moves all of the padding by one vector.
-  ("padding adapted", "idejax/methods/id_ea.py",
+  ("padding adapted", "idejax/model/conditioning.py",
    "return (0 < at) & (at <= jnp.asarray(prompts.eos[0])[:, None])", "return (0 < at) | (prompts.eos[0][:, None] < 0)",
    "tests/methods/test_id_ea.py::test_the_adapter_leaves_start_and_padding_alone"),
   # A person's keys and values read "ugly, blurred" too, and guidance pulls away from the person.
   ("negative prompts read by the person", "idejax/sampling/texts.py",
-   "return () if plain else group", "return group",
+   "(group, () if plain else group)[", "(group, group)[",
    "tests/sampling/test_prompting.py::test_whose_weights_read_negative_prompts"),
   # DreamBooth's UNet reads them, whatever was asked.
   ("negative prompts read by the changed UNet", "idejax/sampling/pipeline.py",
