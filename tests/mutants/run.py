@@ -4,17 +4,19 @@ Every part_*.py beside this file holds MUTANTS, a list of (name, source file, ol
 old text occurs once in the file, and the test, a file or a node of pytest, must fail on the new one. A feature
 comes with about three.
 
-    python tests/mutants/run.py [--only NAME]
+    python tests/mutants/run.py [--jobs 2] [--only NAME]
 """
 
 import argparse
 import os
+import queue
 import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,33 +40,46 @@ def read(folder: Path = Path(__file__).parent) -> list[Mutant]:
 def main():
   parser = argparse.ArgumentParser(description="Put mistakes into a copy of the code and see which tests notice.")
   parser.add_argument("--only", metavar="NAME", help="one mutant")
-  only = parser.parse_args().only
+  parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time, each in a copy of its own")
+  only, jobs = (args := parser.parse_args()).only, max(1, args.jobs)
   mutants = [m for m in read() if only in (None, m.name)]
   if not mutants:
     sys.exit(f"no mutant {only!r}; known: {', '.join(m.name for m in read())}")
   with tempfile.TemporaryDirectory(prefix="idejax-mutants-") as folder:
-    copy = Path(folder, "tree")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, tracked.split("\0")):
-      if not (ROOT / name).exists():
-        continue  # removed, but not yet in a commit
-      (copy / name).parent.mkdir(parents=True, exist_ok=True)
-      shutil.copy(ROOT / name, copy / name)
+    copies = queue.SimpleQueue[Path]()
+    for n in range(jobs):
+      copies.put(write_copy(Path(folder, f"tree{n}")))
     print("the tests on the code as it is", flush=True)
-    baseline = pytest(copy, *dict.fromkeys(m.test for m in mutants))
+    baseline = pytest(Path(folder, "tree0"), "-n", str(jobs), *dict.fromkeys(m.test for m in mutants))
     if baseline.returncode:
       sys.exit(f"{baseline.stdout[-3000:]}\nthe tests fail without any mutant")
-    verdicts = []
-    for i, m in enumerate(mutants, 1):
-      start = time.monotonic()
+
+    def one(numbered: tuple[int, Mutant]) -> str:
+      i, m = numbered
+      copy, start = copies.get(), time.monotonic()
       verdict = judge(copy, m)
-      verdicts.append((m, verdict, time.monotonic() - start))
-      print(f"{i}/{len(mutants)} {verdict:8} {verdicts[-1][2]:4.0f} s  {m.name}", flush=True)
+      copies.put(copy)
+      print(f"{i}/{len(mutants)} {verdict:8} {time.monotonic() - start:4.0f} s  {m.name}", flush=True)
+      return verdict
+
+    with ThreadPoolExecutor(jobs) as pool:
+      verdicts = list(zip(mutants, pool.map(one, enumerate(mutants, 1))))
   width = max(len(m.name) for m in mutants)
-  print("\n" + "\n".join(f"{verdict:8}  {m.name:{width}}  {m.test}" for m, verdict, _ in verdicts))
-  killed = sum(verdict == "killed" for _, verdict, _ in verdicts)
+  print("\n" + "\n".join(f"{verdict:8}  {m.name:{width}}  {m.test}" for m, verdict in verdicts))
+  killed = sum(verdict == "killed" for _, verdict in verdicts)
   print(f"{killed} of {len(verdicts)} killed; {WANTED:.0%} are wanted")
   sys.exit(killed < WANTED * len(verdicts))
+
+
+def write_copy(copy: Path) -> Path:
+  """What git tracks, as it is now."""
+  tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+  for name in filter(None, tracked.split("\0")):
+    if not (ROOT / name).exists():
+      continue  # removed, but not yet in a commit
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / name, copy / name)
+  return copy
 
 
 def judge(copy: Path, m: Mutant) -> str:
@@ -86,7 +101,7 @@ def pytest(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     **os.environ,
     "PYTHONPATH": str(copy),
     "PYTHONDONTWRITEBYTECODE": "1",
-    "IDEJAX_CACHE": str(copy.with_name("cache")),
+    "IDEJAX_CACHE": str(copy.with_name(f"{copy.name}-cache")),
   }
   command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
   return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
