@@ -22,7 +22,7 @@ class Pretrain:
   out: Path = Path("runs/facesnap")
   """Folder for checkpoints, metrics and the add-on."""
   data: Annotated[str, not_empty] = "drawn"
-  """Folder of people, or `drawn`."""
+  """Folder of idejax prepare, folder with a sub-folder of photos per person, or `drawn`."""
   model: Annotated[str, not_empty] = "miniature"
   """Pipeline whose pictures the add-on shall steer: a folder, a hub id, or miniature."""
   preset: Literal["default", "paper", "sd15-small", "miniature", "tiny"] = "default"

@@ -1,6 +1,6 @@
 """Batches of face records: what a method that is trained once for everybody sees, step by step.
 
-    folder of photos, or drawn people --photos, miniature.training.drawn_set--> FaceSet
+    folder of photos, shards, or drawn people --photos, shards, miniature.training.drawn_set--> FaceSet
     FaceSet --person.face_features.encode--> Encoded --load--> batch
 
 All is in memory or memory-mapped and a step only gathers: a pure function of (seed, step).
@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 from idejax import faces
+from idejax.data.face_shards import open_shards
 from idejax.data.people import pictures_in
 from idejax.errors import UserError, tell
-from idejax.faces import control
+from idejax.faces import align, control, photo
 from idejax.faces.face_set import FaceSet
 from idejax.faces.photo import SUFFIXES
 from idejax.miniature.world.pictures import rows
@@ -65,6 +66,50 @@ def photos(folder: Path, pack: faces.Pack, side: int, portrait: int, parsing: Pa
     clear=np.ones(len(looks), bool),
     digest=hashlib.sha256(text.encode()).hexdigest(),
     **arrays,
+  )
+
+
+def shards(folder: Path, pack: faces.Pack, side: int, portrait: int) -> FaceSet:
+  """The records of a folder of `idejax prepare`, as squares of `side` pixels: stored as squares, as large or larger.
+
+  Nothing is looked at again: embeddings, points and masks are the records'. UserError for records of another
+  recogniser than the pack's, or of smaller squares.
+  """
+  records = open_shards(folder, ("image", "face", "points", "embedding", "person"), pack.digest)
+  rows, names = [], dict[str, int]()
+  bar = counting(len(records), "record", True)
+  for row in records:
+    pixels = photo.read(row["image"]).pixels
+    height, width = pixels.shape[:2]
+    if height != width or height < side:
+      raise UserError(
+        f"{folder}: {row['name']} is {width} x {height}, and this training reads squares of {side} pixels or more: "
+        f"idejax prepare --size {side}"
+      )
+    marks = np.full((72, 2), np.nan, np.float32)
+    if "landmarks" in row:
+      marks = control.place(row["landmarks"], pixels.shape[:2], side, side)
+    rows.append(
+      {
+        "images": augment.resize(pixels, side),
+        "captions": row["caption"] or PLAIN,
+        "person": names.setdefault(row["person"] or row["name"], len(names)),
+        "embedding": row["embedding"],
+        "portraits": augment.resize(align.portrait(pixels, row["points"]), portrait),
+        "marks": marks,
+        "masks": augment.resize(row["face"][..., 0], side) > 127,
+      }
+    )
+    bar.update(1)
+  bar.close()
+  text = json.dumps([records.digest, side, portrait])
+  tell(f"{folder}: {len(rows)} faces of {len(names)} people")
+  return FaceSet(
+    captions=[x["captions"] for x in rows],
+    person=np.array([x["person"] for x in rows], np.int32),
+    clear=np.ones(len(rows), bool),
+    digest=hashlib.sha256(text.encode()).hexdigest(),
+    **{n: np.stack([x[n] for x in rows]) for n in ("images", "embedding", "portraits", "marks", "masks")},
   )
 
 

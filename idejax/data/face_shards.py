@@ -1,5 +1,6 @@
 """Face records in the shards of `idejax prepare`, read at random and checked before a training begins."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from idejax.storage.files import read_json
 class FaceShards(Sequence):
   """Records as dicts of arrays and strings; "image" stays encoded. Pickles into the processes that read."""
 
-  def __init__(self, folder: Path, rows: Sequence[dict[str, Any]]):
-    self.folder, self._rows = folder, rows
+  def __init__(self, folder: Path, rows: Sequence[dict[str, Any]], digest: str):
+    self.folder, self._rows, self.digest = folder, rows, digest  # sha256 over the shards' own
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -59,4 +60,5 @@ def open_shards(
     raise UserError(
       f"the pictures of {folder} have {about['size'] or 'their own'} pixels a side, and {size} are asked for"
     )
-  return FaceShards(folder, face_folder.source(folder))
+  digest = hashlib.sha256(" ".join(s["sha256"] for s in about["shards"]).encode()).hexdigest()
+  return FaceShards(folder, face_folder.source(folder), digest)

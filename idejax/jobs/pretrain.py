@@ -48,6 +48,8 @@ def check(c: config.Pretrain):
     raise UserError("--people and --each are of drawn people: leave --data out, or say drawn")
   if c.measure and c.model not in hub.BUILT_IN:
     raise UserError("--measure looks at drawn people, whom only the built-in models draw: leave it out")
+  if c.parsing and (Path(c.data) / "manifest.json").is_file():
+    raise UserError("--parsing is not read: the masks of --data are in its records")
   if c.data == "drawn" and c.pack != config.Pretrain.pack:
     raise UserError(f"--pack {c.pack} knows no drawn people: leave it out, or give a folder of photos as --data")
 
@@ -138,6 +140,8 @@ def read(c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: T
   if c.data == "drawn":
     folder = c.out / "faces"
     return drawn_set.render(folder, {"train": c.each}, seed=c.seed, size=side, closer=c.closer, limit=c.people)
+  if (Path(c.data) / "manifest.json").is_file():
+    return face_batches.shards(Path(c.data), pack, side, tower.side)
   return face_batches.photos(Path(c.data), pack, side, tower.side, c.parsing)
 
 

@@ -15,6 +15,7 @@ from support import facepack
 from support.command import IDEJAX, assert_one_sentence, environment, run
 
 from idejax import config, faces
+from idejax.data import face_batches
 from idejax.data.face_shards import open_shards
 from idejax.data.preparing import parts, rules, shards, stages
 from idejax.errors import UserError
@@ -285,6 +286,26 @@ def test_what_a_training_cannot_use_is_said_before_it_begins(out, pack, tmp_path
     open_shards(out, size=512)
   with pytest.raises(UserError, match="no manifest.json: idejax prepare"):
     open_shards(tmp_path)
+
+
+def test_a_training_reads_the_records_as_they_are(out, pack):
+  """Halved squares: landmarks, mask and portrait of each lie where the record's did."""
+  net = faces.open_pack(pack)
+  data, rows = face_batches.shards(out, net, 32, 24), list(open_shards(out))
+  assert data.images.shape == (6, 32, 32, 3) and data.portraits.shape == (6, 24, 24, 3)
+  np.testing.assert_array_equal(data.embedding, [r["embedding"] for r in rows])
+  assert data.captions == [face_batches.PLAIN] * 6 and (data.person == 0).all()
+  for n, row in enumerate(rows):
+    np.testing.assert_allclose(data.marks[n], (row["landmarks"] + 0.5) / 2 - 0.5, atol=1e-4)
+    assert abs(data.masks[n].mean() - (row["face"] > 127).mean()) < 0.02
+    assert (
+      np.abs(data.images[n].astype(float) - np.asarray(Image.open(io.BytesIO(row["image"])).resize((32, 32)))).max() < 2
+    )
+  assert face_batches.shards(out, net, 32, 24).digest == data.digest != face_batches.shards(out, net, 64, 24).digest
+  with pytest.raises(
+    UserError, match="anna/0.png is 64 x 64, and this training reads squares of 96 pixels .* --size 96"
+  ):
+    face_batches.shards(out, net, 96, 24)
 
 
 def test_missing_short_and_damaged_shards_are_named(out, tmp_path):
