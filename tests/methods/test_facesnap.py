@@ -163,7 +163,9 @@ def test_text_is_dropped_at_its_rate(folder):
 
 @pytest.fixture(scope="module")
 def twin():
-  return fill(iresnet.shapes(iresnet.IResNetConfig((1,), (4,), 512)), 5, 0.2)
+  """A small recogniser; variances are positive."""
+  params = fill(iresnet.shapes(iresnet.IResNetConfig((1,), (4,), 512)), 5, 0.2)
+  return jax.tree_util.tree_map_with_path(lambda p, x: abs(x) + 0.1 if "running_var" in str(p) else x, params)
 
 
 def test_a_few_steps_are_the_samplers(ready):
