@@ -19,7 +19,8 @@ def functions(tree):
 def test_a_mutant_has_its_place_and_its_test(m):
   text = (ROOT / m.path).read_text("utf-8")
   assert text.count(m.old) == 1 and m.old != m.new
-  ast.parse(text.replace(m.old, m.new))
+  if m.path.endswith(".py"):  # others are shell scripts
+    ast.parse(text.replace(m.old, m.new))
   file, _, node = m.test.partition("::")
   tests = ast.parse((ROOT / file).read_text("utf-8"))
   assert not node or node.partition("[")[0] in functions(tests)

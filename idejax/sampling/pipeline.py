@@ -78,9 +78,8 @@ class Pipeline:
   def size(self, settings: Settings) -> tuple[int, int]:
     """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
     nets = self.backbone.nets
-    sides = tuple(
-      s if s is not None else nets.unet.sample_size * nets.factor for s in (settings.height, settings.width)
-    )
+    own = nets.unet.sample_size * nets.factor
+    sides = tuple(own if s is None else s for s in (settings.height, settings.width))
     for name, side in zip(("height", "width"), sides):
       if side <= 0 or side % nets.factor:
         below, above = side // nets.factor * nets.factor, (side // nets.factor + 1) * nets.factor
@@ -90,18 +89,14 @@ class Pipeline:
 
   def latent_shape(self, settings: Settings) -> tuple[int, int, int]:
     """(h, w, C) of one picture's latents."""
-    height, width = self.size(settings)
-    nets = self.backbone.nets
+    (height, width), nets = self.size(settings), self.backbone.nets
     return height // nets.factor, width // nets.factor, nets.latent_channels
 
   @functools.cached_property
   def digest(self) -> str:
     """sha256 over the components' digests: names the model in every picture's record."""
-    parts = [
-      p
-      for p in sorted(self.folder.iterdir())
-      if p.is_dir() and p.name in {*self.backbone.params, "scheduler", "tokenizer", "tokenizer_2"}
-    ]
+    names = {*self.backbone.params, "scheduler", "tokenizer", "tokenizer_2"}
+    parts = sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name in names)
     lines = [f"{p.name} {tensorfiles.digest(p)}\n" for p in parts]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -131,17 +126,15 @@ class Pipeline:
       progress: True shows a bar; a function is called with (pictures' steps done, of how many, {}).
       settings: fields of `Settings` (steps, sampler, height, width, batch, ...). UserError says what cannot be.
     """
-    request_list = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
+    rows = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
     common = requests.settings(settings)
-    request_list = steering.with_faces(
-      self.faces, request_list, face, pose, face_strength, face_until, self.size(common)
-    )
+    rows = steering.with_faces(self.faces, rows, face, pose, face_strength, face_until, self.size(common))
     if init_latents is not None:
-      init_latents = requests.latents(init_latents, len(request_list), self.latent_shape(common))
-    batches = list(generate(self, request_list, common, init_latents, progress=progress))
+      init_latents = requests.latents(init_latents, len(rows), self.latent_shape(common))
+    batches = list(generate(self, rows, common, init_latents, progress=progress))
     if not self.divides:
       return np.concatenate([b.images for b in batches])
-    images = np.zeros((len(request_list), *self.size(common), 3), np.uint8)
+    images = np.zeros((len(rows), *self.size(common), 3), np.uint8)
     for b in batches:
       images[b.positions] = b.images
     return sharding.sum_all(images)
@@ -191,8 +184,7 @@ def load(
   )
   if core.nets.dtype != jnp.dtype(dtype):
     notify(f"this CPU has no units for {jnp.dtype(dtype)}: weights are held in it, {core.nets.dtype} is computed")
-  folders = ["tokenizer", "tokenizer_2"][: len(core.nets.text)]
-  tokenizers = tuple(tokens.load(folder / f) for f in folders)
+  tokenizers = tuple(tokens.load(folder / f) for f in ("tokenizer", "tokenizer_2")[: len(core.nets.text)])
   for tokenizer, text in zip(tokenizers, core.nets.text):
     if tokenizer.length > text.max_position_embeddings:
       raise UserError(
@@ -263,13 +255,9 @@ def generate(
 
   with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
     for batch, share in batches:
-      rows = [requests[i] for i in batch]
-      pictures = sorted(share)
+      rows, pictures = [requests[i] for i in batch], sorted(share)
       place = {i: j for j, i in reversed(list(enumerate(batch)))}  # padding repeats the last
-      if init_latents is None:
-        z = np.stack([noise(r.seed, r.index, shape) for r in rows])
-      else:
-        z = init_latents[batch]
+      z = np.stack([noise(r.seed, r.index, shape) for r in rows]) if init_latents is None else init_latents[batch]
       keys = jnp.stack([_key(r.seed, r.index) for r in rows])
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
       cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
@@ -388,8 +376,7 @@ def _run(
     if plain is not None:
       positive, negative = (backbone.predict(w, x, t, **half(side)) for side, w in enumerate((b, plain)))
       return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
-    both = backbone.predict(b, jnp.repeat(x, 2, axis=0), t, cond, projected=projected)
-    both = both.reshape(n, 2, *x.shape[1:])
+    both = backbone.predict(b, jnp.repeat(x, 2, axis=0), t, cond, projected=projected).reshape(n, 2, *x.shape[1:])
     positive, negative = both[:, 0], both[:, 1]
     return negative + scale.reshape(n, 1, 1, 1) * (positive - negative)
 

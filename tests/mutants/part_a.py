@@ -50,7 +50,7 @@ MUTANTS = [
    "tests/sampling/test_prompting.py::test_several_people_and_a_plain_prompt_in_one_job_equal_each_alone[id_ea_person]"),
   # --init-latents: pictures after the first batch start from the first batch's noise.
   ("given noise by row of the batch", "idejax/sampling/pipeline.py",
-   "z = init_latents[batch]", "z = init_latents[: len(batch)]",
+   "else init_latents[batch]", "else init_latents[: len(batch)]",
    "tests/sampling/test_pipeline.py::test_noise_that_is_given_goes_with_its_picture"),
 
   # Training examples.

@@ -6,7 +6,7 @@
 MUTANTS = [
   # np.arange(2) as seeds gives picture 1 the noise (1, 1) in place of (1, 0).
   ("several seeds count on", "idejax/sampling/requests.py",
-   "places = range(n) if one_seed else [0] * len(named)", "places = range(len(named))",
+   "places = range(n) if one_seed else [0] * len(seed_list)", "places = range(len(seed_list))",
    "tests/test_api.py::test_seeds_of_an_array_name_their_pictures_alone"),
   # A negative seed becomes another one without a word.
   ("seeds of any sign", "idejax/sampling/requests.py",
@@ -18,11 +18,11 @@ MUTANTS = [
    "tests/test_api.py::test_given_noise_is_checked_by_shape_and_values"),
   # Settings out of range reach the trainer.
   ("method's settings unchecked", "idejax/personalizing/interface.py",
-   "  ranges.check(cfg, str)\n", "",
+   "  ranges.check(cfg, str)\n  for key", "  for key",
    "tests/test_api.py::test_settings_that_cannot_be_are_refused_before_a_photo_is_read"),
   # {"cleo": ..., "anna": ...} hands anna's identity to cleo.
   ("results of a crowd by another order", "idejax/personalizing/interface.py",
-   "return dict(zip(people, found)) if many", "return dict(zip(sorted(people), found)) if many",
+   "return dict(zip(people, identities)) if many", "return dict(zip(sorted(people), identities)) if many",
    "tests/test_api.py::test_several_people_are_a_dict_of_results_in_their_order"),
   # Two people whose names differ in case alone train as one file.
   ("people of one name", "idejax/personalizing/interface.py",
