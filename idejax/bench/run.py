@@ -49,13 +49,12 @@ class Work(NamedTuple):
 def main(c: config.Bench):
   if min(c.batch, c.train_batch or 1, c.steps, c.repeats, *c.people) < 1:
     raise UserError("--batch, --train-batch, --steps, --repeats and --people start at 1")
-  prepare_machine(c)
+  busy = prepare_machine(c)
   if c.small:
     cores.spread()
   if "personalize" in c.what:
     cores.use(c.model)
   figures: dict[str, Any] = {}
-  busy = busy_cores()
   if nets := [w for w in c.what if w in _MAKERS]:
     figures |= inference(c, nets)
   if "compile" in c.what:
@@ -84,8 +83,8 @@ def main(c: config.Bench):
     tell(f"figures in {c.out}")
 
 
-def prepare_machine(c: config.Bench):
-  """Both sides on the same cores, and a warning where other work would decide the figures."""
+def prepare_machine(c: config.Bench) -> float:
+  """Both sides on the same cores, and a warning where other work would decide the figures -> how many cores it keeps."""
   # PyTorch's threads wait for one another by spinning; beside other work that alone made a ratio of 0.02.
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
   if c.threads and hasattr(os, "sched_setaffinity"):
@@ -95,6 +94,7 @@ def prepare_machine(c: config.Bench):
       f"warning: other work keeps {busy:.1f} of {cores.cores()} cores busy; times and ratios will not be those of "
       "this machine: measure again when it is idle"
     )
+  return busy
 
 
 def busy_cores() -> float:

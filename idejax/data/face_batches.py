@@ -115,7 +115,7 @@ def shards(folder: Path, pack: faces.Pack, side: int, portrait: int) -> FaceSet:
 
 def _look(record: faces.FaceRecord, side: int, portrait: int, person: int, caption: str) -> dict[str, Any]:
   """One face's row of a FaceSet."""
-  top, left, size = augment.square(record.photo, record.box)
+  top, left, size = augment.square(record.photo.shape, record.box)
   if side > 2 * size:
     raise UserError(f"{record.meta['photo']}: its square of {size} pixels is less than half of {side}")
   window = np.s_[top : top + size, left : left + size]

@@ -83,7 +83,7 @@ def sheet(
 def reference(person: Person) -> np.ndarray:
   """The square of a person's first photo that training saw, uint8 [S, S, 3]."""
   photo = person.photos[0]
-  top, left, side = square(photo.photo, photo.box)
+  top, left, side = square(photo.photo.shape, photo.box)
   return photo.photo[top : top + side, left : left + side]
 
 

@@ -5,6 +5,7 @@ variant at every step; a pool has the same distribution and costs one pass of th
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,10 +92,11 @@ def resize(image: np.ndarray, height: int, width: int | None = None) -> np.ndarr
   return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def square(photo: np.ndarray, box: np.ndarray) -> tuple[int, int, int]:
-  """(top, left, side) of the photo's largest square, centred on the face's box as far as the edges allow."""
-  height, width = photo.shape[:2]
-  side = min(height, width)
+def square(shape: Sequence[int], box: np.ndarray, most: float = np.inf) -> tuple[int, int, int]:
+  """(top, left, side) of the largest square in a photo [H, W, ..], of at most `most` pixels a side, centred on the
+  face's box as far as the edges allow."""
+  height, width = shape[:2]
+  side = int(min(height, width, most))
   x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
   clamp = lambda centre, extent: int(np.clip(round(centre - side / 2), 0, extent - side))
   return clamp(y, height), clamp(x, width), side

@@ -35,7 +35,7 @@ def build(
   side = b.nets.unet.sample_size * b.nets.factor
   variants, faces, features = [], [], []
   for photo in photos:
-    top, left, size = augment.square(photo.photo, photo.box)
+    top, left, size = augment.square(photo.photo.shape, photo.box)
     window = np.s_[top : top + size, left : left + size]
     rng = np.random.Generator(np.random.Philox(key=[seed, int(photo.meta["photo_sha256"][:15], 16)]))
     v = augment.make(photo.photo[window], photo.face[window], photo.hair[window], side, how, rng)

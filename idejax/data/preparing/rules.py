@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from idejax.person import augment
+
 _BANDS = 4  # a hash of 64 bits in four parts: two that differ in three bits share one
 _BITS, _ALIKE = 3, 0.9  # near-duplicates: bits that may differ, cosine of the embeddings
 
@@ -23,11 +25,7 @@ class Rules:
 
 def square_of(size: np.ndarray, box: np.ndarray, around: float) -> tuple[int, int, int]:
   """(top, left, side): a square of at most `around` times the face's longer side that lies in the photo."""
-  height, width = int(size[0]), int(size[1])
-  side = int(min(height, width, max(1, round(around * float(np.max(box[2:] - box[:2]))))))
-  centre = (box[:2] + box[2:]) / 2
-  left, top = (int(np.clip(round(float(c) - side / 2), 0, most - side)) for c, most in zip(centre, (width, height)))
-  return top, left, side
+  return augment.square(size.tolist(), box, max(1, round(around * float(np.max(box[2:] - box[:2])))))
 
 
 def decide(columns: Mapping[str, np.ndarray], rules: Rules, size: int | None, around: float) -> list[str]:

@@ -15,6 +15,7 @@ from idejax.data.preparing import parts, rules, stages
 from idejax.data.preparing.sources import Item, Source
 from idejax.errors import UserError
 from idejax.faces import photo
+from idejax.person import augment
 from idejax.storage.files import replacing
 
 NAME = "face_records"
@@ -105,8 +106,10 @@ def cut(record: Mapping[str, Any], place: tuple[int, int, int], size: int) -> di
       # Whole numbers are pixels' centres: the middle of the square stays its middle.
       points = (record[name].reshape(-1, 2) - corner + 0.5) * scale - 0.5
       out[name] = points.reshape(record[name].shape).astype(np.float32)
-  out |= {n: stages.png(stages.square(_bits(record[n]), place, size) > 127) for n in ("face", "hair")}
-  return out | {"image": _jpeg(stages.square(record["image"], place, size))}
+  top, left, side = place
+  shrink = lambda x: augment.resize(np.ascontiguousarray(x[top : top + side, left : left + side]), size)
+  out |= {n: stages.png(shrink(_bits(record[n])) > 127) for n in ("face", "hair")}
+  return out | {"image": _jpeg(shrink(record["image"]))}
 
 
 def finish(folder: Path, layout: Layout, lengths: Sequence[int], bytes_: int):

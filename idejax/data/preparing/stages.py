@@ -164,14 +164,6 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def square(pixels: np.ndarray, place: tuple[int, int, int], size: int) -> np.ndarray:
-  """The square (top, left, side) of a picture or a mask uint8 [H, W, ..] at `size` pixels."""
-  top, left, side = place
-  part = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-  shrink = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
-  return cv2.resize(part, (size, size), interpolation=shrink)
-
-
 def _hash(pixels: np.ndarray) -> int:
   """64 bits that nearly equal pictures share: whether brightness rises from cell to cell of a 9 x 8 grid."""
   grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
