@@ -55,18 +55,11 @@ def photos(folder: Path, pack: faces.Pack, side: int, portrait: int, parsing: Pa
     tell(f"skipped: {reason}")
   if not looks:
     raise UserError(f"{folder}: no photo here can be used")
-  column = lambda name: np.stack([x[name] for x in looks])
-  text = json.dumps([[x["digest"], x["captions"], side, portrait, pack.digest] for x in looks])
-  person = np.unique(column("person"), return_inverse=True)[1].astype(np.int32)
-  tell(f"{folder}: {len(looks)} faces of {person.max() + 1} people" + (f", {len(reasons)} skipped" if reasons else ""))
-  arrays = {n: column(n) for n in ("images", "embedding", "portraits", "marks", "masks")}
-  return FaceSet(
-    captions=[x["captions"] for x in looks],
-    person=person,
-    clear=np.ones(len(looks), bool),
-    digest=hashlib.sha256(text.encode()).hexdigest(),
-    **arrays,
+  data = _gather(looks, [[x["digest"], x["captions"], side, portrait, pack.digest] for x in looks])
+  tell(
+    f"{folder}: {len(looks)} faces of {data.person.max() + 1} people" + (f", {len(reasons)} skipped" if reasons else "")
   )
+  return data
 
 
 def shards(folder: Path, pack: faces.Pack, side: int, portrait: int) -> FaceSet:
@@ -102,14 +95,19 @@ def shards(folder: Path, pack: faces.Pack, side: int, portrait: int) -> FaceSet:
     )
     bar.update(1)
   bar.close()
-  text = json.dumps([records.digest, side, portrait])
   tell(f"{folder}: {len(rows)} faces of {len(names)} people")
+  return _gather(rows, [records.digest, side, portrait])
+
+
+def _gather(rows: list[dict[str, Any]], made_from: list[Any]) -> FaceSet:
+  """Rows, a face each, as a FaceSet; its digest is that of `made_from`."""
+  column = lambda name: np.stack([x[name] for x in rows])
   return FaceSet(
     captions=[x["captions"] for x in rows],
-    person=np.array([x["person"] for x in rows], np.int32),
+    person=np.unique(column("person"), return_inverse=True)[1].astype(np.int32),
     clear=np.ones(len(rows), bool),
-    digest=hashlib.sha256(text.encode()).hexdigest(),
-    **{n: np.stack([x[n] for x in rows]) for n in ("images", "embedding", "portraits", "marks", "masks")},
+    digest=hashlib.sha256(json.dumps(made_from).encode()).hexdigest(),
+    **{n: column(n) for n in ("images", "embedding", "portraits", "marks", "masks")},
   )
 
 
