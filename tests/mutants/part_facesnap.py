@@ -171,7 +171,7 @@ MUTANTS = [
    "others = data.references[data.person[i]]", "others = np.concatenate(data.references)",
    "tests/data/test_face_batches.py::test_references_are_other_pictures_of_the_same_person"),
   ("captions not part of the data", "idejax/data/face_batches.py",
-   'json.dumps([[x["digest"], x["captions"], side', 'json.dumps([[x["digest"], side',
+   '[[x["digest"], x["captions"], side, portrait', '[[x["digest"], side, portrait',
    "tests/data/test_face_batches.py::test_another_caption_is_other_data"),
   ("CLIP's last layer", "idejax/model/vision.py",
    "net.apply({\"params\": p}, x).penultimate", "net.apply({\"params\": p}, x).last",
