@@ -17,10 +17,14 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from support import compiled
 
 hypothesis.settings.register_profile("idejax", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("idejax")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(compiled.FOLDER))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture

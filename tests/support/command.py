@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from support import compiled
+
 from idejax.model import families
 
 IDEJAX = Path(sys.executable).with_name("idejax")
 ROOT = Path(tempfile.mkdtemp(prefix="idejax-test-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
-CACHE = ROOT / "cache"  # of compiled programs, for all processes of a test session
 # The conftest's eight devices are for tests in this process; LLVM's optimiser is for long runs. One
 # device: numbers do not depend on the machine's cores (test_cores has the default).
 FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
@@ -35,7 +36,7 @@ class Result(NamedTuple):
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-  base = {**os.environ, "IDEJAX_CACHE": str(CACHE), "XLA_FLAGS": FLAGS, "HF_HUB_OFFLINE": "1"}
+  base = {**os.environ, "IDEJAX_CACHE": str(compiled.FOLDER), "XLA_FLAGS": FLAGS, "HF_HUB_OFFLINE": "1"}
   return {k: v for k, v in (base | changes).items() if v is not None}
 
 
