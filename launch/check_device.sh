@@ -58,7 +58,7 @@ fi
 command_of() { printf '%s\n' "$python" -m idejax.bench.device "$1" --out "$out" "${small[@]}"; }
 training=''
 for stage in tokenizer data 'vae --start miniature' 'words --start miniature --steps 0' \
-  'diffusion --start miniature --save-seconds 60'; do
+  'diffusion --start miniature --save-seconds 60 --batch 512'; do
   training+=$(printf '%q -m idejax.cli train-miniature --out %q --stage %s' "$python" "$out/train" "$stage")" && "
 done
 training=${training% && }

@@ -55,6 +55,8 @@ class TrainMiniature:
   """Peak learning rate of the text encoders. Default: the recipe's."""
   lr: Annotated[float | None, above(0)] = None
   """Peak learning rate of the UNet. Default: the recipe's."""
+  batch: Annotated[int | None, at_least(1)] = None
+  """Pictures per step of the UNet. Default: the recipe's, which keep a CPU busy, not a GPU."""
   start: Path | None = None
   """Pipeline (a folder, miniature or miniature-sdxl) whose weights text encoders and UNet start from;
   its VAE is taken as it is."""

@@ -34,7 +34,7 @@ def main(c: config.TrainMiniature):
   r = recipe.RECIPES[c.family, c.tiny]
   if c.start:
     c = dataclasses.replace(c, start=hub.resolve(c.start))
-  options = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "look": c.look}
+  options = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "batch": c.batch, "look": c.look}
   changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
   r = dataclasses.replace(r, **changes)
   for name in STAGES if c.stage == "all" else (c.stage,):
