@@ -190,6 +190,7 @@ def test_the_time_left_is_told_from_the_time_it_took(monkeypatch):
   assert clock.remaining_time(2, 102) == ", about 17 min left"
 
 
+@pytest.mark.slow
 def test_eight_visitors_at_once_take_turns_and_all_get_their_comic(desk, visitors, monkeypatch):
   """One draws at a time; memory does not grow with who waits."""
   most, drawing, lock = [0], [0], threading.Lock()

@@ -12,7 +12,8 @@ from idejax.bench import run as bench
 from idejax.errors import UserError
 
 
-@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_figures(tmp_path, capsys, family):
   what = ("unet", "sample", "vae")
   out = tmp_path / "new" / "bench.json"

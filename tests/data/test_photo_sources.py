@@ -149,6 +149,7 @@ def test_what_is_no_source(tmp_path):
       sources.of(paths)
 
 
+@pytest.mark.slow
 def test_drawn_pictures_are_the_same_alone_and_in_company():
   source = sources.Drawn(10, seed=1)
   items = source.items()

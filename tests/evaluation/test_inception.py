@@ -168,6 +168,7 @@ def test_equal_to_the_twin_by_the_published_files_keys(twin, judge):
   assert set(weights.keys(inception.shapes())) == set(state_dict(twin))
 
 
+@pytest.mark.slow
 def test_fid_is_torchs(twin, judge):
   """Two sets of pictures through both networks: the same FID to 1e-3, relative."""
   sets = smooth(4, 64, 64, 1), smooth(4, 64, 64, 2) // 2

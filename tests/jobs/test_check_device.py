@@ -77,6 +77,7 @@ def test_a_figure_that_is_wrong_is_an_exit_code(check, tmp_path):
   assert done.returncode == 1 and "| a kernel | differs by 3 | NO |" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_time_is_kept_and_the_same_command_continues(check, tmp_path):
   does(tmp_path, "precision", "sleep 600")
   done = check("--seconds", "15")

@@ -61,6 +61,7 @@ def test_an_option_that_one_method_does_not_have_is_refused():
     entries("id-ea,textual-inversion", "--rank=4")
 
 
+@pytest.mark.slow
 def test_methods_side_by_side(root):  # noqa: F811
   out = root / "runs" / "compared"
   names = "textual-inversion,textual-inversion/cross-init/steps=2/lr=0.1/batch=2"

@@ -73,7 +73,7 @@ def ready(folder):
   return prepare(folder, "sd15")
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def family(request, folder):
   return prepare(folder, request.param)
 
@@ -185,6 +185,7 @@ def test_a_few_steps_are_the_samplers(ready):
   assert relative_error(ours, theirs) < 0.05 and relative_error(ours, theirs) > 0
 
 
+@pytest.mark.slow
 def test_the_identity_loss_teaches_mixer_and_controlnet(folder, twin):
   """It counts where the batch says so, by its weight; lies in [0, 2]; and is not the diffusion loss' gradient."""
   frozen, words = frozen_of(folder, "sd15", twin)

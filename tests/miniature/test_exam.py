@@ -75,6 +75,7 @@ def test_a_painter_who_does_not_listen_fails(monkeypatch, tmp_path, capsys):
   assert said.count("MISSED") >= 6
 
 
+@pytest.mark.slow
 def test_a_painter_of_broken_faces_is_found_out(monkeypatch, tmp_path, capsys):
   """Its halves do not meet; one who paints one and the same face is farther from real pictures, too."""
 

@@ -25,7 +25,7 @@ ABOUT = addon.About("toy", "green", "none", "toy ViT", "drawn people", 3)
 SIZES = dict(identity_dim=10, clip_dim=7, dim=8, head_dim=4, identity_tokens=5, tokens=3, layers=1)
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=[pytest.param("sd15", marks=pytest.mark.slow), "sdxl"])
 def opened(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("pipelines") / request.param
   families.write_random(folder, request.param, configs=configs(request.param))

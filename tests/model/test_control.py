@@ -17,7 +17,7 @@ PREDICT = jax.jit(backbone.predict)
 ROWS = 3
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=[pytest.param("sd15", marks=pytest.mark.slow), "sdxl"])
 def opened(request, tmp_path_factory):
   """A small backbone with a ControlNet whose weights are all random, the zero convolutions' too."""
   folder = tmp_path_factory.mktemp("control") / request.param

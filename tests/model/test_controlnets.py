@@ -21,7 +21,7 @@ from idejax.storage import weights
 from idejax.storage.files import write_json
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=[pytest.param("sd15", marks=pytest.mark.slow), "sdxl"])
 def opened(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("pipelines") / request.param
   families.write_random(folder, request.param, configs=configs(request.param))

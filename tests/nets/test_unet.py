@@ -252,6 +252,7 @@ def test_bfloat16_computes_in_bfloat16_but_for_upcast_attention(upcast, want):
   assert {v.aval.dtype for c in convolutions for v in c.outvars} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_the_memory(rng):
   """One level with a scanned run has the same output and gradients when its layers are computed again."""
   json = TINY | dict(

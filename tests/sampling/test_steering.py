@@ -25,7 +25,10 @@ def pack(tmp_path_factory):
   return faces.open_pack(facepack.pack(tmp_path_factory.mktemp("packs") / "green", landmarks=True), notify=quiet)
 
 
-@pytest.fixture(scope="module", params=["sd15", "sd21-base", "sdxl"])
+@pytest.fixture(
+  scope="module",
+  params=[pytest.param("sd15", marks=pytest.mark.slow), pytest.param("sd21-base", marks=pytest.mark.slow), "sdxl"],
+)
 def pipes(request, pack, tmp_path_factory):
   """(a pipeline, the same with an add-on)"""
   root = tiny_pipelines.write(tmp_path_factory.mktemp("steering"), request.param)

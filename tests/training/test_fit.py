@@ -85,6 +85,7 @@ def test_a_crowd_in_parts_gives_the_same(world, first):
   close((fit.person(params, 0), losses[:, 0]), first)
 
 
+@pytest.mark.slow
 def test_pmap_gives_the_same(world, first):
   b, constants, captions, people = world
   key = fit.keys(0, DIGESTS[:1])[0]
