@@ -4,7 +4,7 @@ Every part_*.py beside this file holds MUTANTS, a list of (name, source file, ol
 old text occurs once in the file, and the test, a file or a node of pytest, must fail on the new one. A feature
 comes with about three.
 
-    python tests/mutants/run.py [--jobs 2] [--only NAME]
+    python tests/mutants/run.py [--jobs 2] [--only NAME] [--part comic]
 """
 
 import argparse
@@ -32,19 +32,20 @@ class Mutant(NamedTuple):
   test: str
 
 
-def read(folder: Path = Path(__file__).parent) -> list[Mutant]:
-  """All mutants of all parts, in order."""
-  return [Mutant(*m) for part in sorted(folder.glob("part_*.py")) for m in runpy.run_path(str(part))["MUTANTS"]]
+def read(folder: Path = Path(__file__).parent, part: str = "*") -> list[Mutant]:
+  """All mutants of all parts, or of one, in order."""
+  return [Mutant(*m) for path in sorted(folder.glob(f"part_{part}.py")) for m in runpy.run_path(str(path))["MUTANTS"]]
 
 
 def main():
   parser = argparse.ArgumentParser(description="Put mistakes into a copy of the code and see which tests notice.")
   parser.add_argument("--only", metavar="NAME", help="one mutant")
+  parser.add_argument("--part", default="*", metavar="NAME", help="those of one file, part_NAME.py")
   parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time, each in a copy of its own")
   only, jobs = (args := parser.parse_args()).only, max(1, args.jobs)
-  mutants = [m for m in read() if only in (None, m.name)]
+  mutants = [m for m in read(part=args.part) if only in (None, m.name)]
   if not mutants:
-    sys.exit(f"no mutant {only!r}; known: {', '.join(m.name for m in read())}")
+    sys.exit(f"no mutant {only!r} in part {args.part!r}; known: {', '.join(m.name for m in read())}")
   with tempfile.TemporaryDirectory(prefix="idejax-mutants-") as folder:
     copies = queue.SimpleQueue[Path]()
     for n in range(jobs):
