@@ -7,8 +7,10 @@
 A batch is a pure function of (seed, step), wherever its rows lie.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def told(folder: Path, data: FaceSet) -> FaceSet:
 
 def _gather(rows: list[dict[str, Any]], made_from: list[Any]) -> FaceSet:
   """Rows, a face each, as a FaceSet; its digest is that of `made_from`."""
-  column = lambda name: np.stack([x[name] for x in rows])
+  column: Callable[[str], Any] = lambda name: np.stack([x[name] for x in rows])
   return FaceSet(
     captions=[x["captions"] for x in rows],
     person=np.unique(column("person"), return_inverse=True)[1].astype(np.int32),
@@ -149,5 +151,6 @@ def put(data: dict[str, Any], where: jax.sharding.Sharding, batch: int) -> dict[
   """A batch on the devices, of which `data` has the rows of this process's, "index" their places."""
   at = np.full(batch, -1)
   at[data["index"]] = np.arange(len(data["index"]))
-  one = lambda x: jax.make_array_from_callback((batch, *x.shape[1:]), where, lambda part: x[at[part[0]]])
+  part: Callable[[Any, Any], Any] = lambda x, index: x[at[index[0]]]
+  one = lambda x: jax.make_array_from_callback((batch, *x.shape[1:]), where, functools.partial(part, x))
   return jax.tree.map(one, data)

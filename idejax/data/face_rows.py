@@ -74,7 +74,7 @@ class Rows:
     for i in at:
       rows.append(self._row(self.records[int(i)]))
       tick(1)
-    column = lambda name: np.stack([r[name] for r in rows]) if name in rows[0] else None
+    column: Callable[[str], Any] = lambda name: np.stack([r[name] for r in rows]) if name in rows[0] else None
     latents = (column("mean"), column("logvar")) if self.has_latents else None
     return FaceSet(
       images=column("images"),
@@ -97,6 +97,10 @@ class Rows:
     bar.close()
     return data
 
+  def picture(self, i: int) -> np.ndarray:
+    """The picture of a record, uint8 [side, side, 3]."""
+    return augment.resize(photo.read(self.records[i]["image"]).pixels, self.side)
+
   def bytes(self, latents: int, tokens: int) -> int:
     """About how many bytes of memory all records take while they are encoded; numbers in latents and in CLIP's tokens."""
     pixels = self.side**2
@@ -109,7 +113,7 @@ class Rows:
     height, width = record["face"].shape[:2]
     if height != width or height < self.side:
       raise UserError(f"{self.folder}: {record['name']} is {width} x {height}; {self._advice()}")
-    pixels = None if self.has_latents and self.has_clip else photo.read(record["image"]).pixels
+    pixels: Any = None if self.has_latents and self.has_clip else photo.read(record["image"]).pixels
     marks = np.full((72, 2), np.nan, np.float32)
     if "landmarks" in record:
       marks = control.place(record["landmarks"], (height, width), self.side, self.side)

@@ -140,8 +140,8 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   }
   layout = shards.Layout(c.size, bool(have[keeps].all()), encoded)
   square = c.size or 0
-  each = 0.4 * square * square + sum(2 * math.prod(shape) for shape in encoded.values())
-  need_space(c.out, each * float(keeps.sum()), "the shards")
+  record = 0.4 * square * square + sum(2 * math.prod(shape) for shape in encoded.values())
+  need_space(c.out, record * float(keeps.sum()), "the shards")
 
   # ---- Shards --------------------------------------------------------------------------------------
   old = _manifest(c.out)

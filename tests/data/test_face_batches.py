@@ -98,7 +98,9 @@ def test_a_step_is_a_function_of_seed_and_step_and_an_epoch_leaves_nobody_out(en
   for i, batch in enumerate(steps):
     again = face_batches.load(out, i, 2, seed=5, cross=0.5)
     jax.tree.map(np.testing.assert_array_equal, batch, again)
-  which = lambda batch: [int(np.abs(out.pictures.mean.astype(np.float32) - m).sum((1, 2, 3)).argmin()) for m in batch["mean"]]
+  which = lambda batch: [
+    int(np.abs(out.pictures.mean.astype(np.float32) - m).sum((1, 2, 3)).argmin()) for m in batch["mean"]
+  ]
   assert sorted(which(steps[0]) + which(steps[1])) == sorted(which(steps[2]) + which(steps[3])) == [0, 1, 2, 3]
 
 

@@ -166,6 +166,26 @@ def real(folder: Path, root: Path):
   )
 
 
+def pretrain(folder: Path, root: Path, steps: int = 4, memory: float = 0.0, **more: Any):
+  """`idejax pretrain` on the records of ROOT/faces by tests/support/pretraining.py's settings; weights to FOLDER.npz."""
+  import jax
+  import numpy as np
+  from support import pretraining
+
+  from idejax import sharding
+  from idejax.jobs import pretrain as job
+  from idejax.runtime import distributed
+
+  kept: list[Any] = []
+  gather = sharding.gather
+  sharding.gather = lambda tree: kept.append(gather(tree)) or kept[-1]
+  with pretraining.settings(steps):
+    job.main(pretraining.command(root, folder, batch=8, memory=memory, **more))
+  sharding.gather = gather
+  if distributed.first():
+    np.savez(folder.with_suffix(".npz"), *jax.tree.leaves(kept[-1]))
+
+
 def command(*args: str):
   from idejax.cli import command as cli
 
@@ -188,6 +208,8 @@ if __name__ == "__main__":
     distributed.start()
     if name == "fsdp":
       fsdp(folder, Path(given.pop("root")), **given)
+    elif name == "pretrain":
+      pretrain(folder, Path(given.pop("root")), **given)
     elif name == "real":
       real(folder, Path(given["root"]))
     else:
