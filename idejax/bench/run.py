@@ -69,6 +69,10 @@ def main(c: config.Bench):
     from idejax.bench import inputs as bench_input
 
     figures["input"] = bench_input.main(c)
+  if "faces" in c.what:
+    from idejax.bench import faces as bench_faces
+
+    figures["faces"] = bench_faces.main(c)
   if c.out:
     report = dict(
       figures=figures,

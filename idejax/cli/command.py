@@ -50,7 +50,7 @@ COMMANDS = {
 
 # Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
 _PARSERS = {"personalize": "idejax.cli.method_options", "plan": "idejax.jobs.plan"}
-_SHARED = ("personalize", "sample", "evaluate")  # commands that several processes can do together
+_SHARED = ("personalize", "sample", "evaluate", "pretrain")  # commands that several processes can do together
 _DIVIDED = ("prepare",)  # and those whose processes know one another by the disk alone
 
 

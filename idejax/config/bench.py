@@ -15,14 +15,15 @@ class Bench:
     idejax bench unet --family sd15 --vs diffusers
     idejax bench personalize jobs --method id-ea --people 8 32
     idejax bench input
+    idejax bench faces --size 1024         each stage of idejax prepare, and records out of its shards
 
   Weights are random; only the measurement `jobs` runs `idejax personalize` as it is. With --vs the two
   sides take turns in one run and medians are compared. Other work on the machine still changes the
   ratio: PyTorch's threads wait by spinning. Measure on an idle machine.
   """
 
-  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "jobs", "input"], ...] = dataclasses.field(
-    default=("unet", "sample", "vae", "compile"), metadata={"positional": True}
+  what: tuple[Literal["unet", "sample", "vae", "compile", "personalize", "jobs", "input", "faces"], ...] = (
+    dataclasses.field(default=("unet", "sample", "vae", "compile"), metadata={"positional": True})
   )
   """Which measurements to take."""
   family: Literal["sd15", "sd21-base", "sd21", "sdxl"] = "sd15"
@@ -47,7 +48,7 @@ class Bench:
   people: Annotated[tuple[int, ...], at_least(1)] = (8, 32)
   """Sizes of crowds that personalize (a step) and jobs (the whole command) measure, beside one person."""
   size: Annotated[int | None, at_least(1)] = None
-  """Width and height in pixels. Default: the family's; for input, 512."""
+  """Width and height in pixels. Default: the family's; for input and faces, 512."""
   repeats: Annotated[int, at_least(1)] = 5
   """Timed runs of each measurement, after one that is not counted."""
   dtype: Literal["float32", "bfloat16"] = "float32"

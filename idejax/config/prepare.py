@@ -15,6 +15,7 @@ class Prepare:
     idejax prepare list.jsonl --out faces --pack buffalo_l          {"image", "caption", "person"} a line
     idejax prepare part-0001.tar part-0002.tar --out faces          WebDataset: KEY.jpg with KEY.txt or KEY.json
     idejax prepare --drawn 400 --out faces                          the same without photos, drawn people
+    idejax prepare photos --out faces --size 512 --model SD15 --vision CLIP --stage latents      on a GPU, that alone
 
   A folder's first sub-folders are the people, and NAME.txt beside a photo is its caption. The same command again
   makes only what is missing or changed; several at the same time, on a disk that they share, divide the work.
@@ -27,13 +28,19 @@ class Prepare:
   """A folder tree, a .jsonl list, .tar files of WebDataset, or a prepared data set of TFDS."""
   drawn: Annotated[int, at_least(0)] = 0
   """In place of photos, so many pictures of the built-in world's training people, at least four of each."""
-  stage: Literal["all", "detect", "embed", "landmarks", "masks", "captions", "shards"] = "all"
-  """One stage alone, such as on its own kind of machine. Default: all, one after the other."""
+  stage: Literal["all", "detect", "embed", "landmarks", "masks", "captions", "latents", "clip", "shards"] = "all"
+  """One stage alone, such as on its own kind of machine; give the other options alike each time. Default: all, one
+  after the other."""
   pack: Annotated[str, not_empty] = "miniature"
   """Detector and recogniser: miniature (drawn portraits), an insightface pack (buffalo_l), or a folder of ONNX files."""
   parsing: Path | None = None
   """Face-parsing network (ONNX, CelebAMask-HQ's 19 classes) for the masks. Default: they come from landmarks or
   key points, without hair."""
+  model: Annotated[str | None, not_empty] = None
+  """Store the latents of the squares too, by this pipeline's VAE, at --size: a training at that size and with that VAE
+  then computes none. Any other refuses them. 64 kB a photo at 512 pixels, 256 kB at 1024."""
+  vision: Annotated[str | None, not_empty] = None
+  """Store CLIP's tokens of the portraits too, by this folder's image encoder, or miniature. 640 kB a photo with ViT-H."""
   size: Annotated[int | None, at_least(16)] = None
   """Store squares round the face of so many pixels a side. Default: the photos as they are."""
   around: Annotated[float, at_least(1)] = 4.0

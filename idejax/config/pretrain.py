@@ -13,10 +13,13 @@ class Pretrain:
 
     idejax pretrain --out runs/facesnap
     idejax pretrain --data people --model FOLDER --pack buffalo_l --vision CLIP --out runs/facesnap
+    idejax pretrain --config configs/facesnap_sdxl.py --data faces --out runs/facesnap       the paper's, on any mesh
 
-  --data is a folder with a sub-folder of photos for each person, or `drawn`: people of the drawn world.
-  A photo's caption is in the file of its name that ends in .txt. --out receives checkpoints, loss.png and
-  addon/, which `idejax sample --addon runs/facesnap/addon --face PHOTO` reads. The same command continues.
+  --data is a folder of `idejax prepare`, a folder with a sub-folder of photos for each person, or `drawn`: people
+  of the drawn world. A photo's caption is in the file of its name that ends in .txt. Prepared faces that are more
+  than --memory stay on the disk: each process reads its own rows of each step, ahead of it. --out receives
+  checkpoints, loss.png and addon/, which `idejax sample --addon runs/facesnap/addon --face PHOTO` reads. The same
+  command continues, to the bit, and one process or many train the same (launch/README.md).
   """
 
   out: Path = Path("runs/facesnap")
@@ -43,6 +46,15 @@ class Pretrain:
   """Stop after so long; the same command continues."""
   seed: Annotated[int, any_seed] = 0
   """Seed of weights, data order and noise."""
+  memory: Annotated[float, at_least(0)] = 4.0
+  """GiB of faces of idejax prepare that are read and encoded at once and held; more than that are read from the
+  shards step by step. 0: always."""
+  dtype: Literal["float32", "bfloat16"] | None = None
+  """Number format of frozen weights and of computation; what trains is float32. Default: bfloat16, on CPU float32."""
+  remat: bool = False
+  """Compute the UNet's blocks again in the backward pass instead of keeping what they computed: less memory."""
+  tensorboard: bool = False
+  """Write events for TensorBoard too."""
   accumulate: Annotated[int, at_least(1)] = 1
   """Parts into which a batch is cut, computed one after another."""
   pack: Annotated[str, not_empty] = "miniature"
@@ -60,11 +72,19 @@ class Pretrain:
   measure: Annotated[int | None, at_least(3)] = None
   """Afterwards measure the add-on on so many drawn people whom no training has seen, by judges that no training
   listens to: measured.json and measured.png."""
+  validate_every: Annotated[int | None, at_least(1)] = None
+  """Every so many steps, validate on people whom the training does not see: the masked loss by fixed draws, identity
+  by a second recogniser, the error of the pose, in validation.jsonl, and a sheet of pictures in validation/."""
+  validate_people: Annotated[int, at_least(2)] = 8
+  """How many people of --data are kept out of the training for that; of drawn ones, how many of the world's held-out."""
+  judge: Annotated[str | None, not_empty] = None
+  """Face pack whose recogniser judges identity at validations, another than --pack. Default: the drawn world's second
+  one, of other packs none."""
   save_seconds: Annotated[float, above(0)] = 240.0
   """Seconds between checkpoints."""
 
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-    "data": ("data", "people", "each", "closer", "pack", "vision", "parsing"),
+    "data": ("data", "memory", "people", "each", "closer", "pack", "vision", "parsing"),
     "training": (
       "out",
       "model",
@@ -78,5 +98,6 @@ class Pretrain:
       "minutes",
       "seed",
     ),
-    "machine": ("accumulate", "save_seconds"),
+    "validation": ("validate_every", "validate_people", "judge", "measure"),
+    "machine": ("dtype", "remat", "accumulate", "save_seconds", "tensorboard"),
   }

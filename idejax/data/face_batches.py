@@ -1,13 +1,16 @@
 """Batches of face records: what a method that is trained once for everybody sees, step by step.
 
     folder of photos, shards, or drawn people --photos, shards, miniature.training.drawn_set--> FaceSet
-    FaceSet --person.face_features.encode--> Encoded --load--> batch
+    FaceSet --person.face_features.encode--> Encoded     --load--> batch
+    shards that memory does not hold --face_rows--> Streamed --load--> the same batch
 
-All is in memory or memory-mapped and a step only gathers: a pure function of (seed, step).
+A batch is a pure function of (seed, step), wherever its rows lie.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,15 @@ import jax
 import numpy as np
 
 from idejax import faces
-from idejax.data.face_shards import open_shards
+from idejax.data.face_rows import PLAIN, Rows
 from idejax.data.people import pictures_in
 from idejax.errors import UserError, tell
-from idejax.faces import align, control, photo
+from idejax.faces import control
 from idejax.faces.face_set import FaceSet
 from idejax.faces.photo import SUFFIXES
 from idejax.miniature.world.pictures import rows
 from idejax.person import augment
-from idejax.person.face_features import Encoded
 from idejax.runtime.progress import counting
-
-PLAIN = "a photo of a person"  # the caption of a photo that has none
 
 
 def photos(folder: Path, pack: faces.Pack, side: int, portrait: int, parsing: Path | None = None) -> FaceSet:
@@ -63,45 +63,19 @@ def photos(folder: Path, pack: faces.Pack, side: int, portrait: int, parsing: Pa
 
 
 def shards(folder: Path, pack: faces.Pack, side: int, portrait: int) -> FaceSet:
-  """The records of a folder of `idejax prepare`, as squares of `side` pixels: stored as squares, as large or larger.
+  """All records of a folder of `idejax prepare`, as squares of `side` pixels; see `face_rows.Rows`."""
+  return told(folder, Rows(folder, pack, side, portrait).all())
 
-  Nothing is looked at again: embeddings, points and masks are the records'. UserError for records of another
-  recogniser than the pack's, or of smaller squares.
-  """
-  records = open_shards(folder, ("image", "face", "points", "embedding", "person"), pack.digest)
-  rows, names = [], dict[str, int]()
-  bar = counting(len(records), "record", True)
-  for row in records:
-    pixels = photo.read(row["image"]).pixels
-    height, width = pixels.shape[:2]
-    if height != width or height < side:
-      raise UserError(
-        f"{folder}: {row['name']} is {width} x {height}, and this training reads squares of {side} pixels or more: "
-        f"idejax prepare --size {side}"
-      )
-    marks = np.full((72, 2), np.nan, np.float32)
-    if "landmarks" in row:
-      marks = control.place(row["landmarks"], pixels.shape[:2], side, side)
-    rows.append(
-      {
-        "images": augment.resize(pixels, side),
-        "captions": row["caption"] or PLAIN,
-        "person": names.setdefault(row["person"] or row["name"], len(names)),
-        "embedding": row["embedding"],
-        "portraits": augment.resize(align.portrait(pixels, row["points"]), portrait),
-        "marks": marks,
-        "masks": augment.resize(row["face"][..., 0], side) > 127,
-      }
-    )
-    bar.update(1)
-  bar.close()
-  tell(f"{folder}: {len(rows)} faces of {len(names)} people")
-  return _gather(rows, [records.digest, side, portrait])
+
+def told(folder: Path, data: FaceSet) -> FaceSet:
+  """The data, once it is said how many faces and people they are."""
+  tell(f"{folder}: {len(data.person)} faces of {int(data.person.max()) + 1} people")
+  return data
 
 
 def _gather(rows: list[dict[str, Any]], made_from: list[Any]) -> FaceSet:
   """Rows, a face each, as a FaceSet; its digest is that of `made_from`."""
-  column = lambda name: np.stack([x[name] for x in rows])
+  column: Callable[[str], Any] = lambda name: np.stack([x[name] for x in rows])
   return FaceSet(
     captions=[x["captions"] for x in rows],
     person=np.unique(column("person"), return_inverse=True)[1].astype(np.int32),
@@ -138,10 +112,23 @@ def _caption(file: Path) -> str:
   return (text.read_text("utf-8", errors="replace").strip() or PLAIN) if text.is_file() else PLAIN
 
 
-def load(data: Encoded, step: int, batch: int, seed: int, cross: float) -> dict[str, Any]:
+def load(
+  data: Any,
+  step: int,
+  batch: int,
+  seed: int,
+  cross: float,
+  places: np.ndarray | None = None,
+  among: np.ndarray | None = None,
+) -> dict[str, Any]:
   """The faces of a step: pictures in a fresh order each epoch and, for a share `cross` of them, as reference another
-  clear picture of the same person, where there is one."""
-  at = rows(step, batch, len(data.mean), seed)
+  clear picture of the same person, where there is one.
+
+  data: `face_features.Encoded` or `face_rows.Streamed`. places: the batch's rows that are wanted, those of this
+  process's devices; None: all. among: the pictures that are trained on, places in `data`; None: all.
+  """
+  at = rows(step, batch, len(data.person if among is None else among), seed)
+  at = at if among is None else among[at]
   rng = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 0, 9]))
   draws, turns = rng.random(batch), rng.random(batch)
   who = at.copy()
@@ -150,20 +137,20 @@ def load(data: Encoded, step: int, batch: int, seed: int, cross: float) -> dict[
     others = others[others != i]
     if draws[n] < cross and len(others):
       who[n] = others[int(turns[n] * len(others))]
-  f32 = lambda x: np.asarray(x, np.float32)
-  return {
-    "mean": f32(data.mean[at]),
-    "logvar": f32(data.logvar[at]),
-    "mask": f32(data.mask[at]),
-    "marks": data.marks[at],
-    "ids": tuple(np.asarray(x)[at] for x in data.prompts.ids),
-    "eos": tuple(np.asarray(x)[at] for x in data.prompts.eos),
-    "identity": data.identity[who],
-    "clip": f32(data.clip[who]),
-    "index": np.arange(batch, dtype=np.int32),
-  }
+  places = np.arange(batch) if places is None else places
+  return data.take(at[places], who[places]) | {"index": places.astype(np.int32)}
 
 
-def put(data: dict[str, Any], where: jax.sharding.Sharding) -> dict[str, Any]:
-  """A batch on the devices."""
-  return jax.tree.map(lambda x: jax.device_put(x, where), data)
+def places(where: jax.sharding.Sharding, batch: int) -> np.ndarray:
+  """The rows of a batch that lie on this process's devices, in order."""
+  index = where.addressable_devices_indices_map((batch,)).values()
+  return np.unique(np.concatenate([np.arange(batch)[i] for i in index]))
+
+
+def put(data: dict[str, Any], where: jax.sharding.Sharding, batch: int) -> dict[str, Any]:
+  """A batch on the devices, of which `data` has the rows of this process's, "index" their places."""
+  at = np.full(batch, -1)
+  at[data["index"]] = np.arange(len(data["index"]))
+  part: Callable[[Any, Any], Any] = lambda x, index: x[at[index[0]]]
+  one = lambda x: jax.make_array_from_callback((batch, *x.shape[1:]), where, functools.partial(part, x))
+  return jax.tree.map(one, data)

@@ -9,7 +9,7 @@ of small files become a few large ones, as network disks and buckets like them.
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,15 @@ def prepare(folder: Path, data: Path, shards: int | None = None) -> Path:
   return Path(builder.data_dir)
 
 
-def source(path: Path, split: str = "train") -> Sequence[dict[str, Any]]:
+def source(path: Path, split: str = "train", raw: Iterable[str] = ("image",)) -> Sequence[dict[str, Any]]:
   """The examples {"image": encoded bytes, "person", "file": bytes} of a prepared folder: `len` and [i].
 
-  It reads any TFDS data set with an image that was prepared as ArrayRecord; UserError for others.
+  raw: the pictures that stay encoded. It reads any TFDS data set with an image that was prepared as ArrayRecord;
+  UserError for others.
   """
   try:
     builder = tfds.builder_from_directory(str(path))
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in raw})
   except Exception as e:  # tfds raises nearly anything over files that are not its own
     raise UserError(
       f"{path} cannot be read as a data set of TFDS in ArrayRecord files: {one_line(str(e))[:200]}"

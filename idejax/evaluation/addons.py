@@ -14,6 +14,7 @@ import numpy as np
 from idejax import faces
 from idejax.errors import UserError, tell
 from idejax.evaluation import intervals
+from idejax.faces.posing import Poser
 from idejax.miniature.judging.scoring import Judges
 from idejax.miniature.world import data, people, scene
 from idejax.sampling.pipeline import Pipeline
@@ -82,7 +83,7 @@ def measure(pipe: Pipeline, count: int = 12, steps: int = 20, guidance: float = 
   out["faces"] = {name: float(np.mean([e is not None for e in es])) for name, es in embeddings.items()}
   targets = [pipe.faces.steer(portraits[c.face], drivers[c.driver], pictures["own"].shape[1:3]).marks for c in todo]
   for name, key in (("own", "followed"), ("by_chance", "followed_by_chance")):
-    out[key] = each([_off(pipe, x, m) for x, m in zip(pictures[name], targets)])
+    out[key] = each([off(pipe.faces.pack, pipe.faces.poser, x, m) for x, m in zip(pictures[name], targets)])
   return out | {"people": count, "steps": steps, "guidance": guidance, "pictures": pictures, "portraits": portraits}
 
 
@@ -109,16 +110,15 @@ def _centres(judges: Judges, truth: np.ndarray, count: int) -> np.ndarray:
   return np.stack(out)
 
 
-def _off(pipe: Pipeline, image: np.ndarray, target: np.ndarray | None) -> float | None:
+def off(pack: faces.Pack, poser: Poser, image: np.ndarray, target: np.ndarray | None) -> float | None:
   """Mean distance of a picture's landmarks from those asked for, in their face's widths; None without a face."""
-  assert pipe.faces is not None
   if target is None:
     return None
   try:
-    record = faces.read(image, pipe.faces.pack, cached=False, notify=lambda _: None)
+    record = faces.read(image, pack, cached=False, notify=lambda _: None)
   except UserError:
     return None
-  marks = pipe.faces.poser.own(record)
+  marks = poser.own(record)
   return None if marks is None else float(np.linalg.norm(marks - target, axis=1).mean() / np.ptp(target[:, 0]))
 
 

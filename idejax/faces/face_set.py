@@ -3,7 +3,7 @@
 Faces, not pictures: of every picture one face, as the front end or a drawn world's truth has it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,14 @@ Array = np.ndarray
 class FaceSet(NamedTuple):
   """N pictures with a face each; arrays may be memory-mapped."""
 
-  images: Array  # uint8 [N, S, S, 3], squares about the face at the model's size
+  images: Any  # uint8 [N, S, S, 3], squares about the face at the model's size; None where latents are known
   captions: list[str]
   person: Array  # int32 [N], 0, 1, ...
   embedding: Array  # float32 [N, 512], the recogniser's, L2-normalised
-  portraits: Array  # uint8 [N, P, P, 3], aligned as FFHQ
+  portraits: Any  # uint8 [N, P, P, 3], aligned as FFHQ; None where CLIP's tokens are known
   marks: Array  # float32 [N, 72, 2] in pixels of `images`; NaN where the front end knows none
   masks: Array  # bool [N, S, S], the face
   clear: Array  # bool [N], whether the face is good enough to be learned from as a reference
   digest: str  # of all that went in
+  latents: tuple[Array, Array] | None = None  # float16 [N, h, w, C], mean and log-variance, unscaled, computed before
+  clip: Array | None = None  # float16 [N, T, D], the vision tower's tokens, computed before

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from idejax import __version__, config, faces
+from idejax.data import face_rows, face_shards
 from idejax.data.preparing import parts, rules, shards, sources, stages
 from idejax.data.preparing.sources import Item
 from idejax.errors import UserError, tell
-from idejax.faces import photo
+from idejax.faces import npz, photo
 from idejax.faces.mask import Parser
+from idejax.jobs import encoders
 from idejax.runtime.progress import counting, waiting
 from idejax.storage import sheets
 from idejax.storage.files import need_space, read_json, write_json
@@ -33,6 +36,7 @@ def main(c: config.Prepare):
   source: sources.Source = sources.Drawn(c.drawn, c.seed) if c.drawn else sources.of(c.photos)
   pack = faces.open_pack(c.pack, threads=1)
   parser = Parser(c.parsing, threads=1) if c.parsing else None
+  vae, tower = nets(c)
   with waiting("listing the photos"):
     items = source.items()
   if not items:
@@ -43,11 +47,11 @@ def main(c: config.Prepare):
   tell(f"{len(items)} photos in {len(lists)} shard{'s' * (len(lists) > 1)}, faces by {pack.name} ({pack.licence})")
 
   # ---- Stages: a part of each shard, those that are there and current are left ---------------------
-  work = stages.Work(source, pack, parser, c.threads)
+  work = stages.Work(source, pack, parser, c.threads, c.size, c.around, vae, tower)
   keys = part_keys(work, lists)
-  for name in stages.STAGES:
+  for name, stage in stages.asked(work).items():
     if c.stage in ("all", name):
-      run_stage(work, stages.STAGES[name], lists, keys, c.out / "parts")
+      run_stage(work, stage, lists, keys, c.out / "parts")
   if c.stage not in ("all", "shards"):
     return
 
@@ -60,10 +64,22 @@ def main(c: config.Prepare):
     write_shards(c, work, lists, keys)
 
 
+def nets(c: config.Prepare) -> tuple[stages.Encoder | None, stages.Encoder | None]:
+  """The VAE and the image encoder whose work is stored, where the command names them."""
+  if c.stage == "latents" and not c.model:
+    raise UserError("--stage latents needs --model, the pipeline whose VAE makes them")
+  if c.stage == "clip" and not c.vision:
+    raise UserError("--stage clip needs --vision, the image encoder that makes its tokens")
+  if c.model and not c.size:
+    raise UserError("latents are of squares: give --size, the pixels a side at which the training will run")
+  vae = encoders.of_vae(c.model, c.size) if c.model and c.size else None
+  return vae, encoders.of_tower(c.vision) if c.vision else None
+
+
 def part_keys(work: stages.Work, lists: Sequence[Sequence[Item]]) -> dict[str, list[str]]:
   """What each part must be made from, by stage and shard."""
   keys: dict[str, list[str]] = {}
-  for stage in stages.STAGES.values():
+  for stage in stages.asked(work).values():
     keys[stage.name] = [
       parts.key(stage.name, stage.settings(work), items, [keys[before][n] for before in stage.after])
       for n, items in enumerate(lists)
@@ -116,12 +132,16 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   keeps = np.array([not r for r in reasons])
   if not keeps.any():
     raise UserError(f"not one of {len(reasons)} photos is kept: {_words(rules.count(reasons))}")
-  layout = shards.Layout(c.size, bool(have[keeps].all()))
   starts = np.cumsum([0, *map(len, lists)])
   keep = [np.flatnonzero(keeps[a:b]) for a, b in zip(starts, starts[1:])]
   with_rows = [n for n in range(len(lists)) if len(keep[n])]
+  encoded = {
+    k: x.shape[1:] for name in ("latents", "clip") if name in keys for k, x in read(with_rows[0], name).items()
+  }
+  layout = shards.Layout(c.size, bool(have[keeps].all()), encoded)
   square = c.size or 0
-  need_space(c.out, 0.4 * square * square * float(keeps.sum()), "the shards")
+  record = 0.4 * square * square + sum(2 * math.prod(shape) for shape in encoded.values())
+  need_space(c.out, record * float(keeps.sum()), "the shards")
 
   # ---- Shards --------------------------------------------------------------------------------------
   old = _manifest(c.out)
@@ -152,6 +172,7 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
     (folder / f"{e['made_from']}.array_record").rename(c.out / e["file"])
 
   # ---- Manifest and report, last: what they name is there --------------------------------------------
+  write_people(c.out, [items[i] for items, k in zip(lists, keep) for i in k], {"shards": entries})
   shards.finish(c.out, layout, [e["records"] for e in entries], sum(e["bytes"] for e in entries))
   dropped = rules.count(reasons)
   licences = collections.Counter(i.licence or c.licence for items, k in zip(lists, keep) for i in (items[r] for r in k))
@@ -168,6 +189,9 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
     pack=dict(name=work.pack.name, sha256=work.pack.digest, licence=work.pack.licence),
     parsing=work.parser and work.parser.digest, shards=entries, idejax_version=__version__,
   )  # fmt: skip
+  for name, net in (("latents", work.vae), ("clip", work.tower)):
+    if net:
+      manifest[name] = dict(name=net.name, sha256=net.digest, size=net.side)
   write_json(c.out / "manifest.json", manifest)
   tell(
     f"{int(keeps.sum())} of {len(reasons)} photos in {len(entries)} shard(s) of {c.out}, {len(people)} people"
@@ -175,6 +199,15 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   )
   if not layout.has_landmarks:
     tell(f"warning: {work.pack.name} has no network of 106 points, so the records have no landmarks")
+
+
+def write_people(out: Path, records: Sequence[Item], about: Mapping[str, Any]):
+  """Who each record shows: a training knows it without reading them all."""
+  names = dict[str, int]()
+  person = [names.setdefault(i.person or i.name, len(names)) for i in records]
+  npz.write(
+    out / face_rows.PEOPLE, {"person": np.array(person, np.int32), "of": np.array(face_shards.digest(dict(about)))}
+  )
 
 
 def show_dropped(path: Path, source: sources.Source, lists, reasons: Sequence[str]):

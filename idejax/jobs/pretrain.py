@@ -1,7 +1,9 @@
 """`idejax pretrain`: many people's faces in, FaceSnap's add-on folder out; resumable to the bit."""
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +12,42 @@ import numpy as np
 from PIL import Image
 
 from idejax import config, faces, sharding, tree
-from idejax.data import face_batches
+from idejax.data import face_batches, face_rows
 from idejax.errors import UserError, tell
-from idejax.evaluation import addons
+from idejax.evaluation import addons, validation
 from idejax.faces.face_set import FaceSet
+from idejax.jobs import encoders
 from idejax.methods import contract, facesnap
+from idejax.miniature.judging import scoring
 from idejax.miniature.training import drawn_set
 from idejax.model import addon, conditioning
 from idejax.model.backbone import Backbone
 from idejax.model.vision import Tower
 from idejax.nets.controlnet import ControlNetConfig
 from idejax.person import face_features, recogniser
+from idejax.person.face_features import Encoded
 from idejax.person.subject import Frozen
 from idejax.personalizing import posers
+from idejax.personalizing.learn import open_model
+from idejax.runtime import distributed
 from idejax.sampling import pipeline
 from idejax.storage import hub
 from idejax.storage.files import read_json, replacing, write_json
 from idejax.storage.folders import claim
 from idejax.training import fit, loop
+from idejax.training.board import Board
 
-VISION = hub.BUILT_IN["miniature"].parent / "vision"
+Faces = Encoded | face_rows.Streamed
+Picture = Callable[[int], np.ndarray]
+
+_LOSS_BATCHES = 4  # of held-out faces, on which a validation takes the loss
 _SMALL = 1 << 26  # bytes of a vision tower that is worth a copy in the add-on
 
 
 def main(c: config.Pretrain):
   check(c)
   cfg = settings(c)
-  with claim(c.out):
+  with distributed.by_first(lambda: claim(c.out)):
     run(c, cfg)
 
 
@@ -46,6 +57,8 @@ def check(c: config.Pretrain):
     raise UserError(f"--data {c.data} is no folder; give a folder with a sub-folder of photos per person, or drawn")
   if c.data != "drawn" and (c.people is not None or c.each != config.Pretrain.each):
     raise UserError("--people and --each are of drawn people: leave --data out, or say drawn")
+  if c.judge and not c.validate_every:
+    raise UserError("--judge is asked at validations: give --validate-every")
   if c.measure and c.model not in hub.BUILT_IN:
     raise UserError("--measure looks at drawn people, whom only the built-in models draw: leave it out")
   if c.parsing and (Path(c.data) / "manifest.json").is_file():
@@ -69,12 +82,11 @@ def settings(c: config.Pretrain) -> facesnap.Config:
 
 def run(c: config.Pretrain, cfg: facesnap.Config):
   # ---- Models and data -----------------------------------------------------------------------------
-  pipe = pipeline.load(c.model, notify=tell)
-  b, pack, tower = pipe.backbone, faces.open_pack(c.pack), Tower(vision_folder(c.vision))
+  pipe = open_model(c)
+  b, pack, tower = pipe.backbone, faces.open_pack(c.pack), Tower(encoders.vision_folder(c.vision))
   facesnap.mixer_config(cfg, b.nets.unet.context_dim, tower.width)  # sizes that make no mixer are told now
-  data = read(c, pipe, pack, tower)
-  tell(f"encoding {len(data.images)} faces of {int(np.max(data.person)) + 1} people")
-  encoded = face_features.encode(b, pipe.tokenizers, tower, data)
+  data, picture = read(c, pipe, pack, tower)
+  among, held = hold_out(c, pipe, pack, tower, data, picture)
 
   # ---- The trainer -----------------------------------------------------------------------------------
   frozen = freeze(pipe, cfg, tower, pack)
@@ -84,20 +96,29 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   step, state, frozen = fit.one(facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate)
   tell(f"facesnap: {tree.size(state.params) / 1e6:.2f} M parameters, {cfg.steps} steps of {cfg.batch}")
   facts = dataclasses.asdict(cfg) | dict(
-    seed=c.seed, data=data.digest, model=pipe.digest, vision=tower.digest, pack=pack.digest, accumulate=c.accumulate
-  )
+    seed=c.seed, data=data.digest, model=pipe.digest, vision=tower.digest, pack=pack.digest, accumulate=c.accumulate,
+    dtype=c.dtype, held_out=c.validate_people if among is not None else None,
+  )  # fmt: skip
   if not (cfg.warm or cfg.fall or cfg.identity_weight):  # then nothing depends on how many steps are to come
     facts.pop("steps")
+  mine = face_batches.places(step.rows, cfg.batch)  # the rows of a batch that this process reads
 
-  def load(i: int) -> dict[str, Any]:
-    batch = face_batches.load(encoded, i, cfg.batch, c.seed, cfg.cross)
-    few = np.full(cfg.batch, facesnap.identity_weight(cfg, i), np.float32)
-    return face_batches.put(batch | {"few": few}, step.rows)
+  def rows(i: int) -> dict[str, Any]:
+    few = np.full(len(mine), facesnap.identity_weight(cfg, i), np.float32)
+    return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among) | {"few": few}
 
   # ---- Train, and write what was learned ---------------------------------------------------------------
-  where = loop.Run(c.out, cfg.steps, c.minutes, save_seconds=c.save_seconds, name="facesnap")
-  for _, after in fit.train(step, state, frozen, load, key, where, facts):
-    state = after
+  where = loop.Run(c.out, cfg.steps, c.minutes, save_seconds=c.save_seconds, name="facesnap", tensorboard=c.tensorboard)
+  with contextlib.closing(face_rows.Ahead(rows, cfg.steps)) as ahead:
+    load = lambda i: face_batches.put(ahead(i), step.rows, cfg.batch)
+    watch = validation_of(c, cfg, pipe, pack, tower, held, step, frozen) if held else None
+    for count, after in fit.train(step, state, frozen, load, key, where, facts):
+      state = after
+      if watch and (count % (c.validate_every or 1) == 0 or count == cfg.steps):
+        line = watch(count, state.params)
+        if c.tensorboard and distributed.first():
+          with contextlib.closing(Board(c.out / "validation", count)) as board:
+            board.add([line])
   about = addon.About(
     model=Path(pipe.name).name,
     recogniser=pack.name,
@@ -106,7 +127,10 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
     data=c.data if c.data == "drawn" else Path(c.data).name,
     steps=loop.steps_done(state),
   )
-  folder = write(c.out / "addon", b, cfg, tower, jax.device_get(state.params), about)
+  params, folder = sharding.gather(state.params), c.out / "addon"
+  if distributed.first():
+    write(folder, b, cfg, tower, params, about)
+  distributed.meet("written")
   if c.measure:
     measure(c, pipe, folder, pack)
   tell(f'{folder}; try: idejax sample --model {c.model} --addon {folder} --face PHOTO --prompt "a photo of a person"')
@@ -117,6 +141,8 @@ def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: fac
   figures = addons.measure(posers.with_addon(pipe, folder, pack), c.measure or 0)
   for line in addons.show(figures):
     tell(line)
+  if not distributed.first():
+    return
   pictures, portraits = figures.pop("pictures"), figures.pop("portraits")
   write_json(c.out / "measured.json", figures | {"steps_trained": read_json(folder / "addon.json")["steps"]})
   own, swapped, plain = (pictures[n][:: len(addons.PROMPTS)] for n in ("own", "swapped", "by_chance"))
@@ -125,24 +151,94 @@ def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: fac
     Image.fromarray(np.concatenate(rows).repeat(2, 0).repeat(2, 1)).save(temporary, "PNG")
 
 
-def vision_folder(name: str) -> Path:
-  """The folder of an image encoder, as --vision names it."""
-  if name != "miniature":
-    return Path(name)
-  if not (VISION / "config.json").is_file():
-    raise UserError(f"the built-in image encoder is not here: {VISION}; give --vision FOLDER")
-  return VISION
-
-
-def read(c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower) -> FaceSet:
-  """The faces of --data, at the model's size."""
-  side = pipe.size(pipeline.Settings())[0]
+def read(c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower) -> tuple[Faces, Picture]:
+  """The faces of --data, at the model's size: encoded in memory, or on the disk where they are more than --memory;
+  and what gives the picture of each."""
+  b, side = pipe.backbone, pipe.size(pipeline.Settings())[0]
+  folder, picture = Path(c.data), None
   if c.data == "drawn":
-    folder = c.out / "faces"
-    return drawn_set.render(folder, {"train": c.each}, seed=c.seed, size=side, closer=c.closer, limit=c.people)
-  if (Path(c.data) / "manifest.json").is_file():
-    return face_batches.shards(Path(c.data), pack, side, tower.side)
-  return face_batches.photos(Path(c.data), pack, side, tower.side, c.parsing)
+    data = draw(c, "train", c.each, side)
+  elif (folder / "manifest.json").is_file():
+    rows = face_rows.Rows(folder, pack, side, tower.side, encoders.vae_digest(pipe.folder), tower.digest)
+    need = rows.bytes((side // b.nets.factor) ** 2 * b.nets.latent_channels, tower.count * tower.width)
+    if need > c.memory * 2**30:
+      lacks = [name for name, has in (("latents", rows.has_latents), ("clip", rows.has_clip)) if not has]
+      how = (
+        f", their {' and '.join(lacks)} computed anew (idejax prepare --model, --vision stores them)" if lacks else ""
+      )
+      tell(f"{folder}: {len(rows)} faces of {int(rows.person.max()) + 1} people, read step by step{how}")
+      return face_rows.Streamed(rows, b, pipe.tokenizers, tower), rows.picture
+    data, picture = face_batches.told(folder, rows.all()), rows.picture
+  else:
+    data = face_batches.photos(folder, pack, side, tower.side, c.parsing)
+  tell(f"encoding {len(data.person)} faces of {int(np.max(data.person)) + 1} people")
+  return face_features.encode(b, pipe.tokenizers, tower, data), picture or (lambda i: np.asarray(data.images[i]))
+
+
+def hold_out(
+  c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower, data: Faces, picture: Picture
+) -> tuple[np.ndarray | None, validation.Held | None]:
+  """The places of the faces that train, None for all, and the faces of those who are held out for --validate-every.
+
+  Drawn people are of the world's own held-out split; of others some of the data's people train nothing.
+  """
+  if not c.validate_every:
+    return None, None
+  if c.data == "drawn":
+    side = pipe.size(pipeline.Settings())[0]
+    others = draw(c, "heldout", 2, side, c.validate_people)
+    encoded = face_features.encode(pipe.backbone, pipe.tokenizers, tower, others)
+    return None, validation.Held(encoded, np.arange(len(others.person)), lambda i: np.asarray(others.images[i]))
+  among, out = validation.choose(data.person, c.validate_people)
+  return among, validation.Held(data, out, picture)
+
+
+def validation_of(
+  c: config.Pretrain,
+  cfg: facesnap.Config,
+  pipe: pipeline.Pipeline,
+  pack: faces.Pack,
+  tower: Tower,
+  held: validation.Held,
+  step: fit.MeshStep,
+  frozen: Frozen,
+) -> validation.Watch:
+  """What validates: the paper's masked error by draws that depend on nothing but the step's shape, and the pictures."""
+  mine = face_batches.places(step.rows, cfg.batch)
+  count = min(_LOSS_BATCHES, -(-len(held.at) // cfg.batch))
+  batches = []
+  for at in np.resize(held.at, (count, cfg.batch)):
+    rows = held.data.take(at[mine], at[mine]) | {"index": mine.astype(np.int32), "few": np.zeros(len(mine), np.float32)}
+    batches.append(face_batches.put(rows, step.rows, cfg.batch))
+  plain = dataclasses.replace(cfg, identity_weight=0.0, outside=0.0, empty=0.0, blank=0.0)
+  loss = fit.scorer(facesnap, plain, step, frozen, batches, jax.random.key(0))
+  mixed = facesnap.mixer_config(cfg, pipe.backbone.nets.unet.context_dim, tower.width)
+  return validation.Watch(c.out, pipe, mixed, held, loss, pack, posers.of_pack(pack), judge(c, pack))
+
+
+def judge(c: config.Pretrain, pack: faces.Pack) -> validation.Judge | None:
+  """The second recogniser. UserError for the training's own."""
+  if c.judge:
+    second = faces.open_pack(c.judge)
+    if second.digest == pack.digest:
+      raise UserError(f"--judge {c.judge} is the recogniser of this training: a second one shall judge")
+    return validation.by_pack(second)
+  if pack.bundled:
+    return scoring.Judges(pack=pack).embed
+  tell("validation measures no identity: give --judge, a second face pack")
+  return None
+
+
+def draw(c: config.Pretrain, split: str, each: int, side: int, limit: int | None = None) -> FaceSet:
+  """Drawn people's faces, which the first process renders and all open."""
+  folder = c.out / ("faces" if split == "train" else split)
+  render = lambda: drawn_set.render(
+    folder, {split: each}, seed=c.seed, size=side, closer=c.closer, limit=limit or c.people
+  )
+  if distributed.first():
+    render()
+  distributed.meet("rendered")
+  return render()
 
 
 def freeze(pipe: pipeline.Pipeline, cfg: facesnap.Config, tower: Tower, pack: faces.Pack) -> Frozen:

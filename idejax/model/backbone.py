@@ -146,15 +146,7 @@ def load(
     )
   configs, params = {}, {}
   for name in parts:
-    make, shapes, stem, rename = _COMPONENTS[name]
-    path = folder / name / "config.json"
-    configs[name] = make_config(make, path)
-    kind = jnp.float32 if name == "vae" and configs[name].force_upcast else dtype
-    tensors = tensorfiles.read(folder / name, stem, variant=variant, allow_pickle=allow_pickle)
-    if rename:
-      tensors = rename(tensors)
-    want = weights.with_dtype(net_shapes(shapes, configs[name], path), kind)
-    params[name] = weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
+    configs[name], params[name] = load_part(folder, name, dtype, variant, allow_pickle)
   schedule = make_config(NoiseSchedule, folder / "scheduler" / "scheduler_config.json")
   if "text_encoder_2" not in parts:
     # diffusers' StableDiffusionPipeline mends old configs this way; without it SD 1.x latents are clipped.
@@ -171,6 +163,21 @@ def load(
   )
   _check_widths(folder, nets)
   return Backbone(nets, params)
+
+
+def load_part(
+  folder: Path, name: str, dtype: Any, variant: str | None = None, allow_pickle: bool = False
+) -> tuple[Any, Any]:
+  """(config, parameters) of one component of a pipeline folder, such as "vae"; see `load`."""
+  make, shapes, stem, rename = _COMPONENTS[name]
+  path = folder / name / "config.json"
+  config = make_config(make, path)
+  kind = jnp.float32 if name == "vae" and config.force_upcast else dtype
+  tensors = tensorfiles.read(folder / name, stem, variant=variant, allow_pickle=allow_pickle)
+  if rename:
+    tensors = rename(tensors)
+  want = weights.with_dtype(net_shapes(shapes, config, path), kind)
+  return config, weights.from_torch(want, tensors, name=f"{folder.name}/{name}")
 
 
 def _number(x: Any) -> float | None:

@@ -52,6 +52,11 @@ class Tower:
     return self.cfg.image_size
 
   @property
+  def count(self) -> int:
+    """Tokens of a portrait: the class token's and every patch's."""
+    return (self.cfg.image_size // self.cfg.patch_size) ** 2 + 1
+
+  @property
   def width(self) -> int:
     """Features of a token."""
     return self.cfg.hidden_size

@@ -1,7 +1,7 @@
 """People's photos -> the data of their training: encoded variants, masks, face features."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -64,11 +64,16 @@ def build(
 
 def encode(b: Backbone, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Mean and log-variance of latents of images float32 [N, H, W, 3], in calls of one shape."""
+  return in_chunks(lambda chunk: _encode(b, chunk), images)
+
+
+def in_chunks(encode: Callable[[np.ndarray], Any], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Both results of `encode` for images float32 [N, H, W, 3], CHUNK at a time, the last filled up with black."""
   parts = []
   for at in range(0, len(images), CHUNK):
     part = images[at : at + CHUNK]
     chunk = np.concatenate([part, np.zeros((CHUNK - len(part), *part.shape[1:]), np.float32)])
-    parts.append([np.asarray(x, np.float32)[: len(part)] for x in _encode(b, chunk)])
+    parts.append([np.asarray(x, np.float32)[: len(part)] for x in encode(chunk)])
   mean, logvar = zip(*parts)
   return np.concatenate(mean), np.concatenate(logvar)
 

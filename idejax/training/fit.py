@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from idejax import sharding
+from idejax import draws, sharding
 from idejax.model.backbone import Backbone
 from idejax.model.conditioning import Prompts
 from idejax.person import subjects
@@ -212,6 +212,27 @@ def train(
   """
   key = sharding.put(key, step.keys)
   return loop.resume_and_train(step, state, frozen, batch, key=key, run=run, facts=facts, people=people)
+
+
+def scorer(
+  method: "Method", cfg: Any, step: MeshStep, frozen: Frozen, batches: Sequence[st.Batch], key: jax.Array
+) -> Callable[[Any], float]:
+  """params -> the mean loss over `batches`, which lie on the devices as the step's do, by draws of `key` that are
+  always the same. Nothing trains."""
+  joined = sharding.replicated(step.mesh) if step.mesh.shape["fsdp"] > 1 else None
+
+  def run(params, frozen, batch, key, n):
+    if joined is not None:  # as in `step.make_step`
+      params, frozen = jax.lax.with_sharding_constraint((params, frozen), joined)
+    return method.loss(params, frozen, batch, draws.keys(key, n, batch["index"]), cfg)[0].astype(jnp.float32)
+
+  compiled, key = jax.jit(run, out_shardings=step.keys), sharding.put(key, step.keys)
+
+  def score(params: Any) -> float:
+    with jax.set_mesh(step.mesh):
+      return float(np.mean([np.asarray(compiled(params, frozen, b, key, n)) for n, b in enumerate(batches)]))
+
+  return score
 
 
 def represent(method: "Method", cfg: Any, frozen: Frozen, params: Any) -> dict[str, Any]:

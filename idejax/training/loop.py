@@ -122,7 +122,9 @@ def train(
     try:
       while count < run.steps and not (stop or log.lost or log.over):
         assert ahead is not None  # there is one as long as steps are left
+        began = time.monotonic()
         data = ahead.result()
+        log.waited += time.monotonic() - began
         if count + 1 < run.steps:
           ahead = pool.submit(batch, count + 1)
         state, metrics = step(state, frozen, data, key)
@@ -210,7 +212,8 @@ class _Log:
     self._now: list[tuple[int, Any]] = []
     self._before: list[tuple[int, Any]] = []
     self._began = time.monotonic()
-    self._compiled: tuple[int, float] | None = None  # steps done, and when, once the first has told its loss
+    self.waited = 0.0  # seconds in which the next batch was not there yet
+    self._compiled: tuple[int, float, float] | None = None  # steps done, when, and waited, once the first has told
     self._file = None
     if jax.process_index() == 0:
       run.folder.mkdir(parents=True, exist_ok=True)
@@ -262,16 +265,18 @@ class _Log:
   def _pace(self, done: int, spent: float) -> str:
     """Speed and time left. The first step is left out: it waited for the compiler."""
     if self._compiled is None:
-      self._compiled = done, spent
+      self._compiled = done, spent, self.waited
       return f", first step after {spent:.0f} s"
     steps, seconds = done - self._compiled[0], spent - self._compiled[1]
     if steps <= 0:
       return ""
+    waits = (self.waited - self._compiled[2]) / max(seconds, 1e-9)
+    waiting = f", {100 * waits:.0f} % in wait for input" if waits > 0.01 else ""
     rate = steps / max(seconds, 1e-9)
     left = (self.run.steps - done) / rate
     if self.run.minutes is not None:
       left = min(left, max(0.0, 60 * self.run.minutes - spent))
-    return f", {rate:.2f} steps/s, {_clock(left)} left"
+    return f", {rate:.2f} steps/s, {_clock(left)} left{waiting}"
 
   def close(self):
     for out in (self._file, self._board):

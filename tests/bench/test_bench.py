@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from idejax import config
+from idejax.bench import faces as bench_faces
 from idejax.bench import inputs as bench_input
 from idejax.bench import run as bench
 from idejax.errors import UserError
@@ -85,3 +86,19 @@ def test_input_is_measured_alone_and_in_front_of_a_training(tmp_path, monkeypatc
   assert {"workers_0", "workers_1", "training"} == set(figures)
   assert figures["workers_0"]["pictures_per_second"] > 0 and 0 <= figures["training"]["waits"] < 1
   assert "in wait for input" in capsys.readouterr().out
+
+
+def test_photos_and_records_are_measured_stage_by_stage(tmp_path, monkeypatch, capsys):
+  """Every stage, the shards, and rows as a training reads them, with latents and tokens of SD's sizes in the records."""
+  monkeypatch.setattr(bench_faces, "_PEOPLE", 3)
+  monkeypatch.setattr(bench_faces, "_STEPS", 3)
+  out = tmp_path / "bench.json"
+  bench.main(config.Bench(what=("faces",), size=64, repeats=1, out=out))
+  figures = json.loads(out.read_text())["figures"]["faces"]
+  stages = ["detect", "embed", "landmarks", "masks", "captions", "latents", "clip", "shards"]
+  assert list(figures["stages"]) == stages
+  assert all(x > 0 for f in figures["stages"].values() for x in f.values())
+  assert figures["records"]["records_per_second"] > figures["records"]["rows_per_second"] > 1
+  assert 0 <= figures["waits"]["share"] < 1
+  text = capsys.readouterr().out
+  assert all(name in text for name in (*stages, "rows", "of the time in wait"))

@@ -85,9 +85,10 @@ def encoded(data, tmp_path_factory):
 
 def test_what_is_encoded(encoded, data):
   out, tower = encoded
-  assert out.mean.shape[:1] == (4,) and out.clip.shape == (4, 5, 8)
-  np.testing.assert_allclose(out.clip, tower.tokens(data.portraits), atol=2e-3)
-  np.testing.assert_allclose(out.mask[1], at_latent_size(data.masks[1], out.mean.shape[1:3], 1), atol=1e-3)
+  pictures, clip = out.pictures, out.looks.clip
+  assert pictures.mean.shape[:1] == (4,) and clip.shape == (4, 5, 8)
+  np.testing.assert_allclose(clip, tower.tokens(data.portraits), atol=2e-3)
+  np.testing.assert_allclose(pictures.mask[1], at_latent_size(data.masks[1], pictures.mean.shape[1:3], 1), atol=1e-3)
   assert [list(r) for r in out.references] == [[0, 1, 2], [3]]
 
 
@@ -97,7 +98,9 @@ def test_a_step_is_a_function_of_seed_and_step_and_an_epoch_leaves_nobody_out(en
   for i, batch in enumerate(steps):
     again = face_batches.load(out, i, 2, seed=5, cross=0.5)
     jax.tree.map(np.testing.assert_array_equal, batch, again)
-  which = lambda batch: [int(np.abs(out.mean.astype(np.float32) - m).sum((1, 2, 3)).argmin()) for m in batch["mean"]]
+  which = lambda batch: [
+    int(np.abs(out.pictures.mean.astype(np.float32) - m).sum((1, 2, 3)).argmin()) for m in batch["mean"]
+  ]
   assert sorted(which(steps[0]) + which(steps[1])) == sorted(which(steps[2]) + which(steps[3])) == [0, 1, 2, 3]
 
 
@@ -107,10 +110,10 @@ def test_references_are_other_pictures_of_the_same_person(encoded):
   where = lambda batch, name, all_of: [int(np.abs(all_of.astype(np.float32) - x).reshape(len(all_of), -1).sum(1).argmin()) for x in batch[name]]  # fmt: skip
   for i in range(6):
     same, other = (face_batches.load(out, i, 2, seed=1, cross=c) for c in (0.0, 1.0))
-    at = where(same, "mean", out.mean)
-    assert where(same, "identity", out.identity) == where(same, "clip", out.clip) == at
-    seen = where(other, "identity", out.identity)
-    assert seen == where(other, "clip", out.clip) and where(other, "mean", out.mean) == at
+    at = where(same, "mean", out.pictures.mean)
+    assert where(same, "identity", out.looks.identity) == where(same, "clip", out.looks.clip) == at
+    seen = where(other, "identity", out.looks.identity)
+    assert seen == where(other, "clip", out.looks.clip) and where(other, "mean", out.pictures.mean) == at
     for target, reference in zip(at, seen):
       assert out.person[target] == out.person[reference]
       assert (target != reference) == (out.person[target] == 0)

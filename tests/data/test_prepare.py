@@ -302,9 +302,7 @@ def test_a_training_reads_the_records_as_they_are(out, pack):
       np.abs(data.images[n].astype(float) - np.asarray(Image.open(io.BytesIO(row["image"])).resize((32, 32)))).max() < 2
     )
   assert face_batches.shards(out, net, 32, 24).digest == data.digest != face_batches.shards(out, net, 64, 24).digest
-  with pytest.raises(
-    UserError, match="anna/0.png is 64 x 64, and this training reads squares of 96 pixels .* --size 96"
-  ):
+  with pytest.raises(UserError, match="have 64 pixels a side; this training reads squares of 96 pixels .* --size 96"):
     face_batches.shards(out, net, 96, 24)
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from idejax.cli import command, options
+from idejax.jobs import pretrain
+
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 JOB = ["idejax", "personalize", "my people", "--name", "<id>"]
@@ -106,6 +109,43 @@ def test_tpu_vm_dry_runs():
   for action in ("install", "status", "stop"):
     (line,) = plan("tpu_vm", action, *where)
     assert line[:7] == ssh and line[7] == "--worker=all"
+
+
+def readme_lines():
+  """The commands of launch/README.md that prepare faces and train on them: (script, its words, the job's words)."""
+  lines = [shlex.split(x) for x in (LAUNCH / "README.md").read_text().splitlines() if x.startswith("    ")]
+  for words in lines:
+    job = next((i for i, w in enumerate(words) if w == "idejax" and words[i + 1] in ("prepare", "pretrain")), None)
+    if job is not None:
+      at = next(i for i, w in enumerate(words) if w.startswith("launch/"))
+      yield Path(words[at]).stem, [w for w in words[at + 1 : job] if w != "--"], words[job:]
+
+
+def test_each_kind_of_machine_has_a_line_for_both_commands():
+  lines = list(readme_lines())
+  assert {(s, job[1]) for s, _, job in lines} == {
+    (s, c) for s in ("local", "slurm", "tpu_vm", "gke") for c in ("prepare", "pretrain")
+  }
+
+
+@pytest.mark.parametrize("script, given, job", list(readme_lines()), ids=lambda x: x if isinstance(x, str) else "")
+def test_lines_for_faces_run_what_they_say(script, given, job, monkeypatch):
+  """The script would start the very words, and idejax takes them."""
+  dry = [*given[:1], "--dry-run", *given[1:]] if script in ("tpu_vm", "gke") else ["--dry-run", *given]
+  lines = plan(script, *dry, *(["--"] if script in ("tpu_vm", "gke") else []), *job)
+  if script == "tpu_vm":
+    assert all(f"{w} {v}" in lines[0][-1] for w, v in zip(job, job[1:]))
+  elif script == "gke":
+    assert lines[0][-1] == f"--command=exec {shlex.join(job)} "
+  elif script == "slurm":
+    assert lines[-1][-len(job) :] == job
+  else:
+    assert len(lines) == int(given[-1]) and all(x[-len(job) - 1 :] == [*job, "&"] for x in lines)
+  monkeypatch.chdir(LAUNCH.parent)
+  kind, _, _ = command.COMMANDS[job[1]]
+  c = options.parse(kind, job[2:], f"idejax {job[1]}")
+  if job[1] == "pretrain":
+    assert pretrain.settings(c).batch == c.batch and c.validate_every
 
 
 def test_tpu_vm_really_starts_shows_and_stops_on_a_worker(tmp_path):

@@ -4,53 +4,28 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
-from support import addons, facepack, tiny_pipelines
+from support import pretraining
 
 import idejax
 from idejax import config
 from idejax.errors import UserError
 from idejax.jobs import pretrain
-from idejax.methods import facesnap
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-  root = tiny_pipelines.write(tmp_path_factory.mktemp("pretrain"), "sd15")
-  for name in ("anna", "bert"):
-    (root / "people" / name).mkdir(parents=True)
-    for n in range(2):
-      picture = facepack.picture((1, 2), seed=n + 10 * (name == "bert"))
-      Image.fromarray(picture).save(root / "people" / name / f"{n}.png")
-  addons.tower(root / "tower")
-  facepack.pack(root / "green", landmarks=True)
-  return root
+  return pretraining.world(tmp_path_factory.mktemp("pretrain"))
 
 
 def command(root, out, **more):
-  return config.Pretrain(
-    out=root / out,
-    data=str(root / "people"),
-    model=str(root / "sd15"),
-    preset="tiny",
-    batch=2,
-    pack=str(root / "green"),
-    vision=str(root / "tower"),
-    **more,
-  )
+  return pretraining.command(root, root / out, **({"data": "people"} | more))
 
 
 @pytest.fixture(scope="module")
-def small(monkeypatch_module):
-  tiny = facesnap.Config(dim=8, head_dim=4, identity_tokens=3, tokens=4, layers=1, identity_weight=0, steps=4, lr=1e-2)
-  monkeypatch_module.setitem(facesnap.PRESETS, "tiny", tiny)
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-  with pytest.MonkeyPatch.context() as m:
-    yield m
+def small():
+  with pretraining.settings():
+    yield
 
 
 def weights(folder):
@@ -79,6 +54,20 @@ def test_an_interrupted_run_ends_in_the_same_add_on(root, small):
 
 
 @pytest.mark.slow
+def test_records_on_the_disk_train_the_same_add_on_to_the_bit(root, small, capsys):
+  """Read step by step, and stopped after a step, against all in memory."""
+  data = pretraining.prepared(root, root / "faces", root / "people", 32).name
+  pretrain.main(command(root, "memory", data=data))
+  pretrain.main(command(root, "disk", data=data, memory=0.0, minutes=0.0))
+  assert "4 faces of 2 people, read step by step\n" in capsys.readouterr().err
+  pretrain.main(command(root, "disk", data=data, memory=0.0))
+  one, two = weights(root / "memory" / "addon"), weights(root / "disk" / "addon")
+  for part in one:
+    for name, x in one[part].items():
+      np.testing.assert_array_equal(x, two[part][name], err_msg=name)
+
+
+@pytest.mark.slow
 def test_other_settings_do_not_continue_a_run(root, small):
   if not (root / "whole" / "checkpoints").exists():
     pretrain.main(command(root, "whole"))
@@ -89,7 +78,7 @@ def test_other_settings_do_not_continue_a_run(root, small):
 @pytest.mark.parametrize(
   "given, words",
   [
-    (dict(data="nowhere"), "--data nowhere is no folder"),
+    (dict(data="nowhere"), "--data .*nowhere is no folder"),
     (dict(people=3), "--people and --each are of drawn people"),
     (dict(batch=3, accumulate=2), "a batch of 3 cannot be cut into 2 equal parts"),
     (dict(vision="nowhere"), "nowhere holds no CLIP image encoder"),

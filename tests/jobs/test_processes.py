@@ -7,31 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import facepack, several, tiny_pipelines
+from support.several import arrays, close, good, records
 
 from idejax.sampling.learned import load as open_identity
-
-
-def arrays(file):
-  with np.load(file) as f:
-    return [f[k] for k in f.files]
 
 
 def equal(a, b):
   assert len(a) == len(b) > 4
   for x, y in zip(a, b):
     np.testing.assert_array_equal(x, y)
-
-
-def close(a, b, tolerance):
-  assert len(a) == len(b) > 4
-  for x, y in zip(a, b):
-    np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
-
-
-def good(results):
-  for r in results:
-    assert r.code == 0, r.err
-  return results
 
 
 def go(shape, folder, job="toy", **given):
@@ -48,10 +32,6 @@ def alone(root):
   """The toy run on this process's eight devices, 20 steps."""
   several.toy(root / "alone", 20)
   return arrays(root / "alone.npz")
-
-
-def records(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_two_processes_train_as_one_and_only_the_first_speaks(root, alone):

@@ -59,7 +59,7 @@ MUTANTS = [
   ("a changed photo is not seen", "idejax/data/preparing/parts.py",
    "[list(i) for i in items], list(before)]", "[i.name for i in items], list(before)]",
    "tests/data/test_prepare.py::test_a_changed_setting_or_earlier_part_makes_a_part_old"),
-  ("pixels' centres are pixels' corners", "idejax/data/preparing/shards.py",
+  ("pixels' centres are pixels' corners", "idejax/data/preparing/squares.py",
    "- corner + 0.5) * scale - 0.5", "- corner) + 7.5 * scale",
    "tests/data/test_prepare.py::test_the_square_holds_the_face_where_its_points_say"),
   ("any alike face is a duplicate", "idejax/data/preparing/rules.py",

@@ -68,6 +68,34 @@ def wait_for(file: Path, processes: list[subprocess.Popen], timeout: float = 300
     time.sleep(0.01)
 
 
+# What they left behind.
+
+
+def good(results: list[Ended]) -> list[Ended]:
+  for r in results:
+    assert r.code == 0, r.err
+  return results
+
+
+def arrays(file: Path) -> list[Any]:
+  import numpy as np
+
+  with np.load(file) as f:
+    return [f[k] for k in f.files]
+
+
+def close(a: list[Any], b: list[Any], tolerance: float):
+  import numpy as np
+
+  assert len(a) == len(b) > 4
+  for x, y in zip(a, b):
+    np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 # The jobs. They run in processes of their own, and in that of the tests for comparison.
 
 
@@ -166,6 +194,50 @@ def real(folder: Path, root: Path):
   )
 
 
+def pretrain(folder: Path, root: Path, steps: int = 4, memory: float = 0.0, lost: int | None = None, **more: Any):
+  """`idejax pretrain` on the records of ROOT/faces by tests/support/pretraining.py's settings; weights to FOLDER.npz.
+
+  lost: the process from which the second shard vanishes once the training has opened it.
+  """
+  import jax
+  import numpy as np
+  from support import pretraining
+
+  from idejax import sharding
+  from idejax.jobs import pretrain as job
+  from idejax.runtime import distributed
+
+  kept: list[Any] = []
+  gather = sharding.gather
+  sharding.gather = lambda tree: kept.append(gather(tree)) or kept[-1]
+  if lost is not None and lost == jax.process_index():
+    lose()
+  with pretraining.settings(steps):
+    job.main(pretraining.command(root, folder, batch=8, memory=memory, **more))
+  sharding.gather = gather
+  if distributed.first():
+    np.savez(folder.with_suffix(".npz"), *jax.tree.leaves(kept[-1]))
+
+
+def lose():
+  """This process reads a copy of the records, whose second shard is removed after it was checked."""
+  import shutil
+  import tempfile
+
+  from idejax.data import face_rows
+
+  real = face_rows.open_shards
+
+  def opened(folder: Path, *args: Any, **how: Any):
+    copy = Path(tempfile.mkdtemp()) / folder.name
+    shutil.copytree(folder, copy)
+    out = real(copy, *args, **how)
+    next(copy.glob("*.array_record-00001-*")).unlink()
+    return out
+
+  face_rows.open_shards = opened
+
+
 def command(*args: str):
   from idejax.cli import command as cli
 
@@ -188,6 +260,8 @@ if __name__ == "__main__":
     distributed.start()
     if name == "fsdp":
       fsdp(folder, Path(given.pop("root")), **given)
+    elif name == "pretrain":
+      pretrain(folder, Path(given.pop("root")), **given)
     elif name == "real":
       real(folder, Path(given["root"]))
     else:

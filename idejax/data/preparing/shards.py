@@ -2,29 +2,29 @@
 
 import contextlib
 import hashlib
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from idejax.data.preparing import parts, rules, stages
+from idejax.data.preparing import parts, rules, squares
 from idejax.data.preparing.sources import Item, Source
 from idejax.errors import UserError
 from idejax.faces import photo
-from idejax.person import augment
 from idejax.storage.files import replacing
 
 NAME = "face_records"
 
 
 class Layout:
-  """Fields of a record: pixels as they were (size None) or squares round the face, and what is known of them."""
+  """Fields of a record: pixels as they were (size None) or squares round the face, and what is known of them.
 
-  def __init__(self, size: int | None, has_landmarks: bool):
+  encoded: shapes of what nets made of the pictures, float16, by field: "mean" and "logvar", "clip".
+  """
+
+  def __init__(self, size: int | None, has_landmarks: bool, encoded: Mapping[str, Sequence[int]] | None = None):
     import tensorflow_datasets as tfds
 
     f = tfds.features
@@ -42,7 +42,9 @@ class Layout:
     }
     if has_landmarks:
       fields["landmarks"] = f.Tensor(shape=(72, 2), dtype=np.float32)
-    self.size, self.has_landmarks = size, has_landmarks
+    for name, shape in (encoded or {}).items():
+      fields[name] = f.Tensor(shape=tuple(shape), dtype=np.float16, encoding="bytes")
+    self.size, self.has_landmarks, self.encoded = size, has_landmarks, tuple(encoded or ())
     self.features = f.FeaturesDict(fields)
     self._serializer = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info())
 
@@ -66,6 +68,7 @@ def write(
 
   detections = columns["detect"]
   texts = parts.unpack(columns["captions"], "caption_")
+  encoded = {n: x for stage in ("latents", "clip") for n, x in columns.get(stage, {}).items()}
   masks = {n: parts.unpack(columns["masks"], f"{n}_") for n in ("face", "hair")}
   with replacing(file) as temporary:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
@@ -79,9 +82,10 @@ def write(
         place = rules.square_of(detections["size"][i], detections["box"][i], around)
         record |= {n: files[i] for n, files in masks.items()}
         if layout.size is None:
-          record["image"] = _image(picture.data)
+          record["image"] = squares.whole(picture.data)
         else:
-          record = cut(record | {"image": photo.read(picture.data).pixels}, place, layout.size)
+          record = squares.cut(record | {"image": photo.read(picture.data).pixels}, place, layout.size)
+        record |= {n: encoded[n][i] for n in layout.encoded}
         record |= dict(
           embedding=columns["embed"]["embedding"][i],
           photo_size=detections["size"][i],
@@ -95,21 +99,6 @@ def write(
         writer.write(layout.serialize(record))
     finally:
       writer.close()
-
-
-def cut(record: Mapping[str, Any], place: tuple[int, int, int], size: int) -> dict[str, Any]:
-  """A record of the photo's square (top, left, side) at `size` pixels: picture, masks, and what is measured in pixels."""
-  scale, corner = size / place[2], np.array([place[1], place[0]], np.float32)
-  out = dict(record)
-  for name in ("box", "points", "landmarks"):
-    if name in record:
-      # Whole numbers are pixels' centres: the middle of the square stays its middle.
-      points = (record[name].reshape(-1, 2) - corner + 0.5) * scale - 0.5
-      out[name] = points.reshape(record[name].shape).astype(np.float32)
-  top, left, side = place
-  shrink = lambda x: augment.resize(np.ascontiguousarray(x[top : top + side, left : left + side]), size)
-  out |= {n: stages.png(shrink(_bits(record[n])) > 127) for n in ("face", "hair")}
-  return out | {"image": _jpeg(shrink(record["image"]))}
 
 
 def finish(folder: Path, layout: Layout, lengths: Sequence[int], bytes_: int):
@@ -137,22 +126,3 @@ def file_name(n: int, count: int) -> str:
 def digest(file: Path) -> str:
   with open(file, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _image(data: bytes) -> bytes:
-  """A file that any reader of PNG and JPEG opens; others, and those that lie on their side, are stored as PNG."""
-  if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n":
-    with Image.open(io.BytesIO(data)) as image:
-      if image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1:
-        return data
-  Image.fromarray(photo.read(data).pixels).save(out := io.BytesIO(), "PNG")
-  return out.getvalue()
-
-
-def _bits(png: bytes) -> np.ndarray:
-  return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-  Image.fromarray(pixels).save(out := io.BytesIO(), "JPEG", quality=95, subsampling=0)
-  return out.getvalue()

@@ -4,7 +4,6 @@ Columns have a row for every photo of the shard, also for those that are dropped
 changes.
 """
 
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +11,29 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from idejax.data.preparing import parts
+from idejax.data.preparing import parts, rules, squares
 from idejax.data.preparing.sources import Drawn, Item, Picture, Source
 from idejax.errors import UserError
 from idejax.faces import batch, landmarks, mask, photo
 from idejax.faces.mask import Parser
 from idejax.faces.pack import Pack
+from idejax.person import augment
 
 Columns = dict[str, np.ndarray]
 _ERROR = 200  # letters
+
+
+class Encoder(NamedTuple):
+  """A net that reads the records' pictures: its name, the digest of its files, pixels a side that it reads.
+
+  run: uint8 [N, side, side, 3] -> arrays [N, ...] by field; the net is loaded when it is first called.
+  """
+
+  name: str
+  digest: str
+  side: int
+  run: Callable[[np.ndarray], Columns]
 
 
 class Work(NamedTuple):
@@ -32,6 +43,10 @@ class Work(NamedTuple):
   pack: Pack
   parser: Parser | None
   threads: int | None = None
+  size: int | None = None  # of the squares that are stored; None: the photos as they are
+  around: float = 4.0
+  vae: Encoder | None = None
+  tower: Encoder | None = None
 
 
 class Stage(NamedTuple):
@@ -136,7 +151,7 @@ def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
   origins = np.full((len(items), 2), "", "U12")
   pictures = zip(work.source.read([items[i] for i in rows]), rows)
   for i, m in zip(rows, _threaded(work, look, pictures)):
-    files["face"][i], files["hair"][i] = png(m.face), png(m.hair)
+    files["face"][i], files["hair"][i] = squares.png(m.face), squares.png(m.hair)
     origins[i] = m.face_source, m.hair_source
   columns = {f"{name}_{k}": v for name, f in files.items() for k, v in parts.pack(f).items()}
   return {**columns, "mask_source": origins}
@@ -146,6 +161,53 @@ def captions(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Col
   """What came with the photos: sidecar, list, tar, data set or the drawn world; never invented."""
   texts = work.source.captions(items) if isinstance(work.source, Drawn) else [i.caption for i in items]
   return {f"caption_{k}": v for k, v in parts.pack([t.encode() for t in texts]).items()}
+
+
+def latents(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """The VAE's moments float16 [N, h, w, C] of the squares as they are stored, JPEG's losses included."""
+  assert work.vae
+
+  def look(pair: tuple[Picture, int]) -> np.ndarray:
+    return _stored(work, before["detect"], *pair)[0]
+
+  return _encode(work, work.vae, look, items, before["detect"])
+
+
+def clip(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """The image encoder's tokens float16 [N, T, D] of portraits, aligned in the pictures as they are stored."""
+  assert work.tower
+  side = work.tower.side
+
+  def look(pair: tuple[Picture, int]) -> np.ndarray:
+    return augment.resize(batch.align.portrait(*_stored(work, before["detect"], *pair)), side)
+
+  return _encode(work, work.tower, look, items, before["detect"])
+
+
+def _stored(work: Work, detections: Columns, picture: Picture, i: int) -> tuple[np.ndarray, np.ndarray]:
+  """The picture of a record as it will be read, and its five points there."""
+  pixels, points = photo.read(picture.data).pixels, detections["points"][i]
+  if work.size is None:
+    return pixels, points
+  place = rules.square_of(detections["size"][i], detections["box"][i], work.around)
+  record = squares.cut({"image": pixels, "points": points}, place, work.size)
+  return photo.read(record["image"]).pixels, record["points"]
+
+
+def _encode(
+  work: Work,
+  encoder: Encoder,
+  look: Callable[[tuple[Picture, int]], np.ndarray],
+  items: Sequence[Item],
+  detections: Columns,
+) -> Columns:
+  """An encoder's columns of the photos with a face; zeros stand where there is none, and no record is made of those."""
+  rows, columns = _with_face(detections), Columns()
+  pictures = zip(work.source.read([items[i] for i in rows]), rows)
+  for start, images in _batches(_threaded(work, look, pictures), 32):
+    for name, x in encoder.run(np.stack(images)).items():
+      columns.setdefault(name, np.zeros((len(items), *x.shape[1:]), x.dtype))[rows[start : start + len(x)]] = x
+  return columns
 
 
 def _pack(work: Work) -> Mapping[str, Any]:
@@ -162,6 +224,19 @@ STAGES: dict[str, Stage] = {
     Stage("captions", (), lambda w: {}, captions),
   )
 }
+# Of those who name a model: what its nets make of the pictures.
+LATENTS = Stage("latents", ("detect",), lambda w: _encoder(w, w.vae), latents)
+CLIP = Stage("clip", ("detect",), lambda w: _encoder(w, w.tower), clip)
+
+
+def asked(work: Work) -> dict[str, Stage]:
+  """The stages that records are made of, by name."""
+  more = [s for s, encoder in ((LATENTS, work.vae), (CLIP, work.tower)) if encoder]
+  return STAGES | {s.name: s for s in more}
+
+
+def _encoder(work: Work, encoder: Encoder | None) -> Mapping[str, Any]:
+  return {"size": work.size, "around": work.around, "net": encoder and encoder.digest}
 
 
 def _hash(pixels: np.ndarray) -> int:
@@ -172,12 +247,6 @@ def _hash(pixels: np.ndarray) -> int:
 
 def _with_face(detections: Columns) -> np.ndarray:
   return np.flatnonzero(detections["error"] == "")
-
-
-def png(bits: np.ndarray) -> bytes:
-  """A mask as a grey PNG file, 0 and 255."""
-  Image.fromarray(bits.astype(np.uint8) * 255).save(out := io.BytesIO(), "PNG", compress_level=1)
-  return out.getvalue()
 
 
 def _threaded(work: Work, function: Callable[[Any], Any], rows: Any) -> Iterator[Any]:
