@@ -50,6 +50,7 @@ def load(
   addon: "StrPath | None" = None,
   pack: "str | Pack" = "miniature",
   vision: "StrPath | None" = None,
+  controlnet: "StrPath | None" = None,
   dtype: Any = "float32",
   variant: str | None = None,
   allow_pickle: bool = False,
@@ -62,8 +63,8 @@ def load(
 
   people: whom prompts may name, as `personalize` returns them or as their run folders. addon: a folder of `idejax
   pretrain`, by which `sample` takes faces; pack, vision: its face networks, and its image encoder where it brings none.
-  dtype: float32 or bfloat16,
-  of weights and computation. variant: of the weights' files, such as "fp16". allow_pickle: open .bin files too, which
+  controlnet: a stock ControlNet's folder, by which `sample` takes control pictures. dtype: float32 or bfloat16, of
+  weights and computation. variant: of the weights' files, such as "fp16". allow_pickle: open .bin files too, which
   can run code. attention, remat: see `nets.attention` and `model.backbone.load`. devices: jax's, all by default.
   notify: receives notices, such as that a prompt was cut; by default they go to stderr.
   """
@@ -84,14 +85,15 @@ def load(
     devices=devices,
     notify=notify or tell,
   )
-  pipe = pipe.with_people(*several)
-  if addon is None:
-    return pipe
-  from pathlib import Path
+  if controlnet is not None:
+    pipe = pipe.with_controlnet(controlnet, allow_pickle=allow_pickle)
+  if addon is not None:
+    from pathlib import Path
 
-  from idejax.personalizing import posers
+    from idejax.personalizing import posers
 
-  return posers.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
+    pipe = posers.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
+  return pipe.with_people(*several)
 
 
 def personalize(
@@ -111,7 +113,7 @@ def personalize(
   photos: of one person, a path, an array [H, W, 3], a PIL image, a FaceRecord, or a list of these; of many, a dict of
   name -> photos, or a folder. Many train at once, each is called <name>, and a dict of them is returned. None: a
   portrait of the drawn world. method, preset, settings: as `idejax personalize --method M --help` lists them, such as
-  steps=300, lr=0.01, seed=1, describe="on a beach". model: a name, a folder or an open pipeline. pack: face networks,
+  steps=300, lr=0.01, seed=1, describe="on a beach"; of facesnap addon=FOLDER. model: a name, a folder or an open pipeline. pack: face networks,
   as of `identity`. out: a run folder to keep (loss.png, identity.safetensors, checkpoints, from which the same call
   continues); without it nothing is kept on disk. progress: called as progress(step, of, metrics) for every step, in
   order and a little late, in place of lines on stderr.

@@ -49,6 +49,7 @@ def run(c: config.Comic, old: script.Script | None, text: str):
       desk.store,
       model=c.model,
       method=c.method,
+      addon=c.addon,
       overwrite=c.replace,
     )
   if c.people is None:

@@ -11,18 +11,21 @@ import jax
 import numpy as np
 from PIL import Image
 
-from idejax import faces, sharding
+from idejax import config, faces, sharding
 from idejax.app import names as nm
 from idejax.app.audit import now
 from idejax.app.store import Consent, Record, Store
 from idejax.cli import method_options
+from idejax.cli.method_options import Settings
 from idejax.data import celebrities
+from idejax.data.people import Person
 from idejax.errors import UserError
 from idejax.faces import photo as ph
-from idejax.methods import METHODS
+from idejax.methods import ADDONS, IDENTITIES
 from idejax.methods.contract import encode_captions
 from idejax.miniature.world import portraits
 from idejax.person import subjects
+from idejax.personalizing import learn as learning
 from idejax.sampling.learned import Learned
 from idejax.sampling.pipeline import Pipeline
 from idejax.training import fit, loop
@@ -85,8 +88,10 @@ def learn(
   gate: AgeGate = AgeGate(),
   progress: Progress = lambda *_: None,
   stop: Callable[[], bool] = lambda: False,
+  addon: str | None = None,
 ) -> list[Record]:
   """Learns everybody into the store, or nobody. UserError for a bad name, photo or age, or a missing consent.
+  `addon`: the folder by which facesnap reads faces.
 
   If it is killed, the same call resumes at the last checkpoint.
   """
@@ -98,9 +103,11 @@ def learn(
   names = nm.pair([a.name for a in applicants], applicants)
   store.check_free(names, overwrite)
   method = method or METHOD["sdxl" if pipe.backbone.nets.xl else "sd"]
-  if method not in METHODS:
-    raise UserError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+  if method not in IDENTITIES:
+    raise UserError(f"there is no method {method!r}; there are {', '.join(IDENTITIES)}")
   cfg = cfg or method_options.preset(method, None, model)
+  asked = Settings(config.Personalize(method=method, model=model, addon=addon), cfg)
+  learning.check_addon([asked])
   progress(0, 1, "looking at the photos")
   photos, ages = [], []
   for n, a in zip(names, applicants):
@@ -109,10 +116,14 @@ def learn(
     photos.append(faces.read(picture, pack))
   scenes = {a.scene for a in applicants}
   groups = [[i for i, a in enumerate(applicants) if a.scene == s] for s in sorted(scenes)]
-  if METHODS[method].needs(cfg, pipe.backbone.nets).alone:
+  if IDENTITIES[method].needs(cfg, pipe.backbone.nets).alone:
     groups = [[i] for g in groups for i in g]
   everyone: dict[int, Learned] = {}
   for g, group in enumerate(groups):
+    if method in ADDONS:
+      faces_of = [Person(str(i), nm.word(names[i]), (photos[i],), alone=False) for i in group]
+      everyone |= dict(zip(group, learning.read_faces(asked, pipe, pack, faces_of, learning.Watch())))
+      continue
     tell = lambda done, of, what, g=g: progress(done + g * of, of * len(groups), what)
     crowd = _train(
       pipe,
@@ -185,7 +196,7 @@ def _train(
   stop: Callable[[], bool],
 ) -> list[Learned]:
   """Trains everybody in the group at once."""
-  module, b = METHODS[method], pipe.backbone
+  module, b = IDENTITIES[method], pipe.backbone
   needs = module.needs(cfg, b.nets)
   if scene:
     cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {scene}" for t in cfg.templates))

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from idejax import config, ranges
 from idejax.cli import config_file, hints, options
 from idejax.errors import UserError
-from idejax.methods import METHODS
-from idejax.methods.contract import default_preset, todays_names
+from idejax.methods import ADDONS, IDENTITIES
+from idejax.methods.contract import asked, default_preset, todays_names
 from idejax.model import families
 from idejax.storage import hub
 
@@ -27,20 +27,23 @@ def parse(args: list[str], prog: str) -> Settings | None:
   base, fields, args = _config_file(args)
   overrides = set(fields.pop("given", () if "compare" in fields else tuple(fields)))  # a run's JSON has all fields
   method = _value(args, "--method") or fields.pop("method", None) or base.method
-  if method not in METHODS:
-    raise UserError(f"--method is {method!r}{options.nearest(method, METHODS)}; it must be one of {', '.join(METHODS)}")
+  if method not in IDENTITIES:
+    raise UserError(
+      f"--method is {method!r}{options.nearest(method, IDENTITIES)}; it must be one of {', '.join(IDENTITIES)}"
+    )
   model = _value(args, "--model") or fields.get("model", base.model)
   preset_name = _value(args, "--preset") or fields.pop("preset", None) or base.preset
   if preset_name == "list":
     return print("\n".join(list_presets(method)))
-  fields = todays_names(METHODS[method].Config, fields)
-  start = dataclasses.replace(preset(method, preset_name, model), **_own(fields, METHODS[method].Config))
+  config_of, _ = asked(IDENTITIES[method])
+  fields = todays_names(config_of, fields)
+  start = dataclasses.replace(preset(method, preset_name, model), **_own(fields, config_of))
   own: dict[str, Any] = _own(fields, config.Personalize) | {"method": method, "preset": preset_name}
   base = dataclasses.replace(base, **own)
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
   kind = _join(type(start), method)
-  words = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(METHODS)}
+  words = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(IDENTITIES)}
   value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=words)
   if value is None:
     return None
@@ -52,7 +55,7 @@ def parse(args: list[str], prog: str) -> Settings | None:
 
 def preset(method: str, name: str | None, model: str) -> Any:
   """A preset's Config; by default the one for the model's family. UserError if there is none of that name."""
-  presets = METHODS[method].PRESETS
+  _, presets = asked(IDENTITIES[method])
   name = name or _default_preset(method, model)
   if name not in presets:
     raise UserError(f"{method} has no preset {name!r}{options.nearest(name, presets)}; it has {', '.join(presets)}")
@@ -60,14 +63,15 @@ def preset(method: str, name: str | None, model: str) -> Any:
 
 
 def _default_preset(method: str, model: str) -> str:
-  return default_preset(METHODS[method].PRESETS, model in hub.BUILT_IN, families.is_sdxl(model))
+  return default_preset(asked(IDENTITIES[method])[1], model in hub.BUILT_IN, families.is_sdxl(model))
 
 
 def list_presets(method: str) -> Iterator[str]:
   """The lines of --preset list: every preset with the values that differ from the method's defaults."""
-  plain = METHODS[method].Config()
+  config_of, presets = asked(IDENTITIES[method])
+  plain = config_of()
   yield f"presets of {method} (values that differ from the method's own defaults):"
-  for name, cfg in METHODS[method].PRESETS.items():
+  for name, cfg in presets.items():
     values = {k: v for k, v in _values(cfg).items() if v != getattr(plain, k)}
     texts = (f"{k}={v if not isinstance(v, tuple) else f'({len(v)} texts)'}" for k, v in values.items())
     yield f"  {name:20} {', '.join(texts) or 'the defaults'}"
@@ -93,12 +97,14 @@ def entries(s: Settings) -> dict[str, Settings]:
 
 def _entry(name: str, s: Settings) -> Settings:
   method, *parts = name.split("/")
-  if method not in METHODS:
-    raise UserError(f"--compare names {method!r}{options.nearest(method, METHODS)}; methods are {', '.join(METHODS)}")
-  preset_name = parts.pop(0) if parts and parts[0] in METHODS[method].PRESETS else None
+  if method not in IDENTITIES:
+    raise UserError(
+      f"--compare names {method!r}{options.nearest(method, IDENTITIES)}; methods are {', '.join(IDENTITIES)}"
+    )
+  preset_name = parts.pop(0) if parts and parts[0] in asked(IDENTITIES[method])[1] else None
   own = method == s.run.method and preset_name is None
   cfg = s.cfg if own else preset(method, preset_name, s.run.model)
-  for field in s.overrides:
+  for field in () if method in ADDONS else s.overrides:  # where nothing is trained there is nothing to hold for
     value = getattr(s.cfg, field)
     if field not in _names(type(cfg)) or not config_file.fits(value, typing.get_type_hints(type(cfg))[field]):
       flag = "--" + field.replace("_", "-")
@@ -125,7 +131,7 @@ def _setting(name: str, part: str, method: str, cfg: Any) -> dict[str, Any]:
     return {field[3:]: off[field]}
   fields = {field: _read(text) if equals else True}
   if field not in _names(type(cfg)):
-    names = [*_names(type(cfg)), *off, *METHODS[method].PRESETS]
+    names = [*_names(type(cfg)), *off, *asked(IDENTITIES[method])[1]]
     raise UserError(
       f"--compare has {name!r}: {method} has no preset or setting {field!r}{options.nearest(field, names)}"
     )

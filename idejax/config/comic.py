@@ -59,6 +59,8 @@ class Comic:
   """Who has agreed to the use of these photos; nothing is learned without."""
   method: str = ""
   """How to learn them. Default: celeb-basis."""
+  addon: str | None = None
+  """Add-on folder of idejax pretrain, by which the method facesnap reads faces in a moment."""
   replace: bool = False
   """Replace people of these names who are in the store already."""
 

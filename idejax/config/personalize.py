@@ -16,6 +16,7 @@ class Personalize:
     idejax personalize anna.png --method sefi-ide --steps 300 --lr 0.01
     idejax personalize people/ --out runs/people          everyone in a folder at once
     idejax personalize anna.png --compare id-ea,textual-inversion --out runs/both
+    idejax personalize anna.png --method facesnap --addon ADDON        no training: one forward pass
     idejax personalize --method sefi-ide --preset list    the method's presets and their values
 
   Afterwards: idejax sample --identity runs/anna --prompt "a photo of <anna> on the beach"
@@ -54,6 +55,10 @@ class Personalize:
   describe: Annotated[str | None, without_braces] = None
   """What else the photo shows ("in a blue shirt on the beach"), so that captions can say it.
   Default: nothing; for drawn portraits, everything."""
+  addon: Annotated[str | None, not_empty] = None
+  """Add-on folder of idejax pretrain, by which facesnap reads a face without any training of that person."""
+  vision: Path | None = None
+  """CLIP image encoder of the add-on, as transformers writes it. Default: the one in its folder."""
   names: Path | None = None
   """Text file of celebrities that the model knows, one name a line. Default: a list that suits the model."""
   checkpoint_every: Annotated[int | None, at_least(1)] = None
@@ -102,7 +107,7 @@ class Personalize:
       "tensorboard",
     ),
     "pictures": ("prompts", "num", "sample_steps", "guidance"),
-    "model": ("model", "pack", "parsing", "vit", "names"),
+    "model": ("model", "pack", "parsing", "vit", "addon", "vision", "names"),
     "machine": ("dtype", "remat", "accumulate"),
   }
   COMMON: ClassVar[tuple[str, ...]] = (

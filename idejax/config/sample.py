@@ -16,6 +16,7 @@ class Sample:
     idejax sample --model FOLDER --prompt "a photo of a cat" --out cat
     idejax sample --model FOLDER --prompts prompts.txt --num 4 --seed 7 --steps 25 --out many
     idejax sample --addon ADDON --face anna.png --pose left --prompt "a photo of a person on the beach"
+    idejax sample --model FOLDER --controlnet CONTROLNET --control edges.png --prompt "a red fox"
     idejax sample --config configs/sample_sdxl_turbo.py --prompt "a red fox" --out fox
 
   --out receives 00000.png and so on, manifest.jsonl (a line for each picture) and sheet.png (all at a
@@ -40,8 +41,8 @@ class Sample:
   face: tuple[Path, ...] = ()
   """Photo whose face the pictures shall have, with --addon; several are of one person, and count as their mean."""
   pose: Annotated[str | None, not_empty] = None
-  """Where the face lies: a driver's photo, none, or front, left, right, half-left, half-right, tilted-left,
-  tilted-right, happy, surprised, far. Default: as in --face, if landmarks are found there, else none."""
+  """Where the face lies, of --face or of a person by facesnap: a driver's photo, none, or front, left, right, half-left, half-right, tilted-left,
+  tilted-right, happy, surprised, far. Default: as in the person's photo, if landmarks are found there, else none."""
   face_strength: Annotated[float, between(0, 10)] = 1.0
   """How strongly the add-on acts; 0 makes the model's own pictures."""
   face_until: Annotated[float, between(0, 1)] = 1.0
@@ -51,10 +52,21 @@ class Sample:
   insightface pack (buffalo_l), or a folder of ONNX files."""
   vision: Path | None = None
   """CLIP image encoder of the add-on, as transformers writes it. Default: the one in its folder."""
+  controlnet: Path | None = None
+  """Folder of a stock ControlNet of the model's family (edges, depth, body or face key points), in diffusers' layout."""
+  control: Path | None = None
+  """Picture that it reads, drawn already as it was trained on; stretched to the pictures' size."""
+  control_strength: Annotated[float, between(0, 10)] = 1.0
+  """How strongly the control picture acts; 0 makes the model's own pictures."""
+  control_from: Annotated[float, between(0, 1)] = 0.0
+  """Share of the steps before it acts."""
+  control_until: Annotated[float, between(0, 1)] = 1.0
+  """Share of the steps, from the first, after which it no longer acts."""
   prompt: Annotated[tuple[str, ...], not_empty] = ()
   """One or more prompts, each in quotes; the option may be repeated."""
   prompts: Path | None = None
-  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt [negative, seed, guidance, face, pose]."""
+  """File of prompts: .txt (one a line), or .jsonl or .csv with the fields prompt [negative, seed, guidance, face, pose,
+  control]. Rows whose photo or control picture cannot be used are skipped, counted and listed."""
   negative: str | None = None
   """What the pictures should not show. Default: the empty prompt (for SDXL base zeros, as in diffusers)."""
   num: Annotated[int | None, at_least(1)] = None
@@ -102,6 +114,7 @@ class Sample:
     "prompts": ("prompt", "prompts", "negative"),
     "people": ("identity", "strength", "start", "other_model"),
     "a face without training": ("addon", "face", "pose", "face_strength", "face_until", "pack", "vision"),
+    "a control picture": ("controlnet", "control", "control_strength", "control_from", "control_until"),
     "pictures": ("out", "num", "seed", "steps", "guidance", "height", "width"),
     "sampler": ("sampler", "spacing", "karras", "eta"),
     "model": ("model", "variant", "allow_pickle"),

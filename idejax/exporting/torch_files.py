@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from idejax.errors import UserError
-from idejax.methods import METHODS, textual_inversion
+from idejax.methods import IDENTITIES, textual_inversion
 from idejax.methods.contract import Adapter, Export
 from idejax.model.backbone import Backbone
 from idejax.sampling.learned import Learned
@@ -23,7 +23,7 @@ CUSTOM = "pytorch_custom_diffusion_weights.safetensors"
 
 def parts(person: Learned, b: Backbone) -> Export:
   """The parts of a person's identity, from their method's `export`."""
-  return METHODS[person.method].export(person.identity, b, person.cfg)
+  return IDENTITIES[person.method].export(person.identity, b, person.cfg)
 
 
 def has_stages(e: Export) -> bool:

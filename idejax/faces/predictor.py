@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,12 +43,12 @@ def by_model(model: Morphable) -> Predictor:
   return predict
 
 
-def of_records(predict: Predictor, source: FaceRecord, driver: FaceRecord) -> Prediction:
-  """The prediction for two face records. UserError for one without landmarks."""
+def of_records(predict: Predictor, source: Any, driver: FaceRecord) -> Prediction:
+  """The prediction for two face records, of the source only its landmarks. UserError for one without them."""
   return predict(landmarks(source, "the source"), landmarks(driver, "the driver"))
 
 
-def landmarks(record: FaceRecord, whose: str) -> np.ndarray:
+def landmarks(record: Any, whose: str) -> np.ndarray:
   """The landmarks of a record, float32 [72, 2]. UserError if the pack that read the photo has none."""
   if record.landmarks is None:
     pack = record.meta.get("pack", "the face pack")

@@ -19,7 +19,7 @@ from idejax.evaluation.judges import Judges, calibrate
 from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
 from idejax.evaluation.runs import RunPerson
-from idejax.methods import METHODS
+from idejax.methods import IDENTITIES
 from idejax.miniature.judging import exam
 from idejax.model.backbone import Nets
 from idejax.runtime import cores, distributed
@@ -179,7 +179,7 @@ def sample(
 def trainers(people: Sequence[RunPerson], nets: Nets) -> tuple[str, ...]:
   """sha256 of the recognisers that a method learned from."""
   who = people[0].who
-  if not METHODS[who.method].needs(who.cfg, nets).recogniser:
+  if not IDENTITIES[who.method].needs(who.cfg, nets).recogniser:
     return ()
   digests = set()
   for name in {t.pack for t in people if t.pack}:

@@ -21,11 +21,12 @@ from idejax.data.people import Person
 from idejax.errors import UserError, tell
 from idejax.evaluation import compare, report
 from idejax.jobs import run_folder
-from idejax.methods import METHODS
+from idejax.methods import IDENTITIES
 from idejax.miniature.world import portraits
 from idejax.person import caption_lint
 from idejax.personalizing.learn import (
   Watch,
+  check_addon,
   check_name,
   check_vit,
   description,
@@ -88,7 +89,7 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   # ---- Train -----------------------------------------------------------------------------------
   groups = [people[at : at + c.at_a_time] for at in range(0, len(people), c.at_a_time)]
   if len(groups[0]) > 1:
-    refuse_crowd(METHODS[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
+    refuse_crowd(IDENTITIES[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
   with waiting("reading the model's words"):
     shared = share(s, pipe, names)
   everyone: list[Learned] = []
@@ -180,7 +181,9 @@ def check(s: Settings):
       raise UserError(f"--{name} {path} does not exist")
   if c.tensorboard and importlib.util.find_spec("tensorboardX") is None:
     raise UserError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"')
-  for e in list(method_options.entries(s).values()) or [s]:
+  runs = list(method_options.entries(s).values()) or [s]
+  check_addon(runs)
+  for e in runs:
     method_options.check_parts(e)
   for p in c.prompts:
     if p.count("{}") > 1:
@@ -189,7 +192,7 @@ def check(s: Settings):
 
 def check_prompts(s: Settings, people: Sequence[Person], pipe: pl.Pipeline):
   """UserError if a prompt of the sheet is too long for the person's word to have room."""
-  needs = METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets)
+  needs = IDENTITIES[s.run.method].needs(s.cfg, pipe.backbone.nets)
   for p in (s.run.prompts or report.PROMPTS) if needs.tokens else ():
     for tokenizer in pipe.tokenizers:
       tokenizer.encode([p.replace("{}", people[0].word)], {people[0].word: needs.tokens})

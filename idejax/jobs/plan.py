@@ -15,6 +15,7 @@ import jax
 from idejax import __version__, config
 from idejax.cli import method_options, options
 from idejax.errors import UserError, one_line, tell
+from idejax.methods import ADDONS
 from idejax.nets import target
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
@@ -65,6 +66,10 @@ def settings(c: config.Plan) -> method_options.Settings:
     raise UserError("nothing to plan: give --config FILE of a run, or --model")
   out = method_options.parse(args, "idejax plan")
   assert out is not None  # there is no --help among them
+  if out.run.method in ADDONS:
+    raise UserError(
+      f"{out.run.method} trains nothing for a person, so there is nothing to plan; its training is idejax pretrain"
+    )
   return out
 
 

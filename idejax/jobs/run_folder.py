@@ -11,12 +11,23 @@ from idejax import config
 from idejax.cli import method_options
 from idejax.cli.method_options import Settings
 from idejax.errors import UserError
-from idejax.methods import METHODS
-from idejax.methods.contract import todays_names
+from idejax.methods import IDENTITIES
+from idejax.methods.contract import asked, todays_names
 from idejax.personalizing.learn import FREE
 from idejax.storage import hub
 
-_WHOSE = ("photo", "drawn", "split", "model", "vit", "describe", "compare", "given")  # another value is another run
+_WHOSE = (
+  "photo",
+  "drawn",
+  "split",
+  "model",
+  "vit",
+  "describe",
+  "compare",
+  "given",
+  "addon",
+  "vision",
+)  # another value is another run
 
 
 def choose(s: Settings) -> Path:
@@ -60,8 +71,8 @@ def refuse_other(s: Settings, out: Path):
 def differing(s: Settings, old: dict[str, Any], free: list[str]) -> list[str]:
   """The settings in which a run's config.json and this command differ. One that config.json lacks counts as off."""
   now = json.loads(json.dumps(method_options.to_json(s)))
-  if old.get("method") in METHODS:
-    old = todays_names(METHODS[old["method"]].Config, old)
+  if old.get("method") in IDENTITIES:
+    old = todays_names(asked(IDENTITIES[old["method"]])[0], old)
   keys = [k for k in now.keys() | old.keys() if k not in free]
   return sorted(k for k in keys if old.get(k) != now.get(k) and (k in old or now.get(k)))
 
@@ -82,7 +93,9 @@ def command_digest(s: Settings, out: Path) -> str:
   settings = {k: v for k, v in method_options.to_json(s).items() if k not in left_out}
   # A drawn portrait is written by the run itself: its name says all.
   sources = [] if c.photo is None else [c.photo]
-  sources += [Path(p) for p in (c.vit, c.parsing, c.names, hub.BUILT_IN.get(c.model, c.model), c.pack) if p]
+  sources += [
+    Path(p) for p in (c.vit, c.parsing, c.names, hub.BUILT_IN.get(c.model, c.model), c.pack, c.addon, c.vision) if p
+  ]
   stamps = [list(_stamps(p)) for p in sources]
   return hashlib.sha256(json.dumps([settings, stamps], sort_keys=True, default=str).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ import numpy as np
 from idejax import __version__, config
 from idejax.cli import hints
 from idejax.errors import UserError, tell
-from idejax.jobs import picture_folder
+from idejax.jobs import picture_folder, sample_steering
 from idejax.jobs.latents_file import LatentsFile, sha256
 from idejax.runtime import distributed
 from idejax.runtime.progress import waiting
@@ -69,18 +69,12 @@ def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
     pipe = pipeline.load(
       folder, dtype=dtype, variant=c.variant, allow_pickle=c.allow_pickle, attention=c.attention, notify=tell
     )
-  pipe = pipe.with_people(*people, other=c.other_model)
-  if c.addon:
-    from idejax.personalizing import posers
-
-    with waiting("reading the add-on"):
-      pipe = posers.with_addon(pipe, c.addon, c.pack, c.vision)
+  pipe = sample_steering.open_controls(c, prompt_list, pipe, people).with_people(*people, other=c.other_model)
   settings = pipeline.Settings(c.steps, c.sampler, c.height, c.width, c.batch, c.spacing, c.karras, c.eta, c.tiled)
   guidance = pipeline.default_guidance(pipe) if c.guidance is None else c.guidance
   requests = make_requests(c, guidance, prompt_list, [p.word for p in people])
   height, width = pipe.size(settings)
-  if c.addon:
-    requests = steer(c, prompt_list, requests, pipe, (height, width))
+  requests, skipped = sample_steering.steer(c, prompt_list, requests, pipe, (height, width))
   h, w, channels = pipe.latent_shape(settings)
   pipeline.make_table(pipe, settings)
   check_memory(pipe, settings, len(requests))
@@ -110,7 +104,8 @@ def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
     identities=[[p.word, tensorfiles.digest(learned.file(path))] for p, path in zip(people, c.identity)] or None,
     strength=c.strength,
     start=c.start,
-    addon=tensorfiles.digest(pipe.faces.folder) if pipe.faces else None,
+    addon=tensorfiles.digest(pipe.faces.folder) if pipe.faces and c.addon else None,
+    controlnet=pipe.controls if c.controlnet else None,
     idejax_version=__version__,
     jax_version=jax.__version__,
   )
@@ -123,9 +118,10 @@ def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
     ]
     saved = LatentsFile(c.save_latents, shape, complete) if c.save_latents else None
   todo = [i for i, old in enumerate(complete) if old is None or (saved and not saved.holds(i, old))]
+  todo = [i for i in todo if i not in skipped]
   again = set(todo)
   records = [r if i in again else complete[i] or r for i, r in enumerate(records)]
-  if done := len(files) - len(todo):
+  if done := len(files) - len(todo) - len(skipped):
     tell(f"{done} of {len(files)} pictures are there already")
   reopen = saved and (todo or not saved.path.exists())
   distributed.meet("looked")  # all processes have seen the same before one writes
@@ -167,21 +163,15 @@ def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
     return
   num = c.num or 1
   columns = min(num, 8)
-  picks = [i for i in range(len(requests)) if i % num < columns][: 32 * columns]
+  picks = [i for i in range(len(requests)) if i % num < columns and i not in skipped][: 32 * columns]
   pictures.sheet(out / "sheet.png", [files[i] for i in picks], [requests[i].prompt for i in picks[::columns]], columns)
-  s = "s" * (len(requests) > 1)
-  tell(f"{len(requests)} picture{s} in {out}, all on {out / 'sheet.png'}")
+  count = len(requests) - len(skipped)
+  tell(f"{count} picture{'s' * (count > 1)} in {out}, all on {out / 'sheet.png'}")
 
 
 def check(c: config.Sample):
   """UserError for what can be seen to be wrong without a model."""
-  if c.addon is None and (c.face or c.pose):
-    raise UserError(f"--{'face' if c.face else 'pose'} needs an add-on that reads faces: give --addon FOLDER")
-  if c.pose and not c.face and not c.prompts:
-    raise UserError("--pose is where a face lies: give --face PHOTO")
-  for photo in c.face:
-    if not photo.is_file():
-      raise UserError(f"--face {photo} {'is no file' if photo.exists() else 'does not exist'}")
+  sample_steering.check(c)
   if c.start and not c.identity:
     raise UserError("--start delays an identity: give --identity")
   if c.strength is not None and not c.identity:
@@ -245,8 +235,7 @@ def known_records(c: config.Sample, prompt_list: list[prompts.Prompt]) -> list[d
   same |= {"strength": c.strength, "height": c.height or usual.side, "width": c.width or usual.side, "dtype": c.dtype}
   if c.sampler != "folder":
     same["sampler"] = c.sampler
-  if not c.addon:
-    same["addon"] = None
+  same |= {name: None for name in ("addon", "controlnet") if getattr(c, name) is None}
   if c.identity:
     from idejax.sampling import learned
 
@@ -282,22 +271,6 @@ def make_requests(c: config.Sample, guidance: float, prompt_list: list[prompts.P
     out.append(Request(row["prompt"], row["negative"], row["seed"], row["index"], scale, c.start, plain(row["prompt"])))
   if any(r.negative for r in out) and all(r.guidance <= 1 for r in out):
     tell("warning: guidance up to 1 is none, so the negative prompt has no effect")
-  return out
-
-
-def steer(c: config.Sample, prompt_list: list[prompts.Prompt], requests, pipe, size: tuple[int, int]):
-  """The requests with the faces and poses of the command, or of their rows in the file of prompts."""
-  num, out = c.num or 1, []
-  for i, r in enumerate(requests):
-    p = prompt_list[i // num]
-    face, pose = (Path(p.face),) if p.face else c.face, p.pose or c.pose
-    if face:
-      r = dataclasses.replace(r, steer=pipe.faces.steer(list(face), pose, size, c.face_strength, c.face_until))
-    elif pose:
-      raise UserError(f"{p.text[:60]!r} has a pose and no face: give it one, or --face PHOTO")
-    out.append(r)
-  if not any(r.steer for r in out):
-    raise UserError("--addon reads faces, and none is given: --face PHOTO")
   return out
 
 

@@ -29,3 +29,6 @@ METHODS: Mapping[str, Method] = {
 
 # Trained once for everybody by `idejax pretrain`; a person is then one forward pass.
 ADDONS: Mapping[str, Method] = {"facesnap": facesnap}
+
+# Whatever `idejax personalize` makes an identity by.
+IDENTITIES: Mapping[str, Method] = {**METHODS, **ADDONS}

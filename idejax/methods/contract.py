@@ -160,6 +160,13 @@ class Method(Protocol):
     """The identity in the parts that files hold."""
 
 
+def asked(method: Method) -> tuple[type[Any], Mapping[str, Any]]:
+  """(Config, presets) of what `idejax personalize` asks for a person: the method's own. Where all training is over
+  before a person comes (scope "dataset"), the method's `Person`, whose only preset is its defaults."""
+  person = getattr(method, "Person", None)
+  return (method.Config, method.PRESETS) if person is None else (person, {"paper": person(), "miniature": person()})
+
+
 def encode_captions(needs: Needs, tokenizers: Sequence[Tokenizer], word: str) -> Prompts:
   """The training captions with `word` for the person: `frozen.captions`."""
   texts = [c.replace("{}", word) for c in needs.captions]

@@ -11,7 +11,7 @@ makes up for it. The text alone is sometimes dropped, so both branches of guidan
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,17 @@ PRESETS = {
   "miniature": _SMALL,
   "tiny": dataclasses.replace(_SMALL, dim=32, layers=1, identity_tokens=4, tokens=4, steps=40, batch=4),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Person:
+  """A person by FaceSnap: what `idejax personalize` asks. Nothing is trained."""
+
+  strength: Annotated[float, between(0, 10)] = 1.0
+  """How strongly the face acts; 0 is the model alone. `idejax sample --strength` sets it again."""
+
+  steps: ClassVar[int] = 0
+  batch: ClassVar[int] = 0
 
 
 class Look(NamedTuple):

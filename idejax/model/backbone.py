@@ -97,7 +97,8 @@ class Conditioning:
   pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
   control, control_context: a ControlNet's image [B, H, W, 3] in [0, 1], and its context [B, L', D]; without
     one it reads the text, as stock ControlNets do.
-  control_scale: how strongly it acts, [B]; 1 without it. control_until: a timestep [B] below which it no longer does.
+  control_scale: how strongly it acts, [B]; 1 without it. control_until, control_from: timesteps [B]; below the first it
+    no longer acts, above the second not yet.
   bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
     equal length (`stage`).
   """
@@ -110,6 +111,7 @@ class Conditioning:
   control_context: jax.Array | None = None
   control_scale: jax.Array | None = None
   control_until: jax.Array | None = None
+  control_from: jax.Array | None = None
   bounds: jax.Array | None = None
 
 
@@ -318,6 +320,8 @@ def predict(
     strength = cond.control_scale
     if cond.control_until is not None:
       strength = jnp.where(t >= cond.control_until, 1.0 if strength is None else strength, 0.0)
+    if cond.control_from is not None:
+      strength = jnp.where(t <= cond.control_from, 1.0 if strength is None else strength, 0.0)
     residuals = control(b, x, t, text, cond.control, added, strength)
   out = unet.UNet(b.nets.unet).apply(
     {"params": b.params["unet"]}, x, t, context, added, residuals, extra, mutable=["attention"] if capture else False

@@ -19,6 +19,8 @@ def with_controlnet(b: Backbone, folder: Path, *, variant: str | None = None, al
   UserError if the folder holds none, or one of another family.
   """
   path, n = folder / "config.json", b.nets
+  if not path.is_file():
+    raise UserError(f"{folder} is no ControlNet folder in diffusers' layout: it has no config.json")
   run = dict(dtype=n.dtype, attention=n.unet.attention, remat=n.unet.remat)
   if (kind := read_json(path).get("_class_name", "ControlNetModel")) != "ControlNetModel":
     raise UserError(f"{path} describes a {kind}, not a ControlNetModel")

@@ -18,7 +18,7 @@ from idejax.data import celebrities, people_folder
 from idejax.data.people import Person, stem
 from idejax.errors import UserError, tell
 from idejax.faces.photo import DRAWN_SIDE
-from idejax.methods import METHODS
+from idejax.methods import IDENTITIES
 from idejax.miniature.world import portraits
 from idejax.personalizing import learn
 from idejax.runtime import cores
@@ -78,9 +78,9 @@ def personalize(
 def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
   """The command's settings and the method's, from Python values. UserError for what neither has."""
   method, model = about["method"], about["model"]
-  if method not in METHODS:
+  if method not in IDENTITIES:
     raise UserError(
-      f"method is {method!r}{options.nearest(str(method), METHODS)}; it must be one of {', '.join(METHODS)}"
+      f"method is {method!r}{options.nearest(str(method), IDENTITIES)}; it must be one of {', '.join(IDENTITIES)}"
     )
   start = method_options.preset(method, about["preset"], model)
   free = {f.name for f in dataclasses.fields(config.Personalize)} - {*_OURS}
@@ -99,6 +99,7 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     if path and not path.exists():
       raise UserError(f"{key}: {path} does not exist")
   method_options.check_parts(s := Settings(run, cfg))
+  learn.check_addon([s])
   return s
 
 
@@ -191,7 +192,7 @@ def _train(
     learn.check_name(p.word, pipe)
   groups = [people[at : at + c.at_a_time] for at in range(0, len(people), c.at_a_time)]
   if len(groups[0]) > 1:
-    learn.refuse_crowd(METHODS[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
+    learn.refuse_crowd(IDENTITIES[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
   with waiting("reading the model's words"):
     shared = learn.share(s, pipe, names)
   identities: list[Learned] = []

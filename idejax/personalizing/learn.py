@@ -14,13 +14,14 @@ from idejax.cli import method_options
 from idejax.cli.method_options import Settings
 from idejax.data.people import Person
 from idejax.errors import UserError, tell
-from idejax.methods import METHODS
+from idejax.methods import ADDONS, IDENTITIES, METHODS
 from idejax.methods.contract import Needs, encode_captions
 from idejax.miniature.world import portraits
 from idejax.model import tokens
 from idejax.model.conditioning import Prompts
 from idejax.person import face_vit, subjects
 from idejax.person.subject import Frozen
+from idejax.personalizing import posers
 from idejax.runtime.progress import label, waiting
 from idejax.sampling import class_pictures
 from idejax.sampling import pipeline as pl
@@ -30,7 +31,7 @@ from idejax.storage import hub, tensorfiles
 from idejax.storage.files import need_space
 from idejax.training import fit, loop
 
-# Settings that may change when a run is continued, or (vit, describe) whose effect is compared instead.
+# Settings that may change when a run is continued, or (vit, describe, addon, vision) whose effect is compared instead.
 FREE = (
   "out",
   "prompts",
@@ -52,6 +53,8 @@ FREE = (
   "strength",
   "negative",
   "usual_guidance",
+  "addon",
+  "vision",
 )
 
 
@@ -64,7 +67,7 @@ def description(c: config.Personalize) -> str:
 
 def with_description(s: Settings) -> Settings:
   """The settings with that said in every training caption."""
-  if not (more := description(s.run)):
+  if s.run.method in ADDONS or not (more := description(s.run)):  # nothing is trained, so no caption is read
     return s
   return Settings(s.run, dataclasses.replace(s.cfg, templates=tuple(f"{t} {more}" for t in s.cfg.templates)))
 
@@ -80,6 +83,8 @@ class Shared(NamedTuple):
 
 def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
   cfg, b = s.cfg, pipe.backbone
+  if s.run.method in ADDONS:
+    return Shared({}, Prompts((), (), ()), None, None)
   needs = METHODS[s.run.method].needs(cfg, b.nets)
   constants = needs.constants(b, pipe.tokenizers, names, cfg)
   captions = encode_captions(needs, pipe.tokenizers, s.run.name)
@@ -105,6 +110,9 @@ def train(
 ) -> list[Learned]:
   """Everybody in `people`, at once if there are several; what each has become. `accepted` is called when the
   checkpoints that may be there have turned out to be this run's; `progress`: see `loop.Run`."""
+  if s.run.method in ADDONS:
+    accepted()
+    return read_faces(s, pipe, pack, people, watch)
   c, cfg, method, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
   augment = method.needs(cfg, b.nets).augment
   with waiting("encoding the photos"):
@@ -166,6 +174,38 @@ def train(
   ]
 
 
+def read_faces(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, people: list[Person], watch: "Watch") -> list[Learned]:
+  """Everybody as an add-on sees them, in one forward pass each: nothing is trained."""
+  c = s.run
+  with waiting("reading the add-on"):
+    who = posers.with_addon(pipe, c.addon or "", pack, c.vision).faces
+  assert who is not None  # `with_addon` said so
+  watch.done("features")
+  out = []
+  for p in people:
+    if len(p.photos) > 1:
+      tell(f"{p.word}: the mean of {len(p.photos)} photos' tokens, which nobody trained the add-on to read")
+    identity = who.represent(p.photos, s.cfg.strength)
+    where = str(who.folder.resolve())
+    out.append(
+      Learned(
+        p.word, c.method, s.cfg, identity, c.model, pipe.digest, pack.licence, addon=where, addon_digest=who.digest
+      )
+    )
+  watch.done("train")
+  return out
+
+
+def check_addon(runs: Sequence[Settings]):
+  """UserError for a method that reads faces by an add-on and is given none, and for an add-on that nobody reads."""
+  c, needy = runs[0].run, [s.run.method for s in runs if s.run.method in ADDONS]
+  if needy and not c.addon:
+    raise UserError(f"{needy[0]} reads faces by an add-on: give --addon FOLDER, which idejax pretrain makes")
+  if not needy and (c.addon or c.vision):
+    name = "addon" if c.addon else "vision"
+    raise UserError(f"--{name} {getattr(c, name)} is read by {', '.join(ADDONS)} only; leave it out")
+
+
 def check_name(word: str, pipe: pl.Pipeline):
   """UserError if a name is an ordinary word of the model: prompts with that word would change."""
   if tokens.knows(pipe.tokenizers[0], word):
@@ -174,7 +214,7 @@ def check_name(word: str, pipe: pl.Pipeline):
 
 def check_vit(s: Settings, pipe: pl.Pipeline):
   """UserError if --vit is given and not read."""
-  if s.run.vit and not METHODS[s.run.method].needs(s.cfg, pipe.backbone.nets).face_vit:
+  if s.run.vit and not IDENTITIES[s.run.method].needs(s.cfg, pipe.backbone.nets).face_vit:
     raise UserError(
       f"--vit {s.run.vit} is not read by {s.run.method} with these settings; leave it out, or use --source vit"
     )
@@ -201,6 +241,7 @@ def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, A
     "pack": pack.name,
     "pack_digest": pack.digest,
     "pack_licence": pack.licence,
+    **({"addon": str(c.addon)} if c.addon and c.method in ADDONS else {}),
     "idejax": __version__,
     "jax": jax.__version__,
     "ai_generated": "pictures made with this identity are synthetic",

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from idejax.errors import UserError
-from idejax.methods import METHODS
-from idejax.methods.contract import saved_fields
+from idejax.methods import IDENTITIES
+from idejax.methods.contract import asked, saved_fields
 from idejax.model.backbone import Nets
 from idejax.nets.clip import TextConfig
 from idejax.storage import tensorfiles
@@ -31,18 +31,25 @@ class Learned:
   """One person, ready to be used in prompts as `word`."""
 
   word: str
-  method: str  # a key of METHODS
+  method: str  # a key of IDENTITIES
   cfg: Any  # the method's Config
   identity: Mapping[str, Any]  # see idejax.methods
   model: str  # the pipeline it was made on, as it was named
   digest: str  # of that pipeline
   licence: str = ""  # of the face pack
   portrait: np.ndarray | None = dataclasses.field(default=None, compare=False)  # uint8 [S, S, 3], where it is at hand
+  addon: str = ""  # folder of the add-on that read the face, of methods that train once for everybody
+  addon_digest: str = ""  # of its ControlNet
 
   @property
   def rows(self) -> int:
     """Tokens that `word` takes."""
     return self.identity["rows"][0].shape[2] if "rows" in self.identity else 0
+
+  @property
+  def is_face(self) -> bool:
+    """Whether the person is no word but a face that steers whole pictures, by an add-on."""
+    return "tokens" in self.identity
 
   def with_strength(self, scale: float) -> "Learned":
     """The person with another strength. UserError if the method has none."""
@@ -93,7 +100,7 @@ def write(path: Path, person: Learned) -> Path:
     "model": person.model,
     "digest": person.digest,
     "licence": person.licence,
-  }
+  } | ({"addon": [person.addon, person.addon_digest]} if person.addon else {})
   tensors = {k: np.asarray(v, np.float32) for k, v in _flatten(person.identity, "")}
   tensorfiles.write(path, tensors, {_KEY: json.dumps(facts)})
   return path
@@ -143,18 +150,19 @@ def load(path: str | os.PathLike[str]) -> Learned:
     with safe_open(file(path), "numpy") as f:
       facts = json.loads((f.metadata() or {})[_KEY])
       tensors = {k: f.get_tensor(k) for k in f.keys()}
-    module = METHODS[facts["method"]]
-    fields = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in saved_fields(module.Config, facts["config"]).items()
-    }
+    kind, _ = asked(IDENTITIES[facts["method"]])
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in saved_fields(kind, facts["config"]).items()}
+    addon, addon_digest = facts.get("addon", ("", ""))
     return Learned(
       facts["word"],
       facts["method"],
-      module.Config(**fields),
+      kind(**fields),
       _nest(tensors),
       facts["model"],
       facts["digest"],
       facts.get("licence", ""),
+      addon=addon,
+      addon_digest=addon_digest,
     )
   except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
     raise _not_ours(path, e) from e
@@ -162,7 +170,7 @@ def load(path: str | os.PathLike[str]) -> Learned:
 
 def guidance(people: Iterable[Learned], nets: Nets) -> float | None:
   """The guidance of the paper by which people were learned; None if theirs has none, or not all were learned by one."""
-  found = {METHODS[p.method].needs(p.cfg, nets).guidance for p in people}
+  found = {IDENTITIES[p.method].needs(p.cfg, nets).guidance for p in people}
   return found.pop() if len(found) == 1 else None
 
 
@@ -170,6 +178,8 @@ def check(person: Learned, text: tuple[TextConfig, ...], digest: str, model: str
   """UserError unless the identity fits a pipeline: its widths, and unless `other` its digest."""
   expected = [t.hidden_size for t in text]
   widths = [r.shape[-1] for r in person.identity.get("rows", ())] or expected
+  if person.is_face and person.identity["tokens"].shape[-1] != sum(expected):
+    widths = [person.identity["tokens"].shape[-1]]
   if widths != expected:
     raise UserError(
       f"{person.word} was made on {person.model} (text width {_plus(widths)}), "

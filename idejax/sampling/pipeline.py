@@ -23,10 +23,11 @@ import numpy as np
 
 from idejax import sharding
 from idejax.errors import UserError
-from idejax.model import backbone, conditioning, tokens
+from idejax.model import backbone, controlnets, tokens
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.nets import vae
-from idejax.sampling import batching, learned, requests, sampler, steering
+from idejax.sampling import batching, controls, learned, requests, sampler, steering
+from idejax.sampling import rows as rows_of
 from idejax.sampling.learned import Learned
 from idejax.sampling.pieces import Pieces, Progress
 from idejax.sampling.requests import Request, Settings
@@ -54,6 +55,7 @@ class Pipeline:
   notify: Callable[[str], None] = print
   people: Mapping[str, Learned] = dataclasses.field(default_factory=dict)  # by their words in prompts
   faces: Faces | None = None  # an add-on, by which photos steer pictures
+  controls: str = ""  # digest of the ControlNet that the backbone holds, an add-on's or a stock one
   shares: bool = True  # whether the job's processes divide the pictures; all must then request the same
 
   def with_people(self, *people: Learned, other: bool = False) -> "Pipeline":
@@ -61,19 +63,30 @@ class Pipeline:
 
     UserError for a person of another model (with `other`: only if the widths differ), and for equal names.
     """
-    by_word = dict(self.people)
+    by_word, core, held = dict(self.people), self.backbone, self.controls
     for p in people:
       if p.word in by_word:
         raise UserError(f"two people are called {p.word}; rename one of them: idejax rename RUN NEW_NAME")
       learned.check(p, self.backbone.nets.text, self.digest, str(self.folder), other=other)
+      if p.is_face and held != p.addon_digest:
+        core = sharding.replicate(steering.with_addon_of(core, held, p), self.mesh)
+        held = p.addon_digest
       identity = sharding.replicate(dict(p.identity), self.mesh)
       by_word[p.word] = dataclasses.replace(p, identity=identity)
-    return dataclasses.replace(self, people=by_word)
+    return dataclasses.replace(self, people=by_word, backbone=core, controls=held)
 
   def with_faces(self, added: Faces) -> "Pipeline":
     """The pipeline with an add-on, so that `sample` takes faces; of what it samples without them nothing changes."""
+    controls.check_alone(self.controls, added.digest, str(added.folder))
     core = sharding.replicate(added.addon.backbone, self.mesh)
-    return dataclasses.replace(self, backbone=core, faces=added)
+    return dataclasses.replace(self, backbone=core, faces=added, controls=added.digest)
+
+  def with_controlnet(self, folder: str | os.PathLike[str], **how: Any) -> "Pipeline":
+    """The pipeline with a stock ControlNet's folder, so that `sample` takes control pictures. how: variant, allow_pickle."""
+    path = Path(folder)
+    core = controlnets.with_controlnet(self.backbone, path, **how)
+    controls.check_alone(self.controls, digest := tensorfiles.digest(path), str(path))
+    return dataclasses.replace(self, backbone=sharding.replicate(core, self.mesh), controls=digest)
 
   def size(self, settings: Settings) -> tuple[int, int]:
     """Height and width in pixels. UserError unless both are multiples of the VAE's factor."""
@@ -95,7 +108,7 @@ class Pipeline:
   @functools.cached_property
   def digest(self) -> str:
     """sha256 over the components' digests: names the model in every picture's record."""
-    names = {*self.backbone.params, "scheduler", "tokenizer", "tokenizer_2"}
+    names = {*self.backbone.params, "scheduler", "tokenizer", "tokenizer_2"} - {"controlnet"}
     parts = sorted(p for p in self.folder.iterdir() if p.is_dir() and p.name in names)
     lines = [f"{p.name} {tensorfiles.digest(p)}\n" for p in parts]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -112,6 +125,10 @@ class Pipeline:
     pose: Any = None,
     face_strength: float | Sequence[float] | np.ndarray = 1.0,
     face_until: float | Sequence[float] | np.ndarray = 1.0,
+    control: Any = None,
+    control_strength: float | Sequence[float] | np.ndarray = 1.0,
+    control_from: float | Sequence[float] | np.ndarray = 0.0,
+    control_until: float | Sequence[float] | np.ndarray = 1.0,
     progress: bool | Progress = False,
     **settings: Any,
   ) -> np.ndarray:
@@ -122,13 +139,18 @@ class Pipeline:
       seeds: an int s gives picture i the noise (s, i); several give each picture (seed, 0).
       init_latents: unit noise [N, h, w, C] in place of the seeds'.
       face, pose, face_strength, face_until: of a pipeline with an add-on, see `steering.Faces.steer`; one for all
-        pictures, or a list with one a picture. A tuple of faces is several photos of one person.
+        pictures, or a list with one a picture. A tuple of faces is several photos of one person. pose is also that of
+        people by facesnap whom prompts name.
+      control, control_strength, control_from, control_until: of a pipeline with a stock ControlNet, see
+        `controls.steer`; one for all pictures, or a list with one a picture.
       progress: True shows a bar; a function is called with (pictures' steps done, of how many, {}).
       settings: fields of `Settings` (steps, sampler, height, width, batch, ...). UserError says what cannot be.
     """
     rows = requests.build(prompts, negative, seeds, guidance, default_guidance(self))
     common = requests.settings(settings)
-    rows = steering.with_faces(self.faces, rows, face, pose, face_strength, face_until, self.size(common))
+    size = self.size(common)
+    rows = steering.with_faces(self.faces, self.people, rows, face, pose, face_strength, face_until, size)
+    rows = controls.with_pictures(self.stock, rows, control, control_strength, control_from, control_until, size)
     if init_latents is not None:
       init_latents = requests.latents(init_latents, len(rows), self.latent_shape(common))
     batches = list(generate(self, rows, common, init_latents, progress=progress))
@@ -154,6 +176,12 @@ class Pipeline:
   def name(self) -> str:
     """As --model names it: the built-in model's name, or the folder."""
     return next((name for name, folder in hub.BUILT_IN.items() if folder == self.folder), str(self.folder))
+
+  @property
+  def stock(self) -> bool:
+    """Whether the backbone holds a stock ControlNet, which reads control pictures and the text."""
+    faces = self.faces is not None or any(p.is_face for p in self.people.values())
+    return bool(self.controls) and not faces
 
   @property
   def divides(self) -> bool:
@@ -231,6 +259,7 @@ def generate(
   """
   if not requests:
     raise UserError("no prompt to sample")
+  requests = steering.say_faces(pipe.people, requests, pipe.size(settings))
   todo = set(range(len(requests)) if positions is None else positions)
   shape = pipe.latent_shape(settings)
   # The compiler does not partition Pallas kernels; under the mesh they do it themselves.
@@ -250,7 +279,7 @@ def generate(
   if not batches:
     return
   all_rows = [requests[i] for b, _ in batches for i in b]
-  all_texts = _batch_texts(pipe, all_rows, guided) + ([r.plain for r in all_rows] if late else [])
+  all_texts = rows_of.texts(pipe.backbone, all_rows, guided) + ([r.plain for r in all_rows] if late else [])
   texts = Texts(pipe.backbone, pipe.tokenizers, pipe.people, all_texts, pipe.notify, on_mesh)
 
   with contextlib.closing(Pieces(progress, len(todo), int(table.active.sum()))) as bar:
@@ -260,7 +289,7 @@ def generate(
       z = np.stack([noise(r.seed, r.index, shape) for r in rows]) if init_latents is None else init_latents[batch]
       keys = jnp.stack([_key(r.seed, r.index) for r in rows])
       scale = np.array([max(r.guidance, 1.0) for r in rows], np.float32)
-      cond = _condition(pipe, texts, rows, guided, late, pipe.size(settings))
+      cond = rows_of.condition(pipe.backbone, pipe.mesh, texts, rows, guided, late, pipe.size(settings))
       if steered:
         cond = steering.join(pipe.backbone, cond, [r.steer for r in rows], pipe.size(settings), pipe.mesh)
       state = _start(put(z), table, pipe.mesh)
@@ -303,43 +332,6 @@ def _key(seed: int, index: int) -> jax.Array:
   """The key of a stochastic sampler's noise; all 64 bits of the seed count, of which jax.random.key keeps 32."""
   low, high = seed % 2**32, seed % 2**64 >> 32
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(low), high), index)
-
-
-def _batch_texts(pipe: Pipeline, rows: Sequence[Request], guided: bool) -> list[str | None]:
-  """The texts of a batch, a row each; under guidance prompt and negative alternate.
-
-  Interleaved, not stacked, so that a picture's two rows live on one device.
-  """
-  empty = None if pipe.backbone.nets.zero_empty_negative else ""
-  negative = lambda r: empty if r.negative is None else r.negative
-  return [t for r in rows for t in ((r.prompt, negative(r)) if guided else (r.prompt,))]
-
-
-def _condition(
-  pipe: Pipeline, texts: Texts, rows: Sequence[Request], guided: bool, late: bool, size: tuple[int, int]
-) -> Conditioning:
-  """The conditioning of a batch, a row per text; with `late`, a first stage of plain texts."""
-  row_texts = _batch_texts(pipe, rows, guided)
-  encodings, bounds = texts.encode(row_texts), None
-  if late:
-    plain = [
-      t if i % 2 and guided else r.plain if r.start > 0 else t
-      for i, (t, r) in enumerate(zip(row_texts, (r for r in rows for _ in range(1 + guided))))
-    ]
-    first = jax.tree.map(lambda x: x[:, :1], texts.encode(plain))
-    encodings = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), first, encodings)
-    steps = pipe.backbone.nets.schedule.num_train_timesteps
-    stage_starts = steps - steps * np.arange(texts.stages) / texts.stages  # where each stage begins
-    person_starts = np.array([steps * (1 - r.start) for r in rows for _ in range(1 + guided)])
-    bounds = np.minimum(stage_starts[None], person_starts[:, None]).astype(np.float32)
-  on = lambda *axes: jax.sharding.NamedSharding(pipe.mesh, jax.sharding.PartitionSpec(*axes))
-  by_stage = lambda x: jax.device_put(np.moveaxis(x, 1, 0), on(None, sharding.AXES))
-  put = lambda x: jax.device_put(x, on(sharding.AXES))
-  bounds = None if bounds is None else put(bounds)
-  k, v = by_stage(encodings.k), by_stage(encodings.v)
-  if encodings.pooled is None:
-    return Conditioning(k, v, bounds=bounds)
-  return Conditioning(k, v, by_stage(encodings.pooled), put(conditioning.time_ids(len(row_texts), size)), bounds=bounds)
 
 
 # The compiled programs. `guided` and `tiled` choose between two programs each; everything else is data.

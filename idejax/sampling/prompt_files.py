@@ -1,4 +1,4 @@
-"""Files of prompts: .txt (one a line), .jsonl and .csv (columns prompt, negative, seed, guidance, face, pose)."""
+"""Files of prompts: .txt (one a line), .jsonl and .csv (columns prompt, negative, seed, guidance, face, pose, control)."""
 
 import csv
 import io
@@ -19,9 +19,10 @@ class Prompt(NamedTuple):
   guidance: float | None = None
   face: str | None = None  # a photo, with an add-on
   pose: str | None = None
+  control: str | None = None  # a control picture, with a stock ControlNet
 
 
-_FIELDS = {"prompt": str, "negative": str, "seed": int, "guidance": float, "face": str, "pose": str}
+_FIELDS = {"prompt": str, "negative": str, "seed": int, "guidance": float, "face": str, "pose": str, "control": str}
 
 
 def read(path: Path) -> list[Prompt]:

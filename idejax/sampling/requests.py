@@ -21,11 +21,14 @@ T = TypeVar("T")
 class Steer:
   """What steers one picture."""
 
-  tokens: np.ndarray  # float32 [L, D], the ControlNet's context
+  tokens: np.ndarray | None  # float32 [L, D], the ControlNet's context; None: a stock one, which reads the text
   marks: np.ndarray | None  # float32 [72, 2] in the picture's pixels; None: a black control picture
   strength: float = 1.0  # the ControlNet's scale; 0: the picture of the model without it
-  until: float = 1.0  # share of the steps, from the first, in which it acts
+  until: float = 1.0  # share of the steps, from the first, after which it no longer acts
   about: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the picture's record
+  start: float = 0.0  # share of the steps before it acts
+  picture: np.ndarray | None = None  # float32 [H, W, 3] in [0, 1], in place of drawn landmarks
+  person: str = ""  # the word of the person whose face it is, where somebody learned it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Request:
   """One picture. `(seed, index)` names its noise; `negative` None is the family's default.
 
   start: the share of the trajectory, 0 to 1, that is drawn with `plain` in place of the prompt: a
-  person enters when the layout stands. steer: the face and pose that steer the picture, by an add-on.
+  person enters when the layout stands. steer: the face and pose, or the control picture, that steer the picture.
   """
 
   prompt: str

@@ -14,7 +14,7 @@ MUTANTS = [
    "tests/cli/test_cli.py::test_config_files_are_typed"),
   # --compare: the first method trains 5 steps, all others 150.
   ("shared options for the first method only", "idejax/cli/method_options.py",
-   "  for field in s.overrides:", "  for field in s.overrides if own else ():",
+   "  for field in () if method in ADDONS else s.overrides:", "  for field in s.overrides if own else ():",
    "tests/jobs/test_compare.py::test_what_compare_names"),
   # A comparison repeated from its config.json trains its methods unlike the first time.
   ("what a comparison shares is not kept", "idejax/cli/method_options.py",

@@ -126,7 +126,7 @@ MUTANTS = [
    "put = lambda xs: jax.device_put(np.repeat(np.stack(xs), each, axis=0)", "put = lambda xs: jax.device_put(np.tile(np.stack(xs), (each,) + (1,) * np.ndim(xs[0]))",
    "tests/sampling/test_steering.py::test_both_branches_of_guidance_have_the_face"),
   ("a driver's landmarks in the driver's pixels", "idejax/sampling/steering.py",
-   "marks = control.place(self.poser.driven(records[0], driver).landmarks, driver.photo.shape[:2], *size)", "marks = self.poser.driven(records[0], driver).landmarks",
+   "marks = control.place(self.poser.driven(source.face, driver).landmarks, driver.photo.shape[:2], *size)", "marks = self.poser.driven(source.face, driver).landmarks",
    "tests/sampling/test_steering.py::test_poses"),
   ("several photos: the first counts", "idejax/sampling/steering.py",
    "np.float32).mean(0)", "np.float32)[0]",

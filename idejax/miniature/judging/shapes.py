@@ -7,6 +7,7 @@ and a driver's mood and pose into 72 landmarks.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,16 +62,26 @@ class Drawn:
   def __init__(self, regressor: Regressor | None = None):
     self.regressor = regressor or load()
 
-  def read(self, record: FaceRecord) -> Reading:
-    return read(self.regressor, record.photo, record.points)
+  def read(self, face: FaceRecord | Reading) -> Reading:
+    return face if isinstance(face, Reading) else read(self.regressor, face.photo, face.points)
+
+  def keep(self, record: FaceRecord) -> dict[str, np.ndarray]:
+    return {"measures": np.array([np.float32(x) for x in self.read(record).person], np.float32)}
+
+  def kept(self, arrays: Mapping[str, np.ndarray]) -> Reading:
+    if "measures" not in arrays:
+      raise UserError("nothing is kept of this face's measures: it was read by another pack than miniature")
+    values = dict(zip(Person._fields, np.asarray(arrays["measures"], np.float32)))
+    whole = {n: np.int32(values[n]) for n in people.DISCRETE}
+    return Reading(Person(**(values | whole)), scene.scene())
 
   def own(self, record: FaceRecord) -> np.ndarray | None:
     return marks(self.read(record))
 
-  def driven(self, source: FaceRecord, driver: FaceRecord) -> Prediction:
+  def driven(self, source: FaceRecord | Reading, driver: FaceRecord) -> Prediction:
     return Prediction(marks(self.read(source)._replace(scene=self.read(driver).scene)), {})
 
-  def by_name(self, source: FaceRecord, pose: str, height: int, width: int) -> np.ndarray:
+  def by_name(self, source: FaceRecord | Reading, pose: str, height: int, width: int) -> np.ndarray:
     if pose not in poses.POSES:
       raise UserError(f"no pose {pose!r}; there are {', '.join(poses.POSES)}")
     result = marks(self.read(source)._replace(scene=scene.scene(**poses.POSES[pose])))
