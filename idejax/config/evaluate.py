@@ -41,6 +41,11 @@ class Evaluate:
   FAR 1e-3, for the figure Accepted, in place of judges.json's far_1e-3."""
   people: Annotated[int | None, at_least(1)] = None
   """How many drawn people to learn with --methods and no photos. Default: the protocol's number."""
+  addon: Path | None = None
+  """Add-on of people by facesnap: for --methods facesnap, and for driving photos where it has moved."""
+  drivers: Path | None = None
+  """Folder of driving photos, for a protocol that has them (p3): people by facesnap are sampled in the pose of each,
+  other methods once. Default on a built-in model: drawn people."""
   strengths: Annotated[tuple[float, ...], between(0, 10)] = ()
   """Sample at these strengths too, of methods that have one, for the curve of identity against prompt."""
   floor: bool = False

@@ -18,7 +18,7 @@ from idejax.evaluation.protocols import Protocol
 from idejax.evaluation.rows import Row
 from idejax.evaluation.runs import RunPerson
 from idejax.runtime import distributed
-from idejax.sampling import learned
+from idejax.sampling import learned, steering
 from idejax.sampling.learned import Learned
 from idejax.sampling.pipeline import Pipeline, Request, Settings, default_guidance, generate
 from idejax.storage import pictures, tensorfiles
@@ -26,6 +26,19 @@ from idejax.storage.files import replacing, write_json
 
 FLOOR = "a person (floor)"  # the same prompts of nobody in particular
 TABLE, SECONDS = "pictures.jsonl", "seconds.json"
+
+
+class Cell(NamedTuple):
+  """Which of a person's pictures."""
+
+  prompt: int
+  seed: int
+  driver: Path | None = None
+
+  @property
+  def name(self) -> str:
+    """Of its file."""
+    return f"{self.prompt:02d}-{self.seed}" + (f"-{self.driver.stem}" if self.driver else "") + ".png"
 
 
 class Shot(NamedTuple):
@@ -46,6 +59,7 @@ class Job:
   strengths: tuple[float, ...] = ()  # beside the trained one, of methods that have one
   floor: bool = False
   batch: int | None = None
+  drivers: tuple[Path, ...] = ()  # photos in whose poses people who are faces are sampled; the pipeline has the add-on
 
   @property
   def settings(self) -> Settings:
@@ -56,9 +70,10 @@ class Job:
   def guidance(self) -> float:
     return default_guidance(self.pipe) if self.protocol.guidance is None else self.protocol.guidance
 
-  def cells(self) -> Iterator[tuple[int, int]]:
-    """(prompt, seed) of a person's pictures."""
-    return ((i, s) for i in range(len(self.protocol.prompts)) for s in self.protocol.seeds)
+  def cells(self, posed: bool = False) -> Iterator[Cell]:
+    """A person's pictures; `posed`: in the pose of every driver."""
+    drivers = self.drivers if posed and self.drivers else (None,)
+    return (Cell(i, s, d) for i in range(len(self.protocol.prompts)) for s in self.protocol.seeds for d in drivers)
 
 
 def make(
@@ -75,30 +90,29 @@ def make(
     for scale in (None, *(s for s in job.strengths if "scale" in people[0].who.identity)):
       folder = job.out / "pictures" / (f"{k}-{_plain(name)}" + ("" if scale is None else f"-{scale:g}"))
       who = {t.name: _ready(t, scale) for t in people}
-      cells = [(t, i, s) for t in people for i, s in job.cells()]
+      cells = [(t, cell) for t in people for cell in job.cells(who[t.name].is_face)]
       shots = [
         _shot(
           job,
-          folder / t.name / f"{i:02d}-{s}.png",
+          folder / t.name / cell.name,
           who[t.name].word,
-          i,
-          s,
+          cell,
           {
             "method": name,
             "person": t.name,
             "strength": scale,
             "identity_sha256": tensorfiles.digest(learned.file(t.folder)),
           },
+          who[t.name],
         )
-        for t, i, s in cells
+        for t, cell in cells
       ]
       each = _sample(job, job.pipe.with_people(*who.values()), shots, f"{name} {scale or ''}".strip())
       rows += [
         _row(
           job,
           shot.file,
-          i,
-          s,
+          cell,
           method=name,
           person=t.name,
           reference=places[t.name],
@@ -108,19 +122,18 @@ def make(
           sample_seconds=each,
           trained_with=trained_with.get(name, ()),
         )
-        for shot, (t, i, s) in zip(shots, cells)
+        for shot, (t, cell) in zip(shots, cells)
       ]
   if job.floor:
     cells_ = list(job.cells())
     shots = [
-      _shot(job, job.out / "pictures" / "floor" / f"{i:02d}-{s}.png", "a person", i, s, {"method": FLOOR})
-      for i, s in cells_
+      _shot(job, job.out / "pictures" / "floor" / cell.name, "a person", cell, {"method": FLOOR}) for cell in cells_
     ]
     each = _sample(job, job.pipe, shots, FLOOR)
     rows += [
-      _row(job, shot.file, i, s, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
+      _row(job, shot.file, cell, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
       for n in everyone
-      for shot, (i, s) in zip(shots, cells_)
+      for shot, cell in zip(shots, cells_)
     ]
   if distributed.first():
     _write(job.out, rows)
@@ -146,22 +159,26 @@ def _ready(t: RunPerson, scale: float | None) -> Learned:
   return dataclasses.replace(who, word=f"<{t.name}>")
 
 
-def _shot(job: Job, file: Path, word: str, prompt: int, seed: int, more: dict[str, Any]) -> Shot:
-  text = job.protocol.prompts[prompt].text.replace("{}", word)
+def _shot(job: Job, file: Path, word: str, cell: Cell, more: dict[str, Any], who: Learned | None = None) -> Shot:
+  text = job.protocol.prompts[cell.prompt].text.replace("{}", word)
   settings = {k: v for k, v in dataclasses.asdict(job.settings).items() if k != "batch"}
   record = {
     "prompt": text,
-    "seed": seed,
+    "seed": cell.seed,
     "guidance": job.guidance,
     "model_digest": job.pipe.digest,
     "idejax_version": __version__,
   }
-  return Shot(file, Request(text, None, seed, 0, job.guidance), record | settings | more)
+  request = Request(text, None, cell.seed, 0, job.guidance)
+  if cell.driver is not None and who is not None:
+    steer = steering.steer_person(who, cell.driver, job.pipe.size(job.settings), job.pipe.faces)
+    request, record = dataclasses.replace(request, steer=steer), record | {"pose": steer.about["pose"]}
+  return Shot(file, request, record | settings | more)
 
 
-def _row(job: Job, file: Path, prompt: int, seed: int, **more: Any) -> Row:
-  a = job.protocol.prompts[prompt]
-  return Row(file=file, prompt=a.text, category=a.category, seed=seed, people=a.people, **more)
+def _row(job: Job, file: Path, cell: Cell, **more: Any) -> Row:
+  a = job.protocol.prompts[cell.prompt]
+  return Row(file=file, prompt=a.text, category=a.category, seed=cell.seed, people=a.people, driver=cell.driver, **more)
 
 
 def _sample(job: Job, pipe: Pipeline, shots: Sequence[Shot], what: str) -> float | None:

@@ -198,3 +198,21 @@ def second(t: RunPerson, path: Path) -> Path | None:
   with replacing(path) as temporary:
     Image.fromarray(np.asarray(image)).save(temporary, "PNG")
   return path
+
+
+def write_drivers(files: Sequence[Path], photos: Sequence[Path]):
+  """Writes driving photos as PNG where they are not yet: the user's, or, of none, drawn people's of the development
+  split, bare-headed, in any pose and mood."""
+  if all(f.exists() for f in files):
+    return
+  if photos:
+    images = [photo.read(p).pixels for p in photos]
+  else:
+    ids = people.split("development")[: len(files)]
+    posed = scene.scenes(ids, 1, 6000)
+    clear = posed._replace(style=0 * posed.style, accessory=0 * posed.accessory)
+    images = list(data.render_all(people.people(ids), clear)[0])
+  for file, image in zip(files, images):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+      Image.fromarray(np.asarray(image)).save(temporary, "PNG")

@@ -22,6 +22,7 @@ from idejax.evaluation.runs import RunPerson
 from idejax.methods import IDENTITIES
 from idejax.miniature.judging import exam
 from idejax.model.backbone import Nets
+from idejax.personalizing import posers
 from idejax.runtime import cores, distributed
 from idejax.runtime.progress import waiting
 from idejax.sampling import pipeline
@@ -104,13 +105,20 @@ def check(c: config.Evaluate) -> Protocol | None:
       raise UserError(f"--{name} is {count}; it must be at least 1")
   if c.strangers and not c.strangers.is_dir():
     raise UserError(f"--strangers {c.strangers} is no folder of photos")
+  if c.drivers and not (c.drivers.is_dir() and pictures_in(c.drivers)):
+    raise UserError(f"--drivers {c.drivers} is no folder of photos")
+  if c.addon and not (c.addon / "addon.json").is_file():
+    raise UserError(f"--addon {c.addon} is no add-on folder (it has no addon.json)")
   if c.judges and c.judges != "miniature" and not Path(c.judges).is_file():
     raise UserError(f"--judges {c.judges} does not exist")
   if c.methods and jax.process_count() > 1:
     raise UserError(
       "--methods trains in one process; on several hosts: idejax personalize there, then idejax evaluate RUN..."
     )
-  return protocols.load(c.protocol)
+  protocol = protocols.load(c.protocol)
+  if c.drivers and not protocol.drivers:
+    raise UserError(f"{protocol.name} has no driving photos: leave --drivers out")
+  return protocol
 
 
 def model_argument(c: config.Evaluate) -> str | None:
@@ -155,8 +163,6 @@ def sample(
   everyone = {t.name for people in methods.values() for t in people}
   if len(everyone) != protocol.people["count"]:
     tell(f"{protocol.name} is for {protocol.people['count']} people; here are {len(everyone)}")
-  if protocol.drivers:
-    tell(f"{protocol.name}'s {protocol.drivers} driving photos are left out: these methods follow prompts only")
   first = next(iter(methods.values()))[0].who
   cores.use(first.model)
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
@@ -164,7 +170,11 @@ def sample(
     pipe = pipeline.load(hub.resolve(first.model), dtype=dtype, notify=tell)
   if pipe.digest != first.digest:
     raise UserError(f"the runs were made on {first.model} as it was ({first.digest[:12]}), not on what is there now")
-  job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch)
+  drivers = driving_photos(c, protocol, methods, out.resolve())
+  if drivers:
+    posed = next(t for people in methods.values() for t in people if t.who.is_face)
+    pipe = posers.with_addon(pipe, c.addon or posed.who.addon, posed.pack)
+  job = gallery.Job(pipe, protocol, out.resolve(), c.strengths, c.floor, c.batch, drivers)
   entries = gallery.make(job, methods, {n: trainers(people, pipe.backbone.nets) for n, people in methods.items()})
   costs = {n: _mean_costs(people) for n, people in methods.items()}
   return entries, {
@@ -174,6 +184,28 @@ def sample(
     "costs": costs,
     "runs": {n: [str(t.folder) for t in people] for n, people in methods.items()},
   }
+
+
+def driving_photos(
+  c: config.Evaluate, protocol: Protocol, methods: Mapping[str, Sequence[RunPerson]], out: Path
+) -> tuple[Path, ...]:
+  """A protocol's driving photos; none where it has none, or where no method follows a pose, which is told."""
+  if not protocol.drivers:
+    return ()
+  if unposed := [n for n, people in methods.items() if not people[0].who.is_face]:
+    tell(f"{', '.join(unposed)} follow prompts only: one picture in place of {protocol.drivers} driving photos'")
+  if len(unposed) == len(methods):
+    return ()
+  photos = pictures_in(c.drivers)[: protocol.drivers] if c.drivers else []
+  if not photos and next(iter(methods.values()))[0].who.model not in hub.BUILT_IN:
+    raise UserError(f"{protocol.name} has driving photos, of other heads: give --drivers FOLDER")
+  if photos and len(photos) < protocol.drivers:
+    tell(f"{protocol.name} has {protocol.drivers} driving photos; here are {len(photos)}")
+  files = [out / "drivers" / f"{n:02d}.png" for n in range(len(photos) or protocol.drivers)]
+  if distributed.first():
+    runs.write_drivers(files, photos)
+  distributed.meet("driving photos")
+  return tuple(files)
 
 
 def trainers(people: Sequence[RunPerson], nets: Nets) -> tuple[str, ...]:
@@ -219,6 +251,8 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
   ]
   if c.dtype:
     command += ["--dtype", c.dtype]
+  if c.addon:
+    command += ["--addon", str(c.addon)]
   process = subprocess.run(command, stdout=subprocess.DEVNULL)
   if process.returncode:
     raise UserError(f"training ended with exit code {process.returncode}; its own words stand above")

@@ -6,16 +6,21 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 from PIL import Image
-from support import gallery, several, trained
+from support import addons, gallery, several, trained
 from support.command import assert_one_sentence, run, run_until
 
 from idejax import config
-from idejax.cli import options
+from idejax.cli import method_options, options
 from idejax.errors import UserError
+from idejax.evaluation import rows as rows_of
 from idejax.jobs import evaluate as command
+from idejax.jobs import personalize
+from idejax.model import backbone
 from idejax.sampling import learned
+from idejax.storage import hub
 
 PROTOCOL = {"title": "Tiny", "people": {"count": 2}, "steps": 2, "seeds": 2,
             "prompts": [{"text": "a photo of {} on the beach", "category": "background"}, {"text": "a sketch of {}", "category": "style"}]}  # fmt: skip
@@ -76,8 +81,6 @@ def test_from_people_to_a_table(done):
 
 def test_the_same_seed_is_the_same_noise_for_everyone(done):
   """Two people who learned other rows: their pictures of one seed resemble each other more than two seeds'."""
-  import numpy as np
-
   read = lambda name: np.asarray(Image.open(done / "pictures" / "0-textual-inversion" / name), np.float32)
   a, b, other = (read(f"drawn_{i}/00-{s}.png") for i, s in ((207, 0), (211, 0), (207, 1)))
   assert not np.array_equal(a, b) and np.abs(a - b).mean() < np.abs(a - other).mean()
@@ -187,6 +190,9 @@ def test_from_nothing_to_a_table(root):
   (["nowhere.jsonl", "--judges", "miniature"], "nowhere.jsonl does not exist"), (["nowhere", "--protocol", "p1"], "nowhere is no run folder"),
   (["runs/anna", "--protocol", "p1", "--judges", "no.json"], "no.json does not exist"),
   (["a", "b", "--methods", "id-ea", "--protocol", "p1"], "one photo or one folder"),
+  (["runs/anna", "--protocol", "p1", "--drivers", "photos"], "p1 has no driving photos"),
+  (["runs/anna", "--protocol", "p3", "--drivers", "runs"], "--drivers runs is no folder of photos"),
+  (["runs/anna", "--protocol", "p3", "--addon", "runs"], "--addon runs is no add-on folder"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(root, args, said, monkeypatch):
   monkeypatch.chdir(root)
@@ -230,3 +236,38 @@ def test_the_list_of_judges():
     and "non-commercial" in result.out
     and "without it there is no" in result.out
   )
+
+
+@pytest.mark.slow
+def test_people_by_facesnap_are_sampled_in_the_pose_of_every_driver(root, monkeypatch, capsys):
+  """Other methods once, which is told; again nothing is made, and the drivers lie with the results."""
+  monkeypatch.chdir(root)
+  folder = addons.write(root / "addon", backbone.load(hub.BUILT_IN["miniature"]), pack="miniature")
+  photo = root / "photos" / "drawn_207.png"
+  flags = [f"--addon={folder}", "--method=facesnap", "--num=1", "--sample-steps=2", f"--out={root / 'runs' / 'snap'}"]
+  personalize.main(method_options.parse([str(photo), *flags], "idejax personalize"))
+  (root / "posed.json").write_text(json.dumps(PROTOCOL | {"drivers": 2, "seeds": 1, "prompts": ["a photo of {}"]}))
+  ask = lambda *more: command.main(
+    options.parse(
+      config.Evaluate,
+      ["runs/snap", "runs/anna", "--protocol", "posed.json", "--out", "posed", *more],
+      "idejax evaluate",
+    )
+  )
+  ask()
+  assert "textual-inversion follow prompts only" in capsys.readouterr().err
+  rows = rows_of.read(root / "posed" / "pictures.jsonl")
+  assert [(r.method, r.driver and r.driver.name) for r in rows] == [
+    ("facesnap", "00.png"),
+    ("facesnap", "01.png"),
+    ("textual-inversion", None),
+  ]
+  pictures = [np.asarray(Image.open(r.file)) for r in rows]
+  assert not np.array_equal(pictures[0], pictures[1])
+  before = [r.file.stat().st_mtime_ns for r in rows]
+  ask()
+  assert [r.file.stat().st_mtime_ns for r in rows] == before
+  ask("--drivers", "photos", "--out", "others")
+  theirs = rows_of.read(root / "others" / "pictures.jsonl")
+  want = np.asarray(Image.open(root / "photos" / "drawn_207.png"))
+  np.testing.assert_array_equal(np.asarray(Image.open(theirs[0].driver)), want)

@@ -44,6 +44,15 @@ MUTANTS = [
    "tests/evaluation/test_summary.py::test_names_from_strangers_are_text_and_nothing_else"),
   # Each prompt has a noise of its own.
   ("noise by prompt", "idejax/evaluation/gallery.py",
-   "Request(text, None, seed, 0, job.guidance)", "Request(text, None, seed, prompt, job.guidance)",
+   "Request(text, None, cell.seed, 0, job.guidance)", "Request(text, None, cell.seed, cell.prompt, job.guidance)",
    "tests/evaluation/test_gallery.py::test_a_seed_is_one_noise_for_all_methods_people_and_prompts"),
+  ("one driver for all", "idejax/evaluation/gallery.py",
+   "steer_person(who, cell.driver,", "steer_person(who, job.drivers[0],",
+   "tests/evaluation/test_evaluate_command.py::test_people_by_facesnap_are_sampled_in_the_pose_of_every_driver"),
+  ("drivers for everybody", "idejax/evaluation/gallery.py",
+   "job.cells(who[t.name].is_face)", "job.cells(True)",
+   "tests/evaluation/test_evaluate_command.py::test_people_by_facesnap_are_sampled_in_the_pose_of_every_driver"),
+  ("the user's drivers are left out", "idejax/jobs/evaluate.py",
+   "runs.write_drivers(files, photos)", "runs.write_drivers(files, [])",
+   "tests/evaluation/test_evaluate_command.py::test_people_by_facesnap_are_sampled_in_the_pose_of_every_driver"),
 ]
