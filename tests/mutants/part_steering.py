@@ -31,4 +31,17 @@ MUTANTS = [
   ("only a skipped row's first picture is left out", "idejax/jobs/sample_steering.py",
    "{num * row + k for row in reasons for k in range(num)}", "{num * row for row in reasons}",
    "tests/jobs/test_sample_faces.py::test_rows_that_cannot_be_used_are_skipped_counted_and_listed"),
+
+  # Stock ControlNets.
+
+  ("control pictures act from the first step", "idejax/model/backbone.py",
+   "strength = jnp.where(t <= cond.control_from,", "strength = jnp.where(t >= 0,",
+   "tests/sampling/test_controls.py::test_final_latents_equal_diffusers[sd15]"),
+  ("a control picture is cut, not stretched", "idejax/sampling/controls.py",
+   "pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS))",
+   "pixels = np.asarray(Image.fromarray(pixels).crop((0, 0, size[1], size[0])))",
+   "tests/sampling/test_controls.py::test_final_latents_equal_diffusers[sd15]"),
+  ("control pictures from -1 to 1", "idejax/sampling/controls.py",
+   "pixels.astype(np.float32) / 255", "pixels.astype(np.float32) / 127.5 - 1",
+   "tests/sampling/test_controls.py::test_final_latents_equal_diffusers[sd15]"),
 ]
