@@ -15,6 +15,7 @@ import jax
 from idejax import __version__, config
 from idejax.cli import method_options, options
 from idejax.errors import UserError, one_line, tell
+from idejax.jobs import plan_pretraining
 from idejax.methods import ADDONS
 from idejax.nets import target
 from idejax.planning import blocks, figures, topology, work
@@ -36,6 +37,10 @@ def parse(args: list[str], prog: str) -> config.Plan | None:
 def main(c: config.Plan):
   # ---- What is asked ---------------------------------------------------------------------------
   topology.prepare()
+  if pretraining := plan_pretraining.of(c):
+    return plan_pretraining.main(c, pretraining)
+  if c.price is not None or c.images is not None:
+    raise UserError("--price and --images are of a run of idejax pretrain: give its --config")
   s = settings(c)
   names = TABLE if c.table and c.topology == config.Plan.topology else c.topology
   places = [topology.read(n) for n in names]
