@@ -204,10 +204,18 @@ def _train(
     raise UserError(f"{method} needs more than a photo here: choose another method")
   constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
   captions = encode_captions(needs, pipe.tokenizers, "<id>")
-  people = [subjects.build(b, (p,), pack, needs.augment, seed, None, None) for p in photos]
+  crop = subjects.usual_crop(pack)
+  people = [subjects.build(b, (p,), pack, needs.augment, seed, crop=crop) for p in photos]
   digests = [hashlib.sha256(p.meta["photo_sha256"].encode()).hexdigest() for p in photos]
   keys = fit.keys(seed, digests)
-  facts = {"method": method, "settings": _plain(cfg), "photos": digests, "model_digest": pipe.digest, "seed": seed}
+  facts = {
+    "method": method,
+    "settings": _plain(cfg),
+    "photos": digests,
+    "model_digest": pipe.digest,
+    "seed": seed,
+    "crop": crop,
+  }
   place = store.root / f".learning-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
   run = loop.Run(place, cfg.steps, name=f"learning {', '.join(names)}")
   progress(0, cfg.steps, "compiling")

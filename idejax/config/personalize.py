@@ -48,6 +48,9 @@ class Personalize:
   """Seed of all random numbers: initial values, data order and noise."""
   face: Annotated[int | None, at_least(1)] = None
   """Which face of the photo to take, counted from the left, beginning with 1. Default: the largest."""
+  crop: Literal["head", "square"] | None = None
+  """What of the photo trains: the head as FFHQ frames it, upright and large, or the largest square round the face.
+  Default: head; of drawn portraits the square."""
   parsing: Path | None = None
   """Face-parsing network (ONNX, 19 classes) that finds the masks of face and hair."""
   vit: Path | None = None
@@ -92,7 +95,7 @@ class Personalize:
   """Who agreed to the use of the photo; recorded in provenance.json."""
 
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-    "photo": ("photo", "name", "face", "describe", "drawn", "split", "consent"),
+    "photo": ("photo", "name", "face", "crop", "describe", "drawn", "split", "consent"),
     "method": ("method", "preset", "compare"),
     "training": (
       "out",

@@ -74,9 +74,17 @@ def portrait_matrix(points: np.ndarray) -> np.ndarray:
   return similarity(points, FFHQ)
 
 
-def portrait(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """FFHQ-style crop, uint8 [512, 512, 3]; the photo is mirrored beyond its edges."""
-  return _warp(pixels, portrait_matrix(points), PORTRAIT, cv2.BORDER_REFLECT_101)
+def portrait(pixels: np.ndarray, points: np.ndarray, size: int = PORTRAIT, mirror: bool = True) -> np.ndarray:
+  """FFHQ-style crop, uint8 [size, size] or [size, size, 3]; beyond its edges the photo is mirrored, or black."""
+  scale = size / PORTRAIT
+  matrix = scale * portrait_matrix(points)
+  matrix[:, 2] += (scale - 1) / 2  # pixel centres: 0 lies half a pixel inside
+  return _warp(pixels, matrix, size, cv2.BORDER_REFLECT_101 if mirror else cv2.BORDER_CONSTANT)
+
+
+def enlargement(points: np.ndarray, size: int) -> float:
+  """How many pixels of such a crop a pixel of the photo becomes, along a side."""
+  return size / PORTRAIT * float(np.sqrt(np.linalg.det(portrait_matrix(points)[:, :2])))
 
 
 def released_matrix() -> np.ndarray:

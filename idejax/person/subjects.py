@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax.faces import align
 from idejax.faces.pack import Pack
 from idejax.faces.record import FaceRecord
 from idejax.model import backbone
@@ -17,6 +18,7 @@ from idejax.person.augment import Augment, Variants
 from idejax.person.subject import Subject
 
 CHUNK = 8  # pictures per call of the VAE
+Crop = Literal["head", "square"]
 
 
 def build(
@@ -27,18 +29,17 @@ def build(
   seed: int,
   prior: tuple[np.ndarray, np.ndarray] | None = None,
   vit: face_vit.Embed | None = None,
+  crop: Crop = "square",
 ) -> Subject:
-  """The subject of one person from one or more photos; numpy, deterministic in (seed, photos).
+  """The subject of one person from one or more photos; numpy, deterministic in (seed, photos). crop: see `frame`.
 
   Raises UserError from the pack if a crop cannot be read.
   """
   side = b.nets.unet.sample_size * b.nets.factor
   variants, faces, features = [], [], []
   for photo in photos:
-    top, left, size = augment.square(photo.photo.shape, photo.box)
-    window = np.s_[top : top + size, left : left + size]
     rng = np.random.Generator(np.random.Philox(key=[seed, int(photo.meta["photo_sha256"][:15], 16)]))
-    v = augment.make(photo.photo[window], photo.face[window], photo.hair[window], side, how, rng)
+    v = augment.make(*frame(photo, side, crop), side, how, rng)
     variants.append(v)
     faces.append(_embed(pack, photo, v))
     if vit:  # it sees variants mirrored, but not changed otherwise
@@ -60,6 +61,26 @@ def build(
     prior_mean,
     prior_logvar,
   )
+
+
+def usual_crop(pack: Pack) -> Crop:
+  """What of a photo trains unless it is said: the head, as the papers' data sets have it; drawn portraits are framed
+  as the built-in models draw."""
+  return "square" if pack.bundled else "head"
+
+
+def frame(photo: FaceRecord, side: int, crop: Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A square of the photo, uint8 [S, S, 3], with the masks of face and hair, bool [S, S].
+
+  head: as FFHQ frames it, upright, `side` pixels; beyond the photo's edges it is mirrored and no mask goes on.
+  square: the largest round the face.
+  """
+  if crop == "head":
+    mask = lambda m: align.portrait(255 * m.astype(np.uint8), photo.points, side, mirror=False) > 127
+    return align.portrait(photo.photo, photo.points, side), mask(photo.face), mask(photo.hair)
+  top, left, size = augment.square(photo.photo.shape, photo.box)
+  window = np.s_[top : top + size, left : left + size]
+  return photo.photo[window], photo.face[window], photo.hair[window]
 
 
 def encode(b: Backbone, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from idejax.cli import method_options
 from idejax.cli.method_options import Settings
 from idejax.data.people import Person
 from idejax.errors import UserError, tell
+from idejax.faces import align
 from idejax.methods import ADDONS, IDENTITIES, METHODS
 from idejax.methods.contract import Needs, encode_captions
 from idejax.miniature.world import portraits
@@ -58,6 +59,9 @@ FREE = (
 )
 
 
+_BLURRED = 2.0  # times that a head may be enlarged without a warning
+
+
 def description(c: config.Personalize) -> str:
   """What captions tell of the photo beside the person."""
   if c.describe is not None:
@@ -97,6 +101,16 @@ def share(s: Settings, pipe: pl.Pipeline, names: Sequence[str]) -> Shared:
   return Shared(constants, captions, subjects.encode(b, images.astype(np.float32) / 127.5 - 1), vit)
 
 
+def warn_of_small_faces(people: Sequence[Person], side: int):
+  """Says whose crop of the head would be blurred."""
+  for photo in (x for p in people for x in p.photos):
+    if (times := align.enlargement(photo.points, side)) > _BLURRED:
+      tell(
+        f"warning: the face in {photo.meta['photo']} is {photo.quality['size']:.0f} pixels wide: its crop is enlarged "
+        f"{times:.1f} times; a larger photo shows more of the person"
+      )
+
+
 def train(
   s: Settings,
   pipe: pl.Pipeline,
@@ -114,14 +128,18 @@ def train(
     accepted()
     return read_faces(s, pipe, pack, people, watch)
   c, cfg, method, b = s.run, s.cfg, METHODS[s.run.method], pipe.backbone
-  augment = method.needs(cfg, b.nets).augment
+  augment, crop = method.needs(cfg, b.nets).augment, c.crop or subjects.usual_crop(pack)
+  if crop == "head":
+    warn_of_small_faces(people, b.nets.unet.sample_size * b.nets.factor)
   with waiting("encoding the photos"):
-    read = [subjects.build(b, p.photos, pack, augment, c.seed, shared.prior, shared.vit) for p in people]
+    read = [subjects.build(b, p.photos, pack, augment, c.seed, shared.prior, shared.vit, crop) for p in people]
   watch.done("features")
   keys = fit.keys(c.seed, [p.digest for p in people])
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in FREE}
-  if c.accumulate == 1:
-    del facts["accumulate"]  # runs that began before there was a choice go on
+  facts["crop"] = crop
+  for name, before in (("accumulate", 1), ("crop", "square")):  # runs that began before there was a choice go on
+    if facts[name] == before:
+      del facts[name]
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
   if shared.vit and c.vit:
     facts["vit_digest"] = tensorfiles.digest(c.vit)

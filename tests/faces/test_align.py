@@ -138,3 +138,14 @@ def test_yaw_of_a_turned_head(degrees, roll):
   points = align.apply(motion(roll, 1.7, 100, 100), turned)
   assert align.yaw(points) == pytest.approx(degrees, abs=6)
   assert align.yaw(np.zeros((5, 2))) == 0
+
+
+def test_a_crop_of_another_size_shows_the_same():
+  """Half the size is every two by two pixels' mean, to the rounding: centres lie where they should."""
+  y, x = np.mgrid[:300, :300]
+  image = np.stack([x * 0.8, y * 0.8, (x + y) * 0.4], -1).astype(np.uint8)
+  points = align.FFHQ * 0.4 + 30  # one pixel of the photo is 2.5 of the portrait
+  large, small = (align.portrait(image, points, n).astype(float) for n in (512, 256))
+  means = large.reshape(256, 2, 256, 2, 3).mean((1, 3))
+  assert abs((means - small)[8:-8, 8:-8].mean()) < 0.03
+  assert align.enlargement(points, 512) == pytest.approx(2.5)

@@ -36,4 +36,14 @@ MUTANTS = [
   ("last weights in place of their average", "idejax/methods/dreambooth.py",
    '**params.get("average", params)', '**{k: v for k, v in params.items() if k != "average"}',
    "tests/methods/test_dreambooth.py::test_the_average_of_the_steps_is_kept"),
+  # A small face in a large photo stays small for every method.
+  ("photos are squares", "idejax/person/subjects.py",
+   'return "square" if pack.bundled else "head"', 'return "square"',
+   "tests/person/test_subjects.py::test_the_head_is_framed_as_in_ffhq_whatever_the_photo"),
+  ("the mask of a head is the photo's", "idejax/person/subjects.py",
+   "photo.points, side, mirror=False) > 127", "photo.points, side) > 127",
+   "tests/person/test_subjects.py::test_beyond_the_photo_its_mirror_image_is_no_face"),
+  ("a head's pixels lie half a pixel off", "idejax/faces/align.py",
+   "matrix[:, 2] += (scale - 1) / 2", "matrix[:, 2] += 0",
+   "tests/faces/test_align.py::test_a_crop_of_another_size_shows_the_same"),
 ]  # fmt: skip
