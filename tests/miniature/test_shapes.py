@@ -9,7 +9,7 @@ from idejax.errors import UserError
 from idejax.faces import predictor
 from idejax.miniature.judging import crops, shapes
 from idejax.miniature.training import shapes_training
-from idejax.miniature.world import landmarks, people, scene, world
+from idejax.miniature.world import landmarks, people, poses, scene, world
 
 DRAWN = shapes.Drawn() if shapes.FILE.is_file() else None
 needs_file = pytest.mark.skipif(DRAWN is None, reason="the regressor is not in the package")
@@ -84,6 +84,8 @@ def test_poses_that_ship():
     small, large = (DRAWN.by_name(record, name, *size) for size in ((64, 64), (128, 192)))
     np.testing.assert_allclose(large, (small - 31.5) * 2 + [95.5, 63.5], atol=1e-3)
     assert off(small, predictor.pose(name, 64, 64)) < 0.25
+    own_size = shapes.marks(DRAWN.read(record)._replace(scene=scene.scene(**poses.POSES[name])))
+    np.testing.assert_allclose(small, own_size, atol=1e-4)
   assert len({DRAWN.by_name(record, n, 64, 64).tobytes() for n in predictor.poses()}) == 10
   with pytest.raises(UserError, match="no pose 'sideways'; there are front"):
     DRAWN.by_name(record, "sideways", 64, 64)

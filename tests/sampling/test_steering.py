@@ -99,24 +99,28 @@ def test_knobs_faces_and_poses_compile_nothing(sd15):
 
 
 def test_it_acts_in_its_share_of_the_steps(sd15):
-  """Two of three ddim steps lie above a third of the timesteps: a share between the same two changes nothing."""
+  """The first ones: two of three ddim steps lie above a third of the timesteps. A share between the same two changes
+  nothing, and one before the first step is no ControlNet."""
   plain, snap, _ = sd15
   table = pipeline.make_table(plain, SETTINGS)
   times = np.asarray(table.rows.t)[np.asarray(table.active)]
   train = plain.backbone.nets.schedule.num_train_timesteps
   share = lambda t: float(1 - t / train)
   after_two = (share(times[1]) + share(times[2])) / 2
-  most, same, all_steps, one = latents(
+  most, same, all_steps, one, never, none = latents(
     snap,
     [
       steered(snap, ANNA, until=after_two),
       steered(snap, ANNA, until=share(times[2]) - 1e-3),
       steered(snap, ANNA),
       steered(snap, ANNA, until=share(times[1]) - 1e-3),
+      steered(snap, ANNA, until=share(times[0]) - 1e-3),
+      Request("at sea", seed=7),
     ],
   )
   np.testing.assert_allclose(most, same, rtol=1e-6)
   assert relative_error(most, all_steps) > 1e-4 and relative_error(most, one) > 1e-4
+  assert relative_error(never, none) < 1e-5
 
 
 def test_both_branches_of_guidance_have_the_face(sd15):
