@@ -3,7 +3,7 @@
     photo --pack, vision tower, mixer--> tokens         pose --poser--> landmarks --drawn--> control picture
     rows with and without a face --join--> Conditioning: of one batch, one program
 
-The mixer runs once a photo and a control picture is drawn once a picture, not once a step. A person learned by
+The mixer runs once a photo; a control picture is drawn, and read by the ControlNet's first layers, once a picture. A person learned by
 FaceSnap is tokens and what poses need of the face: a prompt that names them says "a person" and is steered.
 """
 
@@ -21,7 +21,7 @@ from idejax.errors import UserError
 from idejax.faces import control, photo, posing
 from idejax.faces.posing import Poser
 from idejax.faces.record import FaceRecord
-from idejax.model import addon, controlnets
+from idejax.model import addon, backbone, controlnets
 from idejax.model.addon import Addon
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.model.tokens import placeholders_in
@@ -249,6 +249,13 @@ def load(
   if vision is None and not own.is_dir():
     raise UserError(f"{folder} brings no image encoder: give --vision FOLDER of {added.about.vision}")
   return Faces(folder, added, Tower(vision or own), pack, poser, notify)
+
+
+@jax.jit
+def embed(b: Backbone, cond: Conditioning) -> Conditioning:
+  """The conditioning with its control images as the ControlNet's first layers leave them, which no step changes."""
+  assert cond.control is not None  # `join` put it there
+  return dataclasses.replace(cond, control=None, control_embedded=backbone.embed_control(b, cond.control))
 
 
 def join(
