@@ -80,13 +80,20 @@ class Faces:
     return self._records[picture.digest]
 
   def tokens(self, photos: Sequence[FaceRecord]) -> np.ndarray:
-    """float32 [L, D] of one or several photos of one person; of several the mean of theirs."""
+    """float32 [L, D] of one or several photos of one person; of several, where the mixer was not trained to read them
+    at once, the mean of theirs."""
     key = tuple(r.meta["photo_sha256"] for r in photos)
     if key not in self._tokens:
       identity = np.stack([r.embedding for r in photos])
       clip = self.tower.tokens([r.portrait for r in photos])
+      if self.fuses(len(photos)):
+        identity, clip = identity[None], clip[None]
       self._tokens[key] = np.asarray(self._mix(self.addon.params, identity, clip), np.float32).mean(0)
     return self._tokens[key]
+
+  def fuses(self, count: int) -> bool:
+    """Whether the mixer reads so many photos at once."""
+    return count > 1 and self.addon.mixer.photos > 1
 
   def steer(self, face: Any, pose: Any, size: tuple[int, int], strength: float = 1.0, until: float = 1.0) -> Steer:
     """One picture's steering.

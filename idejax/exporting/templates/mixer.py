@@ -37,7 +37,10 @@ class Layer(nn.Module):
 
 
 class FacialAttributeMixer(ModelMixin, ConfigMixin):  # type: ignore[misc]
-  """f_pre = f_id + CrossAttn(f_id, [f_id; f_clip]); f_mix = Decoder(queries, f_pre). fuse: what it is compared with."""
+  """f_pre = f_id + CrossAttn(f_id, [f_id; f_clip]); f_mix = Decoder(queries, f_pre). fuse: what it is compared with.
+
+  photos: most photos of one person that it was trained to read at once; here it reads one.
+  """
 
   @register_to_config
   def __init__(
@@ -51,6 +54,7 @@ class FacialAttributeMixer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     tokens: int = 16,
     depth: int = 4,
     fuse: str = "mixer",
+    photos: int = 1,
   ):
     super().__init__()
     if fuse != "clip":
