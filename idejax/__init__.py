@@ -50,6 +50,8 @@ def load(
   addon: "StrPath | None" = None,
   pack: "str | Pack" = "miniature",
   vision: "StrPath | None" = None,
+  shape: "StrPath | None" = None,
+  table: "StrPath | None" = None,
   controlnet: "StrPath | None" = None,
   dtype: Any = "float32",
   variant: str | None = None,
@@ -62,7 +64,8 @@ def load(
   """Open a pipeline: the built-in miniature, a folder in diffusers layout, or a hub id.
 
   people: whom prompts may name, as `personalize` returns them or as their run folders. addon: a folder of `idejax
-  pretrain`, by which `sample` takes faces; pack, vision: its face networks, and its image encoder where it brings none.
+  pretrain`, by which `sample` takes faces; pack, vision: its face networks, and its image encoder where it brings none;
+  shape, table: a morphable model's file and its landmarks', for poses of photographs.
   controlnet: a stock ControlNet's folder, by which `sample` takes control pictures. dtype: float32 or bfloat16, of
   weights and computation. variant: of the weights' files, such as "fp16". allow_pickle: open .bin files too, which
   can run code. attention, remat: see `nets.attention` and `model.backbone.load`. devices: jax's, all by default.
@@ -92,7 +95,8 @@ def load(
 
     from idejax.personalizing import posers
 
-    pipe = posers.with_addon(pipe, addon, pack, None if vision is None else Path(vision), notify=notify or tell)
+    given = (None if x is None else Path(x) for x in (vision, shape, table))
+    pipe = posers.with_addon(pipe, addon, pack, *given, notify=notify or tell)
   return pipe.with_people(*several)
 
 

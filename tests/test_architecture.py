@@ -110,7 +110,7 @@ ROOMS: dict[str, set[str]] = {
     "storage",
   },
   "evaluation": {"miniature", "sampling", "data", "person", "model", "nets", "faces", "runtime", "storage", "cli"},
-  "exporting": {"sampling", "training", "methods", "model", "nets", "storage"},
+  "exporting": {"sampling", "training", "methods", "model", "nets", "faces", "storage"},
   "planning": {"data", "training", "methods", "person", "model", "nets", "runtime", "storage", "miniature", "cli"},
 }
 WHO_KNOWS_ALL = {"jobs", "bench", "app"}  # and whom nobody imports

@@ -47,6 +47,8 @@ class Work(NamedTuple):
 
 
 def main(c: config.Bench):
+  if c.addon and "sample" not in c.what:
+    raise UserError("--addon is what `idejax bench sample` measures: name sample among the measurements")
   if min(c.batch, c.train_batch or 1, c.steps, c.repeats, *c.people) < 1:
     raise UserError("--batch, --train-batch, --steps, --repeats and --people start at 1")
   busy = prepare_machine(c)
@@ -55,7 +57,11 @@ def main(c: config.Bench):
   if "personalize" in c.what:
     cores.use(c.model)
   figures: dict[str, Any] = {}
-  if nets := [w for w in c.what if w in _MAKERS]:
+  if c.addon:
+    from idejax.bench import one_face
+
+    figures["addon"] = one_face.main(c)
+  if nets := [w for w in c.what if w in _MAKERS and not (c.addon and w == "sample")]:
     figures |= inference(c, nets)
   if "compile" in c.what:
     figures["start"] = bench_commands.start_up(c)
@@ -331,7 +337,7 @@ def _factor(configs) -> int:
 
 
 def _plain(c: config.Bench) -> dict[str, Any]:
-  return {k: str(v) if k == "out" else v for k, v in dataclasses.asdict(c).items()}
+  return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(c).items()}
 
 
 def _flop(n: float) -> str:

@@ -16,6 +16,7 @@ class Bench:
     idejax bench personalize jobs --method id-ea --people 8 32
     idejax bench input
     idejax bench faces --size 1024         each stage of idejax prepare, and records out of its shards
+    idejax bench sample --addon runs/facesnap/addon --steps 20
 
   Weights are random; only the measurement `jobs` runs `idejax personalize` as it is. With --vs the two
   sides take turns in one run and medians are compared. Other work on the machine still changes the
@@ -43,8 +44,10 @@ class Bench:
   train_batch: Annotated[int | None, at_least(1)] = None
   """Examples in a training step of personalize and jobs. Default: the preset's."""
   model: Annotated[str, not_empty] = "miniature"
-  """Model for personalize (a family such as sd21-base at full size, a pipeline folder, or miniature) and for
+  """Model for sample with --addon, for personalize (a family such as sd21-base at full size, a pipeline folder, or miniature) and for
   jobs (not a family)."""
+  addon: Path | None = None
+  """Add-on folder for sample: what one face costs beside plain pictures of --model, in operations and seconds."""
   people: Annotated[tuple[int, ...], at_least(1)] = (8, 32)
   """Sizes of crowds that personalize (a step) and jobs (the whole command) measure, beside one person."""
   size: Annotated[int | None, at_least(1)] = None
@@ -65,6 +68,7 @@ class Bench:
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
     "measurements": ("what", "vs", "repeats", "out"),
     "model": ("family", "small", "size", "dtype", "batch", "steps"),
+    "sample with a face": ("addon",),
     "personalize and jobs": ("method", "preset", "train_batch", "model", "people"),
     "machine": ("threads", "torch_compile", "peak"),
   }

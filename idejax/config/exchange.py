@@ -9,11 +9,12 @@ from idejax.ranges import not_empty, person_word
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """Write a person as files that diffusers opens without idejax, and prove that they are the same.
+  """Write a person, or FaceSnap's add-on, as files that diffusers opens without idejax, and prove that they are the same.
 
     idejax export runs/anna --to anna
     idejax export runs/anna --to anna --format textual-inversion
     idejax export runs/anna --to anna --quick
+    idejax export runs/facesnap/addon --to facesnap --model FOLDER
 
   --to receives the weights, README.md (how to open them, what to say, whose face it is) and
   certificate.json: idejax and diffusers, in separate processes, on the same prompts and noise. If they
@@ -23,13 +24,14 @@ class Export:
   to: Path
   """Folder to write; it must be new or empty."""
   run: Path = dataclasses.field(default=Path("."), metadata={"positional": True})
-  """Run folder of idejax personalize, or its identity.safetensors."""
+  """Run folder of idejax personalize, or its identity.safetensors; or an add-on folder of idejax pretrain."""
   format: Literal["auto", "textual-inversion", "pipeline", "lora", "custom-diffusion", "certificate-only"] = "auto"
   """Form of the files. auto: a textual-inversion file where words are all that was learned, else a whole
   pipeline folder. lora and custom-diffusion are small files for what they can hold; the card says what they
   leave out. certificate-only checks the form that auto chooses and keeps only the certificate."""
   model: Annotated[str | None, not_empty] = None
-  """Where the base model is now. Default: where it was when the person was learned."""
+  """Where the base model is now. Default: where it was when the person was learned; of an add-on, the built-in model
+  if it was made for that."""
   quick: bool = False
   """Check with 10 sampler steps only, not with 10 and 50."""
   verify: bool = True

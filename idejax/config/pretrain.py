@@ -38,8 +38,13 @@ class Pretrain:
   """Learning rate. Default: the preset's."""
   cross: Annotated[float | None, between(0, 1)] = None
   """Share of examples whose face is from another picture of the person. Default: the preset's."""
+  photos: Annotated[int | None, at_least(1)] = None
+  """Most reference photos of a person that the mixer learns to read at once. Default: the preset's, 1 in the paper."""
   identity_weight: Annotated[float | None, at_least(0)] = None
   """Weight of the identity loss. Default: the preset's."""
+  contrast: Annotated[float | None, at_least(0)] = None
+  """Weight, beside the identity loss, of InfoNCE: a face shall be nearer to its own reference than to those of the
+  batch's other people. Default: the preset's, 0 in the paper."""
   fuse: Literal["mixer", "concat", "identity", "clip"] | None = None
   """How embedding and CLIP's tokens meet: the mixer, or what the paper compares it with. Default: the preset's."""
   minutes: Annotated[float | None, at_least(0)] = None
@@ -93,7 +98,9 @@ class Pretrain:
       "batch",
       "lr",
       "cross",
+      "photos",
       "identity_weight",
+      "contrast",
       "fuse",
       "minutes",
       "seed",

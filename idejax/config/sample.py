@@ -52,6 +52,11 @@ class Sample:
   insightface pack (buffalo_l), or a folder of ONNX files."""
   vision: Path | None = None
   """CLIP image encoder of the add-on, as transformers writes it. Default: the one in its folder."""
+  shape: Path | None = None
+  """Morphable model (.npz, see docs/methods.md), with --table: of photographs, the person's own shape of face in the
+  driver's pose. Default: the driver's landmarks as they are; of drawn portraits, the drawn world's own geometry."""
+  table: Path | None = None
+  """Its 72 landmarks."""
   controlnet: Path | None = None
   """Folder of a stock ControlNet of the model's family (edges, depth, body or face key points), in diffusers' layout."""
   control: Path | None = None
@@ -113,7 +118,17 @@ class Sample:
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
     "prompts": ("prompt", "prompts", "negative"),
     "people": ("identity", "strength", "start", "other_model"),
-    "a face without training": ("addon", "face", "pose", "face_strength", "face_until", "pack", "vision"),
+    "a face without training": (
+      "addon",
+      "face",
+      "pose",
+      "face_strength",
+      "face_until",
+      "pack",
+      "vision",
+      "shape",
+      "table",
+    ),
     "a control picture": ("controlnet", "control", "control_strength", "control_from", "control_until"),
     "pictures": ("out", "num", "seed", "steps", "guidance", "height", "width"),
     "sampler": ("sampler", "spacing", "karras", "eta"),

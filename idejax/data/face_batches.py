@@ -120,9 +120,13 @@ def load(
   cross: float,
   places: np.ndarray | None = None,
   among: np.ndarray | None = None,
+  photos: int = 1,
 ) -> dict[str, Any]:
   """The faces of a step: pictures in a fresh order each epoch and, for a share `cross` of them, as reference another
   clear picture of the same person, where there is one.
+
+  photos: above 1 each example has a number of references, from 1 to `photos` by chance, as [photos, ...]: the first as
+  above, the others further clear pictures of the person, all repeated in turn until there are `photos`.
 
   data: `face_features.Encoded` or `face_rows.Streamed`. places: the batch's rows that are wanted, those of this
   process's devices; None: all. among: the pictures that are trained on, places in `data`; None: all.
@@ -138,7 +142,21 @@ def load(
     if draws[n] < cross and len(others):
       who[n] = others[int(turns[n] * len(others))]
   places = np.arange(batch) if places is None else places
-  return data.take(at[places], who[places]) | {"index": places.astype(np.int32)}
+  about = {"index": places.astype(np.int32), "person": np.asarray(data.person)[at[places]].astype(np.int32)}
+  out = data.take(at[places], who[places]) | about
+  if photos == 1:
+    return out
+  shown = np.stack([_several(data, i, w, photos, rng) for i, w in zip(at, who)])[places]
+  looks = [out] + [data.take(w, w) for w in shown.T[1:]]
+  return out | {n: np.stack([x[n] for x in looks], axis=1) for n in ("identity", "clip")}
+
+
+def _several(data: Any, i: int, first: int, photos: int, rng: np.random.Generator) -> np.ndarray:
+  """`photos` references of the person in picture i: `first` and some others, as often as one another where that goes."""
+  others = data.references[data.person[i]]
+  others = rng.permutation(others[(others != i) & (others != first)])
+  count = int(rng.integers(1, photos + 1))
+  return np.resize(np.r_[first, others[: count - 1]], photos)
 
 
 def places(where: jax.sharding.Sharding, batch: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,10 +28,11 @@ from idejax import __version__
 from idejax.errors import UserError
 from idejax.model import backbone, conditioning
 from idejax.model.backbone import Conditioning
-from idejax.sampling import pipeline
+from idejax.sampling import pipeline, steering
 from idejax.sampling import texts as prompting
 from idejax.sampling.learned import Learned
 from idejax.sampling.pipeline import Pipeline, Request, Settings
+from idejax.sampling.requests import Steer
 from idejax.storage import tensorfiles
 
 LARGEST = 1e-3  # relative difference of contexts, noise predictions and final latents, float32
@@ -44,22 +46,25 @@ class Check(NamedTuple):
   """One exported folder to be compared.
 
   pipe: the base in float32, without `person`.
-  person: the person in the folder's form (`torch_files.as_written`).
+  person: the person in the folder's form (`torch_files.as_written`); None: nobody is named.
   standalone: whether the folder is a pipeline; else its load.py applies it to the base.
   code: whether the pipeline has code of its own.
   steps: numbers of sampler steps; the first one's UNet calls are compared one by one.
+  steer, more: what steers the pictures here, and there by further arguments of the pipeline's call.
   """
 
   folder: Path
   pipe: Pipeline
-  person: Learned
+  person: Learned | None
   standalone: bool
   code: bool
   steps: tuple[int, ...] = (10, 50)
+  steer: Steer | None = None
+  more: Mapping[str, str] = MappingProxyType({})
 
   @property
   def prompts(self) -> list[str]:
-    return [p.format(self.person.word) for p in PROMPTS]
+    return [p.format(self.person.word if self.person else steering.SOMEBODY) for p in PROMPTS]
 
   @property
   def size(self) -> tuple[int, int]:
@@ -122,6 +127,7 @@ def _job(c: Check, name: str) -> dict[str, Any]:
     latents=name + ".npy",
     out=name + ".out",
     about=name + ".about",
+    more=dict(c.more),
   )
 
 
@@ -137,7 +143,7 @@ def _stock_error(stderr: str) -> UserError:
 
 def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
   """The content of certificate.json, from the results of `run_stock`."""
-  pipe, (height, width) = c.pipe.with_people(c.person), c.size
+  pipe, (height, width) = c.pipe.with_people(c.person) if c.person else c.pipe, c.size
   out: dict[str, Any] = {
     "prompts": c.prompts,
     "guidance": c.guidance,
@@ -148,9 +154,9 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
     "versions": versions() | about["versions"],
     "thresholds": {"relative": LARGEST, "psnr_db": SMALLEST},
   }
-  out |= compare_calls(pipe, c.prompts, theirs, about["timesteps"], (height, width))
+  out |= compare_calls(pipe, c.prompts, theirs, about["timesteps"], (height, width), c.steer)
   out["final_latents"], out["pictures"] = {}, {}
-  requests = [Request(p, guidance=c.guidance) for p in c.prompts]
+  requests = [Request(p, guidance=c.guidance, steer=c.steer) for p in c.prompts]
   for n in c.steps:
     batches = list(pipeline.generate(pipe, requests, Settings(n, "ddim"), c.noise))
     latents, images = (np.concatenate([getattr(b, k) for b in batches]) for k in ("latents", "images"))
@@ -160,7 +166,12 @@ def compare(c: Check, theirs: Mapping[str, np.ndarray], about: Mapping[str, Any]
 
 
 def compare_calls(
-  pipe: Pipeline, prompts: list[str], theirs: Mapping[str, np.ndarray], timesteps: list[float], size: tuple[int, int]
+  pipe: Pipeline,
+  prompts: list[str],
+  theirs: Mapping[str, np.ndarray],
+  timesteps: list[float],
+  size: tuple[int, int],
+  steer: Steer | None = None,
 ) -> dict[str, Any]:
   """Differences of contexts and noise predictions. diffusers' rows are first all negative, then all prompts."""
   empty = None if pipe.backbone.nets.zero_empty_negative else ""
@@ -168,6 +179,8 @@ def compare_calls(
   rows: list[str | None] = [empty] * len(prompts) * guided + list(prompts)
   under = functools.partial(_exactly, pipe)
   cond = encode(pipe, rows, size, under)
+  if steer is not None:
+    cond = steering.join(pipe.backbone, cond, [steer] * len(rows), size, pipe.mesh)
   changes = prompting.Weights(pipe.backbone, pipe.people, under)
   group = tuple(pipe.people)
   b = backbone.with_unet(pipe.backbone, changes.of(group)[0])

@@ -53,13 +53,14 @@ def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
     elif name == "unet" and changes:
       folders.component(source, target, dtype="float32", changes=changes)
     elif not name.startswith("tokenizer"):
-      _copy(source, target)
+      copy(source, target)
   if needs_code(e):
     write_code(folder, person, e, index, "text_encoder_2" in index)
   folders.finish(index, base, folder)
 
 
-def _copy(source: Path, target: Path):
+def copy(source: Path, target: Path):
+  """A component's copy, its weights as safetensors."""
   if (stem := folders.stem_of(source)) is None or (source / f"{stem}.safetensors").exists():
     target.mkdir(parents=True, exist_ok=True)
     for p in source.iterdir():
@@ -146,4 +147,6 @@ def for_family(text: str, xl: bool) -> str:
   """A template without the other family's constructor."""
   head, sd, sdxl, rest = re.split(r"  # -- .* --\n", text)
   text = head + (sdxl if xl else sd) + rest
-  return text.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline") if xl else text
+  for kind in ("Pipeline", "ControlNetPipeline") if xl else ():
+    text = text.replace(f"StableDiffusion{kind}", f"StableDiffusionXL{kind}")
+  return text

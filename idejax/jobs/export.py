@@ -28,11 +28,16 @@ def main(c: config.Export):
 
   from idejax.exporting import torch_files
   from idejax.exporting.folders import least_size
+  from idejax.jobs import export_faces
   from idejax.runtime.progress import waiting
   from idejax.sampling import learned, pipeline
   from idejax.storage import hub
 
+  if (c.run / "addon.json").is_file():
+    return export_faces.main(c, c.run)
   person = learned.load(c.run)
+  if person.is_face:
+    return export_faces.main(c, Path(person.addon), person)
   base = hub.resolve(c.model or person.model)
   if c.format == "pipeline":
     need_space(c.to, least_size(base), "the model's weights")

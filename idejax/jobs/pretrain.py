@@ -72,11 +72,13 @@ def settings(c: config.Pretrain) -> facesnap.Config:
   name = (
     contract.default_preset(facesnap.PRESETS, c.model in hub.BUILT_IN, False) if c.preset == "default" else c.preset
   )
-  names = ("steps", "batch", "lr", "cross", "identity_weight", "fuse")
+  names = ("steps", "batch", "lr", "cross", "photos", "identity_weight", "contrast", "fuse")
   given: dict[str, Any] = {n: v for n in names if (v := getattr(c, n)) is not None}
   cfg = dataclasses.replace(facesnap.PRESETS[name], **given)
   if cfg.batch % c.accumulate:
     raise UserError(f"a batch of {cfg.batch} cannot be cut into {c.accumulate} equal parts")
+  if cfg.contrast and not cfg.identity_weight:
+    raise UserError(f"--contrast {cfg.contrast:g} is a part of the identity loss, whose weight is 0: --identity-weight")
   return cfg
 
 
@@ -105,7 +107,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
 
   def rows(i: int) -> dict[str, Any]:
     few = np.full(len(mine), facesnap.identity_weight(cfg, i), np.float32)
-    return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among) | {"few": few}
+    return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among, cfg.photos) | {"few": few}
 
   # ---- Train, and write what was learned ---------------------------------------------------------------
   where = loop.Run(c.out, cfg.steps, c.minutes, save_seconds=c.save_seconds, name="facesnap", tensorboard=c.tensorboard)

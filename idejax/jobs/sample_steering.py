@@ -19,6 +19,10 @@ def check(c: config.Sample):
     raise UserError(f"--{'face' if c.face else 'pose'} needs an add-on that reads faces: give --addon FOLDER")
   if c.pose and not c.face and not c.prompts and not c.identity:
     raise UserError("--pose is where a face lies: give --face PHOTO")
+  if (c.shape or c.table) and not c.pose and not c.prompts:
+    raise UserError(
+      f"--{'shape' if c.shape else 'table'} is of a morphable model, which puts a face into a pose: give --pose"
+    )
   if c.controlnet is None and c.control:
     raise UserError("--control is a picture that a ControlNet reads: give --controlnet FOLDER")
   if c.controlnet and c.addon:
@@ -48,7 +52,7 @@ def open_controls(c: config.Sample, prompt_list: Sequence[Prompt], pipe: Any, pe
   from idejax.personalizing import posers
 
   with waiting("reading the add-on"):
-    return posers.with_addon(pipe, folder, c.pack, c.vision)
+    return posers.with_addon(pipe, folder, c.pack, c.vision, c.shape, c.table)
 
 
 def steer(

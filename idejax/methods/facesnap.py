@@ -29,7 +29,7 @@ from idejax.nets.controlnet import ControlNetConfig
 from idejax.nets.mixer import MixerConfig
 from idejax.person import control, likeness, recogniser, subject
 from idejax.person.subject import Frozen
-from idejax.ranges import at_least, between
+from idejax.ranges import above, at_least, between
 
 scope: Scope = "dataset"
 
@@ -56,6 +56,9 @@ class Config:
   """Share of examples without text, for guidance."""
   outside: Annotated[float, between(0, 1)] = 0.0
   """Weight of the error outside the face's region; 0 in the paper."""
+  photos: Annotated[int, at_least(1)] = 1
+  """Most reference photos that the mixer reads at once: each example has 1 to so many, of the same person. 1 in the
+  paper; then several photos are the mean of their tokens, which nobody trained the ControlNet to read."""
   cross: Annotated[float, between(0, 1)] = 0.0
   """Share of examples whose face is from another picture of the person; 0 in the paper."""
   identity_weight: Annotated[float, at_least(0)] = 0.5
@@ -66,6 +69,11 @@ class Config:
   """Share of the training before it begins."""
   identity_steps: Annotated[int, at_least(1)] = 4
   """Steps of its sampling."""
+  contrast: Annotated[float, at_least(0)] = 0.0
+  """Weight, beside the identity loss, of InfoNCE: a face shall be nearer to its own reference than to those of the
+  batch's other people; 0 in the paper."""
+  temperature: Annotated[float, above(0)] = 0.1
+  """Its temperature: the smaller, the more the most alike of the others count."""
   steps: Annotated[int, at_least(1)] = 360_000
   """Training steps."""
   batch: Annotated[int, at_least(1)] = 14
@@ -116,10 +124,12 @@ def mixer_config(cfg: Config, context_dim: int, clip_dim: int) -> MixerConfig:
   """The mixer of a UNet and of a vision tower. UserError for sizes that make none."""
   if cfg.dim % cfg.head_dim:
     raise UserError(f"--dim {cfg.dim} is no multiple of --head_dim {cfg.head_dim}")
+  if cfg.photos > 1 and cfg.fuse == "concat":
+    raise UserError(f"--photos {cfg.photos} are read by the mixer's decoder, which --fuse concat has not")
   return MixerConfig(
     context_dim=context_dim,
     clip_dim=clip_dim,
-    **{n: getattr(cfg, n) for n in ("dim", "head_dim", "identity_tokens", "tokens", "layers", "fuse")},
+    **{n: getattr(cfg, n) for n in ("dim", "head_dim", "identity_tokens", "tokens", "layers", "fuse", "photos")},
   )
 
 
@@ -144,7 +154,7 @@ def loss(
 
   batch: the picture's moments "mean", "logvar" [B, h, w, C], landmarks "marks" [B, 72, 2] in its pixels (NaN:
   not known), region "mask" [B, h, w] and caption "ids", "eos" (a tuple each, one per text encoder); the
-  face's "identity" [B, 512] and "clip" [B, T, D]; "few" [B].
+  face's "identity" [B, 512] and "clip" [B, T, D], of R photos [B, R, ...]; "few" [B]; with `contrast` who it is, "person" [B].
   """
   k_latent, k_t, k_noise, k_empty, k_blank, k_few = draws.split(keys, 6)
   b = steered(frozen.backbone, params["controlnet"])
@@ -166,14 +176,20 @@ def loss(
     images = few_steps(b, cond, draws.normal(k_few, e.noisy.shape[1:]), cfg.identity_steps)
     faces = likeness.crop(images + 1, marks, recogniser.SIDE) - 1  # outside the picture it is black, -1
     embedding = recogniser.embed(frozen.constants["recogniser"], faces)
-    each = likeness.identity_loss(embedding, batch["identity"])
-    return (each * visible).sum() / jnp.maximum(visible.sum(), 1)
+    mean = lambda each: (each * visible).sum() / jnp.maximum(visible.sum(), 1)
+    identity = mean(likeness.identity_loss(embedding, reference))
+    if not cfg.contrast:
+      return identity, jnp.zeros(())
+    return identity, mean(likeness.contrast(embedding, reference, batch["person"], cfg.temperature))
 
-  weight = batch["few"][0]
-  identity = jax.lax.cond(weight > 0, unlikeness, lambda: jnp.zeros(()))
-  # On the steps between it is not known: NaN has no gradient here, and plots leave it out.
-  metric = jnp.where(weight > 0, identity, jnp.nan)
-  return error + weight * identity, {"diffusion": error, "identity": metric}
+  weight, reference = batch["few"][0], batch["identity"]
+  reference = reference[:, 0] if reference.ndim == 3 else reference
+  identity, contrast = jax.lax.cond(weight > 0, unlikeness, lambda: (jnp.zeros(()),) * 2)
+  # On the steps between they are not known: NaN has no gradient here, and plots leave it out.
+  metrics = {"diffusion": error, "identity": jnp.where(weight > 0, identity, jnp.nan)}
+  if cfg.contrast:
+    metrics["contrast"] = jnp.where(weight > 0, contrast, jnp.nan)
+  return error + weight * (identity + cfg.contrast * contrast), metrics
 
 
 def few_steps(b: Backbone, cond: Conditioning, noise: jax.Array, count: int) -> jax.Array:
@@ -244,9 +260,11 @@ def rates(cfg: Config) -> Rates:
 def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"tokens": f_mix [tokens, context_dim]} of `frozen.subject`, a Look of one or several photos of one person.
 
-  Of several it is the plain mean of their tokens, which nobody trained the ControlNet to read.
+  Of several it is what the mixer makes of all of them, if it was trained on several; else the plain mean of their
+  tokens, which nobody trained the ControlNet to read.
   """
   look: Any = frozen.subject
+  look = jax.tree.map(lambda x: x[None], look) if cfg.photos > 1 else look
   return {"tokens": mix(params["mixer"], look, _mixer(frozen, cfg)).mean(0)}
 
 

@@ -16,7 +16,7 @@ from idejax import tree
 from idejax.errors import UserError
 from idejax.model.diffusion import NoiseSchedule
 from idejax.nets import clip, cross_attention, unet, vae
-from idejax.nets.controlnet import ControlNet, ControlNetConfig
+from idejax.nets.controlnet import ControlEmbedding, ControlNet, ControlNetConfig
 from idejax.nets.target import computed_in
 from idejax.storage import files, flaxfiles, tensorfiles, weights
 
@@ -96,7 +96,7 @@ class Conditioning:
   k, v: contexts [S, B, L, D] for keys and for values, S stages of diffusion, noisiest first.
   pooled, time_ids: SDXL's [B, P] or, by stage, [S, B, P]; and [B, 6].
   control, control_context: a ControlNet's image [B, H, W, 3] in [0, 1], and its context [B, L', D]; without
-    one it reads the text, as stock ControlNets do.
+    one it reads the text, as stock ControlNets do. control_embedded: in place of the image, see `embed_control`.
   control_scale: how strongly it acts, [B]; 1 without it. control_until, control_from: timesteps [B]; below the first it
     no longer acts, above the second not yet.
   bounds: timesteps [B, S - 1], descending: row b leaves stage s below bounds[b, s]. None: stages of
@@ -112,6 +112,7 @@ class Conditioning:
   control_scale: jax.Array | None = None
   control_until: jax.Array | None = None
   control_from: jax.Array | None = None
+  control_embedded: jax.Array | None = None
   bounds: jax.Array | None = None
 
 
@@ -315,14 +316,15 @@ def predict(
   if pooled is not None and pooled.ndim == 3:
     pooled = select(pooled)
   added = (pooled, cond.time_ids) if b.nets.xl else None
-  if cond.control is not None:
+  picture = cond.control if cond.control_embedded is None else cond.control_embedded
+  if picture is not None:
     text = select(cond.k) if cond.control_context is None else cond.control_context
     strength = cond.control_scale
     if cond.control_until is not None:
       strength = jnp.where(t >= cond.control_until, 1.0 if strength is None else strength, 0.0)
     if cond.control_from is not None:
       strength = jnp.where(t <= cond.control_from, 1.0 if strength is None else strength, 0.0)
-    residuals = control(b, x, t, text, cond.control, added, strength)
+    residuals = control(b, x, t, text, picture, added, strength, embedded=cond.control_embedded is not None)
   out = unet.UNet(b.nets.unet).apply(
     {"params": b.params["unet"]}, x, t, context, added, residuals, extra, mutable=["attention"] if capture else False
   )
@@ -337,8 +339,10 @@ def control(
   image: jax.Array,
   added: tuple[jax.Array, jax.Array] | None,
   scale: jax.Array | None = None,
+  embedded: bool = False,
 ) -> unet.Residuals:
-  """The ControlNet's residuals for noisy latents [B, h, w, C] at timesteps [B]; `scale` [B].
+  """The ControlNet's residuals for noisy latents [B, h, w, C] at timesteps [B]; `scale` [B]. `embedded`: `image` is
+  `embed_control`'s result.
 
   Where no row is steered at a step, the ControlNet does not run. Raises ValueError if the backbone has none.
   """
@@ -346,13 +350,21 @@ def control(
     raise ValueError("the conditioning has a control image, the backbone no ControlNet")
   net, params = ControlNet(b.nets.controlnet), {"params": b.params["controlnet"]}
   if scale is None:
-    return net.apply(params, x, t, context, image, added)
+    return net.apply(params, x, t, context, image, added, embedded=embedded)
 
   def run() -> unet.Residuals:
-    return net.apply(params, x, t, context, image, added, scale[:, None, None, None])
+    return net.apply(params, x, t, context, image, added, scale[:, None, None, None], embedded)
 
   idle = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run))
   return jax.lax.cond((scale != 0).any(), run, idle)
+
+
+def embed_control(b: Backbone, image: jax.Array) -> jax.Array:
+  """Control images [B, H, W, 3] -> what the ControlNet adds to its first features, [B, h, w, C]: once, not per step."""
+  assert b.nets.controlnet is not None  # whoever has a control image has a ControlNet
+  params = b.params["controlnet"]["controlnet_cond_embedding"]
+  out: Any = ControlEmbedding(b.nets.controlnet).apply({"params": params}, image)
+  return out
 
 
 def encode_image(b: Backbone, images: jax.Array) -> tuple[jax.Array, jax.Array]:

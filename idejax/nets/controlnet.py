@@ -99,7 +99,7 @@ class ControlNet(nn.Module):
   cfg: ControlNetConfig
 
   @nn.compact
-  def __call__(self, x, t, context: Context, control, added=None, scale=1.0) -> Residuals:
+  def __call__(self, x, t, context: Context, control, added=None, scale=1.0, embedded=False) -> Residuals:
     """Residuals for the UNet's skips and middle.
 
     Args:
@@ -108,10 +108,12 @@ class ControlNet(nn.Module):
       control: image [B, factor * H, factor * W, 3] in [0, 1].
       added: SDXL's (pooled, time_ids).
       scale: conditioning scale, a number or a traced scalar.
+      embedded: whether `control` is the image as `ControlEmbedding` leaves it, the same at every step.
     """
     c = self.cfg.unet
     temb = embed_time(c, t, added)
-    control = ControlEmbedding(self.cfg, name="controlnet_cond_embedding")(control)
+    if not embedded:
+      control = ControlEmbedding(self.cfg, name="controlnet_cond_embedding")(control)
     h, skips = down_path(c, x, temb, context, control)
     h = mid_block(c, h, temb, context)
     conv = lambda y, name: Conv(y.shape[-1], 1, kernel_init=ZEROS, name=name)(y)

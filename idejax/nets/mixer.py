@@ -4,7 +4,8 @@
     f_mix = Decoder(q = learned queries, kv = f_pre)             eq. 2
 
 f_id are tokens made of the recogniser's embedding, f_clip a CLIP vision tower's. No position is added to
-either, so the order of CLIP's tokens does not matter.
+either, so the order of CLIP's tokens does not matter. Of several photos of one person the decoder reads every f_pre
+(not in the paper): neither their order nor, if all are repeated as often, their number matters, and one photo is eq. 2.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ from idejax.nets.layers import Dense, Dtype, LayerNorm, param
 from idejax.nets.naming import parameter_shapes
 
 Fuse = Literal["mixer", "concat", "identity", "clip"]
-_SIZES = ("identity_dim", "clip_dim", "dim", "head_dim", "identity_tokens", "tokens", "layers", "context_dim")
+_SIZES = (
+  "identity_dim", "clip_dim", "dim", "head_dim", "identity_tokens", "tokens", "layers", "context_dim", "photos",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class MixerConfig:
   tokens: int = 16
   layers: int = 4  # of the decoder
   fuse: Fuse = "mixer"
+  photos: int = 1  # most photos of one person that it was trained to read at once
 
   @classmethod
   def from_json(cls, config: Mapping[str, Any]) -> "MixerConfig":
@@ -120,11 +124,17 @@ class Mixer(_Layers):
 
     Args:
       identity: the recogniser's embedding [B, identity_dim] of any length; it is scaled to sqrt(identity_dim),
-        so that its entries are about 1 whatever the recogniser.
-      clip: the vision tower's hidden states [B, T, clip_dim]: the penultimate layer's.
-    What `fuse` does not read is ignored and may be None.
+        so that its entries are about 1 whatever the recogniser. Of R photos of each person [B, R, identity_dim].
+      clip: the vision tower's hidden states [B, T, clip_dim]: the penultimate layer's. Of R photos [B, R, T, clip_dim].
+    What `fuse` does not read is ignored and may be None. ValueError for several photos and "concat", which has no decoder.
     """
-    c, faces = self.cfg, []
+    c, faces, several = self.cfg, [], 1
+    if (identity.ndim if c.reads_identity else clip.ndim - 1) == 3:
+      if c.fuse == "concat":
+        raise ValueError("concat has no decoder that could read several photos")
+      several = (identity if c.reads_identity else clip).shape[1]
+      join = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])
+      identity, clip = join(identity), join(clip)
     if c.reads_identity:
       unit = identity.astype(jnp.float32)
       unit *= math.sqrt(c.identity_dim) / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-6)
@@ -137,6 +147,7 @@ class Mixer(_Layers):
       if c.reads_identity:
         mix = Attention(c, self.dtype, name="mix.attn")
         tokens = faces[0] + mix(self.norm("mix.norm")(faces[0]), self.norm("mix.norm_context")(tokens))
+      tokens = tokens.reshape(-1, several * tokens.shape[1], c.dim)  # of each person all photos'
       queries = param(self, "queries", nn.initializers.normal(c.dim**-0.5), (c.tokens, c.dim))
       x = jnp.broadcast_to(queries.astype(tokens.dtype)[None], (len(tokens), *queries.shape))
       for i in range(c.layers):

@@ -65,3 +65,17 @@ def identity_loss(embedding: jax.Array, reference: jax.Array) -> jax.Array:
   a, b = (x.astype(jnp.float32) for x in (embedding, reference))
   norms = jnp.sqrt(jnp.square(a).sum(-1) * jnp.square(b).sum(-1) + 1e-12)
   return 1 - (a * b).sum(-1) / norms
+
+
+def contrast(embedding: jax.Array, reference: jax.Array, person: jax.Array, temperature: float) -> jax.Array:
+  """InfoNCE [B]: how much less alike a face is to its own reference than to those of the batch's other people.
+
+    -log exp(cos(a_i, r_i) / T) / sum_j exp(cos(a_i, r_j) / T),   j: i itself and everybody but i's person
+
+  embedding, reference: [B, 512]; person: int32 [B]. 0 where a batch shows one person alone.
+  """
+  unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True), 1e-6)
+  logits = unit(embedding) @ unit(reference).T / temperature
+  own = jnp.eye(len(person), dtype=bool)
+  others = person[:, None] != person[None]
+  return jax.nn.logsumexp(jnp.where(own | others, logits, -jnp.inf), axis=1) - jnp.diagonal(logits)

@@ -201,7 +201,7 @@ def read_faces(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, people: list[Pe
   watch.done("features")
   out = []
   for p in people:
-    if len(p.photos) > 1:
+    if len(p.photos) > 1 and not who.fuses(len(p.photos)):
       tell(f"{p.word}: the mean of {len(p.photos)} photos' tokens, which nobody trained the add-on to read")
     identity = who.represent(p.photos, s.cfg.strength)
     where = str(who.folder.resolve())

@@ -292,6 +292,7 @@ def generate(
       cond = rows_of.condition(pipe.backbone, pipe.mesh, texts, rows, guided, late, pipe.size(settings))
       if steered:
         cond = steering.join(pipe.backbone, cond, [r.steer for r in rows], pipe.size(settings), pipe.mesh)
+        cond = on_mesh(steering.embed, pipe.backbone, cond)
       state = _start(put(z), table, pipe.mesh)
       people = [reader for i in batch for reader in changes.readers(groups[i], guided)]
       projected = changes.project(cond, people, pipe.mesh)

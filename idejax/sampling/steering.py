@@ -3,7 +3,7 @@
     photo --pack, vision tower, mixer--> tokens         pose --poser--> landmarks --drawn--> control picture
     rows with and without a face --join--> Conditioning: of one batch, one program
 
-The mixer runs once a photo and a control picture is drawn once a picture, not once a step. A person learned by
+The mixer runs once a photo; a control picture is drawn, and read by the ControlNet's first layers, once a picture. A person learned by
 FaceSnap is tokens and what poses need of the face: a prompt that names them says "a person" and is steered.
 """
 
@@ -21,7 +21,7 @@ from idejax.errors import UserError
 from idejax.faces import control, photo, posing
 from idejax.faces.posing import Poser
 from idejax.faces.record import FaceRecord
-from idejax.model import addon, controlnets
+from idejax.model import addon, backbone, controlnets
 from idejax.model.addon import Addon
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.model.tokens import placeholders_in
@@ -80,13 +80,20 @@ class Faces:
     return self._records[picture.digest]
 
   def tokens(self, photos: Sequence[FaceRecord]) -> np.ndarray:
-    """float32 [L, D] of one or several photos of one person; of several the mean of theirs."""
+    """float32 [L, D] of one or several photos of one person; of several, where the mixer was not trained to read them
+    at once, the mean of theirs."""
     key = tuple(r.meta["photo_sha256"] for r in photos)
     if key not in self._tokens:
       identity = np.stack([r.embedding for r in photos])
       clip = self.tower.tokens([r.portrait for r in photos])
+      if self.fuses(len(photos)):
+        identity, clip = identity[None], clip[None]
       self._tokens[key] = np.asarray(self._mix(self.addon.params, identity, clip), np.float32).mean(0)
     return self._tokens[key]
+
+  def fuses(self, count: int) -> bool:
+    """Whether the mixer reads so many photos at once."""
+    return count > 1 and self.addon.mixer.photos > 1
 
   def steer(self, face: Any, pose: Any, size: tuple[int, int], strength: float = 1.0, until: float = 1.0) -> Steer:
     """One picture's steering.
@@ -249,6 +256,13 @@ def load(
   if vision is None and not own.is_dir():
     raise UserError(f"{folder} brings no image encoder: give --vision FOLDER of {added.about.vision}")
   return Faces(folder, added, Tower(vision or own), pack, poser, notify)
+
+
+@jax.jit
+def embed(b: Backbone, cond: Conditioning) -> Conditioning:
+  """The conditioning with its control images as the ControlNet's first layers leave them, which no step changes."""
+  assert cond.control is not None  # `join` put it there
+  return dataclasses.replace(cond, control=None, control_embedded=backbone.embed_control(b, cond.control))
 
 
 def join(

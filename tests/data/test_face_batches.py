@@ -117,3 +117,22 @@ def test_references_are_other_pictures_of_the_same_person(encoded):
     for target, reference in zip(at, seen):
       assert out.person[target] == out.person[reference]
       assert (target != reference) == (out.person[target] == 0)
+
+
+def test_several_references_are_of_the_person_and_as_often_as_one_another(encoded):
+  """From one to three, the first as without; of a person with one photo it is that one three times."""
+  encoded, _ = encoded
+  load = lambda step, **how: face_batches.load(encoded, step, 4, 0, 0.5, **how)
+  sizes = set()
+  for step in range(12):
+    plain, many = load(step), load(step, photos=3)
+    assert many["identity"].shape == (4, 3, 512) and many["clip"].shape[:2] == (4, 3)
+    np.testing.assert_array_equal(many["identity"][:, 0], plain["identity"])
+    np.testing.assert_array_equal(many["clip"][:, 0], plain["clip"])
+    np.testing.assert_array_equal(many["mean"], plain["mean"])
+    for row, who in zip(many["identity"], many["person"]):
+      own = encoded.looks.identity[np.asarray(encoded.person) == who]
+      assert all((own == x).all(1).any() for x in row)
+      sizes.add((int(who), len({x.tobytes() for x in row})))
+  assert {n for who, n in sizes if who == 0} >= {1, 2} and {n for who, n in sizes if who == 1} == {1}
+  np.testing.assert_array_equal(load(3, photos=3)["identity"], load(3, photos=3)["identity"])

@@ -207,6 +207,32 @@ def test_the_identity_loss_teaches_mixer_and_controlnet(folder, twin):
     assert 0 < optax_norm(moved) < np.inf, name
 
 
+@pytest.mark.slow  # a gradient through the few steps
+def test_contrast_is_a_part_of_the_identity_loss(folder, twin):
+  """Off it changes nothing and has no metric; on, it is added by its weight, and counts only other people."""
+  frozen, words = frozen_of(folder, "sd15", twin)
+  batch, params = batch_of(frozen, words) | {"few": jnp.full(ROWS, 2.0)}, INIT(jax.random.key(1), frozen, CFG)
+  cfg = dataclasses.replace(CFG, identity_weight=0.5, identity_steps=1, blank=0.0)
+  at = lambda cfg, who: facesnap.loss(params, frozen, batch | {"person": jnp.array(who)}, KEYS, cfg)
+  off, plain = at(cfg, [0, 1])
+  with_it = dataclasses.replace(cfg, contrast=0.25)
+  on, told = at(with_it, [0, 1])
+  assert "contrast" not in plain and told["contrast"] > 0
+  np.testing.assert_allclose(on, off + 2 * 0.25 * told["contrast"], rtol=1e-6)
+  np.testing.assert_allclose(at(with_it, [5, 5])[0], off, rtol=1e-6)
+
+
+def test_a_mixer_of_several_photos_reads_them_at_once(ready):
+  frozen, batch, params, _ = ready
+  look = Look(batch["identity"], batch["clip"])
+  fused, mean = (REPRESENT(params, frozen._replace(subject=look), dataclasses.replace(CFG, photos=n))["tokens"] for n in (2, 1))  # fmt: skip
+  assert fused.shape == mean.shape and np.abs(fused - mean).max() > 1e-4
+  several = batch | {n: jnp.stack([batch[n], batch[n]], axis=1) for n in ("identity", "clip")}
+  np.testing.assert_allclose(value(params, frozen, several, CFG), value(params, frozen, batch, CFG), rtol=1e-5)
+  with pytest.raises(UserError, match="--photos 2 are read by the mixer's decoder"):
+    facesnap.mixer_config(dataclasses.replace(CFG, photos=2, fuse="concat"), 8, 8)
+
+
 def test_the_step_says_when_the_identity_loss_is_due():
   cfg = dataclasses.replace(CFG, identity_weight=0.5, identity_every=4, identity_after=0.2, steps=100)
   due = {i: facesnap.identity_weight(cfg, i) for i in range(100) if facesnap.identity_weight(cfg, i)}
@@ -223,6 +249,7 @@ def test_presets_and_protocol():
   paper = facesnap.PRESETS["paper"]
   assert (paper.lr, paper.batch, paper.steps, paper.empty, paper.identity_weight) == (1e-5, 14, 360_000, 0.1, 0.5)
   assert (paper.cross, paper.outside, paper.weight_decay) == (0, 0, 1e-2)
+  assert (paper.contrast, paper.photos) == (0, 1)
   with pytest.raises(UserError, match="--dim 10 is no multiple of --head_dim 4"):
     facesnap.mixer_config(dataclasses.replace(CFG, dim=10), 8, 8)
 

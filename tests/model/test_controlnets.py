@@ -127,7 +127,7 @@ def test_sdxl_beside_sd(opened, tmp_path):
 
 def test_what_is_no_controlnet(opened, tmp_path):
   open_ = functools.partial(controlnets.with_controlnet, opened)
-  with pytest.raises(UserError, match="config.json is missing"):
+  with pytest.raises(UserError, match="is no ControlNet folder in diffusers' layout: it has no config.json"):
     open_(tmp_path)
   write_json(tmp_path / "config.json", {"_class_name": "UNet2DConditionModel"})
   with pytest.raises(UserError, match="describes a UNet2DConditionModel, not a ControlNetModel"):

@@ -162,7 +162,7 @@ MUTANTS = [
    "round(steps * (count - i) / count) - 1", "round(steps * (count - 1 - i) / count) + 1",
    "tests/methods/test_facesnap.py::test_a_few_steps_are_the_samplers"),
   ("the identity loss without its weight", "idejax/methods/facesnap.py",
-   "return error + weight * identity,", "return error + identity,",
+   "return error + weight * (identity +", "return error + (identity +",
    "tests/methods/test_facesnap.py::test_the_identity_loss_teaches_mixer_and_controlnet"),
   ("due from the first step", "idejax/methods/facesnap.py",
    "due = step >= cfg.identity_after * cfg.steps and", "due =",

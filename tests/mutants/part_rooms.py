@@ -6,7 +6,7 @@
 MUTANTS = [
   # `--strength` of a control picture does nothing.
   ("control's strength ignored", "idejax/model/backbone.py",
-   "image, added, scale[:, None, None, None])", "image, added, 1.0)",
+   "image, added, scale[:, None, None, None], embedded)", "image, added, 1.0, embedded)",
    "tests/model/test_control.py::test_each_row_is_steered_by_its_own_image_context_and_strength"),
   # FaceSnap's face tokens never reach the ControlNet.
   ("control reads the text always", "idejax/model/backbone.py",

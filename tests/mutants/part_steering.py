@@ -44,4 +44,49 @@ MUTANTS = [
   ("control pictures from -1 to 1", "idejax/sampling/controls.py",
    "pixels.astype(np.float32) / 255", "pixels.astype(np.float32) / 127.5 - 1",
    "tests/sampling/test_controls.py::test_final_latents_equal_diffusers[sd15]"),
+
+  # What a face costs.
+
+  ("the control picture is read at every step", "idejax/nets/controlnet.py",
+   "    if not embedded:\n", "    if True:\n",
+   "tests/bench/test_one_face.py::test_a_step_has_the_controlnet_and_a_picture_all_else"),
+  ("what is done once counted at every step", "idejax/bench/one_face.py",
+   "steps * step(steered) + rest + sum(once.values())", "steps * (step(steered) + sum(once.values())) + rest",
+   "tests/bench/test_one_face.py::test_a_step_has_the_controlnet_and_a_picture_all_else"),
+  ("faces' rows are not steered in the bench", "idejax/bench/one_face.py",
+   "steps * step(plain) + rest, steps * step(steered)", "steps * step(plain) + rest, steps * step(plain)",
+   "tests/bench/test_one_face.py::test_the_goal_at_released_sizes[sd15]"),
+
+  # An add-on in diffusers.
+
+  ("the exported pipeline's ControlNet reads the text", "idejax/exporting/templates/facesnap.py",
+   'kwargs["encoder_hidden_states"] = tokens', 'kwargs["other"] = tokens',
+   "tests/exporting/test_export_faces.py::test_diffusers_makes_the_same_pictures[sd15]"),
+  ("the exported mixer has no residual", "idejax/exporting/templates/mixer.py",
+   'pre = faces[0] + self.mix["attn"]', 'pre = self.mix["attn"]',
+   "tests/exporting/test_export_faces.py::test_diffusers_makes_the_same_pictures[sd15]"),
+  ("the exported pipeline's dots are as small as lines", "idejax/exporting/templates/facesnap.py",
+   "dots = [(i, i, colour, thick)", "dots = [(i, i, colour, thick / 2)",
+   "tests/exporting/test_export_faces.py::test_diffusers_makes_the_same_pictures[sd15]"),
+  ("CLIP's last layer in the exported pipeline", "idejax/exporting/templates/facesnap.py",
+   "hidden_states[-2]", "hidden_states[-1]",
+   "tests/exporting/test_export_faces.py::test_diffusers_makes_the_same_pictures[sd15]"),
+
+  # Options of the training.
+
+  ("of several photos the decoder reads the first", "idejax/nets/mixer.py",
+   "tokens = tokens.reshape(-1, several * tokens.shape[1], c.dim)", "tokens = tokens.reshape(-1, several * tokens.shape[1], c.dim)[:, : tokens.shape[1]]",
+   "tests/nets/test_mixer.py::test_several_photos_are_read_at_once"),
+  ("the same person's pictures are negatives", "idejax/person/likeness.py",
+   "others = person[:, None] != person[None]", "others = ~own",
+   "tests/person/test_identity_loss.py::test_contrast_is_infonce_over_other_people"),
+  ("always as many references as there may be", "idejax/data/face_batches.py",
+   "count = int(rng.integers(1, photos + 1))", "count = photos",
+   "tests/data/test_face_batches.py::test_several_references_are_of_the_person_and_as_often_as_one_another"),
+  ("a fusing mixer is averaged", "idejax/sampling/steering.py",
+   "if self.fuses(len(photos)):", "if False:",
+   "tests/sampling/test_steering.py::test_a_mixer_that_was_trained_to_read_several_photos_does"),
+  ("a morphable model does not reach the poser", "idejax/__init__.py",
+   "for x in (vision, shape, table))", "for x in (vision, None, table))",
+   "tests/sampling/test_steering.py::test_a_morphable_model_puts_the_persons_shape_into_the_drivers_pose"),
 ]

@@ -188,3 +188,23 @@ def test_config():
   ]:  # fmt: skip
     with pytest.raises(ValueError, match=words):
       MixerConfig.from_json(wrong)
+
+
+def test_several_photos_are_read_at_once(rng):
+  """One photo, or all repeated as often, is eq. 2; neither order nor company of other people counts; two are no mean."""
+  for fuse in ("mixer", "identity", "clip"):
+    _, c, params = twin(fuse)
+    identity, clip = features(rng, 4)
+    one = run(c, params, identity, clip)
+    pair = lambda x: x.reshape(2, 2, *x.shape[1:])
+    two = run(c, params, pair(identity), pair(clip))
+    assert two.shape == (2, *one.shape[1:])
+    twice = lambda x: np.repeat(x[:, None], 3, axis=1)
+    assert relative_error(run(c, params, twice(identity), twice(clip)), one) < 1e-5
+    back = run(c, params, pair(identity)[:, ::-1], pair(clip)[:, ::-1])
+    assert relative_error(back, two) < 1e-5
+    alone = run(c, params, pair(identity)[:1], pair(clip)[:1])
+    assert relative_error(alone, two[:1]) < 1e-5
+    assert relative_error(pair(np.asarray(one)).mean(1), two) > 1e-3
+  with pytest.raises(ValueError, match="concat has no decoder"):
+    run(dataclasses.replace(TINY, fuse="concat"), {}, pair(identity), pair(clip))

@@ -73,3 +73,23 @@ def test_the_loss(rng):
   cos = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
   np.testing.assert_allclose(loss(a, b), 1 - cos, atol=1e-6)
   assert np.isfinite(jax.grad(lambda x: loss(x, jnp.asarray(b)).sum())(jnp.zeros_like(a))).all()
+
+
+def test_contrast_is_infonce_over_other_people():
+  """By hand; pictures of the same person are no negatives, and one person alone has none."""
+  rng = np.random.default_rng(4)
+  faces, references = (rng.standard_normal((4, 8)).astype(np.float32) for _ in range(2))
+  person, t = np.array([0, 1, 0, 2]), 0.2
+  cos = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+  want = []
+  for i in range(4):
+    own = np.exp(cos(faces[i], references[i]) / t)
+    rest = [np.exp(cos(faces[i], references[j]) / t) for j in range(4) if person[j] != person[i]]
+    want.append(-np.log(own / (own + sum(rest))))
+  got = jax.jit(likeness.contrast)(3 * faces, references, person, t)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(
+    likeness.contrast(jnp.asarray(faces), jnp.asarray(references), np.zeros(4, int), t), 0, atol=1e-5
+  )
+  slope = jax.grad(lambda x: likeness.contrast(x, jnp.asarray(references), person, t).sum())(jnp.asarray(faces))
+  assert np.isfinite(slope).all() and np.abs(slope).max() > 0

@@ -13,6 +13,7 @@ from idejax import faces
 from idejax.errors import UserError
 from idejax.faces import control, predictor
 from idejax.faces.posing import ByLandmarks
+from idejax.personalizing import posers
 from idejax.sampling import pipeline, steering
 from idejax.sampling.pipeline import Request, Settings
 
@@ -157,6 +158,36 @@ def test_several_photos_of_one_person_are_the_mean_of_their_tokens(sd15):
   a, b, both = (snap.faces.steer(f, "none", (32, 32)).tokens for f in (ANNA, BERT, (ANNA, BERT)))
   np.testing.assert_allclose(both, (a + b) / 2, atol=1e-6)
   assert relative_error(a, b) > 1e-4
+
+
+def test_a_mixer_that_was_trained_to_read_several_photos_does(sd15, pack, tmp_path):
+  plain, snap, _ = sd15
+  folder = addons.write(tmp_path / "many", plain.backbone, photos=3)
+  many = plain.with_faces(steering.load(plain.backbone, folder, pack, ByLandmarks(), quiet))
+  a = faces.read(ANNA, pack, cached=False)
+  unlike = dict(embedding=a.embedding[::-1], portrait=255 - a.portrait, meta=a.meta | {"photo_sha256": "other"})
+  both = a, dataclasses.replace(a, **unlike)
+  fused, mean, one, same = (
+    pipe.faces.steer(f, "none", (32, 32)).tokens for pipe, f in ((many, both), (snap, both), (snap, a), (many, a))
+  )
+  np.testing.assert_allclose(one, same, atol=1e-6)
+  assert relative_error(fused, mean) > 1e-4
+  assert many.faces.fuses(2) and not many.faces.fuses(1) and not snap.faces.fuses(2)
+
+
+def test_a_morphable_model_puts_the_persons_shape_into_the_drivers_pose(sd15, pack, tmp_path, monkeypatch):
+  """`shape` and `table` of idejax.load reach the poser; its landmarks are placed as a driver's own are."""
+  _, snap, folder = sd15
+  moved = lambda source, driver: predictor.Prediction(driver + source.mean(0) / 10, {})
+  monkeypatch.setattr(posers.predictor, "by_model", lambda model: moved)
+  monkeypatch.setattr(posers.morphable, "load", lambda *files: [f.name for f in files])
+  given = dict(addon=folder, pack=pack, shape=tmp_path / "m.npz", table=tmp_path / "t.json")
+  pipe = idejax.load(snap.folder, devices=jax.devices()[:1], notify=quiet, **given)
+  a, b = (faces.read(x, pack, cached=False).landmarks for x in (ANNA, facepack.picture((2, 0), size=96)))
+  steer = pipe.faces.steer(ANNA, facepack.picture((2, 0), size=96), (32, 32))
+  np.testing.assert_allclose(steer.marks, control.place(b + a.mean(0) / 10, (96, 96), 32, 32), atol=1e-4)
+  with pytest.raises(UserError, match="a morphable model is two files"):
+    idejax.load(snap.folder, devices=jax.devices()[:1], notify=quiet, **given | dict(table=None))
 
 
 def test_from_python(sd15):

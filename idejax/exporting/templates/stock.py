@@ -66,6 +66,7 @@ def main(job):
       height=job["height"],
       width=job["width"],
       output_type="latent",
+      **job["more"],
     ).images
     calls.hook.remove()
     if first:
