@@ -1,0 +1,87 @@
+"""Mistakes in the input of a pretraining, its validation and its plan, and the test that notices each.
+
+(name, file, its text, the mistaken text, tests that must fail)
+"""
+
+_ROWS = "tests/data/test_face_rows.py::"
+_VALIDATION = "tests/evaluation/test_validation.py::"
+_PLAN = "tests/planning/test_plan_pretraining.py::"
+
+MUTANTS = [
+  # Records on the disk.
+
+  # Every process would train on the first process's faces.
+  ("rows of another process", "idejax/data/face_batches.py",
+   "data.take(at[places], who[places])", "data.take(at[: len(places)], who[: len(places)])",
+   _ROWS + "test_a_process_reads_its_own_rows_and_no_others"),
+  ("held-out people train", "idejax/data/face_batches.py",
+   "at = at if among is None else among[at]", "at = at",
+   _ROWS + "test_people_who_are_kept_out_are_never_read"),
+  # The whole epoch would end in memory.
+  ("read ahead without an end", "idejax/data/face_rows.py",
+   "min(i + 1 + self._most, max(self._steps, i + 1))", "max(self._steps, i + 1)",
+   _ROWS + "test_batches_are_read_ahead_and_no_further_than_said"),
+  ("references by order in the file", "idejax/data/face_rows.py",
+   'self._order = np.argsort(person, kind="stable")', "self._order = np.arange(len(person))",
+   _ROWS + "test_the_records_of_each_person"),
+  ("people of other shards", "idejax/data/face_rows.py",
+   "if of != digest(about):", "if False:",
+   _ROWS + "test_a_table_of_people_of_other_shards"),
+  ("a lost shard is a damaged record", "idejax/data/face_shards.py",
+   "if trouble := _trouble(self.folder, shard):", 'if trouble := "":',
+   _ROWS + "test_a_host_that_loses_its_shards_says_which"),
+  ("rows on other devices", "idejax/data/face_batches.py",
+   "lambda x, index: x[at[index[0]]]", "lambda x, index: x[at[: len(at[index[0]])]]",
+   _ROWS + "test_rows_of_a_batch_lie_on_their_devices"),
+
+  # What prepare stores of nets.
+
+  ("portraits aligned by the photo's points", "idejax/data/preparing/stages.py",
+   'return photo.read(record["image"]).pixels, record["points"]', 'return photo.read(record["image"]).pixels, points',
+   _ROWS + "test_what_prepare_computed_is_what_a_training_computes"),
+  ("another net keeps the part", "idejax/data/preparing/stages.py",
+   '"net": encoder and encoder.digest}', '"net": None}',
+   _ROWS + "test_a_stage_alone_and_another_net_make_that_part_anew_and_no_other"),
+  ("latents of any model", "idejax/data/face_shards.py",
+   'if theirs["sha256"] != latents[0]:', "if False:",
+   _ROWS + "test_latents_of_another_model_or_size_and_tokens_of_another_encoder"),
+  ("latents of any size", "idejax/data/face_shards.py",
+   'if theirs["size"] != latents[1]:', "if False:",
+   _ROWS + "test_latents_of_another_model_or_size_and_tokens_of_another_encoder"),
+
+  # Validation.
+
+  ("others include the person", "idejax/evaluation/validation.py",
+   "if k != n and w is not None", "if w is not None",
+   _VALIDATION + "test_identity_is_that_of_the_own_person_less_that_of_the_others"),
+  ("validated in one's own pose", "idejax/evaluation/validation.py",
+   'np.roll(rows["marks"], -1, axis=0)', 'rows["marks"]',
+   _VALIDATION + "test_the_pose_asked_for_is_the_next_persons"),
+  ("pictures are held out, not people", "idejax/evaluation/validation.py",
+   "np.isin(person, order[:count])", "np.isin(np.arange(len(person)), order[:count])",
+   _VALIDATION + "test_held_out_people_are_always_the_same_and_leave_with_all_their_pictures"),
+  ("the same draws for every batch", "idejax/training/fit.py",
+   'draws.keys(key, n, batch["index"]), cfg)[0]', 'draws.keys(key, 0, batch["index"]), cfg)[0]',
+   "tests/training/test_scorer.py::test_a_score_is_the_mean_loss_by_draws_that_are_always_the_same"),
+  ("waiting for input is not told", "idejax/training/loop.py",
+   "if waits > 0.01 else", "if waits > 1.01 else",
+   "tests/training/test_scorer.py::test_the_progress_line_says_when_steps_wait_for_their_batch"),
+
+  # Presets and the plan.
+
+  ("the paper's batch on one device", "configs/facesnap_sdxl.py",
+   "batch=14", "batch=7",
+   "tests/jobs/test_pretrain_configs.py::test_what_a_preset_trains"),
+  ("a training at another size than its records'", "configs/facesnap_sd21.py",
+   "--size 512", "--size 768",
+   "tests/jobs/test_pretrain_configs.py::test_what_a_preset_trains"),
+  ("gradients move for nothing", "idejax/planning/pretraining.py",
+   "gather + scatter + reduce", "gather + reduce",
+   _PLAN + "test_what_collectives_move"),
+  ("a pod for the price of a chip", "idejax/planning/pretraining.py",
+   "price * chips * 24 * days", "price * 24 * days",
+   _PLAN + "test_days_and_cost_follow_from_the_step"),
+  ("state counted whole on every device", "idejax/planning/pretraining.py",
+   "here = lambda tree: sum(part for _, part in parts(tree))", "here = lambda tree: sum(whole for whole, _ in parts(tree))",
+   _PLAN + "test_bytes_on_a_device_are_those_that_the_trainer_puts_there"),
+]  # fmt: skip
