@@ -73,6 +73,7 @@ setup(
       "app/fonts/*",
       "storage/letters/*",
       "app/*.css",
+      "app/*.js",
       "app/*.txt",
       "evaluation/*.json",
     ]

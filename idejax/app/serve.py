@@ -84,6 +84,16 @@ def application(desk: Any, out: Path) -> Any:
       raise HTTPException(404)
     return FileResponse(path, media_type="image/png", headers=_PRIVATE)
 
+  @app.get("/openapi.json")
+  def no_index():  # Gradio would list all its addresses there
+    raise HTTPException(404)
+
+  @app.get("/fonts/{name}")
+  def font(name: str):
+    if name not in ("ComicNeue-Bold.otf", "ComicNeue-Regular.otf"):
+      raise HTTPException(404)
+    return FileResponse(Path(__file__).parent / "fonts" / name, media_type="font/otf")
+
   blocks = page.build(desk, visitors)
   return gr.mount_gradio_app(
     app,

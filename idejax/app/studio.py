@@ -314,7 +314,12 @@ def open_studio(
 
 
 def with_samples(studio: Studio, **how: Any) -> list[str]:
-  """Puts Anna Field and Ben Stone into the store if they are not there for this model; returns their names."""
+  """Puts Anna Field and Ben Stone into the store if they are not there for this model; returns their names.
+
+  They are drawn, so only a built-in model and the built-in pack can learn them; with others nobody is put there.
+  """
+  if not studio.small_world or studio.pack.name != "miniature":
+    return []
   applicants = [a for a in learn.samples() if not _ready(studio, a.name)]
   if applicants:
     with studio.lock:

@@ -12,7 +12,7 @@ from PIL import Image
 from support.drawn_people import MODEL, PORTRAITS, STORY, person, record
 from support.scripted import Scripted
 
-from idejax.app import learn, policy, script, watermark
+from idejax.app import learn, policy, script, studio, watermark
 from idejax.app.concepts import Checker, Rules
 from idejax.app.store import Consent
 from idejax.errors import UserError
@@ -294,6 +294,41 @@ def test_regions_put_people_where_they_were_drawn(desk, tmp_path):
   who = lambda folder, s: _left_to_right(desk, folder / s.panels[0].versions[0].file)
   assert who(tmp_path / "a", plain) == ["Anna Field", "Ben Stone"]
   assert who(tmp_path / "b", turned) == ["Ben Stone", "Anna Field"]
+
+
+def test_where_nobody_stands_there_is_no_face(desk, tmp_path):
+  """A small box: the rest of the panel is out of focus, and the detector sees one face, in the box."""
+  s, _ = desk.write("Anna Field is in the city.")
+  corner = (script.Region("Anna Field", (0.5, 0.4, 1.0, 1.0)),)
+  s = desk.draw(tmp_path, s.with_panel(dataclasses.replace(s.panels[0], regions=corner)))
+  (v,) = s.panels[0].versions
+  with Image.open(tmp_path / v.file) as image:
+    pixels = np.asarray(image.convert("RGB"))
+  height, width = pixels.shape[:2]
+  seen = desk.pack.detect(np.asarray(Image.fromarray(pixels).resize((width // 4, height // 4)))).boxes * 4
+  assert len(seen) == 1 and len(v.faces) == 1
+  assert seen[0][0] > 0.45 * width and seen[0][1] > 0.35 * height
+  assert np.allclose(seen[0] / [width, height, width, height], v.faces[0], atol=0.08)
+
+
+def test_a_panel_between_others_draws_no_other_again(desk, tmp_path):
+  s, _ = desk.write(STORY)
+  s = desk.draw(tmp_path, s)
+  texts = [p.sentence for p in s.panels]
+  before = len(desk.asked)
+  s = desk.draw(tmp_path, desk.with_sentences(s, [texts[0], "Anna Field smiles.", *texts[1:]]))
+  assert len(desk.asked) == before + 1 and [len(p.versions) for p in s.panels] == [1] * 5
+  s = desk.draw(tmp_path, desk.with_sentences(s, texts[1:]))
+  assert len(desk.asked) == before + 1 and [p.id for p in s.panels] == ["p2", "p3", "p4"]
+  assert [script.seed_of(s, p) for p in s.panels] == [1, 2, 3]
+  assert script.seed_of(s, script.Panel("intro", "x")) == script.seed_of(s, script.Panel("intro", "y")) > 2
+
+
+def test_the_sample_people_are_of_the_drawn_world_only(desk, store, monkeypatch):
+  monkeypatch.setattr(learn, "learn", lambda *a, **k: pytest.fail("nobody should be learned"))
+  store.delete("Anna Field")
+  desk.model = "some/sd"
+  assert studio.with_samples(desk) == []
 
 
 def _left_to_right(desk, file) -> list[str]:

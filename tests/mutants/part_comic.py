@@ -52,4 +52,24 @@ MUTANTS = [
   ("any token opens the first folder", "idejax/app/visitors.py",
    "token = secrets.token_urlsafe(24)", "token = \"A\" * 32",
    "tests/app/test_comic_visitors.py::test_a_browser_has_a_folder_that_only_its_token_names"),
+  # A sentence that comes between two others draws the rest of the comic again.
+  ("a panel's seed goes by its place", "idejax/app/script.py",
+   "int(number[1]) - 1 if number else", "[p.id for p in script.panels].index(panel.id) if number else",
+   "tests/app/test_comic_studio.py::test_a_panel_between_others_draws_no_other_again"),
+  # A box is kept for somebody who is not in the panel, and a stranger is drawn there.
+  ("anybody may have a place", "idejax/app/stage.py",
+   "if person not in people:", "if False:",
+   "tests/app/test_comic_visitors.py::test_places_as_lines_come_back_and_are_checked"),
+  # Behind a box stands a stretched face that nobody knows of; bubbles cover it.
+  ("behind a box there is a face", "idejax/app/shots.py",
+   ".filter(ImageFilter.GaussianBlur(height / 10))", "",
+   "tests/app/test_comic_studio.py::test_where_nobody_stands_there_is_no_face"),
+  # The app does not start with a model of photographs: its face pack finds no face in a drawing.
+  ("drawn people for every model", "idejax/app/studio.py",
+   "if not studio.small_world or studio.pack.name != \"miniature\":", "if False:",
+   "tests/app/test_comic_studio.py::test_the_sample_people_are_of_the_drawn_world_only"),
+  # The board shows the middle of the picture, the page another part: a bubble lands beside where it was put.
+  ("the board is not the page", "idejax/app/stage.py",
+   "x0, y0, x1, y1 = pages.crop(size, cell, version.faces)", "x0, y0, x1, y1 = 0.0, 0.0, size[0], size[1]",
+   "tests/app/test_comic_visitors.py::test_the_board_shows_what_the_page_cuts_out"),
 ]
