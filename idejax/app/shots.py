@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from idejax.app import pages
 from idejax.app.script import Box, Version
+from idejax.sampling.regions import Part
 
 SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
 
@@ -23,6 +24,7 @@ class Shot(NamedTuple):
   prompt: str
   box: Box | None  # where in the panel; None: all of it
   person: str  # whose portrait it is compared with, "" for nobody
+  inside: tuple[Part, ...] = ()  # prompts with boxes that share this picture
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:

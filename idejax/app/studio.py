@@ -21,8 +21,10 @@ from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
 from idejax.sampling import pipeline as pl
+from idejax.sampling import regions
 from idejax.storage import hub
 
+ALONE = ("dreambooth", "facesnap")  # methods whose people cannot share a picture with others
 PICTURES = "panels"  # the folder of pictures beside comic.json
 
 
@@ -140,8 +142,16 @@ class Studio:
       full = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
       if p.prompt is not None or not self.small_world:
         own = [names.only(full, r.person, p.people) for r in p.regions] or [full]
+      if self.composes(p):
+        own = [*own, names.pattern(p.people).sub("a person", full)]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
+
+  def composes(self, p: Panel) -> bool:
+    """Whether a panel's regions share one picture. In the drawn world one face fills a picture, and people with
+    weights or pictures of their own cannot share one: there each region is drawn by itself and they are joined."""
+    methods = [self.store.record(n).method for n in p.people]
+    return bool(p.regions) and not self.small_world and not any(m in ALONE for m in methods)
 
   def shots(self, s: Script) -> dict[str, tuple[str, list[Shot]]]:
     """By panel the digest of its inputs, and the shots that are still to draw."""
@@ -149,20 +159,23 @@ class Studio:
     out = {}
     for p in s.panels:
       digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
-      boxes = self._boxes(p, len(texts[p.id]))
-      new = [
-        Shot(p.id, k, j, t, boxes[j][0], boxes[j][1]) for k in script.todo(p, digest) for j, t in enumerate(texts[p.id])
-      ]
+      new = [x._replace(candidate=k) for k in script.todo(p, digest) for x in self._parts(p, texts[p.id])]
       out[p.id] = digest, new
     return out
 
-  def _boxes(self, p: Panel, parts: int) -> list[tuple[Box | None, str]]:
-    """For each part of a panel its box and the person whose face belongs there."""
+  def _parts(self, p: Panel, texts: Sequence[str]) -> list[Shot]:
+    """The shots of one of a panel's pictures."""
+    only = p.people[0] if len(p.people) == 1 else ""
+    if self.composes(p):
+      inside = tuple(regions.Part(t, r.box) for t, r in zip(texts, p.regions))
+      return [Shot(p.id, 0, 0, texts[-1], None, only, inside)]
     if p.regions:
-      return [(r.box, r.person) for r in p.regions]
-    if parts == 1:
-      return [(None, p.people[0] if len(p.people) == 1 else "")]
-    return [((j / parts, 0.0, (j + 1) / parts, 1.0), n) for j, n in enumerate(p.people)]
+      boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
+    elif len(texts) == 1:
+      boxes = [(None, only)]
+    else:
+      boxes = [((j / len(texts), 0.0, (j + 1) / len(texts), 1.0), n) for j, n in enumerate(p.people)]
+    return [Shot(p.id, 0, j, t, box, who) for j, (t, (box, who)) in enumerate(zip(texts, boxes))]
 
   def check(self, s: Script):
     """UserError for any text that must not reach a prompt; the final prompts are checked too."""
@@ -230,24 +243,25 @@ class Studio:
     people = [self.store.load(p.name, self.model, self.pipe.digest) for p in s.people]
     pipe = self.pipe.with_people(*people)
     guidance = self.guidance if s.guidance is None else s.guidance
-    requests = [
-      pl.Request(x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo
-    ]
+    request = lambda x: pl.Request(
+      x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance
+    )
     settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
-    for batch in pl.generate(pipe, requests, settings):
-      for i, image in zip(batch.positions, batch.images):
-        yield todo[i], image
+    plain = [x for x in todo if not x.inside]
+    if plain:
+      for batch in pl.generate(pipe, [request(x) for x in plain], settings):
+        for i, image in zip(batch.positions, batch.images):
+          yield plain[i], image
+    for x in todo:
+      if x.inside:
+        yield x, regions.compose(pipe, request(x), x.inside, settings)
 
   def _keep(self, folder: Path, s: Script, group: Sequence[Shot], images: Sequence[np.ndarray], digest: str) -> Version:
     """Checks, marks and writes a candidate's picture; a refused one becomes a blank version with the reason."""
     shot = group[0]
     name = f"{PICTURES}/{shot.panel}-{digest[:12]}-{shot.candidate}.png"
     self.audit.write(
-      "drawn",
-      panel=shot.panel,
-      prompts=[x.prompt for x in group],
-      seed=script.seed_of(s, s.panel(shot.panel)),
-      file=name,
+      "drawn", panel=shot.panel, prompts=_texts(group), seed=script.seed_of(s, s.panel(shot.panel)), file=name
     )
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
@@ -255,7 +269,7 @@ class Studio:
     image, boxes = join(group, images, [self.pack.detect(x).boxes for x in images])
     identity, prompt = self._judge(group, images)
     record = {
-      "prompt": " | ".join(x.prompt for x in group),
+      "prompt": " | ".join(_texts(group)),
       "seed": script.seed_of(s, s.panel(shot.panel)),
       "candidate": shot.candidate,
       "model": self.model,
@@ -291,6 +305,11 @@ class Studio:
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
+
+
+def _texts(group: Sequence[Shot]) -> list[str]:
+  """All prompts of a picture."""
+  return [t for x in group for t in (*(p.prompt for p in x.inside), x.prompt)]
 
 
 # Opening.

@@ -169,7 +169,8 @@ def test_other_models_read_the_sentence_and_the_styles(desk):
   half = (script.Region("Anna Field", (0.0, 0.0, 0.5, 1.0)), script.Region("Ben Stone", (0.5, 0.0, 1.0, 1.0)))
   s, _ = desk.write("Anna Field hugs Ben Stone.")
   both = desk.prompts(s.with_panel(dataclasses.replace(s.panels[0], regions=half)))
-  assert both["p1"] == ["a picture of <anna_field> hugs somebody", "a picture of somebody hugs <ben_stone>"]
+  assert both["p1"] == ["a picture of <anna_field> hugs somebody", "a picture of somebody hugs <ben_stone>",
+                        "a picture of a person hugs a person"]  # fmt: skip
   assert desk.prompts(s)["p1"] == ["a picture of <anna_field> hugs <ben_stone>"]
 
 
@@ -294,6 +295,31 @@ def test_regions_put_people_where_they_were_drawn(desk, tmp_path):
   who = lambda folder, s: _left_to_right(desk, folder / s.panels[0].versions[0].file)
   assert who(tmp_path / "a", plain) == ["Anna Field", "Ben Stone"]
   assert who(tmp_path / "b", turned) == ["Ben Stone", "Anna Field"]
+
+
+def test_regions_of_other_models_share_one_picture(desk, tmp_path, monkeypatch):
+  """Each person is read in their own box only, with the panel's seed, and the judge of no drawing is asked."""
+  desk.model, desk.judges = "some/sd", None
+  seen = []
+  compose = lambda pipe, whole, parts, settings: seen.append((whole, parts)) or PORTRAITS["Anna Field"]
+  monkeypatch.setattr(studio.regions, "compose", compose)
+  s, _ = desk.write("Anna Field hugs Ben Stone. Ben Stone laughs.", seed=40)
+  half = (script.Region("Ben Stone", (0.0, 0.0, 0.5, 1.0)), script.Region("Anna Field", (0.5, 0.0, 1.0, 1.0)))
+  s = dataclasses.replace(s, guidance=7.5).with_panel(dataclasses.replace(s.panels[0], regions=half, candidates=2))
+  done = desk.draw(tmp_path, s)
+  assert [len(p.versions) for p in done.panels] == [2, 1] and len(desk.asked) == 1
+  assert [(w.prompt, w.seed, w.index) for w, _ in seen] == [
+    ("a picture of a person hugs a person", 40, i) for i in (0, 1)
+  ]
+  assert [(p.prompt, p.box) for p in seen[0][1]] == [
+    ("a picture of somebody hugs <ben_stone>", half[0].box),
+    ("a picture of <anna_field> hugs somebody", half[1].box),
+  ]
+  drawn = [e["prompts"] for e in desk.audit.lines() if e["event"] == "drawn"]
+  assert ["a picture of somebody hugs <ben_stone>", "a picture of <anna_field> hugs somebody", "a picture of a person hugs a person"] in drawn  # fmt: skip
+  monkeypatch.setattr(studio, "ALONE", ("textual-inversion",))
+  desk.draw(tmp_path / "alone", s)
+  assert len(seen) == 2 and [r.prompt for r in desk.asked[1:3]] == [p.prompt for p in seen[0][1]]
 
 
 def test_where_nobody_stands_there_is_no_face(desk, tmp_path):
