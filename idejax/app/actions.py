@@ -35,10 +35,16 @@ def run(
   """Runs an action in its own thread and yields notes about its progress. When the value of `stamp` changes,
   there is something new to show.
 
-  A UserError or a stop becomes a sentence for the visitor; nothing is raised.
+  A UserError or a stop becomes a sentence for the visitor; nothing is raised. An action that was stopped while
+  it waited for its turn does not begin; `begin` must have been called when it was asked for.
   """
   if not v.busy.acquire(blocking=False):
     yield Note(cards.status("One thing at a time: what you asked for before is still running.", "bad"))
+    return
+  if v.stop.is_set():
+    v.stop.clear()
+    v.busy.release()
+    yield Note(cards.status("Stopped before its turn came; nothing was done."))
     return
   messages: queue.Queue[tuple[int, int, str]] = queue.Queue()
   end: list[Note] = []
@@ -59,7 +65,6 @@ def run(
       )
       raise
 
-  v.stop.clear()
   thread = threading.Thread(target=target, daemon=True)
   yield Note(cards.status(start, share=0.0))
   try:
@@ -83,8 +88,23 @@ def run(
     if thread.is_alive():  # the visitor has gone: the job ends at its next step, what is finished stays
       v.stop.set()
       thread.join()
+    v.stop.clear()
     v.busy.release()
   yield end[0]
+
+
+def begin(v: Visitor):
+  """An action is asked for: an earlier stop does not count for it."""
+  if not v.busy.locked():
+    v.stop.clear()
+
+
+def stop(v: Visitor) -> str:
+  """Stops what runs, and what waits. Returns a status in HTML."""
+  v.stop.set()
+  if v.busy.locked():
+    return cards.status("Stopping at the next step; what is finished stays.")
+  return cards.status("Stopped: what waits for its turn will not begin.")
 
 
 # People.

@@ -110,6 +110,9 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
     inputs = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
 
+    def begin(t):
+      actions.begin(visitors.get(t)[1])
+
     def read(t, *values):
       v = visitors.get(t)[1]
       return v, lambda: actions.settings(studio, v, *values)
@@ -188,7 +191,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           n += note.tick
           yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
 
-      again.click(roll, [tick], [status, tick, sheets], **DEVICE)
+      again.click(begin, [token], None, queue=False).then(roll, [tick], [status, tick, sheets], **DEVICE)
 
     def change(t, n, work):
       v = visitors.get(t)[1]
@@ -254,7 +257,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       for note in actions.learn_people(studio, v, *values):
         yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
 
-    learn_button.click(
+    learn_button.click(begin, [token], None, queue=False).then(
       learn, [token, files, who, by, agreed, replace], [people_status, crowd, to_delete, files], **DEVICE
     )
 
@@ -276,8 +279,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     style.change(
       lambda picks: "".join(cards.status(x, "warn") for x in styles.conflicts(picks or [])), [style], [clash]
     )
-    draw_button.click(draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE)
-    stop_button.click(lambda t: visitors.get(t)[1].stop.set(), [token], None, queue=False)
+    draw_button.click(begin, [token], None, queue=False).then(
+      draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE
+    )
+    stop_button.click(lambda t: actions.stop(visitors.get(t)[1]), [token], [status], queue=False)
 
     def lay_out(t, kind, way, n):
       v = visitors.get(t)[1]

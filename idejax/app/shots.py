@@ -24,7 +24,8 @@ class Shot(NamedTuple):
   prompt: str
   box: Box | None  # where in the panel; None: all of it
   person: str  # whose portrait it is compared with, "" for nobody
-  inside: tuple[Part, ...] = ()  # prompts with boxes that share this picture
+  inside: tuple[Part, ...] = ()  # prompts with boxes that share this picture,
+  people: tuple[str, ...] = ()  # and the person of each
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
@@ -88,6 +89,18 @@ def join(
       if shown:
         canvas.paste((250, 250, 250), line)
   return np.asarray(canvas), sorted(faces)
+
+
+def views_of(x: Shot, image: np.ndarray) -> list[tuple[np.ndarray, str, str]]:
+  """What a judge looks at: (part of the picture, the person there or "", the prompt) for each box, else the whole."""
+  if not x.inside:
+    return [(image, x.person, x.prompt)]
+  height, width = image.shape[:2]
+  out = []
+  for part, who in zip(x.inside, x.people):
+    x0, y0, x1, y1 = (round(v * side) for v, side in zip(part.box, (width, height, width, height)))
+    out.append((image[y0:y1, x0:x1], who, part.prompt))
+  return out
 
 
 def _clip(f: Sequence[float]) -> Box:

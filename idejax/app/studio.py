@@ -2,6 +2,7 @@
 anybody sees it, and each finished picture is saved at once."""
 
 import dataclasses
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
 from idejax.app.script import Box, Panel, Script, Version
-from idejax.app.shots import Shot, join, opener
+from idejax.app.shots import Shot, join, opener, views_of
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
@@ -25,6 +26,7 @@ from idejax.sampling import regions
 from idejax.storage import hub
 
 ALONE = ("dreambooth", "facesnap")  # methods whose people cannot share a picture with others
+COLUMN = 48  # pixels of width for each of several people in a picture of the drawn world
 PICTURES = "panels"  # the folder of pictures beside comic.json
 
 
@@ -143,22 +145,34 @@ class Studio:
       if p.prompt is not None or not self.small_world:
         own = [names.only(full, r.person, p.people) for r in p.regions] or [full]
       if self.composes(p):
-        own = [*own, names.pattern(p.people).sub("a person", full)]
+        small_one = self.small_world and p.prompt is None
+        own = [*own, world.setting(own[0]) if small_one else names.pattern(p.people).sub("a person", full)]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
 
   def composes(self, p: Panel) -> bool:
-    """Whether a panel's regions share one picture. In the drawn world one face fills a picture, and people with
-    weights or pictures of their own cannot share one: there each region is drawn by itself and they are joined."""
-    methods = [self.store.record(n).method for n in p.people]
-    return bool(p.regions) and not self.small_world and not any(m in ALONE for m in methods)
+    """Whether several prompts share one picture, each in its box: those of the regions, and in the drawn world those
+    of people who meet. Else each is drawn by itself and they are joined: where people bring weights or pictures
+    of their own, and where a box is smaller than a person, whose size in the drawn world is always the same."""
+    if any(self.store.record(n).method in ALONE for n in p.people):
+      return False
+    if not self.small_world:
+      return bool(p.regions)
+    boxes = [r.box for r in p.regions] or _columns(len(p.people))
+    wide, tall = 0.7 / max(len(p.people), 1), 0.8
+    return len(boxes) > 1 and p.prompt is None and all(b[2] - b[0] > wide and b[3] - b[1] > tall for b in boxes)
+
+  def size(self, p: Panel) -> tuple[int, int]:
+    """Height and width of a panel's pictures; in the drawn world each of several people needs so much width."""
+    height, width = self.pipe.size(pl.Settings())
+    return (height, COLUMN * len(p.regions or p.people)) if self.small_world and self.composes(p) else (height, width)
 
   def shots(self, s: Script) -> dict[str, tuple[str, list[Shot]]]:
     """By panel the digest of its inputs, and the shots that are still to draw."""
     texts = self.prompts(s)
     out = {}
     for p in s.panels:
-      digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
+      digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.size(p))
       new = [x._replace(candidate=k) for k in script.todo(p, digest) for x in self._parts(p, texts[p.id])]
       out[p.id] = digest, new
     return out
@@ -166,15 +180,13 @@ class Studio:
   def _parts(self, p: Panel, texts: Sequence[str]) -> list[Shot]:
     """The shots of one of a panel's pictures."""
     only = p.people[0] if len(p.people) == 1 else ""
+    boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
     if self.composes(p):
-      inside = tuple(regions.Part(t, r.box) for t, r in zip(texts, p.regions))
-      return [Shot(p.id, 0, 0, texts[-1], None, only, inside)]
-    if p.regions:
-      boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
-    elif len(texts) == 1:
-      boxes = [(None, only)]
-    else:
-      boxes = [((j / len(texts), 0.0, (j + 1) / len(texts), 1.0), n) for j, n in enumerate(p.people)]
+      boxes = boxes or list(zip(_columns(len(p.people)), p.people))
+      inside = tuple(regions.Part(t, box) for t, (box, _) in zip(texts, boxes) if box)
+      return [Shot(p.id, 0, 0, texts[-1], None, only, inside, tuple(who for _, who in boxes))]
+    if not boxes:
+      boxes = [(None, only)] if len(texts) == 1 else list(zip(_columns(len(texts)), p.people))
     return [Shot(p.id, 0, j, t, box, who) for j, (t, (box, who)) in enumerate(zip(texts, boxes))]
 
   def check(self, s: Script):
@@ -247,14 +259,17 @@ class Studio:
       x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance
     )
     settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
-    plain = [x for x in todo if not x.inside]
-    if plain:
-      for batch in pl.generate(pipe, [request(x) for x in plain], settings):
-        for i, image in zip(batch.positions, batch.images):
-          yield plain[i], image
-    for x in todo:
-      if x.inside:
-        yield x, regions.compose(pipe, request(x), x.inside, settings)
+    for shared, run in itertools.groupby(todo, key=lambda x: bool(x.inside)):  # in the order of the story
+      shots = list(run)
+      if not shared:
+        for batch in pl.generate(pipe, [request(x) for x in shots], settings):
+          for i, image in zip(batch.positions, batch.images):
+            yield shots[i], image
+        continue
+      for x in shots:
+        height, width = self.size(s.panel(x.panel))
+        own = dataclasses.replace(settings, height=height, width=width)
+        yield x, regions.compose(pipe, request(x), x.inside, own)
 
   def _keep(self, folder: Path, s: Script, group: Sequence[Shot], images: Sequence[np.ndarray], digest: str) -> Version:
     """Checks, marks and writes a candidate's picture; a refused one becomes a blank version with the reason."""
@@ -283,12 +298,14 @@ class Studio:
     """Mean cosines to the portraits and to the prompts over the parts; None if no judge knows such pictures."""
     if self.judges is None:
       return None, None
+    views = [v for x, image in zip(group, images) for v in views_of(x, image)]
     cosines = []
-    for x, face in zip(group, self.judges.embed(images)):
-      if x.person and (own := self._portrait(x.person)) is not None:
+    for (_, who, _), face in zip(views, self.judges.embed([image for image, _, _ in views])):
+      if who and (own := self._portrait(who)) is not None:
         cosines.append(0.0 if face is None else float(face @ own))
-    plain = [re.sub(r"<[^<>\s]+>", "a person", x.prompt) for x in group]  # the judge does not know them
-    return float(np.mean(cosines)) if cosines else None, float(self.judges.prompt(images, plain).mean())
+    plain = [re.sub(r"<[^<>\s]+>", "a person", prompt) for _, _, prompt in views]  # the judge does not know them
+    each = self.judges.prompt([image for image, _, _ in views], plain)
+    return float(np.mean(cosines)) if cosines else None, float(each.mean())
 
   def _portrait(self, name: str) -> np.ndarray | None:
     """The judge's embedding of a person's portrait, cached by the photo's digest."""
@@ -310,6 +327,11 @@ class Studio:
 def _texts(group: Sequence[Shot]) -> list[str]:
   """All prompts of a picture."""
   return [t for x in group for t in (*(p.prompt for p in x.inside), x.prompt)]
+
+
+def _columns(count: int) -> list[Box]:
+  """A picture's parts from left to right."""
+  return [(j / count, 0.0, (j + 1) / count, 1.0) for j in range(count)]
 
 
 # Opening.

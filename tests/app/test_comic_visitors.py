@@ -128,6 +128,24 @@ def test_stop_stops_and_what_is_finished_stays(desk, visitors):
   assert "4 panels are drawn" in last.html
 
 
+def test_stop_counts_for_what_waits_and_for_nothing_later(desk, visitors):
+  v = visitors.get(None)[1]
+  actions.cut(desk, v, STORY, "x", [], 0)
+  actions.stop(v)  # nothing runs or waits
+  actions.begin(v)
+  waiting = actions.draw(desk, v, v.script)
+  assert "will not begin" in actions.stop(v)
+  (only,) = waiting
+  assert "Stopped before its turn" in only.html and desk.asked == []
+  actions.begin(v)
+  *_, last = actions.draw(desk, v, v.script)
+  assert "4 panels are drawn" in last.html
+  with v.busy:
+    assert "at the next step" in actions.stop(v)
+    actions.begin(v)  # another button, while the first action has yet to notice
+    assert v.stop.is_set()
+
+
 def test_uploads_are_gone_whatever_happens(desk, visitors, tmp_path, monkeypatch):
   v = visitors.get(None)[1]
   seen = []

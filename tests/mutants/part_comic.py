@@ -72,4 +72,24 @@ MUTANTS = [
   ("the board is not the page", "idejax/app/stage.py",
    "x0, y0, x1, y1 = pages.crop(size, cell, version.faces)", "x0, y0, x1, y1 = 0.0, 0.0, size[0], size[1]",
    "tests/app/test_comic_visitors.py::test_the_board_shows_what_the_page_cuts_out"),
+  # Nothing holds the boxes of one picture together.
+  ("boxes without the whole picture", "idejax/sampling/regions.py",
+   "whole = np.where(count > 0, share, 1.0)", "whole = np.where(count > 0, 0.0, 1.0)",
+   "tests/sampling/test_regions.py::test_boxes_share_the_picture_among_the_prompts"),
+  # Every candidate of a panel with boxes is the same picture.
+  ("a picture of several prompts has one noise", "idejax/sampling/regions.py",
+   "pl.noise(whole.seed, whole.index, shape)", "pl.noise(whole.seed, 0, shape)",
+   "tests/sampling/test_regions.py::test_one_box_over_all_is_the_prompts_own_picture"),
+  # Both people are drawn faintly in both boxes.
+  ("the whole picture's prompt names the people", "idejax/app/studio.py",
+   "names.pattern(p.people).sub(\"a person\", full)]", "full]",
+   "tests/app/test_comic_studio.py::test_regions_of_other_models_share_one_picture"),
+  # Who presses Stop while others draw gets the comic all the same, ten minutes later.
+  ("a stop is forgotten while one waits", "idejax/app/actions.py",
+   "  if v.stop.is_set():", "  if False:",
+   "tests/app/test_comic_visitors.py::test_stop_counts_for_what_waits_and_for_nothing_later"),
+  # Who stands at the edge of a wide picture is not looked at.
+  ("the picture check sees the middle only", "idejax/app/concepts.py",
+   "parts = [squares(i) for i in images]", "parts = [squares(i)[len(squares(i)) // 2 :][:1] for i in images]",
+   "tests/app/test_comic_studio.py::test_the_whole_of_a_wide_picture_is_checked"),
 ]
