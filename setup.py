@@ -71,6 +71,7 @@ setup(
       "miniature/weights/**/*",
       "exporting/templates/*.py",
       "app/fonts/*",
+      "app/people/**/*",
       "storage/letters/*",
       "app/*.css",
       "app/*.js",

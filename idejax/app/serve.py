@@ -36,12 +36,12 @@ def main(c: config.App):
   from idejax.runtime import cores
 
   cores.use(c.model)
-  from idejax.app import studio
+  from idejax.app import samples, studio
 
   # ---- Model and sample people -----------------------------------------------------------------
   with waiting("reading the model"):
     desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell)
-  studio.with_samples(desk)
+  samples.add(desk)
 
   # ---- The page --------------------------------------------------------------------------------
   app = application(desk, c.out)

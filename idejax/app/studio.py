@@ -352,30 +352,3 @@ def open_studio(
   checker = Checker() if clip is None else Checker(clip)
   judges = scoring.Judges() if model in hub.BUILT_IN else None  # they read the drawn world only
   return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
-
-
-def with_samples(studio: Studio, **how: Any) -> list[str]:
-  """Puts Anna Field and Ben Stone into the store if they are not there for this model; returns their names.
-
-  They are drawn, so only a built-in model and the built-in pack can learn them; with others nobody is put there.
-  """
-  if not studio.small_world or studio.pack.name != "miniature":
-    return []
-  applicants = [a for a in learn.samples() if not _ready(studio, a.name)]
-  if applicants:
-    with studio.lock:
-      learn.learn(
-        studio.pipe,
-        studio.pack,
-        applicants,
-        learn.SAMPLE_CONSENT,
-        studio.store,
-        model=studio.model,
-        overwrite=True,
-        **how,
-      )
-  return [name for name, _, _ in learn.SAMPLES]
-
-
-def _ready(studio: Studio, name: str) -> bool:
-  return studio.store.has(name) and studio.store.record(name).model_digest == studio.pipe.digest

@@ -5,6 +5,7 @@ The sampler is replaced by the drawn world's own renderer; texts, checks, judges
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from PIL import Image
 from support.drawn_people import MODEL, PORTRAITS, STORY, person, record, render
 from support.scripted import Scripted
 
-from idejax.app import learn, policy, script, studio, watermark
+from idejax.app import learn, policy, samples, script, studio, watermark
 from idejax.app.concepts import Checker, Rules
 from idejax.app.store import Consent
 from idejax.errors import UserError
 from idejax.sampling import learned
+from idejax.sampling import pipeline as pl
+from idejax.storage import hub
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 # The store.
 
@@ -359,11 +364,37 @@ def test_a_panel_between_others_draws_no_other_again(desk, tmp_path):
   assert script.seed_of(s, script.Panel("intro", "x")) == script.seed_of(s, script.Panel("intro", "y")) > 2
 
 
+@pytest.mark.parametrize("model", ["miniature", "miniature-sdxl"])
+def test_what_ships_of_the_sample_people_is_theirs(desk, store, model, monkeypatch):
+  """It fits the weights and the pack that ship; for others they are learned."""
+  folder = hub.BUILT_IN[model]
+  desk.model = model
+  desk.pipe.digest = pl.Pipeline.digest.func(SimpleNamespace(folder=folder, backbone=SimpleNamespace(params=PARTS)))
+  asked = []
+  monkeypatch.setattr(learn, "learn", lambda *a, **k: asked.extend(x.name for x in a[2]))
+  there = samples.add(desk)
+  if asked:
+    pytest.skip("what ships was learned on other weights: make samples")
+  assert there == ["Anna Field", "Ben Stone"] and {r.model for r in store.records()} == {model}
+  for name in there:
+    record = store.record(name)
+    assert record.sample and record.consent == learn.SAMPLE_CONSENT.__class__(
+      learn.SAMPLE_CONSENT.by, record.consent.date
+    )
+    rows = store.load(name, model, desk.pipe.digest).identity["rows"]
+    assert len(rows) == 1 + (model == "miniature-sdxl") and all(np.isfinite(r).all() and r.any() for r in rows)
+    assert store.portrait(name).shape[0] >= 64
+  samples.add(desk)  # they are there
+  desk.pipe.digest = "other weights"
+  samples.add(desk)
+  assert asked == ["Anna Field", "Ben Stone"]
+
+
 def test_the_sample_people_are_of_the_drawn_world_only(desk, store, monkeypatch):
   monkeypatch.setattr(learn, "learn", lambda *a, **k: pytest.fail("nobody should be learned"))
   store.delete("Anna Field")
   desk.model = "some/sd"
-  assert studio.with_samples(desk) == []
+  assert samples.add(desk) == []
 
 
 def _left_to_right(desk, file) -> list[str]:

@@ -65,7 +65,7 @@ MUTANTS = [
    ".filter(ImageFilter.GaussianBlur(height / 10))", "",
    "tests/app/test_comic_studio.py::test_where_nobody_stands_there_is_no_face"),
   # The app does not start with a model of photographs: its face pack finds no face in a drawing.
-  ("drawn people for every model", "idejax/app/studio.py",
+  ("drawn people for every model", "idejax/app/samples.py",
    "if not studio.small_world or studio.pack.name != \"miniature\":", "if False:",
    "tests/app/test_comic_studio.py::test_the_sample_people_are_of_the_drawn_world_only"),
   # The board shows the middle of the picture, the page another part: a bubble lands beside where it was put.
@@ -92,4 +92,8 @@ MUTANTS = [
   ("the picture check sees the middle only", "idejax/app/concepts.py",
    "parts = [squares(i) for i in images]", "parts = [squares(i)[len(squares(i)) // 2 :][:1] for i in images]",
    "tests/app/test_comic_studio.py::test_the_whole_of_a_wide_picture_is_checked"),
+  # After a new training the sample people are strangers: rows learned on other weights.
+  ("what ships of people fits any weights", "idejax/app/samples.py",
+   "(record.model_digest, record.pack_digest) != (studio.pipe.digest, studio.pack.digest)", "record.pack_digest != studio.pack.digest",
+   "tests/app/test_comic_studio.py::test_what_ships_of_the_sample_people_is_theirs"),
 ]
