@@ -10,7 +10,7 @@ VERSIONS := tests/test_start.py tests/test_tree.py tests/test_architecture.py te
   tests/nets/test_products.py tests/model/test_tokens.py tests/model/test_backbone.py tests/planning/test_flops.py \
   tests/training/test_step.py tests/training/test_checkpoint.py tests/cli/test_cli.py tests/test_docs.py
 
-.PHONY: demo test slow versions mutants lint clean
+.PHONY: demo test slow browser samples versions mutants lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/idejax personalize --out out/demo
@@ -22,6 +22,15 @@ test: $(VENV)/.tested
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 --dist load --durations 30 -m slow
+
+# The comic's page in a real browser (Debian: apt-get install chromium); a screenshot of every step goes to out/shots.
+browser: $(VENV)/.tested
+	$(BIN)/pip install --quiet $(PINS) -e ".[app]" playwright
+	IDEJAX_SHOTS=out/shots $(BIN)/python -m pytest tests/app/test_comic_board.py tests/app/test_comic_browser.py
+
+# What ships of the comic's two sample people, anew for other weights of the built-in models: some minutes.
+samples: $(VENV)/.installed
+	$(BIN)/python -m idejax.app.samples miniature miniature-sdxl
 
 # Some minutes: `make VENV=.venv-newest PYTHON=python3.13 versions` asks whether another Python would do.
 versions: $(VENV)/.installed

@@ -71,8 +71,10 @@ setup(
       "miniature/weights/**/*",
       "exporting/templates/*.py",
       "app/fonts/*",
+      "app/people/**/*",
       "storage/letters/*",
       "app/*.css",
+      "app/*.js",
       "app/*.txt",
       "evaluation/*.json",
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from idejax.app import cards, learn, names, pages, remote, script, story, styles, watermark
+from idejax.app import cards, learn, names, pages, remote, script, stage, story, styles, watermark
 from idejax.app.script import Layout, Panel, Script
 from idejax.app.shots import opener
 from idejax.app.store import Consent
@@ -35,10 +35,16 @@ def run(
   """Runs an action in its own thread and yields notes about its progress. When the value of `stamp` changes,
   there is something new to show.
 
-  A UserError or a stop becomes a sentence for the visitor; nothing is raised.
+  A UserError or a stop becomes a sentence for the visitor; nothing is raised. An action that was stopped while
+  it waited for its turn does not begin; `begin` must have been called when it was asked for.
   """
   if not v.busy.acquire(blocking=False):
     yield Note(cards.status("One thing at a time: what you asked for before is still running.", "bad"))
+    return
+  if v.stop.is_set():
+    v.stop.clear()
+    v.busy.release()
+    yield Note(cards.status("Stopped before its turn came; nothing was done."))
     return
   messages: queue.Queue[tuple[int, int, str]] = queue.Queue()
   end: list[Note] = []
@@ -59,7 +65,6 @@ def run(
       )
       raise
 
-  v.stop.clear()
   thread = threading.Thread(target=target, daemon=True)
   yield Note(cards.status(start, share=0.0))
   try:
@@ -83,8 +88,23 @@ def run(
     if thread.is_alive():  # the visitor has gone: the job ends at its next step, what is finished stays
       v.stop.set()
       thread.join()
+    v.stop.clear()
     v.busy.release()
   yield end[0]
+
+
+def begin(v: Visitor):
+  """An action is asked for: an earlier stop does not count for it."""
+  if not v.busy.locked():
+    v.stop.clear()
+
+
+def stop(v: Visitor) -> str:
+  """Stops what runs, and what waits. Returns a status in HTML."""
+  v.stop.set()
+  if v.busy.locked():
+    return cards.status("Stopping at the next step; what is finished stays.")
+  return cards.status("Stopped: what waits for its turn will not begin.")
 
 
 # People.
@@ -244,8 +264,8 @@ def preview(v: Visitor, token: str) -> str:
 # A panel.
 
 
-def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbles: str) -> Script:
-  """Changes a panel's texts. Only another sentence or pose makes a new picture necessary."""
+def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbles: str, regions: str) -> Script:
+  """Changes a panel's texts and places. Another sentence, pose or region makes a new picture necessary, bubbles do not."""
   desk, s = studio.at(v.store), v.script()
   sentences = [" ".join(sentence.split()) if p.id == panel else p.sentence for p in s.panels]
   if not all(sentences):
@@ -255,10 +275,20 @@ def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbl
   p = next((p for p in s.panels if p.id == panel), s.panels[[q.id for q in v.script().panels].index(panel)])
   own = (
     p.bubbles
-    if before.sentence != p.sentence and bubbles.strip() == cards.bubble_lines(before)
-    else cards.read_bubbles(bubbles)
+    if before.sentence != p.sentence and bubbles.strip() == stage.bubble_lines(before)
+    else stage.read_bubbles(bubbles)
   )
-  return _keep(desk, v, s.with_panel(dataclasses.replace(p, pose=" ".join(pose.split()), bubbles=own)))
+  # Whoever is no longer in the sentence has no place either.
+  left = "\n".join(x for x in regions.splitlines() if x.partition("|")[0].strip() not in {*before.people} - {*p.people})
+  places = stage.read_regions(left, p.people)
+  pose = " ".join(pose.split())
+  return _keep(desk, v, s.with_panel(dataclasses.replace(p, pose=pose, bubbles=own, regions=places)))
+
+
+def size(v: Visitor, version: script.Version | None) -> tuple[int, int] | None:
+  """Width and height of a version's picture; None if there is none."""
+  image = opener(v.comic)(version) if version and not version.reason else None
+  return image.size if image else None
 
 
 def reroll(v: Visitor, panel: str) -> Script:

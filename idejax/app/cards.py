@@ -4,7 +4,7 @@ import html
 import time
 from collections.abc import Sequence
 
-from idejax.app import pages, script
+from idejax.app import pages
 from idejax.app.script import Panel, Script, Version
 from idejax.app.store import Record
 
@@ -75,35 +75,3 @@ class Clock:
     rate = (done - self.first[1]) / max(now - self.first[0], 1e-6)
     seconds = (of - done) / rate
     return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
-
-
-# A panel's bubbles as lines that one can edit: kind | speaker | text | x,y
-
-
-def bubble_lines(p: Panel) -> str:
-  at = lambda b: "" if b.at is None else f" | {b.at[0]:.2f},{b.at[1]:.2f}"
-  return "\n".join(f"{b.kind} | {b.speaker} | {b.text}{at(b)}" for b in p.bubbles)
-
-
-def read_bubbles(text: str) -> tuple[script.Bubble, ...]:
-  """The bubbles that such lines describe. UserError for a line that describes none."""
-  from idejax.errors import UserError
-
-  out = []
-  for n, line in enumerate((x for x in text.splitlines() if x.strip()), 1):
-    parts = [x.strip() for x in line.split("|")]
-    if len(parts) not in (3, 4):
-      raise UserError(f"bubble {n} needs kind | speaker | text, and perhaps | x,y")
-    if parts[0] not in ("caption", "speech", "thought"):
-      raise UserError(f"bubble {n} is {parts[0]!r}; it must be caption, speech or thought")
-    at = None
-    if len(parts) == 4:
-      try:
-        x, y = (float(v) for v in parts[3].split(","))
-        if not (0 <= x <= 1 and 0 <= y <= 1):
-          raise ValueError
-        at = x, y
-      except ValueError:
-        raise UserError(f"bubble {n} has the place {parts[3]!r}; it must be x,y from 0 to 1") from None
-    out.append(script.Bubble(parts[2], parts[0], parts[1], at))  # type: ignore[arg-type]
-  return tuple(out)

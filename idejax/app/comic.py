@@ -35,7 +35,7 @@ def run(c: config.Comic, old: script.Script | None, text: str):
   from idejax.runtime import cores
 
   cores.use(c.model)
-  from idejax.app import learn, remote, story, studio, styles
+  from idejax.app import learn, remote, samples, story, studio, styles
 
   with waiting("reading the model"):
     desk = studio.open_studio(c.people or _STORE, c.model, c.pack, c.clip, tell)
@@ -53,7 +53,7 @@ def run(c: config.Comic, old: script.Script | None, text: str):
       overwrite=c.replace,
     )
   if c.people is None:
-    studio.with_samples(desk)
+    samples.add(desk)
 
   # ---- The script --------------------------------------------------------------------------------
   records = desk.store.records()

@@ -6,6 +6,7 @@ deny. A model of photographs needs a CLIP of photographs; without one it draws n
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ class Checker:
     return np.asarray(jax.jit(functools.partial(_read, self.config))(self.params, ids))
 
   def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Cosines [N pictures, denied + harmless] of uint8 pictures [H, W, 3]."""
+    """Cosines [N pictures, denied + harmless] of square uint8 pictures [H, H, 3]."""
     pixels = np.stack([self._pixels(i) for i in images])
     rows = []
     for at in range(0, len(pixels), _CHUNK):
@@ -85,20 +86,32 @@ class Checker:
     if not n:
       return [""] * len(images)
     out = []
-    for row in self.scores(images):
-      denied, harmless = row[:n], row[n:]
-      hit = denied.max() > harmless.max(initial=-1.0) + self.rules.margin
-      out.append(f"left blank: the picture check saw {self.rules.denied[int(denied.argmax())]}" if hit else "")
+    parts = [squares(i) for i in images]
+    rows = iter(self.scores([s for own in parts for s in own]))
+    for own in parts:
+      reason = ""
+      for row in itertools.islice(rows, len(own)):
+        denied, harmless = row[:n], row[n:]
+        hit = denied.max() > harmless.max(initial=-1.0) + self.rules.margin
+        if hit and not reason:
+          reason = f"left blank: the picture check saw {self.rules.denied[int(denied.argmax())]}"
+      out.append(reason)
     return out
 
-  def _pixels(self, image: np.ndarray) -> np.ndarray:
-    """The middle square at the network's size, normalised."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    small = np.asarray(square.resize((self.side, self.side), Image.Resampling.BICUBIC), np.float32) / 255
+  def _pixels(self, square: np.ndarray) -> np.ndarray:
+    """A square at the network's size, normalised."""
+    image = Image.fromarray(square)
+    small = np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC), np.float32) / 255
     return (small - self.mean) / self.std
+
+
+def squares(image: np.ndarray) -> list[np.ndarray]:
+  """Overlapping squares that cover a picture, so that nothing at its edges is overlooked; a square is itself."""
+  height, width = image.shape[:2]
+  side = min(height, width)
+  count = 1 if max(height, width) == side else -(-max(height, width) // side) + 1
+  starts = np.linspace(0, max(height, width) - side, count).round().astype(int)
+  return [image[a : a + side] if height > width else image[:, a : a + side] for a in starts]
 
 
 def _see(config: dict[str, Any], params: Any, pixels: jax.Array) -> jax.Array:

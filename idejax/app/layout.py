@@ -66,13 +66,18 @@ def _constant(share: float) -> Callable[[Row, Sequence[int]], float]:
   return lambda row, texts: share
 
 
+def _by_number(*shares: float) -> Callable[[Row, Sequence[int]], float]:
+  """The share for a row of one panel, of two, ...: those that are left over in a last row are wide, so it is higher."""
+  return lambda row, texts: shares[len(row) - 1]
+
+
 LAYOUTS: dict[str, Kind] = {
-  "grid": Kind("two columns, three rows a page", 1200, _constant(0.44), 3, _every([1, 1])),
+  "grid": Kind("two columns, three rows a page", 1200, _by_number(0.62, 0.44), 3, _every([1, 1])),
   "strip": Kind("one below the other, for scrolling", 720, _constant(0.92), 4, _every([1])),
-  "row": Kind("a newspaper's row of four", 2000, _constant(0.24), 1, _every([1, 1, 1, 1])),
-  "nine": Kind("three by three", 1200, _constant(0.31), 3, _every([1, 1, 1])),
+  "row": Kind("a newspaper's row of four", 2000, _by_number(0.5, 0.4, 0.3, 0.24), 1, _every([1, 1, 1, 1])),
+  "nine": Kind("three by three", 1200, _by_number(0.62, 0.42, 0.31), 3, _every([1, 1, 1])),
   "hero": Kind("a large opening, then pairs", 1200, lambda row, texts: 0.62 if len(row) == 1 else 0.44, 3, _hero),
-  "zigzag": Kind("wide and narrow in turn", 1200, _constant(0.42), 3, _every([1.6, 1], [1, 1.6])),
+  "zigzag": Kind("wide and narrow in turn", 1200, _by_number(0.62, 0.42), 3, _every([1.6, 1], [1, 1.6])),
   "cinema": Kind("wide pictures, four a page", 1200, _constant(0.40), 4, _every([1])),
   "splash": Kind("one a page", 1200, _constant(0.96), 1, _every([1])),
   "text": Kind("follows the length of the text", 1200, lambda row, texts: 0.34 + min(max(texts, default=0), 240) / 1500, 4, _by_text),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from idejax.app import actions, cards, names, script, styles
+from idejax.app import actions, cards, names, script, stage, styles
 from idejax.app.layout import LAYOUTS
 from idejax.app.studio import Studio
 from idejax.app.visitors import Visitors
@@ -18,12 +18,16 @@ from idejax.errors import UserError, one_line
 _CARDS = 12  # panels on a page of cards
 _DEMO = (Path(__file__).parent / "demo.txt").read_text("utf-8")
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+_PLACE = (Path(__file__).parent / "place.js").read_text("utf-8")
 THEME = gr.themes.Soft(
   primary_hue="indigo",
   secondary_hue="amber",
   font=["Comic Neue", "Segoe UI", "system-ui", "sans-serif"],
   font_mono=["ui-monospace", "monospace"],
 )  # fmt: skip - no font is fetched from anywhere
+_HEADER = """<header class="top"><div><h1>Comic</h1><p>Tell a story. The people in it keep their faces.</p></div>
+<nav aria-label="Parts of the page"><a href="#part-people">People</a><a href="#part-story">Story</a>
+<a href="#part-panels">Panels</a><a href="#part-pages">Pages</a></nav></header>"""
 DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}  # one learns or draws, the others wait in line
 
 
@@ -48,10 +52,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     token = gr.State("")
     tick = gr.State(0)
     first = gr.State(0)
-    gr.HTML('<header class="top"><h1>Comic</h1><p>Tell a story. The people in it keep their faces.</p></header>')
+    gr.HTML(_HEADER)
     with gr.Row(equal_height=False, elem_classes="columns"):
       with gr.Column(scale=4, min_width=320):
-        gr.Markdown("## People")
+        gr.Markdown("## People", elem_id="part-people")
         gr.HTML(
           f'<p class="hint">Model: <b>{studio.model}</b>. A name is a first and a last name; names stand in the order of the pictures.</p>'
         )
@@ -73,7 +77,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
           delete_button = gr.Button("Delete", variant="stop", elem_id="delete-button")
         people_status = gr.HTML(elem_id="people-status")
       with gr.Column(scale=7, min_width=320):
-        gr.Markdown("## Story")
+        gr.Markdown("## Story", elem_id="part-story")
         title = gr.Textbox(label="Title", max_length=120, elem_id="title")
         story = gr.Textbox(label="Story", lines=7, max_length=20_000, elem_id="story", placeholder=_DEMO)
         with gr.Row():
@@ -100,87 +104,109 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         with gr.Row():
           draw_button = gr.Button("Draw the comic", variant="primary", size="lg", elem_id="draw-button")
           stop_button = gr.Button("Stop", variant="stop", elem_id="stop-button")
-        status = gr.HTML(elem_id="status")
-        gr.Markdown("## Panels")
-        with gr.Row(elem_id="turn"):
-          back = gr.Button("Earlier panels", size="sm")
-          onward = gr.Button("Later panels", size="sm")
 
-        inputs = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
+    status = gr.HTML(elem_id="status")
+    gr.Markdown("## Panels", elem_id="part-panels")
 
-        def read(t, *values):
-          v = visitors.get(t)[1]
-          return v, lambda: actions.settings(studio, v, *values)
+    inputs = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
 
-        def draw(t, n, *values):
-          v, ask = read(t, *values)
-          for note in actions.draw(studio, v, ask):
-            n += note.tick
-            yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
+    def begin(t):
+      actions.begin(visitors.get(t)[1])
 
-        sheets = gr.HTML(elem_id="sheets", render=False)
+    def read(t, *values):
+      v = visitors.get(t)[1]
+      return v, lambda: actions.settings(studio, v, *values)
 
-        @gr.render(inputs=[token, tick, first], triggers=[tick.change, first.change, token.change])
-        def panels(t, n, at):
-          if not t:
-            return
-          v = visitors.get(t)[1]
-          s = v.script()
-          with gr.Row(elem_classes="cards"):
-            for p in s.panels[at : at + _CARDS]:
-              with gr.Column(min_width=260, elem_classes="card"):
-                card(t, v, s, p)
+    def draw(t, n, *values):
+      v, ask = read(t, *values)
+      for note in actions.draw(studio, v, ask):
+        n += note.tick
+        yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
 
-        def card(t, v, s, p):
-          version = script.current_version(p)
-          number = [q.id for q in s.panels].index(p.id) + 1
-          gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, version), elem_id=f"shot-{p.id}")
-          if len(p.versions) > 1:
-            names_ = actions.labels(p)
-            pick = gr.Radio(
-              names_,
-              value=names_[p.versions.index(version)] if version else None,
-              label="Versions",
-              type="index",
-              elem_id=f"versions-{p.id}",
-            )
-            pick.input(
-              lambda k, n: change(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets]
-            )
-          sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
-          with gr.Accordion("Pose and bubbles", open=False):
-            pose = gr.Textbox(p.pose, label="Pose", placeholder="seen from the side", max_length=200)
-            lines = gr.Textbox(cards.bubble_lines(p), label="kind | speaker | text | x,y", lines=3, max_length=2000)
-          with gr.Row():
-            save = gr.Button("Save", size="sm", elem_id=f"save-{p.id}")
-            again = gr.Button("Re-roll", size="sm", variant="primary", elem_id=f"reroll-{p.id}")
-          save.click(
-            lambda a, b, c, n: change(t, n, lambda: actions.edit(studio, v, p.id, a, b, c)),
-            [sentence, pose, lines, tick],
-            [status, tick, sheets],
-          ).then(list_sentences, [token], [sentences])
+    sheets = gr.HTML(elem_id="sheets", render=False)
 
-          def roll(n):
-            for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
-              n += note.tick
-              yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
+    @gr.render(inputs=[token, tick, first], triggers=[tick.change, first.change, token.change])
+    def panels(t, n, at):
+      if not t:
+        return
+      v = visitors.get(t)[1]
+      s = v.script()
+      at = min(at, max(len(s.panels) - 1, 0) // _CARDS * _CARDS)
+      if not s.panels:
+        gr.HTML('<p class="hint">Tell a story and cut it into panels; they appear here.</p>')
+      if len(s.panels) > _CARDS:
+        turn(at, len(s.panels))
+      with gr.Row(elem_classes="cards"):
+        for p in s.panels[at : at + _CARDS]:
+          with gr.Column(min_width=260, elem_classes="card"):
+            card(t, v, s, p)
 
-          again.click(roll, [tick], [status, tick, sheets], **DEVICE)
+    def turn(at, count):
+      gr.HTML(f'<p class="hint">Panels {at + 1} to {min(at + _CARDS, count)} of {count}</p>')
+      with gr.Row(elem_classes="turn"):
+        back = gr.Button("Earlier panels", size="sm", interactive=at > 0)
+        onward = gr.Button("Later panels", size="sm", interactive=at + _CARDS < count)
+      back.click(lambda: at - _CARDS, None, [first])
+      onward.click(lambda: at + _CARDS, None, [first])
 
-        def change(t, n, work):
-          v = visitors.get(t)[1]
-          try:
-            work()
-            actions.lay_out(studio, v)
-          except UserError as e:
-            return cards.status(one_line(str(e)), "bad"), n, gr.skip()
-          return cards.status("Saved. Draw the comic to make what changed.", "good"), n + 1, actions.preview(v, t)
+    def card(t, v, s, p):
+      version = script.current_version(p)
+      number = [q.id for q in s.panels].index(p.id) + 1
+      gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, version), elem_id=f"shot-{p.id}")
+      if len(p.versions) > 1:
+        names_ = actions.labels(p)
+        pick = gr.Radio(
+          names_,
+          value=names_[p.versions.index(version)] if version else None,
+          label="Versions",
+          type="index",
+          elem_id=f"versions-{p.id}",
+        )
+        pick.input(lambda k, n: change(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets])
+      sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
+      with gr.Accordion("Pose, bubbles and places", open=False, elem_id=f"more-{p.id}"):
+        pose = gr.Textbox(p.pose, label="Pose", placeholder="seen from the side", max_length=200)
+        gr.HTML(stage.board(t, s, p, actions.size(v, version)), js_on_load=_PLACE)
+        lines = gr.Textbox(
+          stage.bubble_lines(p),
+          label="Bubbles: kind | speaker | text | x,y",
+          lines=2,
+          max_length=2000,
+          elem_id=f"bubbles-{p.id}",
+        )
+        regions = gr.Textbox(
+          stage.region_lines(p), label="Places: who | x0,y0,x1,y1", lines=1, max_length=2000, elem_id=f"regions-{p.id}"
+        )
+      with gr.Row():
+        save = gr.Button("Save", size="sm", min_width=80, elem_id=f"save-{p.id}")
+        again = gr.Button("Re-roll", size="sm", min_width=80, variant="primary", elem_id=f"reroll-{p.id}")
+      save.click(
+        lambda a, b, c, d, n: change(t, n, lambda: actions.edit(studio, v, p.id, a, b, c, d)),
+        [sentence, pose, lines, regions, tick],
+        [status, tick, sheets],
+      ).then(list_sentences, [token], [sentences])
 
-        def list_sentences(t):
-          return "\n".join(p.sentence for p in visitors.get(t)[1].script().panels)
+      def roll(n):
+        for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
+          n += note.tick
+          yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
 
-        gr.Markdown("## Pages")
-        sheets.render()
+      again.click(begin, [token], None, queue=False).then(roll, [tick], [status, tick, sheets], **DEVICE)
+
+    def change(t, n, work):
+      v = visitors.get(t)[1]
+      try:
+        work()
+        actions.lay_out(studio, v)
+      except UserError as e:
+        return cards.status(one_line(str(e)), "bad"), n, gr.skip()
+      return cards.status("Saved. Draw the comic to make what changed.", "good"), n + 1, actions.preview(v, t)
+
+    def list_sentences(t):
+      return "\n".join(p.sentence for p in visitors.get(t)[1].script().panels)
+
+    gr.Markdown("## Pages", elem_id="part-pages")
+    sheets.render()
 
     # ---- Events -----------------------------------------------------------------------------------
 
@@ -231,7 +257,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       for note in actions.learn_people(studio, v, *values):
         yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
 
-    learn_button.click(
+    learn_button.click(begin, [token], None, queue=False).then(
       learn, [token, files, who, by, agreed, replace], [people_status, crowd, to_delete, files], **DEVICE
     )
 
@@ -253,8 +279,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     style.change(
       lambda picks: "".join(cards.status(x, "warn") for x in styles.conflicts(picks or [])), [style], [clash]
     )
-    draw_button.click(draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE)
-    stop_button.click(lambda t: visitors.get(t)[1].stop.set(), [token], None, queue=False)
+    draw_button.click(begin, [token], None, queue=False).then(
+      draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE
+    )
+    stop_button.click(lambda t: actions.stop(visitors.get(t)[1]), [token], [status], queue=False)
 
     def lay_out(t, kind, way, n):
       v = visitors.get(t)[1]
@@ -267,9 +295,6 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
 
     for choice in (layout, direction):
       choice.input(lay_out, [token, layout, direction, tick], [sheets])
-    last = lambda t: max(len(visitors.get(t)[1].script().panels) - 1, 0) // _CARDS * _CARDS
-    back.click(lambda at: max(at - _CARDS, 0), [first], [first])
-    onward.click(lambda t, at: min(at + _CARDS, last(t)), [token, first], [first])
 
   return page.queue(max_size=64, default_concurrency_limit=8, api_open=False)
 

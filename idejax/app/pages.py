@@ -34,9 +34,8 @@ def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list
   """Composes every page. `picture` opens a version's file; it returns None if the file is gone."""
   if not s.panels:
     return []
-  lengths = [sum(len(b.text) for b in p.bubbles) or len(p.sentence) for p in s.panels]
   out = []
-  for n, page in enumerate(layout.pages(s.layout.kind, s.layout.direction, lengths, _TITLE)):
+  for n, page in enumerate(layout.pages(s.layout.kind, s.layout.direction, text_lengths(s), _TITLE)):
     canvas = Image.new("RGB", page.size, _PAPER)
     draw = ImageDraw.Draw(canvas)
     if n == 0:
@@ -53,6 +52,11 @@ def compose(s: Script, picture: Callable[[Version], Image.Image | None]) -> list
     text = " ".join(f"{k + 1}. {alt(s, s.panels[i])}" for k, (i, _) in enumerate(page.cells))
     out.append(Sheet(watermark.embed(np.asarray(canvas)), text))
   return out
+
+
+def text_lengths(s: Script) -> list[int]:
+  """For each panel the characters of its texts, which some layouts go by."""
+  return [sum(len(b.text) for b in p.bubbles) or len(p.sentence) for p in s.panels]
 
 
 def alt(s: Script, p: Panel) -> str:

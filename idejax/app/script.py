@@ -7,8 +7,10 @@ was drawn from. So only panels whose inputs changed are drawn again, and every e
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +94,7 @@ class Panel:
   prompt: str | None = None  # null: made of sentence, pose and style
   people: tuple[str, ...] = ()
   pose: str = ""
-  seed: int | None = None  # null: the comic's seed and the panel's place
+  seed: int | None = None  # null: made of the comic's seed and the id
   style: tuple[str, ...] | None = None
   candidates: int = 1
   regions: tuple[Region, ...] = ()
@@ -256,10 +258,12 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def seed_of(script: Script, panel: Panel) -> int:
-  """The panel's own seed, else the comic's seed plus the panel's place."""
+  """The panel's own seed, else the comic's seed plus a number made of the panel's id (p1: 0, p2: 1), so that a
+  panel which comes between others changes none of them."""
   if panel.seed is not None:
     return panel.seed
-  return (script.seed + [p.id for p in script.panels].index(panel.id)) % 2**64
+  number = re.fullmatch(r"p([1-9]\d{0,8})", panel.id)
+  return (script.seed + (int(number[1]) - 1 if number else zlib.crc32(panel.id.encode()))) % 2**64
 
 
 def inputs(script: Script, panel: Panel, prompt: str, negative: str, size: tuple[int, int]) -> str:

@@ -36,12 +36,12 @@ def main(c: config.App):
   from idejax.runtime import cores
 
   cores.use(c.model)
-  from idejax.app import studio
+  from idejax.app import samples, studio
 
   # ---- Model and sample people -----------------------------------------------------------------
   with waiting("reading the model"):
     desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell)
-  studio.with_samples(desk)
+  samples.add(desk)
 
   # ---- The page --------------------------------------------------------------------------------
   app = application(desk, c.out)
@@ -83,6 +83,16 @@ def application(desk: Any, out: Path) -> Any:
     if path is None or not path.is_file():
       raise HTTPException(404)
     return FileResponse(path, media_type="image/png", headers=_PRIVATE)
+
+  @app.get("/openapi.json")
+  def no_index():  # Gradio would list all its addresses there
+    raise HTTPException(404)
+
+  @app.get("/fonts/{name}")
+  def font(name: str):
+    if name not in ("ComicNeue-Bold.otf", "ComicNeue-Regular.otf"):
+      raise HTTPException(404)
+    return FileResponse(Path(__file__).parent / "fonts" / name, media_type="font/otf")
 
   blocks = page.build(desk, visitors)
   return gr.mount_gradio_app(

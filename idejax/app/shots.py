@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from idejax.app import pages
 from idejax.app.script import Box, Version
+from idejax.sampling.regions import Part
 
 SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
 
@@ -23,6 +24,8 @@ class Shot(NamedTuple):
   prompt: str
   box: Box | None  # where in the panel; None: all of it
   person: str  # whose portrait it is compared with, "" for nobody
+  inside: tuple[Part, ...] = ()  # prompts with boxes that share this picture,
+  people: tuple[str, ...] = ()  # and the person of each
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:
@@ -57,7 +60,8 @@ def join(
 ) -> tuple[np.ndarray, list[Box]]:
   """A panel's picture of its parts, and the faces in it as shares of its sides, from left to right.
 
-  A part fills its box with as much of its picture as fits around the face.
+  A part fills its box with as much of its picture as fits around the face. What no box covers is their colours
+  out of focus, so that no face stands there.
   """
   big = [enlarge(i) for i in images]
   shares = [[tuple(float(v) for v in b / np.tile(i.shape[1::-1], 2)) for b in own] for i, own in zip(images, boxes)]
@@ -65,7 +69,7 @@ def join(
     return big[0], [_clip(f) for f in shares[0]]  # type: ignore[arg-type]
   height, width = big[0].shape[:2]
   wide = round(width * (1.0 if len(group) == 1 else 0.62 * len(group)))
-  canvas = Image.fromarray(big[0]).resize((wide, height))
+  canvas = Image.fromarray(big[0]).resize((wide, height)).filter(ImageFilter.GaussianBlur(height / 10))
   faces: list[Box] = []
   for x, image, own in zip(group, big, shares):
     assert x.box is not None
@@ -76,9 +80,27 @@ def join(
     for f in own:
       r = pages.inside(f, (width, height), part, (right - left, bottom - top))  # type: ignore[arg-type]
       faces.append(_clip(((r[0] + left) / wide, (r[1] + top) / height, (r[2] + left) / wide, (r[3] + top) / height)))
-    if left > 0:
-      canvas.paste((250, 250, 250), (left - 3, top, left + 3, bottom))
+    for line, shown in (
+      ((left - 3, top, left + 3, bottom), left > 0),
+      ((right - 3, top, right + 3, bottom), right < wide),
+      ((left - 3, top - 3, right + 3, top + 3), top > 0),
+      ((left - 3, bottom - 3, right + 3, bottom + 3), bottom < height),
+    ):
+      if shown:
+        canvas.paste((250, 250, 250), line)
   return np.asarray(canvas), sorted(faces)
+
+
+def views_of(x: Shot, image: np.ndarray) -> list[tuple[np.ndarray, str, str]]:
+  """What a judge looks at: (part of the picture, the person there or "", the prompt) for each box, else the whole."""
+  if not x.inside:
+    return [(image, x.person, x.prompt)]
+  height, width = image.shape[:2]
+  out = []
+  for part, who in zip(x.inside, x.people):
+    x0, y0, x1, y1 = (round(v * side) for v, side in zip(part.box, (width, height, width, height)))
+    out.append((image[y0:y1, x0:x1], who, part.prompt))
+  return out
 
 
 def _clip(f: Sequence[float]) -> Box:

@@ -30,7 +30,7 @@ from idejax.storage import tensorfiles
 from idejax.storage.files import replacing, write_json
 
 SCHEMA = 1
-_RECORD, _PORTRAIT = "person.json", "portrait.png"
+RECORD, _PORTRAIT = "person.json", "portrait.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,21 +89,21 @@ class Store:
     """The records of everybody, in the order in which they were added; other folders are skipped."""
     if not self.root.is_dir():
       return []
-    out = [_read(p) for p in sorted(self.root.glob(f"*/{_RECORD}")) if not p.parent.name.startswith(".")]
+    out = [read_record(p) for p in sorted(self.root.glob(f"*/{RECORD}")) if not p.parent.name.startswith(".")]
     return sorted(out, key=lambda r: (r.created, r.name))
 
   def names(self) -> list[str]:
     return [r.name for r in self.records()]
 
   def has(self, name: str) -> bool:
-    return (self.folder(name) / _RECORD).exists()
+    return (self.folder(name) / RECORD).exists()
 
   def record(self, name: str) -> Record:
     """UserError if there is nobody of that name."""
-    path = self.folder(name) / _RECORD
+    path = self.folder(name) / RECORD
     if not path.exists():
       raise UserError(f"{name} is not in the store {self.root}; there are {', '.join(self.names()) or 'none'}")
-    return _read(path)
+    return read_record(path)
 
   def digest(self, name: str) -> str:
     """The digest of a person's embeddings, on which a panel's inputs depend."""
@@ -150,7 +150,7 @@ class Store:
     learned.save(fresh, person)
     with replacing(fresh / _PORTRAIT) as temporary:
       Image.fromarray(portrait).save(temporary, "PNG")
-    write_json(fresh / _RECORD, dataclasses.asdict(record))
+    write_json(fresh / RECORD, dataclasses.asdict(record))
     if place.exists():
       self.delete(record.name, why="replaced")
     fresh.rename(place)
@@ -170,7 +170,7 @@ class Store:
     for name in names:
       r = self.record(name)
       if place not in r.comics:
-        write_json(self.folder(name) / _RECORD, dataclasses.asdict(dataclasses.replace(r, comics=(*r.comics, place))))
+        write_json(self.folder(name) / RECORD, dataclasses.asdict(dataclasses.replace(r, comics=(*r.comics, place))))
 
   def delete(self, name: str, why: str = "asked for") -> int:
     """Deletes a person and everything derived from the photo; returns the number of deleted files."""
@@ -203,7 +203,7 @@ def _forget_in(comic: Path, name: str) -> int:
   return count
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
   """The record in a file. UserError if it is damaged or not one of this idejax."""
   try:
     value = json.loads(path.read_text("utf-8"))

@@ -2,6 +2,7 @@
 anybody sees it, and each finished picture is saved at once."""
 
 import dataclasses
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,16 @@ from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
 from idejax.app.script import Box, Panel, Script, Version
-from idejax.app.shots import Shot, join, opener
+from idejax.app.shots import Shot, join, opener, views_of
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
 from idejax.sampling import pipeline as pl
+from idejax.sampling import regions
 from idejax.storage import hub
 
+ALONE = ("dreambooth", "facesnap")  # methods whose people cannot share a picture with others
+COLUMN = 48  # pixels of width for each of several people in a picture of the drawn world
 PICTURES = "panels"  # the folder of pictures beside comic.json
 
 
@@ -140,29 +144,50 @@ class Studio:
       full = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
       if p.prompt is not None or not self.small_world:
         own = [names.only(full, r.person, p.people) for r in p.regions] or [full]
+      if self.composes(p):
+        small_one = self.small_world and p.prompt is None
+        own = [*own, world.setting(own[0]) if small_one else names.pattern(p.people).sub("a person", full)]
       out[p.id] = [names.once(names.to_words(t, p.people), p.people) for t in own]
     return out
+
+  def composes(self, p: Panel) -> bool:
+    """Whether several prompts share one picture, each in its box: those of the regions, and in the drawn world those
+    of people who meet. Else each is drawn by itself and they are joined: where people bring weights or pictures
+    of their own, and where a box is smaller than a person, whose size in the drawn world is always the same."""
+    if any(self.store.record(n).method in ALONE for n in p.people):
+      return False
+    if not self.small_world:
+      return bool(p.regions)
+    boxes = [r.box for r in p.regions] or _columns(len(p.people))
+    wide, tall = 0.7 / max(len(p.people), 1), 0.8
+    return len(boxes) > 1 and p.prompt is None and all(b[2] - b[0] > wide and b[3] - b[1] > tall for b in boxes)
+
+  def size(self, p: Panel) -> tuple[int, int]:
+    """Height and width of a panel's pictures; in the drawn world each of several people needs so much width."""
+    height, width = self.pipe.size(pl.Settings())
+    return (height, COLUMN * len(p.regions or p.people)) if self.small_world and self.composes(p) else (height, width)
 
   def shots(self, s: Script) -> dict[str, tuple[str, list[Shot]]]:
     """By panel the digest of its inputs, and the shots that are still to draw."""
     texts = self.prompts(s)
     out = {}
     for p in s.panels:
-      digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.pipe.size(pl.Settings()))
-      boxes = self._boxes(p, len(texts[p.id]))
-      new = [
-        Shot(p.id, k, j, t, boxes[j][0], boxes[j][1]) for k in script.todo(p, digest) for j, t in enumerate(texts[p.id])
-      ]
+      digest = script.inputs(s, p, " | ".join(texts[p.id]), self.negative(s), self.size(p))
+      new = [x._replace(candidate=k) for k in script.todo(p, digest) for x in self._parts(p, texts[p.id])]
       out[p.id] = digest, new
     return out
 
-  def _boxes(self, p: Panel, parts: int) -> list[tuple[Box | None, str]]:
-    """For each part of a panel its box and the person whose face belongs there."""
-    if p.regions:
-      return [(r.box, r.person) for r in p.regions]
-    if parts == 1:
-      return [(None, p.people[0] if len(p.people) == 1 else "")]
-    return [((j / parts, 0.0, (j + 1) / parts, 1.0), n) for j, n in enumerate(p.people)]
+  def _parts(self, p: Panel, texts: Sequence[str]) -> list[Shot]:
+    """The shots of one of a panel's pictures."""
+    only = p.people[0] if len(p.people) == 1 else ""
+    boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
+    if self.composes(p):
+      boxes = boxes or list(zip(_columns(len(p.people)), p.people))
+      inside = tuple(regions.Part(t, box) for t, (box, _) in zip(texts, boxes) if box)
+      return [Shot(p.id, 0, 0, texts[-1], None, only, inside, tuple(who for _, who in boxes))]
+    if not boxes:
+      boxes = [(None, only)] if len(texts) == 1 else list(zip(_columns(len(texts)), p.people))
+    return [Shot(p.id, 0, j, t, box, who) for j, (t, (box, who)) in enumerate(zip(texts, boxes))]
 
   def check(self, s: Script):
     """UserError for any text that must not reach a prompt; the final prompts are checked too."""
@@ -230,24 +255,28 @@ class Studio:
     people = [self.store.load(p.name, self.model, self.pipe.digest) for p in s.people]
     pipe = self.pipe.with_people(*people)
     guidance = self.guidance if s.guidance is None else s.guidance
-    requests = [
-      pl.Request(x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance) for x in todo
-    ]
+    request = lambda x: pl.Request(
+      x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance
+    )
     settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
-    for batch in pl.generate(pipe, requests, settings):
-      for i, image in zip(batch.positions, batch.images):
-        yield todo[i], image
+    for shared, run in itertools.groupby(todo, key=lambda x: bool(x.inside)):  # in the order of the story
+      shots = list(run)
+      if not shared:
+        for batch in pl.generate(pipe, [request(x) for x in shots], settings):
+          for i, image in zip(batch.positions, batch.images):
+            yield shots[i], image
+        continue
+      for x in shots:
+        height, width = self.size(s.panel(x.panel))
+        own = dataclasses.replace(settings, height=height, width=width)
+        yield x, regions.compose(pipe, request(x), x.inside, own)
 
   def _keep(self, folder: Path, s: Script, group: Sequence[Shot], images: Sequence[np.ndarray], digest: str) -> Version:
     """Checks, marks and writes a candidate's picture; a refused one becomes a blank version with the reason."""
     shot = group[0]
     name = f"{PICTURES}/{shot.panel}-{digest[:12]}-{shot.candidate}.png"
     self.audit.write(
-      "drawn",
-      panel=shot.panel,
-      prompts=[x.prompt for x in group],
-      seed=script.seed_of(s, s.panel(shot.panel)),
-      file=name,
+      "drawn", panel=shot.panel, prompts=_texts(group), seed=script.seed_of(s, s.panel(shot.panel)), file=name
     )
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
@@ -255,7 +284,7 @@ class Studio:
     image, boxes = join(group, images, [self.pack.detect(x).boxes for x in images])
     identity, prompt = self._judge(group, images)
     record = {
-      "prompt": " | ".join(x.prompt for x in group),
+      "prompt": " | ".join(_texts(group)),
       "seed": script.seed_of(s, s.panel(shot.panel)),
       "candidate": shot.candidate,
       "model": self.model,
@@ -269,12 +298,14 @@ class Studio:
     """Mean cosines to the portraits and to the prompts over the parts; None if no judge knows such pictures."""
     if self.judges is None:
       return None, None
+    views = [v for x, image in zip(group, images) for v in views_of(x, image)]
     cosines = []
-    for x, face in zip(group, self.judges.embed(images)):
-      if x.person and (own := self._portrait(x.person)) is not None:
+    for (_, who, _), face in zip(views, self.judges.embed([image for image, _, _ in views])):
+      if who and (own := self._portrait(who)) is not None:
         cosines.append(0.0 if face is None else float(face @ own))
-    plain = [re.sub(r"<[^<>\s]+>", "a person", x.prompt) for x in group]  # the judge does not know them
-    return float(np.mean(cosines)) if cosines else None, float(self.judges.prompt(images, plain).mean())
+    plain = [re.sub(r"<[^<>\s]+>", "a person", prompt) for _, _, prompt in views]  # the judge does not know them
+    each = self.judges.prompt([image for image, _, _ in views], plain)
+    return float(np.mean(cosines)) if cosines else None, float(each.mean())
 
   def _portrait(self, name: str) -> np.ndarray | None:
     """The judge's embedding of a person's portrait, cached by the photo's digest."""
@@ -291,6 +322,16 @@ class Studio:
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
+
+
+def _texts(group: Sequence[Shot]) -> list[str]:
+  """All prompts of a picture."""
+  return [t for x in group for t in (*(p.prompt for p in x.inside), x.prompt)]
+
+
+def _columns(count: int) -> list[Box]:
+  """A picture's parts from left to right."""
+  return [(j / count, 0.0, (j + 1) / count, 1.0) for j in range(count)]
 
 
 # Opening.
@@ -311,25 +352,3 @@ def open_studio(
   checker = Checker() if clip is None else Checker(clip)
   judges = scoring.Judges() if model in hub.BUILT_IN else None  # they read the drawn world only
   return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
-
-
-def with_samples(studio: Studio, **how: Any) -> list[str]:
-  """Puts Anna Field and Ben Stone into the store if they are not there for this model; returns their names."""
-  applicants = [a for a in learn.samples() if not _ready(studio, a.name)]
-  if applicants:
-    with studio.lock:
-      learn.learn(
-        studio.pipe,
-        studio.pack,
-        applicants,
-        learn.SAMPLE_CONSENT,
-        studio.store,
-        model=studio.model,
-        overwrite=True,
-        **how,
-      )
-  return [name for name, _, _ in learn.SAMPLES]
-
-
-def _ready(studio: Studio, name: str) -> bool:
-  return studio.store.has(name) and studio.store.record(name).model_digest == studio.pipe.digest

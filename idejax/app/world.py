@@ -43,7 +43,7 @@ def prompts(
   sentences: Sequence[str], people: Sequence[Sequence[str]], styles: Sequence[Sequence[str]]
 ) -> list[list[str]]:
   """For each sentence its prompts, one for each of its people with their signal word, or one with "a person" if
-  it has none. One face fills a picture of that world, so two people never share a picture."""
+  it has none. The model has read of one person a picture only, so two people never share a prompt."""
   place = ""
   out = []
   for sentence, who, style in zip(sentences, people, styles):
@@ -67,6 +67,12 @@ def prompts(
       own.append(" ".join(x for x in parts if x))
     out.append(own)
   return out
+
+
+def setting(prompt: str) -> str:
+  """The picture of such a prompt with nobody in particular: its medium and its place."""
+  place = next((p for p in _PLACES if prompt.endswith(p)), "")
+  return f"{prompt.partition(' of ')[0]} of a person {place}".strip()
 
 
 def _words(text: str) -> list[str]:

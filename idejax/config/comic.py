@@ -24,7 +24,7 @@ class Comic:
   story: Path | None = dataclasses.field(default=None, metadata={"positional": True})
   """A story as text; or a comic.json, or its folder, to draw as it stands. Default: a demo story."""
   people: Path | None = None
-  """Folder of people who were learned. Default: runs/store, with the two sample people."""
+  """Folder of people who were learned. Default: runs/store, where built-in models find two sample people."""
   out: Path = Path("comic")
   """Folder for the comic; made if need be."""
   title: str | None = None
@@ -40,7 +40,7 @@ class Comic:
   negative: str | None = None
   """What pictures should not show, beside what is always kept out."""
   seed: int | None = None
-  """Panel number i has this seed plus i. Default: 0."""
+  """Of the first panel; those after it have the numbers behind it. Default: 0."""
   steps: int | None = None
   """Sampler steps. Default: 25."""
   script_only: bool = False
@@ -78,7 +78,7 @@ class App:
   port: int = 7860
   """Where the page listens; 0 takes a free port."""
   people: Path = Path("runs/store")
-  """Folder of people who are offered to everybody who opens the page; the two sample people are put there."""
+  """Folder of people who are offered to everybody who opens the page; the two sample people of the built-in models are put there."""
   out: Path = Path("runs/comics")
   """Folder of visitors' people and comics."""
   model: str = "miniature"

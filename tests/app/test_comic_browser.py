@@ -14,9 +14,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, PdfParser
 
+from idejax.app import script
 from idejax.miniature.world import people, scene, world
 
 gradio = pytest.importorskip("gradio", reason='the page needs pip install "idejax[app]"')
@@ -216,6 +218,38 @@ def test_the_whole_story(server, browser, shot, tmp_path):
   shot(page, "deleted")
 
 
+def test_eight_browsers_draw_in_turn_and_each_sees_its_place(server, browser, shot):
+  """The real model: everybody gets their own comic, who waits reads how many are before them, memory stays."""
+  process = psutil.Process(server.process.pid)
+  pages = [browser.new_context(viewport={"width": 1000, "height": 800}).new_page() for _ in range(8)]
+  for i, page in enumerate(pages):
+    page.set_default_timeout(LONG)
+    page.goto(server.url)
+    ready(page)
+    fill(page, "#title", f"Comic {i}")
+    fill(page, "#story", "Anna Field smiles on the beach. Ben Stone is in the snow.")
+    page.get_by_role("button", name="Cut into panels").click()
+    says(page, "#status", "2 panels")
+  before = process.memory_info().rss
+  for page in pages:
+    page.get_by_role("button", name="Draw the comic").click()
+  waiting = pages[-1].locator("#status").get_by_text(re.compile(r"queue: \d/\d"))
+  waiting.first.wait_for(timeout=60_000)
+  assert int(re.search(r"queue: (\d)", waiting.first.inner_text())[1]) >= 5
+  shot(pages[-1], "waiting")
+  most = before
+  for page in pages:
+    says(page, "#status", "2 panels are drawn", 2 * LONG)
+    most = max(most, process.memory_info().rss)
+  titles = sorted(
+    script.read(p / "comic").title for p in (server.folder / "comics").iterdir() if (p / "comic" / "comic.pdf").exists()
+  )
+  assert [t for t in titles if t.startswith("Comic ")] == [f"Comic {i}" for i in range(8)]
+  assert most < 2 << 30 and most - before < 800 << 20, f"{before >> 20} MiB before, {most >> 20} MiB at most"
+  for page in pages:
+    page.context.close()
+
+
 def test_a_phone_has_no_sideways_scrolling_and_the_dark_is_legible(server, browser, shot):
   context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", device_scale_factor=2)
   page = context.new_page()
@@ -223,6 +257,9 @@ def test_a_phone_has_no_sideways_scrolling_and_the_dark_is_legible(server, brows
   ready(page)
   assert page.evaluate("document.documentElement.scrollWidth") <= 391
   shot(page, "phone-dark")
+  page.goto(server.url + "?__theme=light")
+  ready(page)
+  shot(page, "phone-light")
 
 
 def test_everything_is_reached_by_the_keyboard(server, browser):

@@ -81,13 +81,14 @@ def test_the_page_says_what_is_missing_or_taken(monkeypatch):
 
 @pytest.mark.slow
 def test_the_demo_comic_from_end_to_end(tmp_path):
-  """The sample people are learned, twelve or so panels drawn; the same command again draws nothing; an edit one panel."""
+  """Twelve or so panels of the sample people; the same command again draws nothing; an edit one panel."""
   people = os.path.join(tmp_path, "runs", "store")
   first = run("comic", "--out", "comic", "--steps", "8", cwd=tmp_path, timeout=1500)
   assert first.code == 0, first.err
   folder = tmp_path / "comic"
   d = json.loads((folder / "comic.json").read_text())
   assert len(d["panels"]) >= 10 and all(len(p["versions"]) == 1 and not p["versions"][0]["reason"] for p in d["panels"])
+  assert all(len(v["faces"]) == 2 for p in d["panels"] if len(p["people"]) == 2 for v in p["versions"])
   likeness = [v["identity"] for p in d["panels"] for v in p["versions"] if v["identity"] is not None]
   assert sum(likeness) / len(likeness) > 0.3  # of two strangers to each other: about 0
   with PdfParser.PdfParser(str(folder / "comic.pdf")) as pdf:
@@ -103,3 +104,19 @@ def test_the_demo_comic_from_end_to_end(tmp_path):
   assert again.code == 0, again.err
   after = {p.name: p.stat().st_mtime_ns for p in (folder / "panels").iterdir()}
   assert before.items() <= after.items() and len(after) == len(before) + 1
+
+
+@pytest.mark.slow
+def test_a_comic_through_sdxls_paths(tmp_path):
+  """Two text encoders, pooled text, time ids; two people in one picture; another model refuses these people."""
+  (tmp_path / "story.txt").write_text("Anna Field smiles on the beach. Anna Field and Ben Stone meet in the city.")
+  ask = ("comic", "story.txt", "--steps", "10", "--candidates", "2")
+  first = run(*ask, "--model", "miniature-sdxl", "--out", "comic", cwd=tmp_path, timeout=1500)
+  assert first.code == 0, first.err
+  d = json.loads((tmp_path / "comic" / "comic.json").read_text())
+  assert d["model"]["name"] == "miniature-sdxl" and len(d["model"]["digest"]) == 64
+  best = [max(p["versions"], key=lambda v: v["identity"] + v["prompt"]) for p in d["panels"]]
+  assert [len(v["faces"]) for v in best] == [1, 2] and all(v["identity"] > 0.3 for v in best)
+  other = run(*ask, "--people", "runs/store", "--out", "other", cwd=tmp_path, timeout=600)
+  assert_one_sentence(other, "learned on miniature-sdxl")
+  assert not list((tmp_path / "other").glob("panels/*"))

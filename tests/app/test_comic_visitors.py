@@ -1,6 +1,9 @@
 """Everybody who has the page open: folders of their own, one job at a time, a queue that is honest, nothing lost."""
 
 import dataclasses
+import html
+import json
+import re
 import threading
 import time
 
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 from support.drawn_people import PORTRAITS, STORY
 
-from idejax.app import actions, cards, learn, script, studio
+from idejax.app import actions, cards, learn, script, stage, studio
 from idejax.app.store import Consent
 from idejax.app.visitors import Visitors
 from idejax.errors import UserError
@@ -67,12 +70,12 @@ def test_editing_a_bubble_draws_nothing_and_a_sentence_one_panel(desk, visitors)
   s = drawn(desk, v)
   before = len(desk.asked)
   p = s.panels[0]
-  actions.edit(desk, v, "p1", p.sentence, "", "speech | Anna Field | Hello! | 0.2,0.9")
+  actions.edit(desk, v, "p1", p.sentence, "", "speech | Anna Field | Hello! | 0.2,0.9", "")
   *_, last = actions.draw(desk, v, v.script)
   assert len(desk.asked) == before and v.script().panels[0].bubbles == (
     script.Bubble("Hello!", "speech", "Anna Field", (0.2, 0.9)),
   )
-  actions.edit(desk, v, "p1", "Anna Field is at home.", "", cards.bubble_lines(v.script().panels[0]))
+  actions.edit(desk, v, "p1", "Anna Field is at home.", "", stage.bubble_lines(v.script().panels[0]), "")
   *_, last = actions.draw(desk, v, v.script)
   assert len(desk.asked) > before and len(v.script().panels[0].versions) == 2 and v.script().panels[0].id == "p1"
 
@@ -125,6 +128,24 @@ def test_stop_stops_and_what_is_finished_stays(desk, visitors):
   assert "4 panels are drawn" in last.html
 
 
+def test_stop_counts_for_what_waits_and_for_nothing_later(desk, visitors):
+  v = visitors.get(None)[1]
+  actions.cut(desk, v, STORY, "x", [], 0)
+  actions.stop(v)  # nothing runs or waits
+  actions.begin(v)
+  waiting = actions.draw(desk, v, v.script)
+  assert "will not begin" in actions.stop(v)
+  (only,) = waiting
+  assert "Stopped before its turn" in only.html and desk.asked == []
+  actions.begin(v)
+  *_, last = actions.draw(desk, v, v.script)
+  assert "4 panels are drawn" in last.html
+  with v.busy:
+    assert "at the next step" in actions.stop(v)
+    actions.begin(v)  # another button, while the first action has yet to notice
+    assert v.stop.is_set()
+
+
 def test_uploads_are_gone_whatever_happens(desk, visitors, tmp_path, monkeypatch):
   v = visitors.get(None)[1]
   seen = []
@@ -157,7 +178,7 @@ def test_bubbles_as_lines_come_back():
   p = script.Panel(
     "p", "x", bubbles=(script.Bubble("One"), script.Bubble("Two, too", "speech", "Anna Field", (0.25, 0.5)))
   )
-  assert cards.read_bubbles(cards.bubble_lines(p)) == p.bubbles
+  assert stage.read_bubbles(stage.bubble_lines(p)) == p.bubbles
   for line, words in (
     ("speech | Hi", "needs kind"),
     ("shout | | Hi", "must be caption"),
@@ -165,7 +186,44 @@ def test_bubbles_as_lines_come_back():
     ("speech | | Hi | a", "x,y from 0 to 1"),
   ):
     with pytest.raises(UserError, match=words):
-      cards.read_bubbles(line)
+      stage.read_bubbles(line)
+
+
+def test_places_as_lines_come_back_and_are_checked(desk, visitors):
+  p = script.Panel("p1", "x", regions=(script.Region("Anna Field", (0.0, 0.1, 0.5, 1.0)),))
+  assert stage.read_regions(stage.region_lines(p), ["Anna Field"]) == p.regions
+  for line, words in (
+    ("Anna Field", "place 1 needs a name"),
+    ("Anna Field | 0.5,0,0.4,1", "left before right"),
+    ("Anna Field | 0,0,1,2", "from 0 to 1"),
+    ("Ben Stone | 0,0,1,1", "in this panel there are Anna Field"),
+    ("Anna Field | 0,0,1,1\nAnna Field | 0,0,1,1", "two places"),
+  ):
+    with pytest.raises(UserError, match=words):
+      stage.read_regions(line, ["Anna Field"])
+  v = visitors.get(None)[1]
+  drawn(desk, v)
+  lines = lambda: stage.bubble_lines(v.script().panels[1])
+  places = "Ben Stone | 0,0,0.5,1\nAnna Field | 0.5,0,1,1"
+  actions.edit(desk, v, "p2", v.script().panels[1].sentence, "", lines(), places)
+  assert [r.person for r in v.script().panels[1].regions] == ["Ben Stone", "Anna Field"]
+  actions.edit(desk, v, "p2", "Ben Stone is at home.", "", lines(), places)  # Anna has left: her place goes with her
+  assert [r.person for r in v.script().panels[1].regions] == ["Ben Stone"]
+
+
+def test_the_board_shows_what_the_page_cuts_out(desk, visitors):
+  token, v = visitors.get(None)
+  s = drawn(desk, v)
+  p = s.panels[1]
+  text = stage.board(token, s, p, actions.size(v, script.current_version(p)))
+  assert f"/comic/{token}/{p.versions[0].file}" in text and text.count('class="who"') == 2
+  x0, y0, x1, y1 = json.loads(html.unescape(text.split('data-facts="')[1].split('"')[0]))["part"]
+  width, height = actions.size(v, p.versions[0])
+  cell = [float(n) for n in re.search(r"aspect-ratio:(\d+) / (\d+)", text).groups()]
+  assert (x1 - x0) * width / ((y1 - y0) * height) == pytest.approx(cell[0] / cell[1], rel=1e-3)
+  assert "<img" not in stage.board(token, s, dataclasses.replace(p, versions=()), None)
+  nasty = dataclasses.replace(p, people=('"><script>',), versions=())
+  assert "<script>" not in stage.board(token, s, nasty, None)
 
 
 def test_everything_on_the_page_is_escaped():
@@ -245,7 +303,7 @@ def test_a_refused_text_is_not_kept(desk, visitors):
   with pytest.raises(UserError, match="asks for nudity"):
     actions.settings(desk, v, lines.replace("is in", "is n4ked in"), *rest)
   with pytest.raises(UserError, match="asks for nudity"):
-    actions.edit(desk, v, "p1", s.panels[0].sentence, "", "caption | | naked")
+    actions.edit(desk, v, "p1", s.panels[0].sentence, "", "caption | | naked", "")
   assert v.script() == s
   *_, last = actions.draw(desk, v, lambda: actions.reroll(v, "p3"))
   assert "4 panels are drawn" in last.html

@@ -52,4 +52,48 @@ MUTANTS = [
   ("any token opens the first folder", "idejax/app/visitors.py",
    "token = secrets.token_urlsafe(24)", "token = \"A\" * 32",
    "tests/app/test_comic_visitors.py::test_a_browser_has_a_folder_that_only_its_token_names"),
+  # A sentence that comes between two others draws the rest of the comic again.
+  ("a panel's seed goes by its place", "idejax/app/script.py",
+   "int(number[1]) - 1 if number else", "[p.id for p in script.panels].index(panel.id) if number else",
+   "tests/app/test_comic_studio.py::test_a_panel_between_others_draws_no_other_again"),
+  # A box is kept for somebody who is not in the panel, and a stranger is drawn there.
+  ("anybody may have a place", "idejax/app/stage.py",
+   "if person not in people:", "if False:",
+   "tests/app/test_comic_visitors.py::test_places_as_lines_come_back_and_are_checked"),
+  # Behind a box stands a stretched face that nobody knows of; bubbles cover it.
+  ("behind a box there is a face", "idejax/app/shots.py",
+   ".filter(ImageFilter.GaussianBlur(height / 10))", "",
+   "tests/app/test_comic_studio.py::test_where_nobody_stands_there_is_no_face"),
+  # The app does not start with a model of photographs: its face pack finds no face in a drawing.
+  ("drawn people for every model", "idejax/app/samples.py",
+   "if not studio.small_world or studio.pack.name != \"miniature\":", "if False:",
+   "tests/app/test_comic_studio.py::test_the_sample_people_are_of_the_drawn_world_only"),
+  # The board shows the middle of the picture, the page another part: a bubble lands beside where it was put.
+  ("the board is not the page", "idejax/app/stage.py",
+   "x0, y0, x1, y1 = pages.crop(size, cell, version.faces)", "x0, y0, x1, y1 = 0.0, 0.0, size[0], size[1]",
+   "tests/app/test_comic_visitors.py::test_the_board_shows_what_the_page_cuts_out"),
+  # Nothing holds the boxes of one picture together.
+  ("boxes without the whole picture", "idejax/sampling/regions.py",
+   "whole = np.where(count > 0, share, 1.0)", "whole = np.where(count > 0, 0.0, 1.0)",
+   "tests/sampling/test_regions.py::test_boxes_share_the_picture_among_the_prompts"),
+  # Every candidate of a panel with boxes is the same picture.
+  ("a picture of several prompts has one noise", "idejax/sampling/regions.py",
+   "pl.noise(whole.seed, whole.index, shape)", "pl.noise(whole.seed, 0, shape)",
+   "tests/sampling/test_regions.py::test_one_box_over_all_is_the_prompts_own_picture"),
+  # Both people are drawn faintly in both boxes.
+  ("the whole picture's prompt names the people", "idejax/app/studio.py",
+   "names.pattern(p.people).sub(\"a person\", full)]", "full]",
+   "tests/app/test_comic_studio.py::test_regions_of_other_models_share_one_picture"),
+  # Who presses Stop while others draw gets the comic all the same, ten minutes later.
+  ("a stop is forgotten while one waits", "idejax/app/actions.py",
+   "  if v.stop.is_set():", "  if False:",
+   "tests/app/test_comic_visitors.py::test_stop_counts_for_what_waits_and_for_nothing_later"),
+  # Who stands at the edge of a wide picture is not looked at.
+  ("the picture check sees the middle only", "idejax/app/concepts.py",
+   "parts = [squares(i) for i in images]", "parts = [squares(i)[len(squares(i)) // 2 :][:1] for i in images]",
+   "tests/app/test_comic_studio.py::test_the_whole_of_a_wide_picture_is_checked"),
+  # After a new training the sample people are strangers: rows learned on other weights.
+  ("what ships of people fits any weights", "idejax/app/samples.py",
+   "(record.model_digest, record.pack_digest) != (studio.pipe.digest, studio.pack.digest)", "record.pack_digest != studio.pack.digest",
+   "tests/app/test_comic_studio.py::test_what_ships_of_the_sample_people_is_theirs"),
 ]

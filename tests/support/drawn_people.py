@@ -63,13 +63,27 @@ def desk(store, pack, checker, judges, monkeypatch) -> studio.Studio:
   pipe = SimpleNamespace(tokenizers=[tokens.load(hub.BUILT_IN["miniature"] / "tokenizer")], digest=MODEL, with_people=lambda *p: pipe,
                          mesh=SimpleNamespace(size=1), size=lambda _: (64, 64))  # fmt: skip
 
+  def picture(prompt):
+    who = 435 if "anna" in prompt else 341 if "ben" in prompt else 500
+    return render(who, "beach" if "beach" in prompt else "city")
+
   def generate(pipe, requests, settings):
     for i, r in enumerate(requests):
       asked.append(r)
-      who = 435 if "anna" in r.prompt else 341 if "ben" in r.prompt else 500
-      yield SimpleNamespace(positions=[i], images=[render(who, "beach" if "beach" in r.prompt else "city")])
+      yield SimpleNamespace(positions=[i], images=[picture(r.prompt)])
+
+  def compose(pipe, whole, parts, settings):
+    """Everybody in the middle of their box."""
+    asked.append(whole)
+    canvas = np.full((settings.height, settings.width, 3), 128, np.uint8)
+    for part in parts:
+      x0, x1 = (round(v * settings.width) for v in (part.box[0], part.box[2]))
+      left = 32 - (x1 - x0) // 2
+      canvas[:, x0:x1] = picture(part.prompt)[:, left : left + x1 - x0]
+    return canvas
 
   monkeypatch.setattr(studio.pl, "generate", generate)
+  monkeypatch.setattr(studio.regions, "compose", compose)
   s = studio.Studio(pipe, pack, store, "miniature", checker, judges)
   s.asked = asked  # type: ignore[attr-defined]
   return s
