@@ -168,7 +168,7 @@ MUTANTS = [
    "due = step >= cfg.identity_after * cfg.steps and", "due =",
    "tests/methods/test_facesnap.py::test_the_step_says_when_the_identity_loss_is_due"),
   ("references of other people", "idejax/data/face_batches.py",
-   "others = data.references[data.person[i]]", "others = np.concatenate(data.references)",
+   "others = data.references[data.person[i]]\n    others = others[others != i]", "others = np.concatenate(data.references)",
    "tests/data/test_face_batches.py::test_references_are_other_pictures_of_the_same_person"),
   ("captions not part of the data", "idejax/data/face_batches.py",
    '[[x["digest"], x["captions"], side, portrait', '[[x["digest"], side, portrait',
