@@ -112,7 +112,9 @@ def test_bubbles_and_people_are_placed_by_hand(site):
 
     page.get_by_role("button", name="Draw the comic").click()
     expect(page.locator("#status .status")).to_contain_text("2 panels are drawn", timeout=60_000)
-    assert [p.split()[3] for p in drawn()[before]] == ["<ben_stone>", "<anna_field>", "a"] and len(drawn()) == before + 1
+    assert [p.split()[3] for p in drawn()[before]] == ["<ben_stone>", "<anna_field>", "a"] and len(
+      drawn()
+    ) == before + 1
     browser.close()
 
 
