@@ -90,7 +90,7 @@ MUTANTS = [
    "tests/app/test_comic_visitors.py::test_stop_counts_for_what_waits_and_for_nothing_later"),
   # Who stands at the edge of a wide picture is not looked at.
   ("the picture check sees the middle only", "idejax/app/concepts.py",
-   "parts = [squares(i) for i in images]", "parts = [squares(i)[len(squares(i)) // 2 :][:1] for i in images]",
+   "rows = iter(self.scores([", "parts = [p[len(p) // 2 :][:1] for p in parts]\n    rows = iter(self.scores([",
    "tests/app/test_comic_studio.py::test_the_whole_of_a_wide_picture_is_checked"),
   # After a new training the sample people are strangers: rows learned on other weights.
   ("what ships of people fits any weights", "idejax/app/samples.py",
