@@ -63,22 +63,37 @@ class Checker:
     self.side = int(self.config["vision_config"]["image_size"])
     self.mean, self.std = (np.array(about.get(k) or [0.5] * 3, np.float32) for k in ("image_mean", "image_std"))
     self._see = jax.jit(functools.partial(_see, self.config))
+    self._say = jax.jit(functools.partial(_read, self.config))
 
   @functools.cached_property
   def _texts(self) -> np.ndarray:
     """Unit embeddings of the denied concepts and then of the harmless ones, [N, P]."""
-    ids = self.words.encode([*self.rules.denied, *self.rules.harmless]).ids
-    return np.asarray(jax.jit(functools.partial(_read, self.config))(self.params, ids))
+    return self._words([*self.rules.denied, *self.rules.harmless])
+
+  def _words(self, texts: Sequence[str]) -> np.ndarray:
+    """Unit embeddings of texts, [N, P]."""
+    return np.asarray(self._say(self.params, self.words.encode(list(texts)).ids))
+
+  def agreement(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """The cosine of each uint8 picture [H, W, 3] and its text, float32 [N]; a wide picture's is its squares' mean."""
+    parts = [squares(i) for i in images]
+    seen = iter(self._pictures([s for own in parts for s in own]))
+    means = np.stack([np.mean(list(itertools.islice(seen, len(own))), 0) for own in parts])
+    return (means * self._words(texts)).sum(-1)
 
   def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Cosines [N pictures, denied + harmless] of square uint8 pictures [H, H, 3]."""
+    return self._pictures(images) @ self._texts.T
+
+  def _pictures(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Unit embeddings of square pictures, [N, P]."""
     pixels = np.stack([self._pixels(i) for i in images])
     rows = []
     for at in range(0, len(pixels), _CHUNK):
       part = pixels[at : at + _CHUNK]
       batch = np.concatenate([part, np.zeros((_CHUNK - len(part), *part.shape[1:]), np.float32)])
       rows.append(np.asarray(self._see(self.params, batch))[: len(part)])
-    return np.concatenate(rows) @ self._texts.T
+    return np.concatenate(rows)
 
   def reasons(self, images: Sequence[np.ndarray]) -> list[str]:
     """For each picture why it must not be shown, or "" if it may."""

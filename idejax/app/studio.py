@@ -16,6 +16,7 @@ from idejax.app import learn, names, pages, policy, script, story, styles, water
 from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
+from idejax.app.judging import Judges, PackJudges
 from idejax.app.script import Box, Panel, Script, Version
 from idejax.app.shots import Shot, join, opener, views_of
 from idejax.app.store import Store
@@ -39,7 +40,7 @@ class Studio:
   store: Store
   model: str
   checker: Checker
-  judges: scoring.Judges | None  # None: no judge knows such pictures
+  judges: Judges | None  # None: candidates are not ranked
   gate: learn.AgeGate = learn.AgeGate()
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -295,7 +296,7 @@ class Studio:
     return Version(name, digest, shot.candidate, tuple(boxes), identity, prompt)
 
   def _judge(self, group: Sequence[Shot], images: Sequence[np.ndarray]) -> tuple[float | None, float | None]:
-    """Mean cosines to the portraits and to the prompts over the parts; None if no judge knows such pictures."""
+    """Mean cosines to the portraits and to the prompts over the parts; None without judges."""
     if self.judges is None:
       return None, None
     views = [v for x, image in zip(group, images) for v in views_of(x, image)]
@@ -350,5 +351,6 @@ def open_studio(
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
   checker = Checker() if clip is None else Checker(clip)
-  judges = scoring.Judges() if model in hub.BUILT_IN else None  # they read the drawn world only
-  return Studio(pipe, faces.open_pack(pack, notify=notify), Store(store), model, checker, judges)
+  opened = faces.open_pack(pack, notify=notify)
+  judges = scoring.Judges() if model in hub.BUILT_IN else PackJudges(opened, checker)
+  return Studio(pipe, opened, Store(store), model, checker, judges)

@@ -15,6 +15,7 @@ from support.scripted import Scripted
 
 from idejax.app import learn, policy, samples, script, studio, watermark
 from idejax.app.concepts import Checker, Rules
+from idejax.app.judging import PackJudges
 from idejax.app.store import Consent
 from idejax.errors import UserError
 from idejax.sampling import learned
@@ -261,6 +262,45 @@ def test_a_flagged_picture_never_leaves(desk, tmp_path):
   assert len(there) == len([r for r in reasons if not r])
   assert [e["event"] for e in desk.audit.lines()].count("blank") == len([r for r in reasons if r])
   desk.export(tmp_path, s)
+
+
+def test_a_model_of_photographs_ranks_by_pack_and_clip(desk, pack, checker, tmp_path, monkeypatch):
+  """Of candidates the one that shows the right person in the right place is shown, also where two share a picture."""
+  judges = PackJudges(pack, checker)
+  anna, beach, city, ben = judges.embed(
+    [PORTRAITS["Anna Field"], *(render(435, b) for b in ("beach", "city")), render(341, "beach")]
+  )
+  assert min(anna @ beach, anna @ city) > anna @ ben + 0.2
+  assert judges.embed([np.full((64, 64, 3), 128, np.uint8)]) == [None]
+  sea, town = "a photo of a person on the beach", "a photo of a person in the city"
+  pictures = [
+    render(435, "beach"),
+    render(435, "city"),
+    np.concatenate([render(435, "beach"), render(341, "beach")], 1),
+  ]
+  there, elsewhere = (judges.prompt(pictures, t) for t in ([sea, town, sea], [town, sea, town]))
+  assert (there > elsewhere + 0.1).all()
+
+  desk.model, desk.judges = "some/sd", judges
+  show = [(341, "beach"), (435, "city"), (435, "beach")]  # the third candidate is right
+
+  def generate(pipe, requests, settings):
+    for i, r in enumerate(requests):
+      yield SimpleNamespace(positions=[i], images=[render(*show[r.index])])
+
+  monkeypatch.setattr(studio.pl, "generate", generate)
+  s, _ = desk.write("Anna Field is on the beach.")
+  s = dataclasses.replace(s, guidance=7.5).with_panel(dataclasses.replace(s.panels[0], candidates=3))
+  (p,) = desk.draw(tmp_path, s).panels
+  assert script.current_version(p).candidate == 2 and all(v.identity is not None for v in p.versions)
+
+
+def test_the_agreement_of_a_wide_picture_is_that_of_all_of_it(checker):
+  sea, town = render(435, "beach"), render(435, "city")
+  mixed, turned = np.concatenate([sea, town, town], 1), np.concatenate([town, town, sea], 1)
+  text = ["a photo of a person on the beach"]
+  all_sea, one, other, none = (checker.agreement([x], text)[0] for x in (sea, mixed, turned, town))
+  assert all_sea > max(one, other) and min(one, other) > none and abs(one - other) < 0.3 * (all_sea - none)
 
 
 def test_the_whole_of_a_wide_picture_is_checked(desk):

@@ -17,7 +17,7 @@ SETTINGS = Settings(3, "ddim", batch=1)
 LEFT, RIGHT, ALL = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)
 
 
-@pytest.fixture(scope="module", params=["sd21-base", "sdxl"])
+@pytest.fixture(scope="module", params=["sd21-base", pytest.param("sdxl", marks=pytest.mark.slow)])
 def pipe(tmp_path_factory, request):
   root = tiny_pipelines.write(tmp_path_factory.mktemp("regions"), request.param)
   return idejax.load(root / request.param, devices=jax.devices()[:1], notify=lambda _: None)
