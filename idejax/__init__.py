@@ -95,8 +95,8 @@ def load(
 
     from idejax.personalizing import posers
 
-    given = (None if x is None else Path(x) for x in (vision, shape, table))
-    pipe = posers.with_addon(pipe, addon, pack, *given, notify=notify or tell)
+    clip, model_of_faces, marks = (None if x is None else Path(x) for x in (vision, shape, table))
+    pipe = posers.with_addon(pipe, addon, pack, clip, model_of_faces, marks, notify or tell)
   return pipe.with_people(*several)
 
 

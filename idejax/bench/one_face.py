@@ -6,6 +6,7 @@ and values, the control picture's first layers and the VAE; once a photo image e
 
 import dataclasses
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,7 +60,8 @@ def count(b: Backbone, m: MixerConfig, tower: VisionConfig | None, steps: int) -
 
   The backbone's parameters may be shapes. tower: the image encoder, None to leave it out.
   """
-  n, S = b.nets.unet, lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  n = b.nets.unet
+  S: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   side, factor = n.sample_size, b.nets.factor
   added = (S(2, n.added_dims[1] - 6 * n.added_dims[0]), S(2, 6)) if n.added_dims else (None, None)
   plain = Conditioning(S(1, 2, LENGTH, n.context_dim), S(1, 2, LENGTH, n.context_dim), *added)
@@ -71,7 +73,7 @@ def count(b: Backbone, m: MixerConfig, tower: VisionConfig | None, steps: int) -
   )
   x = S(2, side, side, n.channels[0])
   step = lambda cond: flops.count(
-    lambda b, x, c, p: backbone.predict(b, x, 500.0, c, projected=p), b, x, cond, projected
+    lambda b, x, c, p: backbone.predict(b, x, jnp.float32(500), c, projected=p), b, x, cond, projected
   )
   rest = flops.count(backbone.project, b, plain) + flops.count(backbone.decode, b, S(1, side, side, n.channels[0]))
   grid = 1 if tower is None else tower.image_size // tower.patch_size

@@ -128,4 +128,5 @@ class Personalize:
     "num",
     "model",
     "pack",
+    "addon",
   )

@@ -153,8 +153,8 @@ def load(
 
 def _several(data: Any, i: int, first: int, photos: int, rng: np.random.Generator) -> np.ndarray:
   """`photos` references of the person in picture i: `first` and some others, as often as one another where that goes."""
-  others = data.references[data.person[i]]
-  others = rng.permutation(others[(others != i) & (others != first)])
+  own = data.references[data.person[i]]
+  others = rng.permutation(own[(own != i) & (own != first)])
   count = int(rng.integers(1, photos + 1))
   return np.resize(np.r_[first, others[: count - 1]], photos)
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from idejax.exporting import folders, pipelines
@@ -89,7 +90,8 @@ def example(e: Exported, seed: int = 0) -> tuple[dict[str, np.ndarray], Steer]:
     else:
       face["portrait"] = rng.integers(0, 256, (512, 512, 3), np.uint8)
     clip = face["clip"][None] if e.tower is None else e.tower.tokens([face["portrait"]])
-    tokens = np.asarray(addon.tokens(e.added, face["embedding"][None], clip), np.float32)[0]
+    mixed = addon.tokens(e.added, jnp.asarray(face["embedding"][None]), jnp.asarray(clip))
+    tokens = np.asarray(mixed, np.float32)[0]
   marks = control.place(face["landmarks"], photo, *size) if "landmarks" in face else None
   return face, Steer(tokens, marks)
 

@@ -111,9 +111,9 @@ class Conditioning:
   control_context: jax.Array | None = None
   control_scale: jax.Array | None = None
   control_until: jax.Array | None = None
+  bounds: jax.Array | None = None
   control_from: jax.Array | None = None
   control_embedded: jax.Array | None = None
-  bounds: jax.Array | None = None
 
 
 def rows(cond: Conditioning, at: slice) -> Conditioning:

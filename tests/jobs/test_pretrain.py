@@ -68,6 +68,17 @@ def test_records_on_the_disk_train_the_same_add_on_to_the_bit(root, small, capsy
 
 
 @pytest.mark.slow
+def test_it_learns_from_several_photos_at_once(root, small):
+  """Batches hold one or two references of each person, and the add-on says so and fuses."""
+  pretrain.main(command(root, "several", photos=2, minutes=0.0))
+  folder = root / "several" / "addon"
+  pipe = idejax.load(root / "sd15", addon=folder, pack=str(root / "green"), devices=None, notify=lambda _: None)
+  assert pipe.faces.addon.mixer.photos == 2 and pipe.faces.fuses(2)
+  both = [root / "people" / "anna" / f"{n}.png" for n in (0, 1)]
+  assert pipe.faces.steer(both, "none", (32, 32)).tokens.shape == (4, 32)
+
+
+@pytest.mark.slow
 def test_other_settings_do_not_continue_a_run(root, small):
   if not (root / "whole" / "checkpoints").exists():
     pretrain.main(command(root, "whole"))
@@ -80,6 +91,7 @@ def test_other_settings_do_not_continue_a_run(root, small):
   [
     (dict(data="nowhere"), "--data .*nowhere is no folder"),
     (dict(people=3), "--people and --each are of drawn people"),
+    (dict(contrast=0.5, identity_weight=0.0), "--contrast 0.5 is a part of the identity loss, whose weight is 0"),
     (dict(batch=3, accumulate=2), "a batch of 3 cannot be cut into 2 equal parts"),
     (dict(vision="nowhere"), "nowhere holds no CLIP image encoder"),
   ],

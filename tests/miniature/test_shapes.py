@@ -7,6 +7,7 @@ import pytest
 
 from idejax.errors import UserError
 from idejax.faces import predictor
+from idejax.faces.posing import ByLandmarks
 from idejax.miniature.judging import crops, shapes
 from idejax.miniature.training import shapes_training
 from idejax.miniature.world import landmarks, people, poses, scene, world
@@ -89,6 +90,21 @@ def test_poses_that_ship():
   assert len({DRAWN.by_name(record, n, 64, 64).tobytes() for n in predictor.poses()}) == 10
   with pytest.raises(UserError, match="no pose 'sideways'; there are front"):
     DRAWN.by_name(record, "sideways", 64, 64)
+
+
+@needs_file
+def test_what_an_identity_keeps_of_a_face_is_all_that_poses_need():
+  """The measures alone, through a file's float32; what another pack kept is refused, and so is the other way round."""
+  a, b = photo(300)[0], photo(301, **POSED)[0]
+  kept = DRAWN.keep(a)
+  assert set(kept) == {"measures"} and kept["measures"].dtype == np.float32
+  face = DRAWN.kept(kept)
+  np.testing.assert_array_equal(DRAWN.driven(face, b).landmarks, DRAWN.driven(a, b).landmarks)
+  np.testing.assert_array_equal(DRAWN.by_name(face, "left", 64, 64), DRAWN.by_name(a, "left", 64, 64))
+  with pytest.raises(UserError, match="it was read by another pack than miniature"):
+    DRAWN.kept({"landmarks": np.zeros((72, 2), np.float32)})
+  with pytest.raises(UserError, match="is of another pack: measures"):
+    ByLandmarks().kept(kept)
 
 
 def test_a_regressor_is_fitted(monkeypatch):

@@ -20,6 +20,10 @@ MUTANTS = [
    "if word and len(named) > 1:", "if False:",
    "tests/jobs/test_personalize_faces.py::test_what_a_prompt_cannot_say"),
 
+  ("a drawn face kept without its codes", "idejax/miniature/judging/shapes.py",
+   "whole = {n: np.int32(values[n]) for n in people.DISCRETE}", "whole = dict.fromkeys(people.DISCRETE, np.int32(0))",
+   "tests/miniature/test_shapes.py::test_what_an_identity_keeps_of_a_face_is_all_that_poses_need"),
+
   # Rows of a file.
 
   ("the largest of several faces", "idejax/sampling/steering.py",

@@ -133,7 +133,17 @@ def test_rows_of_a_conditioning():
   """Every array of a batch loses the same rows, stages stay."""
   x = lambda *shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
   cond = backbone.Conditioning(
-    x(5, 4, 3, 2), x(5, 4, 3, 2), x(5, 4, 6), x(4, 6), x(4, 8, 8, 3), x(4, 7, 2), x(4), x(4), x(4, 4)
+    x(5, 4, 3, 2),
+    x(5, 4, 3, 2),
+    x(5, 4, 6),
+    x(4, 6),
+    x(4, 8, 8, 3),
+    x(4, 7, 2),
+    x(4),
+    x(4),
+    x(4, 4),
+    x(4),
+    x(4, 2, 2, 5),
   )
   odd = backbone.rows(cond, slice(1, None, 2))
   for f in dataclasses.fields(cond):
