@@ -21,10 +21,10 @@ def job(tmp_path):
 def test_a_seed_is_one_noise_for_all_methods_people_and_prompts(job, tmp_path):
   noise = lambda r: hashlib.sha256(pipeline.noise(r.seed, r.index, (8, 8, 4)).tobytes()).hexdigest()
   shots = [
-    gallery._shot(job, tmp_path / "x.png", word, i, s, {"method": m})
+    gallery._shot(job, tmp_path / "x.png", word, cell, {"method": m})
     for m in ("a", "b")
     for word in ("<anna>", "<ben>")
-    for i, s in job.cells()
+    for cell in job.cells()
   ]
   assert len(shots) == 2 * 2 * 20 * 32
   by_seed = {}
@@ -51,7 +51,7 @@ def test_the_table_reads_back_as_it_was(job, tmp_path):
 def test_a_picture_that_is_there_is_kept_if_it_is_this_commands(job, tmp_path):
   import numpy as np
 
-  shot = gallery._shot(job, tmp_path / "x.png", "<anna>", 0, 0, {"method": "m", "strength": None})
+  shot = gallery._shot(job, tmp_path / "x.png", "<anna>", gallery.Cell(0, 0), {"method": "m", "strength": None})
   assert not gallery._is_complete(shot)
   pictures.write_png(shot.file, np.zeros((64, 64, 3), np.uint8), shot.record)
   assert gallery._is_complete(shot)
