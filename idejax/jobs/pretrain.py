@@ -29,7 +29,7 @@ from idejax.person.face_features import Encoded
 from idejax.person.subject import Frozen
 from idejax.personalizing import posers
 from idejax.personalizing.learn import open_model
-from idejax.runtime import distributed
+from idejax.runtime import distributed, flops
 from idejax.sampling import pipeline
 from idejax.storage import hub
 from idejax.storage.files import read_json, replacing, write_json
@@ -110,10 +110,19 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
     return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among, cfg.photos) | {"few": few}
 
   # ---- Train, and write what was learned ---------------------------------------------------------------
-  where = loop.Run(c.out, cfg.steps, c.minutes, save_seconds=c.save_seconds, name="facesnap", tensorboard=c.tensorboard)
   with contextlib.closing(face_rows.Ahead(rows, cfg.steps)) as ahead:
     load = lambda i: face_batches.put(ahead(i), step.rows, cfg.batch)
     watch = validation_of(c, cfg, pipe, pack, tower, held, step, frozen) if held else None
+    where = loop.Run(
+      c.out,
+      cfg.steps,
+      c.minutes,
+      save_seconds=c.save_seconds,
+      name="facesnap",
+      tensorboard=c.tensorboard,
+      pictures=cfg.batch,
+      flops=work(cfg, step, state, frozen, load(0), key),
+    )
     for count, after in fit.train(step, state, frozen, load, key, where, facts):
       state = after
       if watch and (count % (c.validate_every or 1) == 0 or count == cfg.steps):
@@ -136,6 +145,14 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   if c.measure:
     measure(c, pipe, folder, pack)
   tell(f'{folder}; try: idejax sample --model {c.model} --addon {folder} --face PHOTO --prompt "a photo of a person"')
+
+
+def work(cfg: facesnap.Config, step: fit.MeshStep, *args: Any) -> float:
+  """FLOPs of a step, a mean over the training: the identity loss is computed in some steps only."""
+  with jax.set_mesh(step.mesh):
+    least, most = (flops.count(step.run, *args, branch=b) for b in (min, max))
+  due = sum(facesnap.identity_weight(cfg, i) > 0 for i in range(cfg.steps)) / cfg.steps
+  return least + due * (most - least)
 
 
 def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: faces.Pack):

@@ -12,20 +12,20 @@ import jax
 from jax.extend import core
 
 
-def count(function: Callable, *args: Any) -> int:
+def count(function: Callable, *args: Any, branch: Callable = max) -> int:
   """FLOPs (a multiply-add is two) of `function(*args)`; args may be ShapeDtypeStructs.
 
-  A scan counts as often as it runs, a `cond` as its dearest branch. A `while` loop raises
-  ValueError, as its number of turns is not known.
+  A scan counts as often as it runs, a `cond` as its dearest branch (or its cheapest: branch=min). A `while` loop
+  raises ValueError, as its number of turns is not known.
   """
-  return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+  return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr, branch)
 
 
-def _jaxpr_flops(jaxpr) -> int:
-  return sum(_equation_flops(e) for e in jaxpr.eqns)
+def _jaxpr_flops(jaxpr, branch: Callable) -> int:
+  return sum(_equation_flops(e, branch) for e in jaxpr.eqns)
 
 
-def _equation_flops(e) -> int:
+def _equation_flops(e, branch: Callable) -> int:
   name, p = e.primitive.name, e.params
   if name == "dot_general":
     (contract, _), _ = p["dimension_numbers"]
@@ -34,11 +34,11 @@ def _equation_flops(e) -> int:
     kernel, out_axis = e.invars[1].aval.shape, p["dimension_numbers"].rhs_spec[0]
     return 2 * prod(e.outvars[0].aval.shape) * prod(kernel) // kernel[out_axis]
   if name == "scan":
-    return p["length"] * _jaxpr_flops(p["jaxpr"].jaxpr)
+    return p["length"] * _jaxpr_flops(p["jaxpr"].jaxpr, branch)
   if name == "cond":
-    return max(_jaxpr_flops(b.jaxpr) for b in p["branches"])
+    return branch(_jaxpr_flops(b.jaxpr, branch) for b in p["branches"])
   if name == "pallas_call":
-    return prod(p["grid_mapping"].grid) * _jaxpr_flops(getattr(p["jaxpr"], "jaxpr", p["jaxpr"]))
+    return prod(p["grid_mapping"].grid) * _jaxpr_flops(getattr(p["jaxpr"], "jaxpr", p["jaxpr"]), branch)
   if name.startswith("dot_product_attention_"):
     return _attention_flops(e)
   inner = [
@@ -47,7 +47,7 @@ def _equation_flops(e) -> int:
     for j in (v if isinstance(v, tuple | list) else (v,))
     if isinstance(j, core.Jaxpr | core.ClosedJaxpr)
   ]
-  total = sum(_jaxpr_flops(getattr(j, "jaxpr", j)) for j in inner)
+  total = sum(_jaxpr_flops(getattr(j, "jaxpr", j), branch) for j in inner)
   if name == "shard_map":  # what is inside is of one device
     total *= prod(p["mesh"].shape[a] for a in p["newly_manual_axes"])
   if name == "while" and total:

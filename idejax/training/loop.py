@@ -48,6 +48,8 @@ class Run:
   title: str = ""  # of loss.png; "": `name`
   people: tuple[str, ...] = ()  # of a crowd, for loss.png, in their order
   progress: Callable[[int, int, dict[str, Any]], None] | None = None  # see `_Log._write`; None: a line on stderr
+  pictures: int = 0  # of a step, for the progress line; 0: it names none
+  flops: float = 0.0  # of a step on all devices, for the progress line; 0: it names none
 
 
 def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
@@ -276,7 +278,9 @@ class _Log:
     left = (self.run.steps - done) / rate
     if self.run.minutes is not None:
       left = min(left, max(0.0, 60 * self.run.minutes - spent))
-    return f", {rate:.2f} steps/s, {_clock(left)} left{waiting}"
+    work = f", {rate * self.run.pictures:.3g} pictures/s" if self.run.pictures else ""
+    work += f", {rate * self.run.flops / 1e12:.3g} TFLOP/s" if self.run.flops else ""
+    return f", {rate:.2f} steps/s{work}, {_clock(left)} left{waiting}"
 
   def close(self):
     for out in (self._file, self._board):

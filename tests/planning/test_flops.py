@@ -64,3 +64,9 @@ def test_released_unets(family, side, tera):
   inputs = S(1, side, side, 4), S(1), S(1, 77, cfg.context_dim), added
   with target.compiling_for("tpu"):  # on a CPU some convolutions take less work
     assert flops.count(run, unet.shapes(cfg), *inputs) / 1e12 == pytest.approx(tera, abs=5e-5)
+
+
+def test_a_cond_costs_its_dearest_or_its_cheapest_branch():
+  f = lambda due, x: jax.lax.cond(due, lambda: x @ x @ x, lambda: x @ x)
+  args = jax.ShapeDtypeStruct((), bool), jax.ShapeDtypeStruct((4, 4), jnp.float32)
+  assert (flops.count(f, *args), flops.count(f, *args, branch=min)) == (2 * 128, 128)

@@ -1,5 +1,6 @@
 """The loss on fixed draws, by which a validation compares steps; and what the progress line says of waiting."""
 
+import re
 import time
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ def test_the_progress_line_says_when_steps_wait_for_their_batch(tmp_path, capsys
     return tiny_run.batch(i)
 
   with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-    run = loop.Run(tmp_path, 12, log_steps=3)
+    run = loop.Run(tmp_path, 12, log_steps=3, pictures=4, flops=2e12)
     walk = loop.train(
       step, state, frozen, batch, key=jax.random.key(0), run=run, checkpoints=checkpoints, facts=tiny_run.facts
     )
@@ -53,3 +54,8 @@ def test_the_progress_line_says_when_steps_wait_for_their_batch(tmp_path, capsys
       time.sleep(0.0 if waits else 0.02)
   last = [line for line in capsys.readouterr().err.splitlines() if "12/12" in line]
   assert last and ("in wait for input" in last[0]) == waits
+  rate, pictures, work = re.search(
+    r" ([\d.]+) steps/s, ([\d.e+]+) pictures/s, ([\d.e+]+) TFLOP/s, 0m00s left", last[0]
+  ).groups()
+  assert float(pictures) == pytest.approx(4 * float(rate), rel=0.02)
+  assert float(work) == pytest.approx(2 * float(rate), rel=0.02)
