@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from idejax.ranges import above, any_seed, at_least, between, not_empty
+from idejax.ranges import above, any_seed, at_least, between, from_to_below, not_empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Pretrain:
   contrast: Annotated[float | None, at_least(0)] = None
   """Weight, beside the identity loss, of InfoNCE: a face shall be nearer to its own reference than to those of the
   batch's other people. Default: the preset's, 0 in the paper."""
+  ema: Annotated[float | None, from_to_below(0, 1)] = None
+  """Momentum of an average of the weights, which is validated and kept in place of the last; 0: none. Default: the
+  preset's, 0 in the paper."""
   fuse: Literal["mixer", "concat", "identity", "clip"] | None = None
   """How embedding and CLIP's tokens meet: the mixer, or what the paper compares it with. Default: the preset's."""
   minutes: Annotated[float | None, at_least(0)] = None
@@ -101,6 +104,7 @@ class Pretrain:
       "photos",
       "identity_weight",
       "contrast",
+      "ema",
       "fuse",
       "minutes",
       "seed",

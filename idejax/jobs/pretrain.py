@@ -72,7 +72,7 @@ def settings(c: config.Pretrain) -> facesnap.Config:
   name = (
     contract.default_preset(facesnap.PRESETS, c.model in hub.BUILT_IN, False) if c.preset == "default" else c.preset
   )
-  names = ("steps", "batch", "lr", "cross", "photos", "identity_weight", "contrast", "fuse")
+  names = ("steps", "batch", "lr", "cross", "photos", "identity_weight", "contrast", "ema", "fuse")
   given: dict[str, Any] = {n: v for n in names if (v := getattr(c, n)) is not None}
   cfg = dataclasses.replace(facesnap.PRESETS[name], **given)
   if cfg.batch % c.accumulate:
@@ -94,8 +94,8 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   frozen = freeze(pipe, cfg, tower, pack)
   key = jax.random.key(c.seed)
   mesh = sharding.make_mesh()
-  mesh = fit.person_mesh(facesnap, cfg, frozen, mesh)
-  step, state, frozen = fit.one(facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate)
+  mesh = fit.person_mesh(facesnap, cfg, frozen, mesh, cfg.ema)
+  step, state, frozen = fit.one(facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate, ema=cfg.ema)
   tell(f"facesnap: {tree.size(state.params) / 1e6:.2f} M parameters, {cfg.steps} steps of {cfg.batch}")
   facts = dataclasses.asdict(cfg) | dict(
     seed=c.seed, data=data.digest, model=pipe.digest, vision=tower.digest, pack=pack.digest, accumulate=c.accumulate,
@@ -103,6 +103,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   )  # fmt: skip
   if not (cfg.warm or cfg.fall or cfg.identity_weight):  # then nothing depends on how many steps are to come
     facts.pop("steps")
+  kept = lambda s: s.ema if cfg.ema else s.params
   mine = face_batches.places(step.rows, cfg.batch)  # the rows of a batch that this process reads
 
   def rows(i: int) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
     for count, after in fit.train(step, state, frozen, load, key, where, facts):
       state = after
       if watch and (count % (c.validate_every or 1) == 0 or count == cfg.steps):
-        line = watch(count, state.params)
+        line = watch(count, kept(state))
         if c.tensorboard and distributed.first():
           with contextlib.closing(Board(c.out / "validation", count)) as board:
             board.add([line])
@@ -138,7 +139,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
     data=c.data if c.data == "drawn" else Path(c.data).name,
     steps=loop.steps_done(state),
   )
-  params, folder = sharding.gather(state.params), c.out / "addon"
+  params, folder = sharding.gather(kept(state)), c.out / "addon"
   if distributed.first():
     write(folder, b, cfg, tower, params, about)
   distributed.meet("written")

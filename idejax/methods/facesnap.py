@@ -29,7 +29,7 @@ from idejax.nets.controlnet import ControlNetConfig
 from idejax.nets.mixer import MixerConfig
 from idejax.person import control, likeness, recogniser, subject
 from idejax.person.subject import Frozen
-from idejax.ranges import above, at_least, between
+from idejax.ranges import above, at_least, between, from_to_below
 
 scope: Scope = "dataset"
 
@@ -82,6 +82,8 @@ class Config:
   """Learning rate."""
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
   """Weight decay, AdamW's."""
+  ema: Annotated[float, from_to_below(0, 1)] = 0.0
+  """Momentum of an average over the steps, which is validated and kept in place of the last weights; 0: none."""
   warm: Annotated[float, between(0, 1)] = 0.0
   """Share of the steps in which the rate rises from 0."""
   fall: Annotated[float, between(0, 1)] = 0.0

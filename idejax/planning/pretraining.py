@@ -103,7 +103,7 @@ def shapes(cfg: facesnap.Config, name: str, dtype: Any, attention: str | None, r
   )
   frozen = Frozen(b, {"clip": S((WIDTH,), np.float32), "recogniser": None}, nothing, None)  # type: ignore[arg-type]
   tx = st.by_path(*facesnap.rates(cfg))
-  begin = lambda k, f: st.init(facesnap.init(k, f, cfg), tx)
+  begin = lambda k, f: st.init(facesnap.init(k, f, cfg), tx, ema=cfg.ema > 0)
   return Shapes(cfg, frozen, jax.eval_shape(begin, jax.eval_shape(lambda: jax.random.key(0)), frozen))
 
 

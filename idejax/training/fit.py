@@ -42,8 +42,11 @@ def one(
   dtype: Any = None,
   plateau: int = 0,
   accumulate: int = 1,
+  ema: float = 0.0,
 ):
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
+
+  ema: momentum of an average of the parameters, `state.ema`; 0: none.
 
   accumulate: parts into which the batch is cut, computed one after another. If the devices do not divide
     the rows of a part, some devices are left out; or, if they hold parts of the weights or belong to several
@@ -57,9 +60,10 @@ def one(
     dtype,
     plateau=plateau,
     accumulate=accumulate,
+    ema=ema or None,
     replicated=replicated if mesh.shape["fsdp"] > 1 else None,
   )
-  begin = functools.partial(_begin, method, cfg, tx, plateau)
+  begin = functools.partial(_begin, method, cfg, tx, plateau, ema=ema > 0)
   places = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
   frozen = sharding.put(frozen, places[1])
   state = jax.jit(begin, out_shardings=places[0])(sharding.put(key, replicated), frozen)
@@ -79,11 +83,13 @@ def _split(mesh: jax.sharding.Mesh, batch: int) -> tuple[jax.sharding.Mesh, jax.
   return mesh, sharding.batch(mesh, ("replica",) if batch % mesh.shape["replica"] == 0 else ())
 
 
-def person_mesh(method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+def person_mesh(
+  method: "Method", cfg: Any, frozen: Frozen, mesh: jax.sharding.Mesh, ema: float = 0.0
+) -> jax.sharding.Mesh:
   """The mesh for one person. It holds a large state in parts, because a UNet's weights with their gradients and
   moments do not fit on most devices."""
   tx = _step(method, cfg, None)[1]
-  state = jax.eval_shape(lambda f: st.init(method.init(jax.random.key(0), f, cfg), tx), frozen)
+  state = jax.eval_shape(lambda f: st.init(method.init(jax.random.key(0), f, cfg), tx, ema=ema > 0), frozen)
   if sum(x.size for x in jax.tree.leaves(state)) < LARGE:
     return mesh
   return sharding.make_mesh(list(mesh.devices.flat), int(np.gcd(PARTS, mesh.size)))
@@ -264,10 +270,16 @@ def _step(method: "Method", cfg: Any, dtype: Any, **how: Any):
 
 
 def _begin(
-  method: "Method", cfg: Any, tx: optax.GradientTransformation, plateau: int, key: jax.Array, frozen: Frozen
+  method: "Method",
+  cfg: Any,
+  tx: optax.GradientTransformation,
+  plateau: int,
+  key: jax.Array,
+  frozen: Frozen,
+  ema: bool = False,
 ) -> st.State:
   """The state before the first step."""
-  return st.init(method.init(_init_key(key), frozen, cfg), tx, trend=plateau > 0)
+  return st.init(method.init(_init_key(key), frozen, cfg), tx, ema=ema, trend=plateau > 0)
 
 
 def _init_key(key: jax.Array) -> jax.Array:

@@ -68,6 +68,18 @@ def test_records_on_the_disk_train_the_same_add_on_to_the_bit(root, small, capsy
 
 
 @pytest.mark.slow
+def test_the_average_of_the_steps_is_kept(root, small):
+  """After one step of two an average that begins with nine tenths of it: of what was 0, nine tenths of what it became."""
+  pretrain.main(command(root, "last", minutes=0.0))
+  pretrain.main(command(root, "average", minutes=0.0, ema=0.99))
+  last, average = (weights(root / name / "addon")["controlnet"] for name in ("last", "average"))
+  zero = [n for n in last if n.startswith("controlnet_down_blocks") and n.endswith("weight")]
+  assert zero and all(np.abs(last[n]).max() > 0 for n in zero)
+  for name in zero:
+    np.testing.assert_allclose(average[name], 0.9 * last[name].astype(np.float32), rtol=2e-3, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
 def test_it_learns_from_several_photos_at_once(root, small):
   """Batches hold one or two references of each person, and the add-on says so and fuses."""
   pretrain.main(command(root, "several", photos=2, minutes=0.0))

@@ -84,4 +84,13 @@ MUTANTS = [
   ("state counted whole on every device", "idejax/planning/pretraining.py",
    "here = lambda tree: sum(part for _, part in parts(tree))", "here = lambda tree: sum(whole for whole, _ in parts(tree))",
    _PLAN + "test_bytes_on_a_device_are_those_that_the_trainer_puts_there"),
+  ("the last weights are kept, not their average", "idejax/jobs/pretrain.py",
+   "s.ema if cfg.ema else s.params", "s.params",
+   "tests/jobs/test_pretrain.py::test_the_average_of_the_steps_is_kept"),
+  ("a step's pictures are not in its pace", "idejax/training/loop.py",
+   "rate * self.run.pictures", "1.0 * self.run.pictures",
+   "tests/training/test_scorer.py::test_the_progress_line_says_when_steps_wait_for_their_batch"),
+  ("the cheapest branch is the dearest", "idejax/runtime/flops.py",
+   "return branch(_jaxpr_flops(b.jaxpr, branch)", "return max(_jaxpr_flops(b.jaxpr, branch)",
+   "tests/planning/test_flops.py::test_a_cond_costs_its_dearest_or_its_cheapest_branch"),
 ]  # fmt: skip
