@@ -23,7 +23,7 @@ from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
 from idejax.sampling import pipeline as pl
-from idejax.sampling import regions
+from idejax.sampling import regions, sampler
 from idejax.storage import hub
 
 ALONE = ("dreambooth", "facesnap")  # methods whose people cannot share a picture with others
@@ -259,7 +259,8 @@ class Studio:
     request = lambda x: pl.Request(
       x.prompt, self.negative(s), script.seed_of(s, s.panel(x.panel)), x.candidate, guidance
     )
-    settings = pl.Settings(steps=s.steps, sampler="dpmpp_2m", batch=2 * pipe.mesh.size)
+    suits = sampler.for_sheets(pipe.backbone.nets.sampler)
+    settings = pl.Settings(steps=s.steps, sampler=suits, batch=2 * pipe.mesh.size)
     for shared, run in itertools.groupby(todo, key=lambda x: bool(x.inside)):  # in the order of the story
       shots = list(run)
       if not shared:

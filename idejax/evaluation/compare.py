@@ -15,6 +15,7 @@ from idejax.evaluation.report import Picture
 from idejax.miniature.world import data, portraits, scene
 from idejax.miniature.world import people as world
 from idejax.runtime import distributed
+from idejax.sampling import sampler
 from idejax.sampling.pipeline import Pipeline
 
 _NOBODY = "a person"
@@ -66,7 +67,7 @@ def floor(
     seeds=[s for _, s in rows],
     guidance=c.guidance,
     steps=c.sample_steps,
-    sampler="dpmpp_2m",
+    sampler=sampler.for_sheets(pipe.backbone.nets.sampler),
     progress=True,
   )
   return [Picture(i, p, s, image) for i in range(len(people)) for (p, s), image in zip(rows, images)]

@@ -14,6 +14,7 @@ from idejax.evaluation import miniature, scoring, summary
 from idejax.evaluation.intervals import show
 from idejax.evaluation.rows import Row
 from idejax.person.augment import resize, square
+from idejax.sampling import sampler
 from idejax.sampling.pipeline import Pipeline
 from idejax.storage import hub, sheets
 from idejax.storage.files import replacing, write_json
@@ -55,8 +56,9 @@ def sample(
   """Samples every person, prompt and seed in one job; writes sheet.png."""
   rows = [(i, p, s) for i in range(len(people)) for p in prompts for s in range(seed, seed + num)]
   texts = [p.replace("{}", people[i].word) for i, p, _ in rows]
+  suits = sampler.for_sheets(pipe.backbone.nets.sampler)
   images = pipe.sample(
-    texts, seeds=[s for _, _, s in rows], guidance=guidance, steps=steps, sampler="dpmpp_2m", progress=True
+    texts, seeds=[s for _, _, s in rows], guidance=guidance, steps=steps, sampler=suits, progress=True
   )
   pictures = [Picture(i, p, s, image) for (i, p, s), image in zip(rows, images)]
   sheet(out / "sheet.png", people, pictures, prompts, num)

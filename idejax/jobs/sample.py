@@ -87,11 +87,12 @@ def run(c: config.Sample, prompt_list: list[prompts.Prompt], out: Path):
     digest = pipe.digest
 
   # ---- Resume: what an earlier run of this command finished ----------------------------------
+  nets = pipe.backbone.nets
   common = dict(
     model=c.model,
     model_digest=digest,
     variant=c.variant,
-    sampler=sampler.folder_sampler(pipe.backbone.nets.schedule)[0] if c.sampler == "folder" else c.sampler,
+    sampler=(nets.sampler or sampler.folder_sampler(nets.schedule)[0]) if c.sampler == "folder" else c.sampler,
     steps=c.steps,
     height=height,
     width=width,

@@ -40,6 +40,7 @@ class Nets:
   dtype: Any = jnp.float32
   zero_empty_negative: bool = False  # SDXL base: no negative prompt means zeros, not "" encoded
   guidance: float | None = None  # what suits the model, where its folder says
+  sampler: str | None = None  # the same
   controlnet: ControlNetConfig | None = None  # None: `params` has no ControlNet
 
   @classmethod
@@ -163,6 +164,7 @@ def load(
     dtype=compute,
     zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt")),
     guidance=_number(index.get("_idejax_guidance")),
+    sampler=str(index["_idejax_sampler"]) if index.get("_idejax_sampler") else None,
   )
   _check_widths(folder, nets)
   return Backbone(nets, params)

@@ -326,7 +326,9 @@ def make_table(pipe: Pipeline, settings: Settings) -> sampler.Table:
   """The sampler's coefficients; UserError for a sampler, a number of steps or a knob out of range."""
   overrides = dict(timestep_spacing=settings.spacing, use_karras_sigmas=settings.karras)
   fields: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
-  return sampler.table(settings.sampler, pipe.backbone.nets.schedule, settings.steps, eta=settings.eta, **fields)
+  nets, name = pipe.backbone.nets, settings.sampler
+  name = nets.sampler or name if name == "folder" else name
+  return sampler.table(name, nets.schedule, settings.steps, eta=settings.eta, **fields)
 
 
 def _key(seed: int, index: int) -> jax.Array:

@@ -36,6 +36,11 @@ def names() -> tuple[str, ...]:
   return ("folder", *SAMPLERS)
 
 
+def for_sheets(own: str | None) -> str:
+  """The sampler of sheets and comics, whose steps are few: the one that suits the model (`Nets.sampler`), else 2M."""
+  return own or "dpmpp_2m"
+
+
 def folder_sampler(schedule: NoiseSchedule) -> tuple[str, str | None]:
   """The sampler for the class of a `scheduler_config.json`, and a notice where it is a stand-in."""
   kind = schedule.class_name

@@ -249,7 +249,7 @@ def same_as_diffusers(folder):
   ours = idejax.load(folder, devices=jax.devices()[:1])
   prompts = ["a photo of a woman with red hair", "a sketch of a man"]
   z = np.random.default_rng(0).standard_normal((2, 16, 16, ours.backbone.nets.latent_channels), np.float32)
-  (result,) = pipeline.generate(ours, [Request(p, guidance=3.0) for p in prompts], Settings(3, batch=2), z)
+  (result,) = pipeline.generate(ours, [Request(p, guidance=3.0) for p in prompts], Settings(3, "euler", batch=2), z)
   want = theirs(
     prompt=prompts,
     latents=torch.from_numpy(z.transpose(0, 3, 1, 2).copy()),

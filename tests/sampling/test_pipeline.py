@@ -11,7 +11,7 @@ from support.fakes import relative_error
 import idejax
 from idejax.errors import UserError
 from idejax.model import families
-from idejax.sampling import pipeline
+from idejax.sampling import pipeline, sampler
 from idejax.sampling import texts as prompting
 from idejax.sampling.pipeline import Request, Settings
 
@@ -269,3 +269,14 @@ def test_a_job_of_many_prompts_keeps_few_encodings(opened, monkeypatch):
   want = run(opened("sdxl"), requests, steps=1)
   monkeypatch.setattr("idejax.sampling.texts.KEPT", 2)
   np.testing.assert_array_equal(run(opened("sdxl"), requests, steps=1), want)
+
+
+def test_a_folder_may_say_which_sampler_suits_its_model():
+  """The built-in ones do; any other that is named is taken, and sheets of models that name none are made by 2M."""
+  for name in ("miniature", "miniature-sdxl"):
+    pipe = pipeline.load(name, notify=lambda _: None, devices=jax.devices()[:1])
+    assert pipe.backbone.nets.sampler == sampler.for_sheets(pipe.backbone.nets.sampler) == "dpmpp_2m_sde"
+    same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    own, theirs, ddim = (pipeline.make_table(pipe, Settings(4, s)) for s in ("folder", "dpmpp_2m_sde", "ddim"))
+    assert same(own, theirs) and not same(own, ddim)
+  assert sampler.for_sheets(None) == "dpmpp_2m"

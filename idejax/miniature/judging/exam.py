@@ -16,7 +16,7 @@ from idejax.person.subjects import encode
 from idejax.sampling import pipeline
 from idejax.sampling.pipeline import Pipeline
 
-STEPS = 25
+STEPS, SAMPLER = 25, "dpmpp_2m_sde"
 ATTRIBUTES = ("background", "accessory", "expression", "hair")
 
 
@@ -80,7 +80,7 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     [p for _, _, p in rows],
     seeds=list(range(1000, 1000 + len(rows))),
     steps=STEPS,
-    sampler="dpmpp_2m",
+    sampler=SAMPLER,
     batch=32,
     progress=True,
   )
@@ -114,7 +114,7 @@ def names(pipe: Pipeline, judges: Judges, count: int, each: int) -> dict[str, fl
   celebrities = people.celebrity_names()
   texts = [f"a photo of {celebrities[ids[k]]}" for k in picks for _ in range(each)]
   images = pipe.sample(
-    texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True
+    texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, sampler=SAMPLER, batch=32, progress=True
   )
   embeddings = judges.embed(list(images))
   who = np.repeat(picks, each)
@@ -175,7 +175,7 @@ def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
   out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
   tell("faces")
   rebuild = lambda photos: reconstruct(pipe, photos)
-  settings: dict[str, Any] = dict(steps=STEPS, sampler="dpmpp_2m", batch=32, progress=True)
+  settings: dict[str, Any] = dict(steps=STEPS, sampler=SAMPLER, batch=32, progress=True)
   out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuild, **settings)
   tell("speed")
   return out | {"speed": speed(pipe)}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax.miniature.training import recipe
 from idejax.nets import clip, unet, vae
 from idejax.storage import tensorfiles, weights
 from idejax.storage.files import write_json
@@ -49,7 +50,8 @@ def write_index(folder: Path, scheduler: dict[str, Any], xl: bool = False):
   index |= {part: [NETS[part][3], kind] for part, kind in classes.items()}
   index |= {t: ["transformers", "CLIPTokenizer"] for t in ("tokenizer", "tokenizer_2")[: 1 + xl]}
   index |= (
-    dict(scheduler=["diffusers", scheduler["_class_name"]], feature_extractor=[None, None], _idejax_guidance=3.0)
+    dict(scheduler=["diffusers", scheduler["_class_name"]], feature_extractor=[None, None])
+    | dict(_idejax_guidance=recipe.GUIDANCE, _idejax_sampler=recipe.SAMPLER)
     | absent
   )
   write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
