@@ -244,7 +244,7 @@ def test_help_begins_with_a_dozen_options_in_groups():
 def test_defaults_in_help_are_those_of_the_model_at_hand(capsys):
   """The built-in model's guidance, pixels and multiples, and a larger one's."""
   for model, words in (
-    ("miniature", ("Default: 3.", "a multiple of 4. Default: 64.")),
+    ("miniature", ("Default: 2.", "a multiple of 4. Default: 64.")),
     ("some/xl", ("Default: 5.", "of 8")),
   ):
     options.parse(Sample, ["--help", "--model", model], "idejax sample")
@@ -271,7 +271,7 @@ def test_help_teaches():
   for words in (
     "(default: 50)",
     "(default: folder)",
-    "Default: 3.",
+    "Default: 2.",
     "--config FILE",
     "idejax sample --model FOLDER",
     "--prompt TEXT [TEXT ...]",

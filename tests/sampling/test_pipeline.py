@@ -191,8 +191,8 @@ def test_knobs_do_not_recompile(opened):
   go()
   before = [p._cache_size() for p in programs]
   go(guidance=9.5), go(seed=77), go(prompt="something else entirely"), go(negative="bad")
-  for i, sampler in enumerate(("ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "pndm")):
-    go(sampler=sampler, steps=2 + i % 3)
+  for i, kind in enumerate(("ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "pndm")):
+    go(sampler=kind, steps=2 + i % 3)
   assert [p._cache_size() for p in programs] == before
 
 

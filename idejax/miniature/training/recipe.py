@@ -11,7 +11,7 @@ Config = dict[str, Any]
 LENGTH = 40  # tokens of a prompt; captions have at most 37
 TEXTS = ("text_encoder", "text_encoder_2")
 # What suits models of this size: noise that is renewed at every step corrects what the step before drew wrongly, and
-# stronger guidance smears faces. Of pictures by 3 and without renewal the faces were four times as far from real ones.
+# stronger guidance smears faces. Of pictures by 3 and without renewal the faces were nearly three times as far from real ones.
 GUIDANCE, SAMPLER = 2.0, "dpmpp_2m_sde"
 
 
