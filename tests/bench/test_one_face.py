@@ -71,6 +71,7 @@ def test_the_goal_at_released_sizes(family):
   assert 1.3 < figures["ratio"] < faces.GOAL
 
 
+@pytest.mark.slow
 def test_the_command(opened, capsys, tmp_path):
   root, _ = opened
   c = config.Bench(
