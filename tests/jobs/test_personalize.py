@@ -218,7 +218,8 @@ def test_a_runs_pictures_are_of_everybody_by_every_prompt_and_seed(root, tmp_pat
     asked.extend(zip(texts, seeds))
     return np.stack([np.full((16, 16, 3), 10 * (i + 1), np.uint8) for i in range(len(texts))])
 
-  pipe = types.SimpleNamespace(sample=sample)
+  nets = types.SimpleNamespace(sampler=None)
+  pipe = types.SimpleNamespace(sample=sample, backbone=types.SimpleNamespace(nets=nets))
   pictures = report.sample(pipe, people, PROMPTS, tmp_path, num=2, steps=1, guidance=None, seed=5)
   words = ("<ben>", "<cleo>", "<dora>")
   rows = [(i, p, s) for i in range(3) for p in PROMPTS for s in (5, 6)]
