@@ -76,4 +76,5 @@ def test_bad_input(root, change, words):
 def test_the_command(root):
   out = run("pose", str(root / "anna.png"), "left", "--pack", str(root / "green"), "--out", str(root / "command.png"))
   assert out.code == 0, out.err
-  assert Image.open(root / "command.png").size[0] > 1000
+  with Image.open(root / "command.png") as image:
+    assert image.size[0] > 1000
