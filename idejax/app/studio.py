@@ -22,7 +22,6 @@ from idejax.app.shots import Shot, join, opener, views_of
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
-from idejax.miniature.training import recipe
 from idejax.sampling import pipeline as pl
 from idejax.sampling import regions, sampler
 from idejax.storage import hub
@@ -59,12 +58,12 @@ class Studio:
 
   @property
   def guidance(self) -> float:
-    """The default. In the drawn world more guidance costs likeness: with dpmpp_2m cosine 0.61 at 4, 0.57 at 7.5."""
-    return recipe.GUIDANCE if self.small_world else pl.default_guidance(self.pipe)
+    """The model's own, for scripts that name none."""
+    return pl.default_guidance(self.pipe)
 
   @property
   def sampler(self) -> str:
-    return recipe.SAMPLER if self.small_world else sampler.for_sheets(self.pipe.backbone.nets.sampler)
+    return sampler.for_sheets(self.pipe.backbone.nets.sampler)
 
   def negative(self, s: Script) -> str:
     """The negative prompt. The drawn world has no words for the fixed one: the model would read it letter by

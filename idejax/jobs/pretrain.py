@@ -122,7 +122,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
       name="facesnap",
       tensorboard=c.tensorboard,
       pictures=cfg.batch,
-      flops=work(cfg, step, state, frozen, load(0), key),
+      flops=work(cfg, step, state, frozen, face_batches.put(rows(0), step.rows, cfg.batch), key),
     )
     for count, after in fit.train(step, state, frozen, load, key, where, facts):
       state = after

@@ -61,7 +61,8 @@ def desk(store, pack, checker, judges, monkeypatch) -> studio.Studio:
   """A studio that renders a known person for each signal word, and keeps what it was asked in `asked`."""
   asked = []
   pipe = SimpleNamespace(tokenizers=[tokens.load(hub.BUILT_IN["miniature"] / "tokenizer")], digest=MODEL, with_people=lambda *p: pipe,
-                         mesh=SimpleNamespace(size=1), size=lambda _: (64, 64), backbone=SimpleNamespace(nets=SimpleNamespace(sampler=None)))  # fmt: skip
+                         mesh=SimpleNamespace(size=1), size=lambda _: (64, 64), people={},
+                         backbone=SimpleNamespace(nets=SimpleNamespace(sampler=None, guidance=2.0)))  # fmt: skip
 
   def picture(prompt):
     who = 435 if "anna" in prompt else 341 if "ben" in prompt else 500
