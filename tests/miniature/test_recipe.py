@@ -13,7 +13,7 @@ from support.fakes import fill, nchw, nhwc, relative_error
 from idejax import faces
 from idejax.miniature.judging import distances, looks, regularity
 from idejax.miniature.training import denoiser, growth, optimiser, recipe, training
-from idejax.miniature.world import data, people
+from idejax.miniature.world import data, people, scene
 from idejax.nets import unet
 from idejax.storage import weights
 
@@ -168,6 +168,22 @@ def test_a_blurred_face_is_less_sharp(portraits):
   seen = regularity.layout(pack, portraits)
   blurred = np.stack([cv2.GaussianBlur(i, (0, 0), 1.0) for i in portraits])
   assert regularity.sharpness(seen, blurred) < 0.5 * regularity.sharpness(seen, portraits)
+
+
+def test_calm_scenes_keep_the_middle_the_ends_and_everything_that_words_name():
+  ids = people.split("train")[:64]
+  wild, calm = scene.scenes(ids, 8, 0), scene.framed(scene.scenes(ids, 8, 0), calm=3.0)
+  same = scene.framed(wild)
+  for name in scene.Scene._fields:
+    x, y = getattr(wild, name), getattr(calm, name)
+    np.testing.assert_array_equal(getattr(same, name), x)
+    if name not in ("shift_x", "shift_y", "tilt", "scale", "yaw"):
+      np.testing.assert_array_equal(x, y)
+      continue
+    middle, most = np.mean(scene._RANGES[name]), np.ptp(scene._RANGES[name]) / 2
+    assert y.dtype == np.float32 and (np.argsort(x) == np.argsort(y)).mean() > 0.9  # the order of poses stays
+    assert np.median(np.abs(y - middle)) < 0.2 * most < np.median(np.abs(x - middle))
+    assert 0.9 * most < np.abs(y - middle).max() <= 1.001 * most
 
 
 def test_pictures_from_closer_show_larger_faces_and_the_same_captions():

@@ -21,6 +21,7 @@ class Recipe:
 
   counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
   closer: float = 1.0  # factor by which faces are enlarged, so that they cover more cells of the latents
+  calm: float = 1.0  # power to which a pose's distance from the middle is raised: faces then lie more alike
   validation_each: int = 2  # pictures of each person of the development split, for validation
   people: int = 200  # of that split
   vae_widths: tuple[int, ...] = (16, 32, 64)
@@ -64,10 +65,10 @@ class Recipe:
     return self.text2_width > 0
 
 
-FULL = Recipe(closer=1.5 / 1.17)
+FULL = Recipe(closer=1.5 / 1.17, calm=3.0)
 FULL_SDXL = dataclasses.replace(
-  FULL, closer=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2), text2_width=64,
-  projection=64, time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
+  FULL, closer=1.0, calm=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2),
+  text2_width=64, projection=64, time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
   snr=0.0, least=0.0, look=1000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,

@@ -25,17 +25,19 @@ class Batch(NamedTuple):
   geometry: Geometry
 
 
-def batch(ids, count: int, seed: int = 0, size: int = 64, world: int = 0, closer: float = 1.0) -> Batch:
+def batch(
+  ids, count: int, seed: int = 0, size: int = 64, world: int = 0, closer: float = 1.0, calm: float = 1.0
+) -> Batch:
   """`count` pictures of each person, person by person; N = len(ids) * count.
 
   `world` is the seed of the people, `seed` that of scenes and captions. Faces are enlarged by the factor
-  `closer`, which captions do not mention.
+  `closer` and lie the more alike, the larger `calm` is (`scene.framed`); captions mention neither.
   """
   ids = np.atleast_1d(np.asarray(ids))
   who = np.repeat(ids, count)
   people, scenes = pp.people(ids, world), sc.scenes(ids, count, seed)
   people = pp.Person(*(np.repeat(f, count) for f in people))
-  images, truth = render_all(people, scenes._replace(scale=scenes.scale * np.float32(closer)), size)
+  images, truth = render_all(people, sc.framed(scenes, closer, calm), size)
   factors = {"id": who} | {n: getattr(scenes, n) for n in sc.Scene._fields[:5]}
   factors |= {n: getattr(people, n) for n in pp.DISCRETE}
   return Batch(images, captions(ids, count, seed, world), factors, truth)

@@ -30,6 +30,7 @@ _RANGES = {
   "drift": (-1.0, 1.0),
 }
 POSE = tuple(_RANGES)  # pose and light, which no prompt names
+_FACE = POSE[:5]  # where the face lies and how it is turned
 
 
 class Scene(NamedTuple):
@@ -52,6 +53,23 @@ class Scene(NamedTuple):
   light: Any
   exposure: Any
   drift: Any
+
+
+def framed(scenes: Scene, closer: float = 1.0, calm: float = 1.0) -> Scene:
+  """The scenes with faces enlarged by the factor `closer`, and with quieter poses: how far shift, tilt, scale and yaw
+  lie from the middle of their ranges, as a share of the whole way, is raised to the power `calm`.
+
+  With calm 3 half of the faces lie within an eighth of the range, where 1 spreads them evenly; all poses still occur.
+  """
+  if calm != 1:
+    scenes = scenes._replace(**{n: _quiet(getattr(scenes, n), *_RANGES[n], calm) for n in _FACE})
+  return scenes._replace(scale=scenes.scale * np.float32(closer))
+
+
+def _quiet(x: np.ndarray, low: float, high: float, power: float) -> np.ndarray:
+  middle, most = (low + high) / 2, (high - low) / 2
+  share = (x - middle) / most
+  return np.float32(middle + most * np.sign(share) * np.abs(share) ** power)
 
 
 def pick(u, odds) -> np.ndarray:
