@@ -14,7 +14,9 @@ from idejax import faces
 from idejax.miniature.judging import distances, looks, regularity
 from idejax.miniature.training import denoiser, growth, optimiser, recipe, training
 from idejax.miniature.world import data, people, scene
-from idejax.nets import unet
+from idejax.model import backbone
+from idejax.model.families import random_params
+from idejax.nets import clip, unet
 from idejax.storage import weights
 
 
@@ -104,6 +106,49 @@ def test_a_grown_unet_computes_what_the_old_one_did(rng):
   assert np.corrcoef(grown.ravel(), out.ravel())[0, 1] > 0.7
   kernel = np.asarray(new["down_blocks.0.resnets.0"]["conv1"]["kernel"])
   assert np.abs(kernel[..., 0::2, :] - kernel[..., 1::2, :]).max() > 0.01  # what reads two copies tells them apart
+
+
+def test_a_unet_grows_into_sdxls_architecture_and_computes_the_same(rng):
+  """More transformer blocks, pooled text and time ids begin silent; other text encoders' context is read by a matrix."""
+  old_cfg = config(fine=(False, False))
+  cfg = unet.UNetConfig.from_json(recipe.unet(dataclasses.replace(recipe.TINY_SDXL, depths=(1, 3))))
+  assert cfg.added_dims and cfg.mid_depth == 3 and cfg.context_dim == 48 > old_cfg.context_dim == 32
+  old = fill(unet.shapes(old_cfg), 1, 0.1)
+  x, t = rng.standard_normal((3, 8, 8, 4)).astype(np.float32), np.array([5, 400, 900])
+  new_context = rng.standard_normal((3, 7, 48)).astype(np.float32)
+  matrix = rng.standard_normal((48, 32)).astype(np.float32) / 7
+  added = rng.standard_normal((3, 16)).astype(np.float32), np.tile(np.float32([64, 64, 0, 0, 64, 64]), (3, 1))
+  new = growth.grow(old_cfg, old, cfg, 0, matrix)
+  want = jax.jit(unet.UNet(old_cfg).apply)({"params": old}, x, t, new_context @ matrix)
+  got = jax.jit(unet.UNet(cfg).apply)({"params": new}, x, t, new_context, added=added)
+  assert relative_error(got, want) < 1e-5
+  with pytest.raises(ValueError, match="text of width 32 does not grow into one for 48"):
+    growth.grow(old_cfg, old, cfg, 0)
+
+
+def test_the_context_map_is_what_makes_one_encoders_context_of_anothers(rng):
+  """Of an encoder whose last layer's norm is undone the map is the exact one; of random encoders it explains a part."""
+  texts = recipe.texts(recipe.TINY_SDXL, 20)
+  nets = backbone.Nets.from_json(
+    {
+      "unet": recipe.unet(recipe.TINY_SDXL),
+      "scheduler": recipe.scheduler(recipe.TINY_SDXL),
+      "vae": recipe.vae(recipe.TINY_SDXL),
+    }
+    | texts,
+    zero_empty_negative=True,
+  )
+  params = {n: random_params(clip.shapes(cfg), i) for i, (n, cfg) in enumerate(zip(texts, nets.text))}
+  new = backbone.Backbone(nets, params)
+  ids = np.concatenate([np.full((40, 1), 18), rng.integers(1, 18, (40, 6)), np.full((40, 1), 19)], 1).astype(np.int32)
+  same, explained = growth.context_map(new, new, ids, ids)
+  assert explained == pytest.approx(1, abs=1e-6)
+  np.testing.assert_allclose(same, np.eye(48), atol=1e-3)
+  other = backbone.Backbone(
+    nets, {n: random_params(clip.shapes(cfg), i + 9) for i, (n, cfg) in enumerate(zip(texts, nets.text))}
+  )
+  matrix, part = growth.context_map(other, new, ids, ids)
+  assert matrix.shape == (48, 48) and 0.1 < part < 0.99
 
 
 def test_stock_diffusers_computes_the_same_with_attention_at_the_finest_level_on_the_way_up(rng):

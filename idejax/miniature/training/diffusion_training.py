@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from idejax.miniature.training import (
 )
 from idejax.miniature.world import captions, people, pictures, scene
 from idejax.miniature.world import data as world
-from idejax.model import tokens
-from idejax.model.backbone import Nets
-from idejax.nets import clip, unet
+from idejax.model import backbone, tokens
+from idejax.model.backbone import Backbone, Nets
+from idejax.nets import clip
 from idejax.sampling import pipeline
 from idejax.storage import tensorfiles
 from idejax.storage.files import write_json
 from idejax.training import step as st
 
+_CAPTIONS = 2000  # of which `growth.context_map` is made
 PROMPTS = (
   "a photo of a woman with long red hair on the beach",
   "a photo of a man with a beard in the snow",
@@ -63,7 +65,8 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   loss = denoiser.make_loss(nets, empty, r, where)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, words_digest = words_training.load(c, r, configs)
-  state = st.init(denoiser.init(nets, c.seed, _start(c, nets.unet)), tx, ema=True)
+  start = _start(c, nets, frozen, data.captions, ids)
+  state = st.init(denoiser.init(nets, c.seed, start), tx, ema=True)
   tell(
     f"diffusion: {tree.size(state.params) / 1e6:.2f} M parameters, {steps} steps of {batch}, "
     f"{tokenizer.bpe.size()} tokens, latent scale {ready.scale:.3f}"
@@ -85,7 +88,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
     "widths heads groups layers fine text_width text_layers batch lr muon snr least empty ema clip face",
     words=words_digest,
     captions=captions.VERSION,
-    unet=c.start and tensorfiles.digest(c.start / "unet"),
+    unet=(c.unet or c.start) and tensorfiles.digest((c.unet or c.start) / "unet"),
     **ready.facts,
   )
   if r.xl:
@@ -107,17 +110,25 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   write_json(run.folder / "result.json", {"step": int(state.step), "v": v} | facts)
 
 
-def _start(c: TrainMiniature, cfg: unet.UNetConfig) -> Any:
-  """The UNet of --start, grown if this recipe's is larger; None without --start."""
-  if not c.start:
+def _start(c: TrainMiniature, nets: Nets, texts: Any, captions: Sequence[str], ids: np.ndarray) -> Any:
+  """The UNet of --unet or --start, grown if this recipe's is larger; None without both."""
+  if not (folder := c.unet or c.start):
     return None
-  old_cfg, old = export.read_net(c.start, "unet")
-  if old_cfg == cfg:
+  old_cfg, old = export.read_net(folder, "unet")
+  if old_cfg == nets.unet:
     return old
+  context = None
+  if (old_cfg.added_dims is None) != (
+    nets.unet.added_dims is None
+  ):  # which text encoders there are, and what is read of them
+    some = slice(None, None, max(1, len(ids) // _CAPTIONS))
+    theirs = tokens.load(folder / "tokenizer").encode(captions[some]).ids
+    context, explained = growth.context_map(backbone.load(folder), Backbone(nets, texts), theirs, ids[some])
+    tell(f"diffusion: {100 * explained:.0f} % of the old text encoder's context can be read off the new ones'")
   try:
-    return growth.grow(old_cfg, old, cfg, c.seed)
+    return growth.grow(old_cfg, old, nets.unet, c.seed, context)
   except ValueError as e:
-    raise UserError(f"{c.start / 'unet'}: {e}; leave out --start to begin anew") from None
+    raise UserError(f"{folder / 'unet'}: {e}; leave out --start and --unet to begin anew") from None
 
 
 def _write_pipeline(folder: Path, r: recipe.Recipe, texts: dict[str, recipe.Config], params: Any):

@@ -66,10 +66,10 @@ class Recipe:
 
 
 FULL = Recipe(closer=1.5 / 1.17, calm=3.0)
+# Its UNet grows out of the other's: `--unet miniature`.
 FULL_SDXL = dataclasses.replace(
-  FULL, closer=1.0, calm=1.0, widths=(32, 64, 80), heads=(1, 2, 2), fine=(False, False), depths=(1, 1, 2),
-  text2_width=64, projection=64, time_width=16, words_steps=1000, words2_steps=1600, words_batch=32, steps=4000, batch=32, lr=1.2e-3, muon=False,
-  snr=0.0, least=0.0, look=1000)  # fmt: skip
+  FULL, depths=(1, 2, 1), text2_width=64, projection=64, time_width=16,
+  words_steps=1000, words2_steps=1600, words_batch=32, steps=4000)  # fmt: skip
 TINY = Recipe(
   counts=(("celebrity", 4),), people=20, vae_widths=(8, 16, 16), latent_channels=4,
   widths=(16, 32), heads=(1, 2), groups=8, depths=(1, 1), layers=(1, 1), text_width=32, text_layers=1,
