@@ -29,6 +29,11 @@ COMMANDS = {
     "idejax.jobs.pretrain",
     "many people's faces -> FaceSnap, which needs no training for a new one",
   ),
+  "train-shared": (
+    config.TrainShared,
+    "idejax.jobs.train_shared",
+    "many people's faces -> ID-EA's modules, from which a new one starts",
+  ),
   "export": (config.Export, "idejax.jobs.export", "a person -> files that diffusers opens, with a certificate"),
   "convert": (config.Convert, "idejax.jobs.convert", "models to other layouts; identities from elsewhere"),
   "rename": (config.Rename, "idejax.jobs.rename", "another word for a learned person"),
@@ -49,7 +54,11 @@ COMMANDS = {
 
 
 # Commands whose options depend on more than their config: `parse(args, prog)` of these modules.
-_PARSERS = {"personalize": "idejax.cli.method_options", "plan": "idejax.jobs.plan"}
+_PARSERS = {
+  "personalize": "idejax.cli.method_options",
+  "plan": "idejax.jobs.plan",
+  "train-shared": "idejax.jobs.train_shared",
+}
 _SHARED = ("personalize", "sample", "evaluate", "pretrain")  # commands that several processes can do together
 _DIVIDED = ("prepare",)  # and those whose processes know one another by the disk alone
 

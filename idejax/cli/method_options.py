@@ -12,7 +12,7 @@ from idejax.cli import config_file, hints, options
 from idejax.errors import UserError
 from idejax.methods import ADDONS, IDENTITIES
 from idejax.methods.contract import asked, default_preset, todays_names
-from idejax.model import families
+from idejax.model import families, shared
 from idejax.storage import hub
 
 
@@ -37,13 +37,14 @@ def parse(args: list[str], prog: str) -> Settings | None:
     return print("\n".join(list_presets(method)))
   config_of, _ = asked(IDENTITIES[method])
   fields = todays_names(config_of, fields)
-  start = dataclasses.replace(preset(method, preset_name, model), **_own(fields, config_of))
+  modules = _value(args, "--shared") or fields.get("shared") or base.shared
+  start = dataclasses.replace(start_of(method, preset_name, model, modules), **_own(fields, config_of))
   own: dict[str, Any] = _own(fields, config.Personalize) | {"method": method, "preset": preset_name}
   base = dataclasses.replace(base, **own)
   if odd := set(fields) - _names(config.Personalize) - _names(type(start)):
     raise UserError(f"{method} has no setting {sorted(odd)[0]!r}{options.nearest(sorted(odd)[0], _names(type(start)))}")
-  kind = _join(type(start), method)
-  words = hints.of(str(model)) | {"preset": _default_preset(method, str(model)), "methods": ", ".join(IDENTITIES)}
+  kind = join(type(start), config.Personalize, method)
+  words = hints.of(str(model)) | {"preset": default_preset_of(method, str(model)), "methods": ", ".join(IDENTITIES)}
   value = options.parse(kind, args, prog, default=kind(**_values(base), **_values(start)), hints=words)
   if value is None:
     return None
@@ -56,13 +57,46 @@ def parse(args: list[str], prog: str) -> Settings | None:
 def preset(method: str, name: str | None, model: str) -> Any:
   """A preset's Config; by default the one for the model's family. UserError if there is none of that name."""
   _, presets = asked(IDENTITIES[method])
-  name = name or _default_preset(method, model)
+  name = name or default_preset_of(method, model)
   if name not in presets:
     raise UserError(f"{method} has no preset {name!r}{options.nearest(name, presets)}; it has {', '.join(presets)}")
   return presets[name]
 
 
-def _default_preset(method: str, model: str) -> str:
+def start_of(method: str, name: str | None, model: str, modules: Any = None) -> Any:
+  """A preset's Config, with what the shared modules in a folder depend on as they have it. UserError as `preset`, and
+  for a folder without such modules."""
+  cfg = preset(method, name, model)
+  if modules is None:
+    return cfg
+  about = shared.read(Path(modules))
+  if about.method != method:
+    raise UserError(f"--shared {modules} has modules of {about.method}; {method} cannot start from them")
+  if odd := sorted(about.structure.keys() - _names(type(cfg))):
+    raise UserError(f"--shared {modules}: {shared.CARD} names {odd[0]!r}, which {method} does not have")
+  cfg = dataclasses.replace(cfg, **_own(dict(about.structure), type(cfg)))
+  ranges.check(cfg, lambda field: f"--shared {modules}: {field}")
+  return cfg
+
+
+def check_shared(s: Settings):
+  """UserError if a setting does not fit the modules of --shared, or if nothing is to be trained and there are none."""
+  c = s.run
+  if c.shared is None:
+    if s.cfg.steps == 0 and c.method not in ADDONS:
+      raise UserError("--steps is 0; it must be at least 1: untrained, only --shared knows a person")
+    return
+  if c.compare:
+    raise UserError("--shared is of one method: leave --compare out, and compare runs by idejax evaluate --protocol")
+  for name, value in shared.read(c.shared).structure.items():
+    now = getattr(s.cfg, name)
+    if now != value and (name, value) != ("kv", "none"):  # modules without keys and values leave those to the person
+      flag = "--" + name.replace("_", "-")
+      raise UserError(f"{flag} {now} does not suit --shared {c.shared}, whose modules have {value}; leave {flag} out")
+
+
+def default_preset_of(method: str, model: str) -> str:
+  """The name of the preset that suits a model."""
   return default_preset(asked(IDENTITIES[method])[1], model in hub.BUILT_IN, families.is_sdxl(model))
 
 
@@ -153,12 +187,12 @@ def to_json(s: Settings) -> dict[str, Any]:
   return {k: plain(v) for k, v in (_values(s.run) | _values(s.cfg)).items()} | extra
 
 
-def _join(cfg: type, method: str) -> type:
+def join(cfg: type, command: type, method: str) -> type:
   """One flat dataclass: the fields of the command, then those of the method."""
-  if both := _names(config.Personalize) & _names(cfg):
-    raise TypeError(f"{method} and personalize both have {sorted(both)}")
-  about: dict[str, Any] = {"__doc__": config.Personalize.__doc__, "__annotations__": {}, "REST": f"options of {method}"}
-  kind = type("Personalize", (cfg, config.Personalize), about)
+  if both := _names(command) & _names(cfg):
+    raise TypeError(f"{method} and {command.__name__} both have {sorted(both)}")
+  about: dict[str, Any] = {"__doc__": command.__doc__, "__annotations__": {}, "REST": f"options of {method}"}
+  kind = type(command.__name__, (cfg, command), about)
   return dataclasses.dataclass(frozen=True)(kind)
 
 

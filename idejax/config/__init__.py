@@ -15,6 +15,7 @@ from idejax.config.pose import Pose
 from idejax.config.prepare import Prepare
 from idejax.config.pretrain import Pretrain
 from idejax.config.sample import Sample
+from idejax.config.shared import TrainShared
 
 __all__ = [
   "Sample",
@@ -33,4 +34,5 @@ __all__ = [
   "Rename",
   "RandomModel",
   "TrainMiniature",
+  "TrainShared",
 ]

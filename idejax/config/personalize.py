@@ -17,6 +17,8 @@ class Personalize:
     idejax personalize people/ --out runs/people          everyone in a folder at once
     idejax personalize anna.png --compare id-ea,textual-inversion --out runs/both
     idejax personalize anna.png --method facesnap --addon ADDON        no training: one forward pass
+    idejax personalize anna.png --shared runs/shared --steps 20        from modules of idejax train-shared
+    idejax personalize people/ --method celeb-basis --joint            ten people, one network
     idejax personalize --method sefi-ide --preset list    the method's presets and their values
 
   Afterwards: idejax sample --identity runs/anna --prompt "a photo of <anna> on the beach"
@@ -60,6 +62,8 @@ class Personalize:
   Default: nothing; for drawn portraits, everything."""
   addon: Annotated[str | None, not_empty] = None
   """Add-on folder of idejax pretrain, by which facesnap reads a face without any training of that person."""
+  shared: Path | None = None
+  """Folder of idejax train-shared: id-ea starts from its modules, and the two words train alone, for few --steps or 0."""
   vision: Path | None = None
   """CLIP image encoder of the add-on, as transformers writes it. Default: the one in its folder."""
   names: Path | None = None
@@ -79,6 +83,9 @@ class Personalize:
   follow a name: id-ea,id-ea/no_adapter,textual-inversion/paper/steps=500. Training options beside it hold for all."""
   at_a_time: Annotated[int, at_least(1)] = 32
   """How many people of a folder train together; fewer need less memory."""
+  joint: bool = False
+  """Train the people of a folder as one, each step on several of them: celeb-basis with one network for all, as its
+  paper does with ten, id-ea with one set of modules. --steps counts for all of them together."""
   dtype: Literal["float32", "bfloat16"] | None = None
   """Number format of frozen weights and of computation. Default: float32 on CPU, else bfloat16."""
   remat: bool = False
@@ -107,10 +114,11 @@ class Personalize:
       "plateau",
       "checkpoint_every",
       "at_a_time",
+      "joint",
       "tensorboard",
     ),
     "pictures": ("prompts", "num", "sample_steps", "guidance"),
-    "model": ("model", "pack", "parsing", "vit", "addon", "vision", "names"),
+    "model": ("model", "pack", "parsing", "vit", "addon", "vision", "shared", "names"),
     "machine": ("dtype", "remat", "accumulate"),
   }
   COMMON: ClassVar[tuple[str, ...]] = (
@@ -129,4 +137,5 @@ class Personalize:
     "model",
     "pack",
     "addon",
+    "shared",
   )

@@ -29,6 +29,12 @@ class Person:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def everybody(people: Sequence[Person]) -> str:
+  """A digest of several people, in their order; of one it is theirs."""
+  digests = [p.digest for p in people]
+  return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
 def crowd(
   place: Path, sources: Sequence[tuple[str, Sequence[Any]]], look: Callable[[Any], faces.FaceRecord]
 ) -> list[Person]:

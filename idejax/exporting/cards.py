@@ -98,6 +98,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     f"- consent of the person shown: {provenance.get('consent', 'not recorded')}",
     f"- face recogniser: {provenance.get('pack', 'not recorded')}; licence: "
     f"{provenance.get('pack_licence') or person.licence or 'not recorded'}",
+    *([f"- started from shared modules (sha256 `{person.shared}`)"] if person.shared else []),
     "- pictures made with this are synthetic; say so where you show them",
     "",
   ]

@@ -27,12 +27,13 @@ from idejax.person import caption_lint
 from idejax.personalizing.learn import (
   Watch,
   check_addon,
+  check_modules,
   check_name,
   check_vit,
   description,
+  groups,
   open_model,
   provenance,
-  refuse_crowd,
   share,
   train,
   with_description,
@@ -83,18 +84,17 @@ def run(s: Settings, out: Path) -> dict[str, Any]:
   for p in people:
     check_name(p.word, pipe)
   check_vit(s, pipe)
+  check_modules(s, pipe, pack)
   check_prompts(s, people, pipe)
   watch.done("features")
 
   # ---- Train -----------------------------------------------------------------------------------
-  groups = [people[at : at + c.at_a_time] for at in range(0, len(people), c.at_a_time)]
-  if len(groups[0]) > 1:
-    refuse_crowd(IDENTITIES[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
+  grouped = groups(s, people, pipe)
   with waiting("reading the model's words"):
     shared = share(s, pipe, names)
   everyone: list[Learned] = []
-  for g, group in enumerate(groups):
-    folder = out if len(groups) == 1 else out / f"group-{g:03d}"
+  for g, group in enumerate(grouped):
+    folder = out if len(grouped) == 1 else out / f"group-{g:03d}"
     # What the run is, is written as soon as its checkpoints have accepted it: a refused command changes no file.
     accepted = lambda: write_json(out / "config.json", method_options.to_json(request)) if distributed.first() else None
     everyone += train(s, pipe, pack, shared, group, folder, watch, accepted)
@@ -185,6 +185,7 @@ def check(s: Settings):
   check_addon(runs)
   for e in runs:
     method_options.check_parts(e)
+    method_options.check_shared(e)
   for p in c.prompts:
     if p.count("{}") > 1:
       raise UserError(f"--prompts has {ranges.show(p)}, with the person twice; a prompt names each person once")

@@ -27,6 +27,7 @@ _WHOSE = (
   "given",
   "addon",
   "vision",
+  "shared",
 )  # another value is another run
 
 
@@ -94,7 +95,9 @@ def command_digest(s: Settings, out: Path) -> str:
   # A drawn portrait is written by the run itself: its name says all.
   sources = [] if c.photo is None else [c.photo]
   sources += [
-    Path(p) for p in (c.vit, c.parsing, c.names, hub.BUILT_IN.get(c.model, c.model), c.pack, c.addon, c.vision) if p
+    Path(p)
+    for p in (c.vit, c.parsing, c.names, hub.BUILT_IN.get(c.model, c.model), c.pack, c.addon, c.vision, c.shared)
+    if p
   ]
   stamps = [list(_stamps(p)) for p in sources]
   return hashlib.sha256(json.dumps([settings, stamps], sort_keys=True, default=str).encode()).hexdigest()

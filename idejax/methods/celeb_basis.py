@@ -2,7 +2,8 @@
 
 One layer turns the recogniser's embedding into a unit vector of coefficients for each of two words,
 and the average of these coefficients over the training steps is the result. Each person trains their
-own layer; the original can also train ten people jointly with one layer, which is not offered here.
+own layer, or several people train one layer jointly, as the original offers for ten: then only that
+average is each person's own, and it follows the steps in which the person has an example.
 """
 
 import dataclasses
@@ -86,6 +87,7 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     words_only=True,
     guidance=cfg.usual_guidance,
     augment=Augment(jitter=0.2, scale=(0.1, 1.0)) if cfg.augmented else Augment(),
+    own=("average",),
   )
 
 

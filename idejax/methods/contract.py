@@ -82,6 +82,13 @@ class Needs:
   """Regexes of the UNet's own parameters for which training computes a gradient; what planning counts."""
   alone: str = ""
   """Why many people cannot train at once."""
+  own: tuple[str, ...] | None = None
+  """Entries of `init`'s parameters that stay each person's own where people train jointly, with all other entries in
+  common. None: people cannot train so."""
+  modules: tuple[str, ...] = ()
+  """Entries that, trained jointly once, others may start from: `init` finds them in `frozen.constants["modules"]`."""
+  structure: tuple[str, ...] = ()
+  """Fields of the Config without which those entries mean something else."""
 
 
 @dataclasses.dataclass(frozen=True)

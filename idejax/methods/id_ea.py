@@ -33,6 +33,9 @@ from idejax.person.subject import Frozen
 from idejax.ranges import above, at_least, between, with_person
 
 _KV = r"\.attn2\.to_[kv]\.kernel$"
+# What modules that were trained for many people depend on.
+_STRUCTURE = ("face_tokens", "repeat", "enhancer", "enhancer_residual", "adapter", "naive_concat", "start", "start_size",
+              "anchor", "anchor_space", "face_scale", "heads", "reach", "adapter_norm", "beta", "kv", "rank")  # fmt: skip
 
 scope: Scope = "person"
 
@@ -86,8 +89,8 @@ class Config:
   """Training captions; {} is where the phrase goes."""
   phrase: Annotated[str, with_person] = "face of {} person"
   """What stands for the person in a caption; {} is where the two words go."""
-  steps: Annotated[int, at_least(1)] = 300
-  """Training steps."""
+  steps: Annotated[int, at_least(0)] = 300
+  """Training steps; 0 is enough with --shared."""
   batch: Annotated[int, at_least(1)] = 8
   """Examples in a step."""
   lr: Annotated[float, between(0, 1)] = 1.2e-2
@@ -102,6 +105,8 @@ class Config:
   """Learning rate of keys and values with --kv lora."""
   words_first: Annotated[float, between(0, 1)] = 0.0
   """Share of the steps in which the two words train alone, before all else trains with them."""
+  shared_trains: bool = False
+  """With --shared: train the shared modules too, from where they are; otherwise the words alone."""
   train_enhancer: bool = True
   """Train face projection and enhancer; otherwise they stay random."""
   weight_decay: Annotated[float, between(0, 1)] = 1e-2
@@ -140,25 +145,16 @@ _BUILT_IN = Config(
 )  # fmt: skip
 # The paper's equations to the letter.
 LITERAL: dict[str, Any] = dict(face_scale="unit", reach="all", adapter_norm=False, negative="person")
+# What the authors' code does: it trains words and adapter only, decays both, and its test script loads the words.
+_RELEASED = Config(
+  repeat=True, enhancer="released", kv="none", sampling="rows", steps=320, lr_modules=1.2e-2, train_enhancer=False,
+  rows_decay=1e-2, reg="mahalanobis_released", reg_weight=8e-4, **LITERAL,
+)  # fmt: skip
 PRESETS = {
   "paper": Config(),
   "paper-sdxl": Config(lr=5e-4),  # words as long as names, which are a fortieth as long as the encoders' outputs
   "literal": Config(**LITERAL),
-  # What the authors' code does: its optimiser holds words and adapter only, decays both, and its test
-  # script loads the words alone.
-  "released": Config(
-    repeat=True,
-    enhancer="released",
-    kv="none",
-    sampling="rows",
-    steps=320,
-    lr_modules=1.2e-2,
-    train_enhancer=False,
-    rows_decay=1e-2,
-    reg="mahalanobis_released",
-    reg_weight=8e-4,
-    **LITERAL,
-  ),
+  "released": _RELEASED,
   "miniature": _BUILT_IN,
   "miniature-sdxl": dataclasses.replace(_BUILT_IN, lr=1e-3, lr_lora=3e-3, strength=0.4),
 }
@@ -173,6 +169,9 @@ def needs(cfg: Config, nets: Nets) -> Needs:
     override=override,
     plain_negative=cfg.negative == "base",
     unet_gradients=() if cfg.kv == "none" else (_KV,),
+    own=("rows",),
+    modules=("face", "enhancer", "adapter", "kv"),
+    structure=_STRUCTURE,
   )
 
 
@@ -191,7 +190,7 @@ def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str]
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
-  """{"rows"[, "face", "enhancer", "adapter", "kv"]}."""
+  """{"rows"[, "face", "enhancer", "adapter", "kv"]}; without what is shared, unless that trains on."""
   b, width = frozen.backbone, frozen.backbone.nets.unet.context_dim
   if width % cfg.heads:
     raise UserError(f"{cfg.heads} heads do not divide this model's text width, {width}")
@@ -210,7 +209,9 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   if kv != "none":
     kernels = tree.split(b.params["unet"], [_KV])[0]
     params["kv"] = kernel_changes.whole(kernels) if kv == "full" else kernel_changes.low_rank(k_kv, kernels, cfg.rank)
-  return params
+  shared = frozen.constants.get("modules", {})
+  rest = {k: v for k, v in params.items() if k not in shared}
+  return rest | jax.tree.map(lambda x: jnp.array(x, jnp.float32), shared) if cfg.shared_trains else rest
 
 
 def _init_enhancer(key, width: int, cfg: Config):
@@ -282,6 +283,7 @@ def adapt(p: Mapping[str, Any], context: jax.Array, faces: jax.Array, text: jax.
 
 def identity_of(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """Everything that was learned about a person: {"rows"[, "face", "adapter", "kv", "scale"]}."""
+  params = {**frozen.constants.get("modules", {}), **params}
   out: dict[str, Any] = {"rows": tuple(r[None, None] for r in params["rows"])}
   if "face" in params:
     out["face"] = face_rows(params["face"], frozen.subject.face, cfg)
@@ -376,7 +378,7 @@ def loss(
   ).mean()
   metrics = {"diffusion": error, "moved": offset}
   if cfg.adapts:
-    metrics["gate"] = jnp.tanh(params["adapter"]["gamma"])
+    metrics["gate"] = jnp.tanh(identity["adapter"]["gamma"])
   return error + (0.0 if cfg.reg == "none" else cfg.reg_weight) * offset, metrics
 
 

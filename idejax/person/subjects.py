@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from idejax.faces import align
+from idejax.faces.face_set import FaceSet
 from idejax.faces.pack import Pack
 from idejax.faces.record import FaceRecord
 from idejax.model import backbone
@@ -18,6 +19,7 @@ from idejax.person.augment import Augment, Variants
 from idejax.person.subject import Subject
 
 CHUNK = 8  # pictures per call of the VAE
+_FACES = 512  # pictures that are float32 at once
 Crop = Literal["head", "square"]
 
 
@@ -61,6 +63,23 @@ def build(
     prior_mean,
     prior_logvar,
   )
+
+
+def of_faces(b: Backbone, data: FaceSet, order: np.ndarray, each: int) -> Subject:
+  """Many people's faces as subjects [N, V = each, ...]; `order` [N V] has each person's faces side by side.
+
+  Who wears something before eyes or hair is seen as in a clear picture of theirs. Hair has no mask there.
+  """
+  assert data.images is not None
+  shape = lambda x: x.reshape(-1, each, *x.shape[1:])
+  parts = [order[at : at + _FACES] for at in range(0, len(order), _FACES)]
+  read = [encode(b, np.asarray(data.images[p]).astype(np.float32) / 127.5 - 1) for p in parts]
+  mean, logvar = (shape(np.concatenate(x)) for x in zip(*read))
+  own, clear = shape(np.asarray(data.embedding, np.float32)[order]), shape(np.asarray(data.clear)[order])
+  seen = np.stack([np.where(c[:, None], e, np.resize(e[c] if c.any() else e, e.shape)) for e, c in zip(own, clear)])
+  face = seen.mean(1)
+  masks = shape(_shrink(np.asarray(data.masks)[order], mean.shape[2]))
+  return Subject(mean, logvar, face / np.linalg.norm(face, axis=-1, keepdims=True), seen, masks, np.zeros_like(masks))
 
 
 def usual_crop(pack: Pack) -> Crop:

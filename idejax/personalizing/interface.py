@@ -69,6 +69,7 @@ def personalize(
     warn_of_photographs(s, people)
     pipe = model if isinstance(model, Pipeline) else learn.open_model(s.run)
     learn.check_vit(s, pipe)
+    learn.check_modules(s, pipe, networks)
     identities = _train(s, pipe, networks, list(people.values()), folder, progress)
     if out is not None:
       _keep(s, pipe, networks, people, identities, folder)
@@ -82,7 +83,7 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     raise UserError(
       f"method is {method!r}{options.nearest(str(method), IDENTITIES)}; it must be one of {', '.join(IDENTITIES)}"
     )
-  start = method_options.preset(method, about["preset"], model)
+  start = method_options.start_of(method, about["preset"], model, given.get("shared"))
   free = {f.name for f in dataclasses.fields(config.Personalize)} - {*_OURS}
   own = {f.name for f in dataclasses.fields(start)}
   for key in given:
@@ -99,6 +100,7 @@ def settings(about: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
     if path and not path.exists():
       raise UserError(f"{key}: {path} does not exist")
   method_options.check_parts(s := Settings(run, cfg))
+  method_options.check_shared(s)
   learn.check_addon([s])
   return s
 
@@ -190,9 +192,7 @@ def _train(
   s = learn.with_description(s)
   for p in people:
     learn.check_name(p.word, pipe)
-  groups = [people[at : at + c.at_a_time] for at in range(0, len(people), c.at_a_time)]
-  if len(groups[0]) > 1:
-    learn.refuse_crowd(IDENTITIES[c.method].needs(s.cfg, pipe.backbone.nets), c.method)
+  groups = learn.groups(s, people, pipe)
   with waiting("reading the model's words"):
     shared = learn.share(s, pipe, names)
   identities: list[Learned] = []

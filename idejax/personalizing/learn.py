@@ -12,12 +12,14 @@ import numpy as np
 from idejax import __version__, config, faces, sharding
 from idejax.cli import method_options
 from idejax.cli.method_options import Settings
-from idejax.data.people import Person
+from idejax.data import celebrities
+from idejax.data.people import Person, everybody
 from idejax.errors import UserError, tell
 from idejax.faces import align
 from idejax.methods import ADDONS, IDENTITIES, METHODS
 from idejax.methods.contract import Needs, encode_captions
 from idejax.miniature.world import portraits
+from idejax.model import shared as shared_folder
 from idejax.model import tokens
 from idejax.model.conditioning import Prompts
 from idejax.person import face_vit, subjects
@@ -30,9 +32,9 @@ from idejax.sampling.learned import Learned
 from idejax.sampling.pieces import Progress
 from idejax.storage import hub, tensorfiles
 from idejax.storage.files import need_space
-from idejax.training import fit, loop
+from idejax.training import fit, joint, loop
 
-# Settings that may change when a run is continued, or (vit, describe, addon, vision) whose effect is compared instead.
+# Settings that may change when a run is continued, or (vit, describe, addon, vision, shared) whose effect is compared instead.
 FREE = (
   "out",
   "prompts",
@@ -56,6 +58,7 @@ FREE = (
   "usual_guidance",
   "addon",
   "vision",
+  "shared",
 )
 
 
@@ -134,7 +137,10 @@ def train(
   with waiting("encoding the photos"):
     read = [subjects.build(b, p.photos, pack, augment, c.seed, shared.prior, shared.vit, crop) for p in people]
   watch.done("features")
-  keys = fit.keys(c.seed, [p.digest for p in people])
+  constants, modules = shared.constants, ""
+  if c.shared:
+    modules = shared_folder.digest(c.shared)
+    constants = constants | {"modules": shared_modules(c.shared, s, Frozen(b, constants, shared.captions, read[0]))}
   facts = {k: v for k, v in method_options.to_json(s).items() if k not in FREE}
   facts["crop"] = crop
   for name, before in (("accumulate", 1), ("crop", "square")):  # runs that began before there was a choice go on
@@ -143,6 +149,8 @@ def train(
   facts |= {"photos": [p.digest for p in people], "model_digest": pipe.digest}
   if shared.vit and c.vit:
     facts["vit_digest"] = tensorfiles.digest(c.vit)
+  if modules:
+    facts["shared_digest"] = modules
   words = tuple(p.word for p in people)
   run = loop.Run(
     folder,
@@ -153,19 +161,23 @@ def train(
     name=c.method,
     tensorboard=c.tensorboard,
     title=f"{c.method}: {words[0] if len(words) == 1 else f'{len(words)} people'}",
-    people=words,
+    people=() if c.joint else words,
     progress=progress,
   )
   one, mesh = len(people) == 1, sharding.everywhere(pipe.mesh)
   with waiting("compiling"):
-    step, state, frozen, key = fit.together(
-      method, cfg, b, shared.constants, shared.captions, read, keys, mesh, plateau=c.plateau, accumulate=c.accumulate
-    )
+    if c.joint:
+      key = fit.keys(c.seed, [everybody(people)])[0]
+      data = constants, shared.captions, subjects.stack(read), key, mesh
+      together, step, state, frozen = joint.together(method, cfg, b, *data, accumulate=c.accumulate)
+      batch = joint.rows(step, cfg.batch, len(people), c.seed)
+    else:
+      keys, how = fit.keys(c.seed, [p.digest for p in people]), dict(plateau=c.plateau, accumulate=c.accumulate)
+      step, state, frozen, key = fit.together(method, cfg, b, constants, shared.captions, read, keys, mesh, **how)
+      batch = fit.rows(step, cfg.batch)
   need_space(folder, 2 * sum(x.nbytes for x in jax.tree.leaves(state)), "the run's two checkpoints")
   running = False
-  for done, after in fit.train(
-    step, state, frozen, fit.rows(step, cfg.batch), key, run, facts, None if one else len(people)
-  ):
+  for done, after in fit.train(step, state, frozen, batch, key, run, facts, None if one or c.joint else len(people)):
     if not running:
       accepted()
       running = True
@@ -184,12 +196,23 @@ def train(
     raise KeyboardInterrupt(f"stopped after {c.minutes} minutes, at step {done} of {cfg.steps}")
   if jax.process_count() > 1:  # from here on each for itself
     params, subject = sharding.gather((params, frozen.subject))
-    frozen = Frozen(b, shared.constants, shared.captions, subject)
-  identities = fit.represent_all(method, cfg, frozen, params, len(people))
+    frozen = Frozen(b, constants, shared.captions, subject)
+  if c.joint:
+    identities = joint.represent_all(together, cfg, frozen, params, len(people))
+  else:
+    identities = fit.represent_all(method, cfg, frozen, params, len(people))
   return [
-    Learned(p.word, c.method, cfg, i, c.model, pipe.digest, pack.licence)
+    Learned(p.word, c.method, cfg, i, c.model, pipe.digest, pack.licence, shared=modules)
     for p, i in zip(people, identities, strict=True)
   ]
+
+
+def shared_modules(folder: Path, s: Settings, frozen: Frozen) -> dict[str, Any]:
+  """The modules of --shared, by what `frozen.constants` lacks. UserError if a file does not hold what it should."""
+  method = METHODS[s.run.method]
+  shapes = jax.eval_shape(lambda f: method.init(jax.random.key(0), f, s.cfg), frozen)
+  allowed = method.needs(s.cfg, frozen.backbone.nets).modules
+  return shared_folder.load(folder, {k: v for k, v in shapes.items() if k in allowed})
 
 
 def read_faces(s: Settings, pipe: pl.Pipeline, pack: faces.Pack, people: list[Person], watch: "Watch") -> list[Learned]:
@@ -238,11 +261,50 @@ def check_vit(s: Settings, pipe: pl.Pipeline):
     )
 
 
+def check_modules(s: Settings, pipe: pl.Pipeline, pack: faces.Pack):
+  """UserError unless the modules of --shared were made with this model, recogniser and list of names."""
+  c = s.run
+  if c.shared is None:
+    return
+  about = shared_folder.read(c.shared)
+  if about.model_digest != pipe.digest:
+    raise UserError(
+      f"--shared {c.shared} was trained on {about.model} ({about.model_digest[:12]}), not on {c.model} "
+      f"({pipe.digest[:12]}): its modules mean nothing there"
+    )
+  if about.recogniser_digest != pack.digest:
+    raise UserError(
+      f"--shared {c.shared} was trained with the recogniser of {about.recogniser} ({about.recogniser_digest[:12]}), not "
+      f"of {pack.name} ({pack.digest[:12]}): its modules cannot read such faces"
+    )
+  if about.names != shared_folder.digest_of(celebrities.names(c.model, c.names)):
+    raise UserError(f"--shared {c.shared} was trained with another list of celebrities: give its --names")
+
+
 def open_model(c) -> pl.Pipeline:
   dtype = c.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   folder = hub.resolve(c.model)
   with waiting("reading the model"):
     return pl.load(folder, dtype=dtype, remat=c.remat, notify=tell)
+
+
+def groups(s: Settings, people: Sequence[Person], pipe: pl.Pipeline) -> list[list[Person]]:
+  """Who trains together. UserError if the method's people cannot."""
+  c, needs = s.run, IDENTITIES[s.run.method].needs(s.cfg, pipe.backbone.nets)
+  if c.joint:
+    refuse_joint(c, needs)
+    return [list(people)]
+  out = [list(people[at : at + c.at_a_time]) for at in range(0, len(people), c.at_a_time)]
+  if len(out[0]) > 1:
+    refuse_crowd(needs, c.method)
+  return out
+
+
+def refuse_joint(c: config.Personalize, needs: Needs):
+  if needs.own is None:
+    raise UserError(f"--joint is of methods with a network that people can have in common; {c.method} has none")
+  if c.plateau:
+    raise UserError("--plateau stops each person by themselves, and --joint trains them as one: leave one of them out")
 
 
 def refuse_crowd(needs: Needs, method: str):
@@ -260,6 +322,7 @@ def provenance(c, p: Person, pipe: pl.Pipeline, pack: faces.Pack) -> dict[str, A
     "pack_digest": pack.digest,
     "pack_licence": pack.licence,
     **({"addon": str(c.addon)} if c.addon and c.method in ADDONS else {}),
+    **({"shared": str(c.shared), "shared_digest": shared_folder.digest(c.shared)} if c.shared else {}),
     "idejax": __version__,
     "jax": jax.__version__,
     "ai_generated": "pictures made with this identity are synthetic",

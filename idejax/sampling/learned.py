@@ -40,6 +40,7 @@ class Learned:
   portrait: np.ndarray | None = dataclasses.field(default=None, compare=False)  # uint8 [S, S, 3], where it is at hand
   addon: str = ""  # folder of the add-on that read the face, of methods that train once for everybody
   addon_digest: str = ""  # of its ControlNet
+  shared: str = ""  # digest of the shared modules from which the training started
 
   @property
   def rows(self) -> int:
@@ -101,6 +102,7 @@ def write(path: Path, person: Learned) -> Path:
     "digest": person.digest,
     "licence": person.licence,
   } | ({"addon": [person.addon, person.addon_digest]} if person.addon else {})
+  facts |= {"shared": person.shared} if person.shared else {}
   tensors = {k: np.asarray(v, np.float32) for k, v in _flatten(person.identity, "")}
   tensorfiles.write(path, tensors, {_KEY: json.dumps(facts)})
   return path
@@ -163,6 +165,7 @@ def load(path: str | os.PathLike[str]) -> Learned:
       facts.get("licence", ""),
       addon=addon,
       addon_digest=addon_digest,
+      shared=facts.get("shared", ""),
     )
   except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
     raise _not_ours(path, e) from e

@@ -104,7 +104,7 @@ def replicas(
 ):
   """`one` with `jax.pmap`: classic replicas that average gradients. Batch [devices, B / devices]."""
   step, tx = _step(method, cfg, dtype, axis="replica")
-  params = method.init(_init_key(key), frozen, cfg)
+  params = method.init(init_key(key), frozen, cfg)
   state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), st.init(params, tx))
   run = jax.pmap(step, axis_name="replica", in_axes=(0, None, 0, None), devices=devices, donate_argnums=0)
   return run, state, frozen
@@ -279,8 +279,9 @@ def _begin(
   ema: bool = False,
 ) -> st.State:
   """The state before the first step."""
-  return st.init(method.init(_init_key(key), frozen, cfg), tx, ema=ema, trend=plateau > 0)
+  return st.init(method.init(init_key(key), frozen, cfg), tx, ema=ema, trend=plateau > 0)
 
 
-def _init_key(key: jax.Array) -> jax.Array:
+def init_key(key: jax.Array) -> jax.Array:
+  """The key of the initial values."""
   return jax.random.fold_in(key, 2**31)  # steps fold in smaller numbers

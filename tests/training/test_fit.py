@@ -122,7 +122,7 @@ def test_keys_depend_on_seed_and_photos_only():
 def test_where_parameters_begin_shares_no_random_numbers_with_a_step():
   key, data = fit.keys(0, DIGESTS[:1])[0], jax.random.key_data
   of_steps = np.asarray(jax.vmap(lambda i: data(jax.random.fold_in(key, i)))(np.arange(2000)))
-  assert not (of_steps == np.asarray(data(fit._init_key(key)))).all(-1).any()
+  assert not (of_steps == np.asarray(data(fit.init_key(key)))).all(-1).any()
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(world, tmp_path):

@@ -111,6 +111,12 @@ def prompt(subject: str = "a person", *, after: bool = False, **factors: Any) ->
   return _join(medium, *who, _clothing(items), place)
 
 
+def with_name(text: str, name: str) -> str:
+  """A caption of "a person" as one of somebody by name: "a sad person at home" is "anna looking sad at home"."""
+  who = lambda m: " ".join(w for w in (name, _predicate(m[1] or "")) if w)
+  return re.sub(r"\ban? (?:(\w+) )?person\b", who, text)
+
+
 def caption(person: pp.Person, scene: sc.Scene, rng: np.random.Generator, name: str = "") -> str:
   """A true sentence about one picture (scalar fields), with words of VOCABULARY only.
 
