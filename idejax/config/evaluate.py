@@ -41,6 +41,9 @@ class Evaluate:
   FAR 1e-3, for the figure Accepted, in place of judges.json's far_1e-3."""
   people: Annotated[int | None, at_least(1)] = None
   """How many drawn people to learn with --methods and no photos. Default: the protocol's number."""
+  trainings: Annotated[int, at_least(1)] = 1
+  """How often --methods trains each person, with seeds 0, 1, ...: intervals then cover trainings as well. Of runs given by
+  folder those that differ in --seed alone are such trainings."""
   addon: Path | None = None
   """Add-on of people by facesnap: for --methods facesnap, and for driving photos where it has moved."""
   drivers: Path | None = None

@@ -86,9 +86,9 @@ def make(
   everyone = {t.name: t for people in methods.values() for t in people}
   places, others = references(job.out, methods)
   rows: list[Row] = []
-  for k, (name, people) in enumerate(methods.items()):
+  for name, training, people in _trainings(methods):
     for scale in (None, *(s for s in job.strengths if "scale" in people[0].who.identity)):
-      folder = job.out / "pictures" / (f"{k}-{_plain(name)}" + ("" if scale is None else f"-{scale:g}"))
+      folder = job.out / "pictures" / _folder(list(methods).index(name), name, training, scale)
       who = {t.name: _ready(t, scale) for t in people}
       cells = [(t, cell) for t in people for cell in job.cells(who[t.name].is_face)]
       shots = [
@@ -107,7 +107,8 @@ def make(
         )
         for t, cell in cells
       ]
-      each = _sample(job, job.pipe.with_people(*who.values()), shots, f"{name} {scale or ''}".strip())
+      what = " ".join(str(x) for x in (name, scale or "", "" if training is None else f"seed {training}") if x)
+      each = _sample(job, job.pipe.with_people(*who.values()), shots, what)
       rows += [
         _row(
           job,
@@ -121,6 +122,7 @@ def make(
           train_seconds=t.train_seconds,
           sample_seconds=each,
           trained_with=trained_with.get(name, ()),
+          training=training or 0,
         )
         for shot, (t, cell) in zip(shots, cells)
       ]
@@ -131,13 +133,44 @@ def make(
     ]
     each = _sample(job, job.pipe, shots, FLOOR)
     rows += [
-      _row(job, shot.file, cell, method=FLOOR, person=n, reference=places[n], second=others.get(n), sample_seconds=each)
+      _row(
+        job,
+        shot.file,
+        cell,
+        method=FLOOR,
+        person=n,
+        reference=places[n],
+        second=others.get(n),
+        sample_seconds=each,
+        training=training,
+      )
       for n in everyone
+      for training in sorted({t or 0 for _, t, _ in _trainings(methods)})  # nobody was trained: the same for all
       for shot, cell in zip(shots, cells_)
     ]
   if distributed.first():
     _write(job.out, rows)
   return rows
+
+
+def _trainings(methods: Mapping[str, Sequence[RunPerson]]) -> Iterator[tuple[str, int | None, list[RunPerson]]]:
+  """(method, seed, its people) of every training of a method; the seed is None where nobody was trained twice."""
+  for name, people in methods.items():
+    if len({t.name for t in people}) == len(people):
+      yield name, None, list(people)
+      continue
+    for seed in sorted({t.training for t in people}):
+      yield name, seed, [t for t in people if t.training == seed]
+
+
+def _folder(number: int, name: str, training: int | None, scale: float | None) -> str:
+  """The folder of a method's pictures."""
+  parts = [
+    f"{number}-{_plain(name)}",
+    None if training is None else f"seed-{training}",
+    None if scale is None else f"{scale:g}",
+  ]
+  return "-".join(p for p in parts if p)
 
 
 def references(out: Path, methods: Mapping[str, Sequence[RunPerson]]) -> tuple[dict[str, Path], dict[str, Path | None]]:

@@ -1,7 +1,9 @@
 """Means with 95 % intervals, and differences of methods, by bootstrap over people and seeds.
 
 Pictures are cells of a table person x seed (x prompt): people are drawn again, and so are the seeds
-that all people share, because another noise would have given other pictures of the same people.
+that all people share, because another noise would have given other pictures of the same people. Of people
+who were trained several times a seed is a pair, the training's and the picture's: each of the two is drawn
+again for itself, as Owen (2007) does for crossed factors, because another training would have given others.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,7 +21,10 @@ def interval(values: Sequence[float | None], people: Sequence[Hashable], seeds: 
   Without `seeds` over people alone. One person has no interval: low and high are then nan.
   """
   draws, mean, n = _draws(values, people, seeds, seed)
-  count = {"n": n, "seeds": 0 if seeds is None else len(set(seeds)), "pictures": sum(v is not None for v in values)}
+  parts = [_parts(s) for s in seeds or ()]
+  count = {"n": n, "seeds": len({p[-1] for p in parts}), "pictures": sum(v is not None for v in values)}
+  if (trainings := len({p[:-1] for p in parts})) > 1:
+    count["trainings"] = trainings
   if n < 2:
     return {"mean": mean, "low": float("nan"), "high": float("nan")} | count
   low, high = np.nanpercentile(draws, [2.5, 97.5])
@@ -28,7 +33,8 @@ def interval(values: Sequence[float | None], people: Sequence[Hashable], seeds: 
 
 
 def difference(a: Mapping[Any, float | None], b: Mapping[Any, float | None], seed: int = 0) -> dict[str, float]:
-  """The difference a - b of two methods' values by (person, ..., seed), over the pictures that both have.
+  """The difference a - b of two methods' values by (person, ..., seed or (training, seed)), over the pictures that both
+  have.
 
   As `interval`, with `above`: the share of resamples in which a is the greater.
   """
@@ -54,8 +60,11 @@ def _draws(values: Sequence[float | None], people: Sequence[Hashable], seeds: Se
     total[who[p], when[s]] += v
     count[who[p], when[s]] += 1
   rng = np.random.default_rng(seed)
-  n, m = len(who), len(when)
-  often = rng.multinomial(m, [1 / m] * m, RESAMPLES).T if m > 1 else np.ones((1, RESAMPLES))
+  n, often = len(who), np.ones((len(when), RESAMPLES))
+  for level in zip(*map(_parts, when)):  # trainings, seeds
+    number = {x: i for i, x in enumerate(dict.fromkeys(level))}
+    if (m := len(number)) > 1:
+      often *= rng.multinomial(m, [1 / m] * m, RESAMPLES).T[[number[x] for x in level]]
   with np.errstate(invalid="ignore", divide="ignore"):
     means = (total @ often) / (count @ often)  # [people, resamples]; nan: none of the seeds drawn
   rows = rng.integers(n, size=(n, RESAMPLES))
@@ -64,6 +73,10 @@ def _draws(values: Sequence[float | None], people: Sequence[Hashable], seeds: Se
   draws = np.where(there, resample, 0).sum(0) / np.maximum(there.sum(0), 1)
   draws = np.where(there.any(0), draws, np.nan)
   return draws, float((total.sum(1) / count.sum(1)).mean()), n
+
+
+def _parts(seed: Hashable) -> tuple[Hashable, ...]:
+  return seed if isinstance(seed, tuple) else (seed,)
 
 
 def show(x: Mapping[str, float], digits: int = 3) -> str:

@@ -42,17 +42,18 @@ class Row:
   train_seconds: float | None = None
   sample_seconds: float | None = None
   trained_with: tuple[str, ...] = ()  # sha256 of recognisers that the method was trained with
+  training: int = 0  # the seed of the person's training, where there are several
 
   @property
   def key(self) -> tuple[Any, ...]:
     """What no two rows may share."""
-    return self.method, self.person, self.prompt, self.driver, self.strength, self.seed
+    return self.method, self.person, self.prompt, self.driver, self.strength, self.training, self.seed
 
 
 _PATHS = ("file", "reference", "second", "driver", "base")
 _TEXTS = ("method", "person", "prompt", "category")
 _NUMBERS = ("strength", "train_seconds", "sample_seconds")
-_INTEGERS = ("seed", "people")
+_INTEGERS = ("seed", "people", "training")
 FIELDS = tuple(f.name for f in dataclasses.fields(Row)) + ("word",)
 
 
@@ -69,7 +70,7 @@ def read(path: Path) -> list[Row]:
   for n, line in lines:
     row = _row(line, f"{path}:{n}", root)
     if (first := seen.setdefault(row.key, n)) != n:
-      raise UserError(f"{path}:{n} repeats line {first}: the same method, person, prompt and seed")
+      raise UserError(f"{path}:{n} repeats line {first}: the same method, person, prompt and seeds")
     out.append(row)
   check_files(out)
   return out

@@ -31,11 +31,12 @@ class RunPerson(NamedTuple):
   train_seconds: float | None
   costs: dict[str, float]
   pack: str
+  training: int = 0  # its seed
 
 
 def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list[RunPerson]]:
   """{method: its people}. Runs of one method with different settings count as different methods, named by
-  what differs. UserError names what is missing.
+  what differs; runs that differ in their seed alone are trainings of one method. UserError names what is missing.
 
   photos: further folders in which to look for the photos that runs were made from.
   """
@@ -50,8 +51,8 @@ def read(folders: Sequence[Path], photos: Sequence[Path] = ()) -> dict[str, list
   out: dict[str, list[RunPerson]] = {}
   for t, name in zip(everyone, _methods([t.who for t in everyone])):
     mine = out.setdefault(name, [])
-    if twin := next((m for m in mine if m.name == t.name), None):
-      raise UserError(f"{twin.folder} and {t.folder} are the same person by the same method")
+    if twin := next((m for m in mine if (m.name, m.training) == (t.name, t.training)), None):
+      raise UserError(f"{twin.folder} and {t.folder} are the same person by the same method and seed")
     mine.append(t)
   return out
 
@@ -101,6 +102,7 @@ def _people(run: Path, photos: Sequence[Path]) -> Iterator[RunPerson]:
       seconds,
       costs,
       str(origin.get("pack", "")),
+      int(config.get("seed", 0)),
     )
 
 

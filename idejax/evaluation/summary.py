@@ -87,7 +87,7 @@ def _method(name: str, rows: Sequence[Row], scores: Sequence[Scores], thresholds
 
 def means(rows: Sequence[Row], scores: Sequence[Scores], where: Sequence[int]) -> dict[str, dict[str, float]]:
   """{metric: mean, interval, people, seeds, pictures} of some of the pictures."""
-  people, seeds = [rows[i].person for i in where], [rows[i].seed for i in where]
+  people, seeds = [rows[i].person for i in where], [(rows[i].training, rows[i].seed) for i in where]
   columns = scoring.columns([scores[i] for i in where])
   return {n: x for n, v in columns.items() if (x := interval(v, people, seeds))["n"]}
 
@@ -122,7 +122,7 @@ def differences(rows: Sequence[Row], scores: Sequence[Scores]) -> list[dict[str,
       continue
     for metric, v in s.items():
       if metrics.METRICS[metric].better:
-        values[r.method].setdefault(metric, {})[r.person, r.prompt, r.driver, r.seed] = v
+        values[r.method].setdefault(metric, {})[r.person, r.prompt, r.driver, (r.training, r.seed)] = v
   out = []
   for i, a in enumerate(names):
     for b in names[i + 1 :]:
@@ -137,4 +137,4 @@ def differences(rows: Sequence[Row], scores: Sequence[Scores]) -> list[dict[str,
 
 def _picture(r: Row, s: Scores) -> dict[str, Any]:
   return {"file": str(r.file), "method": r.method, "person": r.person, "text": r.prompt, "category": r.category,
-          "seed": r.seed, "strength": r.strength} | s  # fmt: skip
+          "seed": r.seed, "strength": r.strength} | ({"training": r.training} if r.training else {}) | s  # fmt: skip

@@ -40,12 +40,15 @@ def write(results: Mapping[str, Any], rows: Sequence[Row], out: Path, title: str
 
 def _csv(path: Path, scores: Sequence[Mapping[str, Any]], root: Path):
   """One row per picture, an empty cell where it has no figure. A text that a spreadsheet would compute is quoted."""
-  names = [*_COLUMNS, *(n for n in metrics.METRICS if any(n in s for s in scores))]
+  several = ["training"] if any("training" in s for s in scores) else []
+  names = [*_COLUMNS, *several, *(n for n in metrics.METRICS if any(n in s for s in scores))]
   with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(names)
     for s in scores:
-      writer.writerow([_cell(_relative(s[n], root) if n == "file" else s.get(n)) for n in names])
+      writer.writerow(
+        [_cell(_relative(s[n], root) if n == "file" else s.get(n, 0 if n == "training" else None)) for n in names]
+      )
 
 
 def _cell(x: Any) -> Any:

@@ -86,7 +86,8 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
       "",
     ]
   if kind == "pipeline" and e.unet:
-    lines += ["The UNet of this folder is the person's for every prompt, with or without the word.", ""]
+    what = "UNet and text encoder of this folder are" if e.text else "The UNet of this folder is"
+    lines += [f"{what} the person's for every prompt, with or without the word.", ""]
   if xl:
     how = "load.py sets it right." if recipe == "load" else "The configs of this folder name the true end token."
     lines += [POOLED.format(how=how), ""]

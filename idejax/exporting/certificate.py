@@ -230,14 +230,15 @@ def _exactly(pipe: Pipeline, f, *args):
     return f(*args)
 
 
-def loss(pipe: Pipeline, complete: Learned, lossy: Learned) -> dict[str, Any]:
-  """What a lossy form loses, measured in idejax: differences of contexts and of a noise prediction at T / 2."""
-  under = functools.partial(_exactly, pipe)
-  text, size = PROMPTS[0].format(complete.word), pipe.size(Settings())
+def loss(complete: tuple[Pipeline, Learned], lossy: tuple[Pipeline, Learned]) -> dict[str, Any]:
+  """What a lossy form loses, each a person on a model, measured in idejax: differences of contexts and of a noise
+  prediction at T / 2."""
+  pipe, under = complete[0], functools.partial(_exactly, complete[0])
+  text, size = PROMPTS[0].format(complete[1].word), pipe.size(Settings())
   noise = pipeline.noise(0, 0, pipe.latent_shape(Settings()))[None]
   t, out = pipe.backbone.nets.schedule.num_train_timesteps // 2, []
-  for person in (complete, lossy):
-    with_person = pipe.with_people(person)
+  for model, person in (complete, lossy):
+    with_person = model.with_people(person)
     cond = encode(with_person, [text], size, under)
     change = prompting.Weights(with_person.backbone, with_person.people, under).of((person.word,))[0]
     b = backbone.with_unet(with_person.backbone, change)

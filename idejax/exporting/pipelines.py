@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def write(folder: Path, pipe: Pipeline, person: Learned, e: Export):
     elif name in encoders:
       tokenizer = "tokenizer" + name.removeprefix("text_encoder")
       ids = add_words(base / tokenizer, folder / tokenizer, [w for w, _ in encoders[name]])
-      write_text_encoder(source, target, ids, encoders[name], tokens.load(base / tokenizer).eos)
+      eos = tokens.load(base / tokenizer).eos
+      write_text_encoder(source, target, ids, encoders[name], eos, torch_files.text_changes(e, name))
     elif name == "unet" and changes:
       folders.component(source, target, dtype="float32", changes=changes)
     elif not name.startswith("tokenizer"):
@@ -101,14 +103,17 @@ def add_words(source: Path, target: Path, words: list[str]) -> list[int]:
   return ids
 
 
-def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: int):
-  """Write the encoder with a row for each new id, and with the end token's true id in its config.
+def write_text_encoder(source: Path, target: Path, ids: list[int], words, eos: int, changes: Mapping[str, np.ndarray]):
+  """Write the encoder with `changes`, a row for each new id, and the end token's true id in its config.
 
   Old configs say eos_token_id 2, for which transformers pools at the largest id: with new words,
   whose ids are larger than the end token's, at the word.
   """
 
   def grow(tensors):
+    if odd := changes.keys() - set(tensors):
+      raise UserError(f"{source}: has no tensor {min(odd)} to replace")
+    tensors = {**tensors, **changes}
     old = np.asarray(tensors[_EMBEDDING], np.float32)
     table = np.zeros((max(len(old), max(ids) + 1), old.shape[1]), np.float32)
     table[: len(old)] = old

@@ -11,8 +11,10 @@ import numpy as np
 from idejax.errors import UserError
 from idejax.methods import IDENTITIES, textual_inversion
 from idejax.methods.contract import Adapter, Export
+from idejax.model import conditioning
 from idejax.model.backbone import Backbone
 from idejax.sampling.learned import Learned
+from idejax.sampling.pipeline import Pipeline
 from idejax.storage import tensorfiles, weights
 from idejax.storage.files import write_json
 
@@ -36,6 +38,8 @@ def losses(e: Export, kind: str) -> str:
   out = []
   if e.stock is not None and kind != "textual-inversion" and not (kind == "pipeline" and e.adapter):
     out.append("negative prompts are read by the person's weights, not by the base model's")
+  if e.text and kind != "textual-inversion":
+    out.append("negative prompts are encoded by the person's text encoder, not by the base model's")
   if kind == "pipeline":
     return "; ".join(out)
   if has_stages(e):
@@ -43,7 +47,7 @@ def losses(e: Export, kind: str) -> str:
   if e.adapter:
     out.append("the adapter")
   if kind == "textual-inversion" and e.unet:
-    out.append("the changed weights of the UNet")
+    out.append("the changed weights of the UNet" + (" and of the text encoder" if e.text else ""))
   return "; ".join(out)
 
 
@@ -52,6 +56,8 @@ def as_written(person: Learned, e: Export, kind: str) -> Learned:
   if not losses(e, kind):
     return person
   cfg = e.stock or person.cfg
+  if e.without_text and kind != "textual-inversion":
+    person = dataclasses.replace(person, identity=e.without_text)
   if kind == "pipeline":
     return dataclasses.replace(person, cfg=cfg)
   rows = tuple(r[None, None] for r in mean_rows(e))
@@ -59,6 +65,13 @@ def as_written(person: Learned, e: Export, kind: str) -> Learned:
     cfg = textual_inversion.Config(vectors=person.rows)
     return dataclasses.replace(person, method="textual-inversion", cfg=cfg, identity={"rows": rows})
   return dataclasses.replace(person, cfg=cfg, identity={**(e.without_adapter or person.identity), "rows": rows})
+
+
+def model_as_written(pipe: Pipeline, e: Export, kind: str) -> Pipeline:
+  """The model under `as_written`'s person: with the person's text encoders, where the form holds them."""
+  if not e.text or kind == "textual-inversion":
+    return pipe
+  return dataclasses.replace(pipe, backbone=conditioning.with_text(pipe.backbone, e.text))
 
 
 def mean_rows(e: Export) -> list[np.ndarray]:
@@ -106,24 +119,31 @@ def write_words(folder: Path, person: Learned, e: Export):
 
 
 def write_lora(folder: Path, person: Learned, e: Export):
-  """diffusers' and PEFT's LoRA of the UNet; alpha, rank and strength are in the factors already."""
+  """diffusers' and PEFT's LoRA of the UNet and the text encoders; alpha, rank and strength are in the factors already."""
   tensorfiles.write(folder / LORA, lora(person, e), {"method": person.method})
 
 
 def lora(person: Learned, e: Export) -> dict[str, np.ndarray]:
-  """{unet.MODULE.lora_A.weight [r, I], unet.MODULE.lora_B.weight [O, r]}. UserError without low-rank changes."""
+  """{unet.MODULE.lora_A.weight [r, I], unet.MODULE.lora_B.weight [O, r]}, and the same of text_encoder and
+  text_encoder_2. UserError without low-rank changes."""
   if e.low_rank is None:
     raise UserError(f"{person.word} has no low-rank changes ({person.method}): use --format pipeline")
   out = {}
-  for side, factors in zip(("lora_A", "lora_B"), e.low_rank):
-    for key, x in _float32(factors).items():
-      out[f"unet.{key.removesuffix('.weight')}.{side}.weight"] = x
+  for component, both in {"unet": e.low_rank, **e.text_low_rank}.items():
+    for side, factors in zip(("lora_A", "lora_B"), both):
+      for key, x in _float32(factors).items():
+        out[f"{component}.{key.removesuffix('.weight')}.{side}.weight"] = x
   return out
 
 
 def unet_changes(e: Export) -> dict[str, np.ndarray]:
   """The UNet's tensors that the person changes, with their new values, float32."""
   return _float32(e.unet) if e.unet else {}
+
+
+def text_changes(e: Export, component: str) -> dict[str, np.ndarray]:
+  """A text encoder's tensors that the person changes, with their new values, float32."""
+  return _float32(e.text[component]) if component in e.text else {}
 
 
 def _float32(tree: Any) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ def main(c: config.Evaluate):
       # ---- People who were learned, and their pictures -------------------------------------------
       if c.methods:
         judges = open_judges(c, c.model)
-        methods = runs.read([train(c, protocol, out / "runs")], c.photos)
+        methods = runs.read([train(c, protocol, f, n) for n, f in training_folders(c, out)], c.photos)
       else:
         methods = runs.read([Path(w) for w in c.what], c.photos)
         judges = open_judges(c, next(iter(methods.values()))[0].who.model)
@@ -100,6 +100,8 @@ def check(c: config.Evaluate) -> Protocol | None:
     raise UserError("whom? Give run folders of idejax personalize, or --methods to train")
   if c.methods and len(c.what) > 1:
     raise UserError("--methods trains on one photo or one folder of photos")
+  if c.trainings > 1 and not c.methods:
+    raise UserError("--trainings is of --methods; of runs give those of every seed")
   for name, count in (("people", c.people), ("batch", c.batch)):
     if count is not None and count < 1:
       raise UserError(f"--{name} is {count}; it must be at least 1")
@@ -225,7 +227,12 @@ def _mean_costs(people: Sequence[RunPerson]) -> dict[str, float]:
   return {n: sum(v) / len(v) for n in names if (v := [t.costs[n] for t in people if n in t.costs])}
 
 
-def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
+def training_folders(c: config.Evaluate, out: Path) -> list[tuple[int, Path]]:
+  """(seed, run folder) of every training."""
+  return [(n, out / "runs" if c.trainings == 1 else out / f"runs-seed-{n}") for n in range(c.trainings)]
+
+
+def train(c: config.Evaluate, protocol: Protocol, folder: Path, seed: int = 0) -> Path:
   """Runs `idejax personalize --compare` in a separate process, which frees its memory at the end; it is resumable."""
   photo = [c.what[0]] if c.what else ["--drawn", str(c.people or protocol.people["count"])]
   if not c.what and c.model not in hub.BUILT_IN:
@@ -249,6 +256,8 @@ def train(c: config.Evaluate, protocol: Protocol, folder: Path) -> Path:
     "--prompts",
     "a photo of {}",
   ]
+  if seed:
+    command += ["--seed", str(seed)]
   if c.dtype:
     command += ["--dtype", c.dtype]
   if c.addon:

@@ -116,10 +116,11 @@ def check(c: config.Export, folder: Path, pipe, person, e, kind: str) -> dict[st
   reference = torch_files.as_written(person, e, kind)
   steps: tuple[int, ...] = (10,) if c.quick else (10, 50)
   with waiting("comparing with diffusers"):
-    one = certificate.Check(folder, pipe, reference, kind == "pipeline", code, steps)
+    model = torch_files.model_as_written(pipe, e, kind)
+    one = certificate.Check(folder, model, reference, kind == "pipeline", code, steps)
     facts |= certificate.certify(one)[0]
     if losses:
-      facts["loss"] = certificate.loss(pipe, person, reference)
+      facts["loss"] = certificate.loss((pipe, person), (model, reference))
   if bad := certificate.verdict(facts):
     raise UserError(
       f"{person.word} as {kind} is not the same in diffusers: {'; '.join(bad)}; nothing was written "

@@ -106,6 +106,8 @@ def run(s: Settings):
                                          names=shared.digest_of(names))  # fmt: skip
   if c.accumulate > 1:
     facts["accumulate"] = c.accumulate
+  if not cfg.words_first:  # then nothing depends on how many steps are to come
+    facts.pop("steps")
   where = loop.Run(
     c.out, cfg.steps, c.minutes, save_steps=c.checkpoint_every, name="train-shared", tensorboard=c.tensorboard,
     title=f"{METHOD}: modules of {count} people", pictures=cfg.batch,

@@ -122,6 +122,12 @@ class Export:
   stock: Any = None
   """The Config by which idejax samples as stock pipelines do, in which the person's weights read negative prompts
   too; None: they do by the identity's own."""
+  text: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """The text encoders' parameters that the person changes, by component, with their new values."""
+  text_low_rank: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+  """The same changes as factors, by component."""
+  without_text: Identity | None = None
+  """The identity for a model whose text encoders are the person's already."""
   called: str = ""
   """The person's name in prompts for a file that holds the UNet's change alone."""
 

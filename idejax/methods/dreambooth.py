@@ -2,7 +2,7 @@
 
 Pictures of the class, which the model makes beforehand, keep it from forgetting what a person is. The
 whole UNet trains, or low-rank changes of its attention (LoRA, the default on SDXL). The text encoder
-does not train, so both prompts are encoded once. The placeholder stands for the rare word and the class
+trains only if asked; otherwise both prompts are encoded once. The placeholder stands for the rare word and the class
 noun, "sks person", so prompts written for other methods can be used unchanged.
 """
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from idejax import draws, tree
@@ -27,6 +28,8 @@ from idejax.person.subject import Example, Frozen, Subject
 from idejax.ranges import above, at_least, between, from_to_below, not_empty, with_person
 
 LORA = (r"\.attn[12]\.(to_[qkv]|to_out\.0)\.kernel$",)
+TEXT_LORA = (r"\.self_attn\.(q|k|v|out)_proj\.kernel$",)
+_TABLE = "text_model.embeddings.token_embedding"
 
 scope: Scope = "person"
 
@@ -47,6 +50,10 @@ class Config:
   """How many pictures of the class the model makes before training, for prior preservation."""
   prior: Annotated[float, at_least(0)] = 1.0
   """Weight of the class pictures in the loss; with 0 none are made."""
+  text_encoder: bool = False
+  """Train the text encoder too, on SDXL both: all of it, or with LoRA low-rank changes of its attention."""
+  face_weight: Annotated[float, at_least(0)] = 0.0
+  """How much more the loss of the person's pictures counts where the face is; 0: alike everywhere, as in the paper."""
   variants: bool = False
   """Train on the mirrored and pasted variants too, not on the photo alone."""
   rank: Annotated[int, at_least(1)] = 16
@@ -61,6 +68,8 @@ class Config:
   """Learning rate of the UNet, when all of it trains."""
   lora_lr: Annotated[float, between(0, 1)] = 1e-4
   """Learning rate of the low-rank changes."""
+  text_lr: Annotated[float | None, between(0, 1)] = None
+  """Learning rate of the text encoder, or of its low-rank changes. Default: the UNet's."""
   schedule: Literal["constant", "cosine"] = "constant"
   """Whether the learning rate stays, as in the paper, or falls to zero along half a cosine."""
   ema: Annotated[float, from_to_below(0, 1)] = 0.0
@@ -110,27 +119,43 @@ def _low_rank(cfg: Config, nets: Nets) -> bool:
 
 
 def constants(b: Backbone, tokenizers: Sequence[Tokenizer], names: Sequence[str], cfg: Config) -> dict[str, Any]:
-  """{"rows": the name's embeddings [1, 1, P, d] per encoder, "text": Conditioning of the captions}."""
+  """{"rows": the name's embeddings [1, 1, P, d] per encoder, "text": Conditioning of the captions}.
+
+  In place of "text", where the text encoder trains: {"prompts": the captions, "ids": the name's tokens [P] per encoder}.
+  """
   parts = [anchors.word_rows(b, tokenizers, w) for w in cfg.word.split()]
   if not parts:
     raise UserError("word is empty; DreamBooth needs a rare word and a class noun, such as sks person")
   rows = tuple(jnp.concatenate(r)[None, None] for r in zip(*parts))
   texts = [c.replace("{}", "<id>") for c in (*cfg.templates, cfg.class_prompt)]
   prompts = conditioning.tokenise(tokenizers, texts, {"<id>": cfg.vectors})
-  return {"rows": rows, "text": conditioning.contexts(b, prompts, rows)}
+  if not cfg.text_encoder:
+    return {"rows": rows, "text": conditioning.contexts(b, prompts, rows)}
+  ids = tuple(np.array([t.bpe.ids(w)[0] for w in cfg.word.split()]) for t in tokenizers)
+  return {"rows": rows, "prompts": prompts, "ids": ids}
 
 
 def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """{"unet": all its parameters} or {"lora": {path: {"lora_A" [I, r], "lora_B" [r, O]}}}, float32.
 
-  With an average, {"average": the same} beside it.
+  With the text encoder, {"text": ...} or {"text_lora": ...} beside it, the same of {"text_encoder"[, "text_encoder_2"]}.
+  With an average, {"average": all of that} too.
   """
   b = frozen.backbone
   if cfg.prior:
     _class_pictures(frozen.subject)
   if not _low_rank(cfg, b.nets):
-    return _averaged({"unet": jax.tree.map(lambda w: jnp.array(w, jnp.float32), b.params["unet"])}, cfg)
-  kernels, structure = jax.tree.flatten(_attention(b))
+    parts = {"unet": b.params["unet"]} | ({"text": _encoders(b)} if cfg.text_encoder else {})
+    return _averaged(jax.tree.map(lambda w: jnp.array(w, jnp.float32), parts), cfg)
+  weights = {"lora": _draw_factors(key, _attention(b), cfg)}
+  if cfg.text_encoder:
+    weights["text_lora"] = _draw_factors(jax.random.fold_in(key, 1), _text_attention(b), cfg)
+  return _averaged(weights, cfg)
+
+
+def _draw_factors(key: jax.Array, of: Mapping[str, Any], cfg: Config) -> Any:
+  """Factors for a tree of kernels, whose product is zero at first."""
+  kernels, structure = jax.tree.flatten(of)
 
   def factors(key, w):  # [I, O], or [depth, I, O] where blocks are scanned
     *stack, inputs, outputs = w.shape
@@ -139,7 +164,7 @@ def init(key: jax.Array, frozen: Frozen, cfg: Config) -> dict[str, Any]:
     return {"lora_A": kaiming(key, (*stack, inputs, cfg.rank)), "lora_B": jnp.zeros((*stack, cfg.rank, outputs))}
 
   pairs = [factors(k, w) for k, w in zip(jax.random.split(key, len(kernels)), kernels)]
-  return _averaged({"lora": jax.tree.unflatten(structure, pairs)}, cfg)
+  return jax.tree.unflatten(structure, pairs)
 
 
 def _averaged(weights: dict[str, Any], cfg: Config) -> dict[str, Any]:
@@ -151,6 +176,16 @@ def _attention(b: Backbone) -> dict[str, Any]:
   return tree.split(b.params["unet"], LORA)[0]
 
 
+def _encoders(b: Backbone) -> dict[str, Any]:
+  """The text encoders' parameters, by component."""
+  return {n: p for n, p in b.params.items() if n.startswith("text_encoder")}
+
+
+def _text_attention(b: Backbone) -> dict[str, Any]:
+  """The subtrees of the text encoders' kernels that LoRA changes."""
+  return {n: tree.split(p, TEXT_LORA)[0] for n, p in _encoders(b).items()}
+
+
 def _class_pictures(s: Subject) -> tuple[Any, Any]:
   """Mean and log-variance of the class pictures' latents. UserError if there are none."""
   if s.prior_mean is None or s.prior_logvar is None:
@@ -160,21 +195,51 @@ def _class_pictures(s: Subject) -> tuple[Any, Any]:
 
 def represent(params: Mapping[str, Any], frozen: Frozen, cfg: Config) -> dict[str, Any]:
   """The name, the weights, and `scale`: how much of their change is applied when sampling."""
-  return {"rows": frozen.constants["rows"], **params.get("average", params), "scale": jnp.float32(cfg.strength)}
+  weights = params.get("average", params)
+  return {"rows": _rows(weights, frozen), **weights, "scale": jnp.float32(cfg.strength)}
+
+
+def _rows(weights: Mapping[str, Any], frozen: Frozen) -> tuple[Any, ...]:
+  """The name's embeddings, from the table as it is trained where all of the text encoder trains."""
+  if "text" not in weights:
+    return frozen.constants["rows"]
+  tables = [p[_TABLE]["embedding"] for _, p in sorted(weights["text"].items())]
+  return tuple(t[ids][None, None] for t, ids in zip(tables, frozen.constants["ids"]))
 
 
 def condition(identities: Sequence[Identity], b: Backbone, prompts: Prompts, cfg: Config, **how) -> Conditioning:
+  """The contexts by the people's text encoder, where theirs is changed: by the mean of their changes."""
+  if changes := text_override(identities, b, cfg):
+    b = conditioning.with_text(b, changes)
   return conditioning.contexts(b, prompts, conditioning.join(identities), **how)
 
 
 def override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
   """The changed UNet, all of it or its attention's kernels; several identities change it by their mean."""
-  part = [i["scale"] / len(identities) for i in identities]
   if "lora" in identities[0]:
-    return merge(_attention(b), [i["lora"] for i in identities], part, cfg)
+    return merge(_attention(b), [i["lora"] for i in identities], _parts(identities), cfg)
+  return _mix(b.params["unet"], [i["unet"] for i in identities], _parts(identities))
+
+
+def text_override(identities: Sequence[Identity], b: Backbone, cfg: Config) -> dict[str, Any]:
+  """The changed parameters of the text encoders, by component; {} where they did not train."""
+  if "text_lora" in identities[0]:
+    return merge(_text_attention(b), [i["text_lora"] for i in identities], _parts(identities), cfg)
+  if "text" in identities[0]:
+    return _mix(_encoders(b), [i["text"] for i in identities], _parts(identities))
+  return {}
+
+
+def _parts(identities: Sequence[Identity]) -> list[Any]:
+  """How much each of several people's changes counts."""
+  return [i["scale"] / len(identities) for i in identities]
+
+
+def _mix(base: Any, tuned: Sequence[Any], part: Sequence[Any]) -> Any:
+  """Weights between the base's and the tuned ones."""
   # Not base + change: with one identity at scale 1 these are its weights to the bit.
-  mix = lambda base, *tuned: (1 - sum(part)) * base + sum(p * w for p, w in zip(part, tuned))
-  return jax.tree.map(mix, b.params["unet"], *(i["unet"] for i in identities))
+  mix = lambda w, *new: (1 - sum(part)) * w + sum(p * x for p, x in zip(part, new))
+  return jax.tree.map(mix, base, *tuned)
 
 
 def merge(kernels: Mapping[str, Any], loras: Sequence[Any], part: Sequence[Any], cfg: Config) -> dict[str, Any]:
@@ -190,11 +255,22 @@ def merge(kernels: Mapping[str, Any], loras: Sequence[Any], part: Sequence[Any],
 def export(identity: Identity, b: Backbone, cfg: Config) -> Export:
   low_rank = None
   if "lora" in identity:
-    pair, gain = lambda x: isinstance(x, Mapping) and "lora_A" in x, cfg.alpha / cfg.rank * identity["scale"]
-    side = lambda name, by: jax.tree.map(lambda f: f[name] * by, identity["lora"], is_leaf=pair)
-    low_rank = side("lora_A", 1.0), side("lora_B", gain)
+    low_rank = _sides(identity["lora"], identity, cfg)
+  text_low_rank = {n: _sides(x, identity, cfg) for n, x in identity.get("text_lora", {}).items()}
+  text = text_override([identity], b, cfg)
+  rest = {k: v for k, v in identity.items() if k not in ("text", "text_lora")}
   stock = dataclasses.replace(cfg, negative="person") if cfg.negative == "base" else None
-  return Export(identity["rows"], override([identity], b, cfg), low_rank, stock=stock, called=cfg.word)
+  return Export(
+    identity["rows"], override([identity], b, cfg), low_rank, stock=stock, called=cfg.word,
+    text=text, text_low_rank=text_low_rank, without_text=rest if text else None,
+  )  # fmt: skip
+
+
+def _sides(factors: Any, identity: Identity, cfg: Config) -> tuple[Any, Any]:
+  """The trees of A and of B, with all scales in B."""
+  pair, gain = lambda x: isinstance(x, Mapping) and "lora_A" in x, cfg.alpha / cfg.rank * identity["scale"]
+  side = lambda name, by: jax.tree.map(lambda f: f[name] * by, factors, is_leaf=pair)
+  return side("lora_A", 1.0), side("lora_B", gain)
 
 
 def loss(
@@ -226,10 +302,12 @@ def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_
   # Person and class alternate: joined end to end, rows would move between the devices that hold the batch.
   interleave = lambda x, y: jnp.stack([x, y], axis=1).reshape(-1, *x.shape[1:])
   both = of_person if of_class is None else jax.tree.map(interleave, of_person, of_class)
-  text = frozen.constants["text"]
-  row = lambda x: None if x is None else x[both.caption]
-  cond = Conditioning(text.k[:, both.caption], text.v[:, both.caption], row(text.pooled), row(text.time_ids))
-  error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target)
+  cond = _encoded(params, frozen, both.caption, cfg)
+  region = None
+  if cfg.face_weight:
+    of_face = face_region(frozen.subject, of_person.variant, cfg)
+    region = of_face if of_class is None else interleave(of_face, jnp.ones_like(of_face))
+  error = diffusion.mse(predict(with_unet(b, changes), both.noisy, both.t, cond), both.target, region)
   average = jnp.float32(0)
   if "average" in params:
     average = tree.follow(params["average"], {k: v for k, v in params.items() if k != "average"})
@@ -239,10 +317,33 @@ def objective(params: Mapping[str, Any], frozen: Frozen, of_person: Example, of_
   return person + cfg.prior * others + average, {"diffusion": person, "class": others}
 
 
+def _encoded(params: Mapping[str, Any], frozen: Frozen, caption: jax.Array, cfg: Config) -> Conditioning:
+  """The conditioning of captions [B]: looked up, or by the text encoder as it is now."""
+  if "prompts" in frozen.constants:
+    whole = {"rows": _rows(params, frozen), **params, "scale": 1.0}
+    return condition([whole], frozen.backbone, conditioning.take(frozen.constants["prompts"], caption), cfg, remat=True)
+  text = frozen.constants["text"]
+  row = lambda x: None if x is None else x[caption]
+  return Conditioning(text.k[:, caption], text.v[:, caption], row(text.pooled), row(text.time_ids))
+
+
+def face_region(s: Subject, variant: jax.Array, cfg: Config) -> jax.Array:
+  """Square roots of the loss's weights [B, h, w, 1], whose mean over a picture is 1: `mse` squares what it is given."""
+  weight = 1 + cfg.face_weight * jnp.asarray(s.face_mask)[variant].astype(jnp.float32)[..., None]
+  return jnp.sqrt(weight / weight.mean((1, 2, 3), keepdims=True))
+
+
 def rates(cfg: Config) -> Rates:
   def group(lr):
     rate = optax.cosine_decay_schedule(lr, cfg.steps) if cfg.schedule == "cosine" else lr
     adam = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=cfg.weight_decay)
     return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)
 
-  return ((r"^average", optax.sgd(1 - cfg.ema)), (r"^unet", group(cfg.lr)), (r"^lora", group(cfg.lora_lr)))
+  text = lambda lr: group(lr if cfg.text_lr is None else cfg.text_lr)
+  return (
+    (r"^average", optax.sgd(1 - cfg.ema)),
+    (r"^unet", group(cfg.lr)),
+    (r"^lora", group(cfg.lora_lr)),
+    (r"^text_lora", text(cfg.lora_lr)),
+    (r"^text", text(cfg.lr)),
+  )

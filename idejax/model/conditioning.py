@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax import tree
 from idejax.model import backbone
 from idejax.model.backbone import Backbone, Conditioning
 from idejax.model.tokens import TokenBatch, Tokenizer
@@ -88,6 +89,11 @@ def contexts(
   pooled = arrange(pooled)[1]
   side = b.nets.unet.sample_size * b.nets.factor
   return Conditioning(k, v, pooled[0] if stages == 1 else pooled, jnp.asarray(time_ids(n, size or (side, side))))
+
+
+def with_text(b: Backbone, changes: Mapping[str, Any]) -> Backbone:
+  """The backbone with subtrees of its text encoders' parameters replaced: {"text_encoder"[, "text_encoder_2"]}."""
+  return Backbone(b.nets, b.params | {n: tree.override(b.params[n], new) for n, new in changes.items()})
 
 
 def time_ids(count: int, size: tuple[int, int]) -> np.ndarray:

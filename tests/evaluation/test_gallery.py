@@ -65,6 +65,37 @@ def test_a_picture_that_is_there_is_kept_if_it_is_this_commands(job, tmp_path):
     gallery._is_complete(shot)
 
 
+def test_every_training_of_a_person_is_sampled_with_the_same_noise(tmp_path, monkeypatch):
+  """A folder, and a row, for each training; the floor stands beside each. Whoever was trained once is as before."""
+  who = lambda n: SimpleNamespace(identity={"scale": 1}, is_face=False, word="<id>")
+  person = lambda name, training: SimpleNamespace(
+    name=name, training=training, who=who(name), folder=tmp_path / f"{name}{training}", train_seconds=None
+  )
+  several, once = (
+    [person("anna", 0), person("ben", 0), person("anna", 7), person("ben", 7)],
+    [person("anna", 4), person("ben", 5)],
+  )
+  asked = []
+  pipe = SimpleNamespace(digest="abc", with_people=lambda *p: [x.word for x in p])
+  job = gallery.Job(pipe, protocols.load("miniature-lite"), tmp_path, floor=True)  # type: ignore[arg-type]
+  monkeypatch.setattr(gallery, "_sample", lambda job, pipe, shots, what: asked.append((what, pipe, shots)))
+  monkeypatch.setattr(gallery, "_ready", lambda t, scale: SimpleNamespace(word=f"<{t.name}>", is_face=False))
+  monkeypatch.setattr(gallery, "references", lambda out, methods: (dict.fromkeys(("anna", "ben")), {}))
+  monkeypatch.setattr(gallery.learned, "file", lambda folder: folder)
+  monkeypatch.setattr(gallery.tensorfiles, "digest", str)
+  monkeypatch.setattr(gallery, "default_guidance", lambda pipe: 2.0)
+  got = gallery.make(job, {"a": several, "b": once}, {})
+  assert [what for what, _, _ in asked] == ["a seed 0", "a seed 7", "b", gallery.FLOOR]
+  assert [pipe for _, pipe, _ in asked[:3]] == [["<anna>", "<ben>"]] * 3  # never two of one name in one job
+  folders = [{s.file.relative_to(tmp_path).parts[1] for s in shots} for _, _, shots in asked]
+  assert folders == [{"0-a-seed-0"}, {"0-a-seed-7"}, {"1-b"}, {"floor"}]
+  first, second = ([(s.request.prompt, s.request.seed) for s in shots] for _, _, shots in asked[:2])
+  assert first == second and len({s.record["identity_sha256"] for _, _, shots in asked[:2] for s in shots}) == 4
+  trainings = {m: {r.training for r in got if r.method == m} for m in ("a", "b", gallery.FLOOR)}
+  assert trainings == {"a": {0, 7}, "b": {0}, gallery.FLOOR: {0, 7}}
+  assert len({r.key for r in got}) == len(got)
+
+
 @pytest.mark.parametrize(
   "name, folder", [("id-ea/steps=5", "id-ea-steps-5"), ("../..", "method"), ("a" * 99, "a" * 60), ("ä b", "ä-b")]
 )

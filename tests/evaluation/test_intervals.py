@@ -67,6 +67,39 @@ def test_pairs_tell_what_two_intervals_do_not():
   assert difference({}, a)["n"] == 0
 
 
+def trained(people, trainings, seeds, of_training, of_seed, seed=0):
+  """Values of a crossed table: nothing of people, an effect of each training and one of each picture's seed."""
+  rng = np.random.default_rng(seed)
+  a, b = of_training * rng.normal(size=trainings), of_seed * rng.normal(size=seeds)
+  where = [(p, (t, s)) for p in range(people) for t in range(trainings) for s in range(seeds)]
+  return [float(a[t] + b[s]) for _, (t, s) in where], [p for p, _ in where], [s for _, s in where]
+
+
+def test_intervals_cover_trainings_as_well_as_pictures_seeds():
+  """Each is drawn for itself: what trainings add is not averaged away by pictures, nor the other way round."""
+  values, people, pairs = trained(10, 3, 20, 1.0, 0.0)
+  got = interval(values, people, pairs)
+  assert (got["n"], got["seeds"], got["trainings"], got["pictures"]) == (10, 20, 3, 600)
+  few = interval([np.mean(values[20 * i : 20 * i + 20]) for i in range(30)], people[::20], [t for t, _ in pairs[::20]])
+  assert width(got) == pytest.approx(width(few), rel=0.15)
+  assert width(got) > 2 * width(interval(values, people, [f"{t} {s}" for t, s in pairs]))  # 60 seeds would be too sure
+  other = trained(10, 20, 3, 0.0, 1.0)
+  assert width(interval(*other)) > 2 * width(interval(*other[:2], [f"{t} {s}" for t, s in other[2]]))
+
+
+def test_one_training_is_no_other_interval():
+  values, people, seeds = table(8, 3, 1, 1, 0.5)
+  assert interval(values, people, [(0, s) for s in seeds]) == interval(values, people, seeds)
+  assert "trainings" not in interval(values, people, [(4, s) for s in seeds])
+
+
+def test_pairs_are_of_the_same_training():
+  a = {("anna", (t, s)): float(t) for t in range(3) for s in range(2)}
+  b = {("anna", (t, s)): float(t) - 0.5 for t in range(1, 4) for s in range(2)}
+  got = difference(a, b)
+  assert got["mean"] == 0.5 and got["pictures"] == 4 and got["trainings"] == 2
+
+
 def test_words():
   assert show({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 3}, 2) == "0.50 (0.40 to 0.60)"
   assert show({"mean": 0.5, "low": 0.4, "high": 0.6, "n": 1}) == "0.500"

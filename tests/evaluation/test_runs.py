@@ -37,6 +37,17 @@ def test_other_settings_are_another_method_of_the_same_person(root):
   assert {t.name for people in got.values() for t in people} == {"drawn_207"}
 
 
+def test_runs_that_differ_in_their_seed_alone_are_trainings_of_one_method(root, tmp_path):
+  again = trained.run(tmp_path / "again", root / "photos" / "drawn_207.png", 5)
+  config = json.loads((again / "config.json").read_text())
+  (again / "config.json").write_text(json.dumps(config | {"seed": 3}))
+  ((name, people),) = runs.read([root / "anna", again, root / "ben"]).items()
+  assert name == "textual-inversion"
+  assert [(t.name, t.training) for t in people] == [("drawn_207", 0), ("drawn_207", 3), ("drawn_211", 0)]
+  with pytest.raises(UserError, match="the same person by the same method and seed"):
+    runs.read([root / "anna", again, again])
+
+
 def got_steps(folder):
   from idejax.sampling import learned
 

@@ -114,7 +114,7 @@ def test_what_is_lost_is_measured(opened):
     e = torch_files.parts(person, pipe.backbone)
     lossy = torch_files.as_written(person, e, "textual-inversion")
     assert set(lossy.identity) == {"rows"} and torch_files.losses(e, "textual-inversion")
-    assert certificate.loss(pipe, person, lossy)["noise_prediction"]["relative"] > 1e-3
+    assert certificate.loss((pipe, person), (pipe, lossy))["noise_prediction"]["relative"] > 1e-3
 
 
 # The command, without PyTorch.

@@ -48,6 +48,9 @@ CASES = {  # name: (person, form, method)
   "dreambooth": (people.whole_unet, "auto", "dreambooth"),
   "dreambooth, low rank": (people.low_rank, "auto", "dreambooth"),
   "dreambooth, low rank as a file": (people.low_rank, "lora", "dreambooth"),
+  "dreambooth, text encoder too": (functools.partial(people.whole_unet, text=True), "auto", "dreambooth"),
+  "dreambooth, text encoder too, low rank": (functools.partial(people.low_rank, text=True), "auto", "dreambooth"),
+  "dreambooth, text encoder too, as a file": (functools.partial(people.low_rank, text=True), "lora", "dreambooth"),
 }
 CASES |= {name: (two_words(module, name), "auto", name) for name, module in METHODS.items() if name not in CASES}
 
@@ -72,8 +75,9 @@ def measured(request, tmp_path_factory):
     folder.mkdir()
     export.write(folder, pipe, person, e, kind)
     standalone = kind == "pipeline"
+    model = torch_files.model_as_written(pipe, e, kind)
     checks[case] = certificate.Check(
-      folder, pipe, torch_files.as_written(person, e, kind), standalone, standalone and pipelines.needs_code(e), (5,)
+      folder, model, torch_files.as_written(person, e, kind), standalone, standalone and pipelines.needs_code(e), (5,)
     )
   return dict(zip(checks, zip(checks.values(), certificate.run_stock(list(checks.values())))))
 

@@ -10,15 +10,16 @@ from PIL import Image
 from support import facepack, tiny_pipelines
 from support.command import assert_one_sentence, run
 
-from idejax import faces
+from idejax import config, faces
 from idejax.cli import method_options
 from idejax.errors import UserError
 from idejax.jobs import personalize, train_shared
 from idejax.methods import id_ea
+from idejax.miniature.training import drawn_set
 from idejax.miniature.world import captions
-from idejax.model import anchors, backbone, shared
+from idejax.model import anchors, backbone, conditioning, shared
 from idejax.model import tokens as words
-from idejax.sampling import learned
+from idejax.sampling import learned, pipeline
 from idejax.storage import tensorfiles
 
 PLAIN = dict(method="id-ea", num=1, sample_steps=1, batch=2, prompts="a photo of {}")
@@ -171,3 +172,27 @@ def test_drawn_peoples_captions_name_them_and_nothing_of_them():
     ("pop art of a person wearing a hat", "pop art of <id> wearing a hat"),
   ):
     assert captions.with_name(text, "<id>") == want
+
+
+def test_drawn_people_have_pictures_faces_and_captions_of_their_own(root, tmp_path):
+  """A picture's caption is its own and names the person; whoever wears a hat is seen as in a clear picture of theirs."""
+  pipe = pipeline.load(root / "sd21-base", devices=jax.devices()[:1])
+  run_ = config.TrainShared(out=tmp_path, people=3, each=4)
+  people, texts, digest = train_shared.drawn(train_shared.Settings(run_, id_ea.Config()), pipe)
+  side = pipe.backbone.nets.unet.sample_size
+  assert people.mean.shape == (3, 4, side, side, 4) and people.faces.shape == (3, 4, 512) and len(digest) == 64
+  np.testing.assert_allclose(np.linalg.norm(people.face, axis=-1), 1, rtol=1e-5)
+  own = np.einsum("nvd,nd->nv", people.faces, people.face)
+  others = np.einsum("nvd,md->nvm", people.faces, people.face)
+  assert (own > 0.5).all() and (own >= others.max(-1) - 1e-6).all()
+  assert texts.ids[0].shape[:2] == (3, 4) and (texts.where[0] >= 0).all() and texts.where[0].shape == (3, 4, 2)
+  data = drawn_set.render(tmp_path / "faces", {"train": 4}, size=pipe.size(pipeline.Settings())[0], limit=3)
+  order = np.argsort(data.person, kind="stable").reshape(3, 4)
+  for n in range(3):
+    for v, i in enumerate(order[n]):
+      if data.clear[i]:
+        np.testing.assert_array_equal(people.faces[n, v], data.embedding[i])
+      elif data.clear[order[n]].any():
+        assert any((people.faces[n, v] == data.embedding[j]).all() for j in order[n] if data.clear[j])
+  first = conditioning.tokenise(pipe.tokenizers, [captions.with_name(data.captions[order[1, 2]], "<id>")], {"<id>": 2})
+  np.testing.assert_array_equal(texts.ids[0][1, 2], first.ids[0][0])

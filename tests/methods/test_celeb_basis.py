@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import subjects, tiny_pipelines
 
-from idejax import draws, tree
+from idejax import draws, sharding, tree
 from idejax.errors import UserError
 from idejax.methods import celeb_basis as cb
 from idejax.model import anchors, conditioning
 from idejax.person import subject
-from idejax.training import step
+from idejax.person.subjects import stack
+from idejax.training import fit, joint, step
 
 CFG = cb.Config(templates=("a photo of the {}", "my {}"), phrase="{} person", momentum=0.75)
 
@@ -255,3 +256,64 @@ def test_words_and_captions(folder):
   assert len(set(where.tolist())) == 4
   same = (cond.k == second.k).all(-1)[0, 0]  # causal: what precedes the second person does not see her
   assert same[: where[2]].all() and not same[where[2]]
+
+
+# Several people jointly.
+
+
+@pytest.fixture
+def no_unet(monkeypatch):
+  """A UNet that is a gain for each picture, by its context: its gradient compiles in a moment."""
+  monkeypatch.setattr(cb, "predict", lambda b, x, t, cond: x * (1 + cond.k.mean((0, 2, 3)))[:, None, None, None])
+
+
+def jointly(sd, people, steps=3):
+  """(joint, state before, states after each step, whose the rows were, frozen) of a joint training."""
+  mesh, key = sharding.make_mesh(jax.devices()[:1]), jax.random.key(5)
+  together, run, state, frozen = joint.together(
+    cb, CFG, sd.backbone, sd.constants, sd.captions, stack(people), key, mesh
+  )
+  states, batch = [jax.device_get(state)], joint.rows(run, CFG.batch, len(people), 0)
+  for i in range(steps):
+    state, _ = run(state, frozen, batch(i), key)
+    states.append(jax.device_get(state))
+  return together, states, frozen, key
+
+
+def test_one_person_jointly_is_that_person_alone(sd, no_unet):
+  _, states, _, key = jointly(sd, [sd.subject])
+  run, alone, frozen = fit.one(cb, CFG, sd, key, sharding.make_mesh(jax.devices()[:1]))
+  for i in range(3):
+    alone, _ = run(alone, frozen, fit.rows(run, CFG.batch)(i), key)
+  joined = states[-1].params
+  np.testing.assert_allclose(joined["layer"][0]["kernel"], alone.params["layer"][0]["kernel"], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(joined["average"][0][0], alone.params["average"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_ten_people_have_one_layer_and_an_average_each(sd, no_unet):
+  """The average of a person follows their own rows, and stays in steps that have none; each is an identity."""
+  people = [sd.subject] + [subjects.person(sd.backbone, seed=i) for i in range(1, 10)]
+  together, states, frozen, _ = jointly(sd, people)
+  before, *after = [s.params for s in states]
+  assert before["layer"][0]["kernel"].ndim == 2 and before["average"][0].shape[0] == 10
+  assert np.abs(after[0]["layer"][0]["kernel"] - before["layer"][0]["kernel"]).max() > 0
+  previous = before
+  for i, now in enumerate(after):
+    seen = set(joint.turns(i, CFG.batch, 10, 0).tolist())
+    moved = np.abs(now["average"][0] - previous["average"][0]).max((1, 2)) > 0
+    assert set(np.flatnonzero(moved).tolist()) == seen and len(seen) == CFG.batch
+    for n in seen:  # one row of theirs: one of their pictures' coefficients, by the layer as it was
+      of_pictures = np.asarray(cb.predicted(previous["layer"], people[n].faces)[0])
+      wanted = previous["average"][0][n] + (1 - CFG.momentum) * (of_pictures - previous["average"][0][n])
+      assert min(np.abs(now["average"][0][n] - w).max() for w in wanted) < 1e-5
+    previous = now
+  who = joint.represent_all(together, CFG, frozen, after[-1], 10)
+  rows = np.stack([x["rows"][0] for x in who])
+  assert (
+    rows.shape[1:] == (1, 1, 2, 32) and min(np.abs(a - b).max() for i, a in enumerate(rows) for b in rows[:i]) > 1e-4
+  )
+  fourth = sd._replace(subject=people[3])
+  np.testing.assert_allclose(
+    rows[3], cb.represent(together.person(after[-1], 3), fourth, CFG)["rows"][0], rtol=1e-5, atol=1e-6
+  )
+  assert cb.export(who[3], sd.backbone, CFG).rows[0].shape == (1, 1, 2, 32)

@@ -305,3 +305,103 @@ def test_sdxl_and_people_side_by_side(folder):
   assert np.isfinite(metrics["loss"]).all() and metrics["loss"][0] != metrics["loss"][1]
   for path, x in tree.flatten(params).items():
     assert np.isfinite(x).all() and (x[0] != x[1]).any(), path
+
+
+# The text encoder, and the face's share.
+
+TEXT = dataclasses.replace(CFG, text_encoder=True, text_lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def with_text(folder):
+  return subjects.frozen(folder, "sd21-base", db, TEXT)
+
+
+def opened_up(params, seed=0):
+  """LoRA's B, which begin at zero, drawn."""
+  rng = np.random.default_rng(seed)
+  draw = lambda path, x: x if path.endswith("lora_A") else 0.2 * rng.standard_normal(x.shape).astype(np.float32)
+  return tree.map_with_path(draw, params)
+
+
+def test_text_encoders_train_like_the_unet_beside_them(folder, with_text):
+  """Low-rank changes of the attention of one or of SDXL's two, or all of it; by default none."""
+  shapes = lambda fz, cfg: jax.eval_shape(lambda key: db.init(key, fz, cfg), jax.random.key(0))
+  b, _ = subjects.opened(folder, "sdxl")
+  low = shapes(with_text._replace(backbone=b), TEXT)
+  assert set(low) == {"lora", "text_lora"} and set(low["text_lora"]) == {"text_encoder", "text_encoder_2"}
+  paths = {p.rsplit(".", 2)[0].split(".")[-1] for p in tree.flatten(low["text_lora"])}
+  assert paths == {"q_proj", "k_proj", "v_proj", "out_proj"}
+  whole = shapes(with_text, dataclasses.replace(TEXT, trains="unet", ema=0.9))
+  assert tree.size(whole["text"]) == tree.size(with_text.backbone.params["text_encoder"])
+  assert set(whole["average"]) == {"unet", "text"}
+  assert set(shapes(with_text, dataclasses.replace(TEXT, text_encoder=False))) == {"lora"}
+
+
+def test_a_changed_text_encoder_reads_prompts_that_name_the_person(folder, with_text):
+  """At strength 0, and untrained, it is the base's; in between it is base + strength alpha / rank A B."""
+  b, words = subjects.opened(folder, "sd21-base")
+  prompts = conditioning.tokenise(words, ["a photo of <id>"], {"<id>": 2})
+  read = jax.jit(lambda who: db.condition([who], b, prompts, TEXT).k[0])
+  start = db.represent(db.init(jax.random.key(0), with_text, TEXT), with_text, TEXT)
+  base = jax.jit(lambda: conditioning.contexts(b, prompts, with_text.constants["rows"]).k[0])()
+  np.testing.assert_array_equal(read(start), base)
+  who = db.represent(opened_up(db.init(jax.random.key(0), with_text, TEXT)), with_text, TEXT)
+  np.testing.assert_allclose(read(who | {"scale": jnp.zeros(())}), base, atol=1e-6)
+  assert np.abs(read(who) - base).max() > 1e-2
+  changed = db.text_override([who], b, TEXT)["text_encoder"]
+  (path, w), *_ = tree.flatten(changed).items()
+  factors = tree.flatten(who["text_lora"]["text_encoder"])
+  want = tree.flatten(b.params["text_encoder"])[path] + 6 / 4 * factors[path + ".lora_A"] @ factors[path + ".lora_B"]
+  np.testing.assert_allclose(w, want, rtol=1e-4, atol=1e-5)
+  e = db.export(who, b, TEXT)
+  a, up = e.text_low_rank["text_encoder"]
+  np.testing.assert_allclose(tree.flatten(a)[path] @ tree.flatten(up)[path], 6 / 4 * factors[path + ".lora_A"] @ factors[path + ".lora_B"], rtol=1e-4, atol=1e-6)  # fmt: skip
+  assert set(e.without_text) == {"rows", "lora", "scale"} and db.export(start, b, CFG).text.keys() == {"text_encoder"}
+
+
+def test_the_name_is_read_off_the_table_as_it_is_trained(with_text):
+  cfg = dataclasses.replace(TEXT, trains="unet")
+  weights = {
+    "text": {"text_encoder": {db._TABLE: {"embedding": np.arange(514.0 * 4).reshape(514, 4).astype(np.float32)}}}
+  }
+  (rows,) = db.represent(weights, with_text, cfg)["rows"]
+  (ids,) = with_text.constants["ids"]
+  np.testing.assert_array_equal(rows[0, 0], weights["text"]["text_encoder"][db._TABLE]["embedding"][ids])
+  np.testing.assert_allclose(
+    anchors.tables(with_text.backbone)[0][ids], with_text.constants["rows"][0][0, 0], rtol=1e-6
+  )
+
+
+@pytest.fixture
+def no_unet(monkeypatch):
+  """A UNet that is a gain for each picture, by its context: its gradient compiles in a moment."""
+  monkeypatch.setattr(db, "predict", lambda b, x, t, cond: x * (1 + cond.k.mean((0, 2, 3)))[:, None, None, None])
+
+
+def test_the_text_encoder_learns_through_the_prompt(with_text, no_unet):
+  params = opened_up(db.init(jax.random.key(0), with_text, TEXT))
+  keys = jax.random.split(jax.random.key(0), 2)
+  gradient = jax.jit(jax.grad(lambda p: db.loss(p, with_text, {}, keys, TEXT)[0]))(params)
+  sizes = {k: float(np.abs(x).max()) for k, x in tree.flatten(gradient["text_lora"]).items()}
+  assert sizes and min(sizes.values()) > 0, sizes
+  update = step.by_path(*db.rates(TEXT))
+  moved, _ = update.update(gradient, update.init(params), params)
+  assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(moved["text_lora"]))
+
+
+def test_the_face_may_count_more(sd, no_unet):
+  """By place, with the picture's own mean at 1; class pictures count alike everywhere."""
+  cfg, e, other = dataclasses.replace(CFG, face_weight=3.0), example(sd, 0), example(sd, 5)
+  region = np.asarray(db.face_region(sd.subject, e.variant, cfg)) ** 2
+  mask = sd.subject.face_mask[np.asarray(e.variant)][..., None] > 0
+  np.testing.assert_allclose(region.mean((1, 2, 3)), 1, rtol=1e-5)
+  assert np.allclose(region[mask] / region[~mask].max(), 4, rtol=1e-5)
+  params = db.init(jax.random.key(3), sd, cfg)
+  _, m = db.objective(params, sd, e, other, cfg)
+  _, plain = db.objective(params, sd, e, other, CFG)
+  gain = 1 + np.asarray(sd.constants["text"].k[0, 0]).mean()
+  want = (region * (np.asarray(e.noisy) * gain - np.asarray(e.target)) ** 2).mean()
+  np.testing.assert_allclose(m["diffusion"], want, rtol=1e-4)
+  np.testing.assert_allclose(m["class"], plain["class"], rtol=1e-6)
+  assert abs(m["diffusion"] / plain["diffusion"] - 1) > 1e-4

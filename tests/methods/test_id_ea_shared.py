@@ -115,7 +115,7 @@ def test_jointly_all_have_one_set_of_modules_and_words_of_their_own(world, no_un
   frozen = rest[2]
   params = walk(*rest, joint.rows(rest[0], CFG.batch, 2, 0), key)
   assert set(params) == {"rows", *modules} and params["rows"][0].shape[:2] == (2, 2)
-  moved = np.abs(params["rows"][0] - constants["start"][0]).max((1, 2))
+  moved = np.abs(params["rows"][0] - np.asarray(constants["start"][0])).max((1, 2))
   assert (moved > 1e-3).all() and params["adapter"]["gamma"] != 0
   who = joint.represent_all(together, CFG, frozen, params, 2)
   assert np.abs(who[0]["face"] - who[1]["face"]).max() > 0

@@ -1,4 +1,4 @@
-"""Mistakes in joint training and in what is shared, and the test that notices each.
+"""Mistakes in joint training, in what is shared, in DreamBooth's text encoder and in trainings' intervals, and the test that notices each.
 
 (name, file, its text, the mistaken text, tests that must fail)
 """
@@ -32,4 +32,22 @@ MUTANTS = [
   ("a module of another shape is taken", "idejax/model/shared.py",
    "if x.shape != want[name]:", "if x.ndim != len(want[name]):",
    "tests/model/test_shared.py::test_modules_of_another_shape_are_refused"),
+  # The text encoder trains, and pictures are made with the base's.
+  ("prompts read by the base's text encoder", "idejax/methods/dreambooth.py",
+   "    b = conditioning.with_text(b, changes)", "    b = b",
+   "tests/methods/test_dreambooth.py::test_a_changed_text_encoder_reads_prompts_that_name_the_person"),
+  ("the name as it was before the table trained", "idejax/methods/dreambooth.py",
+   'if "text" not in weights:', 'if "text" in weights or "text" not in weights:',
+   "tests/methods/test_dreambooth.py::test_the_name_is_read_off_the_table_as_it_is_trained"),
+  # The weight is squared once more by the error.
+  ("the face's weight squared", "idejax/methods/dreambooth.py",
+   "return jnp.sqrt(weight / weight.mean((1, 2, 3), keepdims=True))", "return weight / weight.mean((1, 2, 3), keepdims=True)",
+   "tests/methods/test_dreambooth.py::test_the_face_may_count_more"),
+  # Three trainings with twenty pictures each count as sixty trainings.
+  ("trainings are not drawn again", "idejax/evaluation/intervals.py",
+   "for level in zip(*map(_parts, when)):", "for level in [list(map(_parts, when))]:",
+   "tests/evaluation/test_intervals.py::test_intervals_cover_trainings_as_well_as_pictures_seeds"),
+  ("two trainings of a person in one job", "idejax/evaluation/gallery.py",
+   "yield name, seed, [t for t in people if t.training == seed]", "yield name, seed, list(people)",
+   "tests/evaluation/test_gallery.py::test_every_training_of_a_person_is_sampled_with_the_same_noise"),
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """People as every method would have learned them, with random numbers: nothing is trained."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -51,21 +53,31 @@ def staged(pipe, word="<cy>"):
   return _made(pipe, word, "sefi-ide", cfg, {"rows": words(pipe, np.random.default_rng(2), 5, 2, 1)})
 
 
-def low_rank(pipe, word="<dan>"):
+def low_rank(pipe, word="<dan>", text=False):
   rng, cfg = np.random.default_rng(3), dreambooth.Config(trains="lora", rank=4, alpha=8.0)
   kernels = tree.split(pipe.backbone.params["unet"], dreambooth.LORA)[0]
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   low = lambda w: {"lora_A": 0.15 * normal(*w.shape[:-1], 4), "lora_B": 0.15 * normal(*w.shape[:-2], 4, w.shape[-1])}
   identity = {"rows": words(pipe, rng), "lora": jax.tree.map(low, kernels), "scale": np.float32(1.0)}
+  if text:
+    encoders = {n: p for n, p in pipe.backbone.params.items() if n.startswith("text_encoder")}
+    of = lambda p: jax.tree.map(low, tree.split(p, dreambooth.TEXT_LORA)[0])
+    identity, cfg = (
+      identity | {"text_lora": {n: of(p) for n, p in encoders.items()}},
+      dataclasses.replace(cfg, text_encoder=True),
+    )
   return _made(pipe, word, "dreambooth", cfg, identity)
 
 
-def whole_unet(pipe, word="<fay>", seed=6):
+def whole_unet(pipe, word="<fay>", seed=6, text=False):
   """A DreamBooth person with a whole UNet."""
   rng = np.random.default_rng(seed)
   shake = lambda w: np.asarray(w * (1 + 0.2 * rng.standard_normal(w.shape)), np.float32)
   unet = jax.tree.map(shake, pipe.backbone.params["unet"])
   identity = {"rows": words(pipe, rng), "unet": unet, "scale": np.float32(1)}
+  if text:
+    encoders = {n: p for n, p in pipe.backbone.params.items() if n.startswith("text_encoder")}
+    identity |= {"text": jax.tree.map(shake, encoders)}
   return _made(pipe, word, "dreambooth", dreambooth.Config(trains="unet"), identity)
 
 

@@ -51,12 +51,15 @@ def load_lora(pipe, file):
   try:
     import peft  # noqa: F401
   except ImportError:
-    tensors, parameters = load_file(file), dict(pipe.unet.named_parameters())
+    tensors = load_file(file)
     for key, down in tensors.items():
       if not key.endswith(".lora_A.weight"):
         continue
       up = tensors[key.replace(".lora_A.", ".lora_B.")]
-      weight = parameters[key.removeprefix("unet.").replace(".lora_A.", ".")]
+      component, _, name = key.replace(".lora_A.", ".").partition(".")  # unet, text_encoder, text_encoder_2
+      parameters = dict(getattr(pipe, component).named_parameters())
+      # transformers 5 has no text_model. before the names of a CLIPTextModel's parameters
+      weight = parameters[name if name in parameters else name.removeprefix("text_model.")]
       weight.data += (up.float() @ down.float()).to(weight)
   else:
     pipe.load_lora_weights(str(file.parent), weight_name=file.name)
