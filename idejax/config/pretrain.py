@@ -40,6 +40,15 @@ class Pretrain:
   """Share of examples whose face is from another picture of the person. Default: the preset's."""
   photos: Annotated[int | None, at_least(1)] = None
   """Most reference photos of a person that the mixer learns to read at once. Default: the preset's, 1 in the paper."""
+  augment: Annotated[float | None, between(0, 1)] = None
+  """Share of the pictures that are scaled, turned and set elsewhere in a black frame, anew in every step, drawn from
+  (seed, step, place); landmarks, masks and SDXL's crop move with them, the reference does not. 0: none. Latents of
+  idejax prepare are of unmoved pictures, so they are then computed step by step. Default: the preset's, 0.8 in the
+  paper's."""
+  zoom: Annotated[float | None, at_least(1)] = None
+  """How many times --augment enlarges or shrinks at most; the face stays in the frame. Default: the preset's, 1.5."""
+  turn: Annotated[float | None, between(0, 180)] = None
+  """How many degrees --augment turns at most, either way. Default: the preset's, 15."""
   identity_weight: Annotated[float | None, at_least(0)] = None
   """Weight of the identity loss. Default: the preset's."""
   contrast: Annotated[float | None, at_least(0)] = None
@@ -102,6 +111,9 @@ class Pretrain:
       "lr",
       "cross",
       "photos",
+      "augment",
+      "zoom",
+      "turn",
       "identity_weight",
       "contrast",
       "ema",

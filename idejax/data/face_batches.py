@@ -25,7 +25,7 @@ from idejax.faces import control
 from idejax.faces.face_set import FaceSet
 from idejax.faces.photo import SUFFIXES
 from idejax.miniature.world.pictures import rows
-from idejax.person import augment
+from idejax.person import augment, moves
 from idejax.runtime.progress import counting
 
 
@@ -81,7 +81,7 @@ def _gather(rows: list[dict[str, Any]], made_from: list[Any]) -> FaceSet:
     person=np.unique(column("person"), return_inverse=True)[1].astype(np.int32),
     clear=np.ones(len(rows), bool),
     digest=hashlib.sha256(json.dumps(made_from).encode()).hexdigest(),
-    **{n: column(n) for n in ("images", "embedding", "portraits", "marks", "masks")},
+    **{n: column(n) for n in ("images", "embedding", "portraits", "marks", "masks", "sizes")},
   )
 
 
@@ -103,6 +103,7 @@ def _look(record: faces.FaceRecord, side: int, portrait: int, person: int, capti
     "portraits": augment.resize(record.portrait, portrait),
     "marks": marks,
     "masks": shrink(255 * record.face[window].astype(np.uint8)) > 127,
+    "sizes": np.array([*record.photo.shape[:2], *np.round(side / size * np.array([top, left]))], np.float32),
     "digest": record.meta["photo_sha256"],
   }
 
@@ -121,6 +122,7 @@ def load(
   places: np.ndarray | None = None,
   among: np.ndarray | None = None,
   photos: int = 1,
+  how: moves.Moves | None = None,
 ) -> dict[str, Any]:
   """The faces of a step: pictures in a fresh order each epoch and, for a share `cross` of them, as reference another
   clear picture of the same person, where there is one.
@@ -129,7 +131,8 @@ def load(
   above, the others further clear pictures of the person, all repeated in turn until there are `photos`.
 
   data: `face_features.Encoded` or `face_rows.Streamed`. places: the batch's rows that are wanted, those of this
-  process's devices; None: all. among: the pictures that are trained on, places in `data`; None: all.
+  process's devices; None: all. among: the pictures that are trained on, places in `data`; None: all. how: what may
+  move pictures, of Streamed data; None: nothing does.
   """
   at = rows(step, batch, len(data.person if among is None else among), seed)
   at = at if among is None else among[at]
@@ -143,11 +146,12 @@ def load(
       who[n] = others[int(turns[n] * len(others))]
   places = np.arange(batch) if places is None else places
   about = {"index": places.astype(np.int32), "person": np.asarray(data.person)[at[places]].astype(np.int32)}
-  out = data.take(at[places], who[places]) | about
+  moved = {"how": [moves.draw(how, seed, step, batch)[n] for n in places]} if how else {}
+  out = data.take(at[places], who[places], **moved) | about
   if photos == 1:
     return out
   shown = np.stack([_several(data, i, w, photos, rng) for i, w in zip(at, who)])[places]
-  looks = [out] + [data.take(w, w) for w in shown.T[1:]]
+  looks = [out] + [data.shows(w) for w in shown.T[1:]]
   return out | {n: np.stack([x[n] for x in looks], axis=1) for n in ("identity", "clip")}
 
 

@@ -1,7 +1,8 @@
 """Records of `idejax prepare` as a training reads them: all into memory, or a step's own, by index, a few steps ahead.
 
 FaceShards --Rows.read(at)--> FaceSet --person.face_features--> what the nets read
-Streamed.take(at, who)        a batch's rows, of which no other is read
+Streamed.take(at, who)        a batch's rows, of which no other is read; moved, if moves are given
+InMemory.read(at)             the same of a FaceSet, for a training whose pictures move
 Ahead(read, steps)            batches that threads read before their step comes, so many and no more
 """
 
@@ -20,7 +21,7 @@ from idejax.data.face_shards import digest, open_shards
 from idejax.errors import UserError
 from idejax.faces import align, control, npz, photo
 from idejax.faces.face_set import FaceSet
-from idejax.person import augment, face_features
+from idejax.person import augment, face_features, moves
 from idejax.runtime.progress import counting
 
 PLAIN = "a photo of a person"  # the caption of a photo that has none
@@ -51,7 +52,7 @@ class Rows:
   """
 
   def __init__(self, folder: Path, pack: faces.Pack, side: int, portrait: int, vae: str = "", tower: str = ""):
-    fields = ("image", "face", "points", "embedding", "person")
+    fields = ("image", "face", "points", "embedding", "person", "square", "photo_size")
     self.records = open_shards(
       folder, fields, pack.digest, None, (vae, side) if vae else None, tower or None, raw=("image", "hair")
     )
@@ -62,20 +63,26 @@ class Rows:
     have = self.records.about["fields"]
     self.has_latents, self.has_clip = bool(vae) and "mean" in have, bool(tower) and "clip" in have
     self.person = people(folder, self.records.about)
+    self.references: Sequence[np.ndarray] = ByPerson(self.person)
     made_from = [self.records.digest, side, portrait]
     self.digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
   def __len__(self) -> int:
     return len(self.records)
 
-  def read(self, at: Sequence[int] | np.ndarray, tick: Callable[[int], Any] = lambda _: None) -> FaceSet:
-    """The records at some places."""
+  def read(
+    self,
+    at: Sequence[int] | np.ndarray,
+    tick: Callable[[int], Any] = lambda _: None,
+    how: Sequence[moves.Move | None] | None = None,
+  ) -> FaceSet:
+    """The records at some places, moved as `how` says of each: then without the latents that are of unmoved pictures."""
     rows = []
-    for i in at:
-      rows.append(self._row(self.records[int(i)]))
+    for n, i in enumerate(at):
+      rows.append(self._row(self.records[int(i)], None if how is None else [how[n]]))
       tick(1)
     column: Callable[[str], Any] = lambda name: np.stack([r[name] for r in rows]) if name in rows[0] else None
-    latents = (column("mean"), column("logvar")) if self.has_latents else None
+    latents = (column("mean"), column("logvar")) if self.has_latents and how is None else None
     return FaceSet(
       images=column("images"),
       captions=[r["caption"] for r in rows],
@@ -88,6 +95,8 @@ class Rows:
       digest=self.digest,
       latents=latents,
       clip=column("clip"),
+      sizes=column("sizes"),
+      inside=column("inside"),
     )
 
   def all(self) -> FaceSet:
@@ -109,11 +118,13 @@ class Rows:
     each += 0 if self.has_clip else 3 * self.portrait**2
     return each * len(self)
 
-  def _row(self, record: dict[str, Any]) -> dict[str, Any]:
+  def _row(self, record: dict[str, Any], moved: Sequence[moves.Move | None] | None = None) -> dict[str, Any]:
+    """A record's row; `moved`: its move, if pictures move at all."""
     height, width = record["face"].shape[:2]
     if height != width or height < self.side:
       raise UserError(f"{self.folder}: {record['name']} is {width} x {height}; {self._advice()}")
-    pixels: Any = None if self.has_latents and self.has_clip else photo.read(record["image"]).pixels
+    known = self.has_latents and moved is None
+    pixels: Any = None if known and self.has_clip else photo.read(record["image"]).pixels
     marks = np.full((72, 2), np.nan, np.float32)
     if "landmarks" in record:
       marks = control.place(record["landmarks"], (height, width), self.side, self.side)
@@ -121,17 +132,26 @@ class Rows:
       "caption": record["caption"] or PLAIN,
       "embedding": record["embedding"],
       "marks": marks,
-      "masks": augment.resize(record["face"][..., 0], self.side) > 127,
+      "sizes": self._sizes(record),
     }
-    if self.has_latents:
-      row |= {"mean": record["mean"], "logvar": record["logvar"]}
+    if moved is None:
+      row["masks"] = augment.resize(record["face"][..., 0], self.side) > 127
     else:
+      row |= moves.apply(moved[0], pixels, record["face"][..., 0], marks, row["sizes"], self.side)
+    if known:
+      row |= {"mean": record["mean"], "logvar": record["logvar"]}
+    elif moved is None:
       row["images"] = augment.resize(pixels, self.side)
     if self.has_clip:
       row["clip"] = record["clip"]
     else:
       row["portraits"] = augment.resize(align.portrait(pixels, record["points"]), self.portrait)
     return row
+
+  def _sizes(self, record: dict[str, Any]) -> np.ndarray:
+    """`FaceSet.sizes` of a record."""
+    top, left, side = (0, 0, 1) if self.records.about["size"] is None else record["square"]
+    return np.array([*record["photo_size"], *np.round(self.side / side * np.array([top, left]))], np.float32)
 
   def _advice(self) -> str:
     return f"this training reads squares of {self.side} pixels or more: idejax prepare --size {self.side}"
@@ -150,22 +170,57 @@ def people(folder: Path, about: dict[str, Any]) -> np.ndarray:
   return person.astype(np.int32)
 
 
+class InMemory:
+  """A FaceSet as records that are read by index; CLIP's tokens are computed once."""
+
+  def __init__(self, data: FaceSet, tower: Any):
+    self.person, self.references = np.asarray(data.person), face_features.references(data)
+    self.data, self.digest = data._replace(clip=face_features.looks(tower, data).clip, portraits=None), data.digest
+
+  def read(
+    self,
+    at: Sequence[int] | np.ndarray,
+    tick: Callable[[int], Any] = lambda _: None,
+    how: Sequence[moves.Move | None] | None = None,
+  ) -> FaceSet:
+    """As `Rows.read`."""
+    at, data = np.asarray(at), self.data
+    part = data._replace(
+      captions=[data.captions[i] for i in at], latents=data.latents and tuple(x[at] for x in data.latents),
+      **{n: x[at] for n, x in data._asdict().items() if n not in ("captions", "latents", "digest") and x is not None},
+    )  # fmt: skip
+    tick(len(at))
+    if how is None:
+      return part
+    assert data.images is not None
+    side = part.masks.shape[1]
+    grey = 255 * np.asarray(part.masks).astype(np.uint8)
+    sizes = np.tile([side, side, 0, 0], (len(at), 1)) if part.sizes is None else part.sizes
+    rows = [moves.apply(*one, side) for one in zip(how, part.images, grey, part.marks, sizes)]
+    columns: dict[str, Any] = {n: np.stack([r[n] for r in rows]) for n in rows[0]}
+    return part._replace(latents=None, **columns)
+
+
 class Streamed:
-  """Records that stay on the disk: of a batch each process reads the rows that it needs.
+  """Records that are read step by step, mostly from the disk: of a batch each process reads the rows that it needs.
 
   What the records lack is computed on the devices, each time anew, by the function that encodes all in memory.
   """
 
-  def __init__(self, rows: Rows, backbone: Any, tokenizers: Sequence[Any], tower: Any):
+  def __init__(self, rows: Rows | InMemory, backbone: Any, tokenizers: Sequence[Any], tower: Any):
     self.rows, self._nets = rows, (backbone, tokenizers, tower)
-    self.person, self.references, self.digest = rows.person, ByPerson(rows.person), rows.digest
+    self.person, self.references, self.digest = rows.person, rows.references, rows.digest
 
-  def take(self, at: np.ndarray, who: np.ndarray) -> dict[str, Any]:
-    """Rows of a batch: the pictures `at`, with the looks of the faces `who`."""
+  def take(self, at: np.ndarray, who: np.ndarray, how: Sequence[moves.Move | None] | None = None) -> dict[str, Any]:
+    """Rows of a batch: the pictures `at`, moved as `how` says, with the looks of the faces `who`."""
     backbone, tokenizers, tower = self._nets
-    targets = self.rows.read(at)
+    targets = self.rows.read(at, how=how)
     shown = targets if np.array_equal(at, who) else self.rows.read(who)
     return face_features.batch(face_features.pictures(backbone, tokenizers, targets), face_features.looks(tower, shown))
+
+  def shows(self, who: np.ndarray) -> dict[str, Any]:
+    """The looks alone, of the faces `who`."""
+    return face_features.shown(face_features.looks(self._nets[2], self.rows.read(who)))
 
 
 class Ahead:

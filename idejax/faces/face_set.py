@@ -24,3 +24,5 @@ class FaceSet(NamedTuple):
   digest: str  # of all that went in
   latents: tuple[Array, Array] | None = None  # float16 [N, h, w, C], mean and log-variance, unscaled, computed before
   clip: Array | None = None  # float16 [N, T, D], the vision tower's tokens, computed before
+  sizes: Array | None = None  # float32 [N, 4]: the photo's height and width, the picture's top and left in it, enlarged
+  inside: Array | None = None  # float32 [N, S, S], how far the picture covers each pixel; None: all, wholly

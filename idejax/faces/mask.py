@@ -149,5 +149,9 @@ def at_latent_size(mask: np.ndarray, sides: tuple[int, int], grow: int = 8) -> n
   pixel: float32 [h, w] in [0, 1]. The mask's picture must be the one that the latents are of.
   """
   disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grow + 1, 2 * grow + 1))
-  region = cv2.dilate(mask.astype(np.uint8), disc)
-  return cv2.resize(region.astype(np.float32), sides[::-1], interpolation=cv2.INTER_AREA)
+  return averaged(cv2.dilate(mask.astype(np.uint8), disc), sides)
+
+
+def averaged(shares: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+  """Numbers of pixels [H, W], as float32, averaged over each latent pixel [h, w]."""
+  return cv2.resize(shares.astype(np.float32), sides[::-1], interpolation=cv2.INTER_AREA)

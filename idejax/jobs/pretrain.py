@@ -24,7 +24,7 @@ from idejax.model import addon, conditioning
 from idejax.model.backbone import Backbone
 from idejax.model.vision import Tower
 from idejax.nets.controlnet import ControlNetConfig
-from idejax.person import face_features, recogniser
+from idejax.person import face_features, moves, recogniser
 from idejax.person.face_features import Encoded
 from idejax.person.subject import Frozen
 from idejax.personalizing import posers
@@ -72,7 +72,20 @@ def settings(c: config.Pretrain) -> facesnap.Config:
   name = (
     contract.default_preset(facesnap.PRESETS, c.model in hub.BUILT_IN, False) if c.preset == "default" else c.preset
   )
-  names = ("steps", "batch", "lr", "cross", "photos", "identity_weight", "contrast", "ema", "fuse")
+  names = (
+    "steps",
+    "batch",
+    "lr",
+    "cross",
+    "photos",
+    "augment",
+    "zoom",
+    "turn",
+    "identity_weight",
+    "contrast",
+    "ema",
+    "fuse",
+  )
   given: dict[str, Any] = {n: v for n in names if (v := getattr(c, n)) is not None}
   cfg = dataclasses.replace(facesnap.PRESETS[name], **given)
   if cfg.batch % c.accumulate:
@@ -87,7 +100,8 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   pipe = open_model(c)
   b, pack, tower = pipe.backbone, faces.open_pack(c.pack), Tower(encoders.vision_folder(c.vision))
   facesnap.mixer_config(cfg, b.nets.unet.context_dim, tower.width)  # sizes that make no mixer are told now
-  data, picture = read(c, pipe, pack, tower)
+  how = moves.Moves(cfg.augment, cfg.zoom, cfg.turn) if cfg.augment else None
+  data, picture = read(c, pipe, pack, tower, how is not None)
   among, held = hold_out(c, pipe, pack, tower, data, picture)
 
   # ---- The trainer -----------------------------------------------------------------------------------
@@ -103,12 +117,14 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   )  # fmt: skip
   if not (cfg.warm or cfg.fall or cfg.identity_weight):  # then nothing depends on how many steps are to come
     facts.pop("steps")
+  if not how:  # then nothing depends on how far pictures move
+    facts = {k: v for k, v in facts.items() if k not in ("zoom", "turn")}
   kept = lambda s: s.ema if cfg.ema else s.params
   mine = face_batches.places(step.rows, cfg.batch)  # the rows of a batch that this process reads
 
   def rows(i: int) -> dict[str, Any]:
     few = np.full(len(mine), facesnap.identity_weight(cfg, i), np.float32)
-    return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among, cfg.photos) | {"few": few}
+    return face_batches.load(data, i, cfg.batch, c.seed, cfg.cross, mine, among, cfg.photos, how) | {"few": few}
 
   # ---- Train, and write what was learned ---------------------------------------------------------------
   with contextlib.closing(face_rows.Ahead(rows, cfg.steps)) as ahead:
@@ -171,9 +187,11 @@ def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: fac
     Image.fromarray(np.concatenate(rows).repeat(2, 0).repeat(2, 1)).save(temporary, "PNG")
 
 
-def read(c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower) -> tuple[Faces, Picture]:
-  """The faces of --data, at the model's size: encoded in memory, or on the disk where they are more than --memory;
-  and what gives the picture of each."""
+def read(
+  c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower, moving: bool
+) -> tuple[Faces, Picture]:
+  """The faces of --data, at the model's size: encoded in memory, or read step by step where they are more than --memory
+  or moving; and what gives the picture of each."""
   b, side = pipe.backbone, pipe.size(pipeline.Settings())[0]
   folder, picture = Path(c.data), None
   if c.data == "drawn":
@@ -181,17 +199,22 @@ def read(c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: T
   elif (folder / "manifest.json").is_file():
     rows = face_rows.Rows(folder, pack, side, tower.side, encoders.vae_digest(pipe.folder), tower.digest)
     need = rows.bytes((side // b.nets.factor) ** 2 * b.nets.latent_channels, tower.count * tower.width)
-    if need > c.memory * 2**30:
-      lacks = [name for name, has in (("latents", rows.has_latents), ("clip", rows.has_clip)) if not has]
-      how = (
-        f", their {' and '.join(lacks)} computed anew (idejax prepare --model, --vision stores them)" if lacks else ""
-      )
+    if moving or need > c.memory * 2**30:
+      has_latents = rows.has_latents and not moving
+      lacks = [name for name, has in (("latents", has_latents), ("clip", rows.has_clip)) if not has]
+      why = "pictures move" if moving and rows.has_clip else "idejax prepare --model, --vision stores them"
+      how = f", their {' and '.join(lacks)} computed anew ({why})" if lacks else ""
       tell(f"{folder}: {len(rows)} faces of {int(rows.person.max()) + 1} people, read step by step{how}")
       return face_rows.Streamed(rows, b, pipe.tokenizers, tower), rows.picture
     data, picture = face_batches.told(folder, rows.all()), rows.picture
   else:
     data = face_batches.photos(folder, pack, side, tower.side, c.parsing)
   tell(f"encoding {len(data.person)} faces of {int(np.max(data.person)) + 1} people")
+  if moving:
+    images: Any = data.images
+    return face_rows.Streamed(face_rows.InMemory(data, tower), b, pipe.tokenizers, tower), lambda i: np.asarray(
+      images[i]
+    )
   return face_features.encode(b, pipe.tokenizers, tower, data), picture or (lambda i: np.asarray(data.images[i]))
 
 

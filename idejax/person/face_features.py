@@ -27,6 +27,8 @@ class Pictures(NamedTuple):
   mask: np.ndarray  # float16 [N, h, w] in [0, 1]
   marks: np.ndarray  # float32 [N, 72, 2]
   prompts: Prompts
+  inside: np.ndarray | None = None  # float16 [N, h, w], how far the picture covers the frame; None: wholly
+  sizes: np.ndarray | None = None  # float32 [N, 6], SDXL's time ids, where they are known
 
 
 class Looks(NamedTuple):
@@ -50,13 +52,19 @@ class Encoded(NamedTuple):
     p, looks = self.pictures, self.looks
     some = lambda xs: tuple(np.asarray(x)[at] for x in xs)
     prompts = Prompts(some(p.prompts.ids), some(p.prompts.eos), ())
-    part = Pictures(p.mean[at], p.logvar[at], p.mask[at], p.marks[at], prompts)
+    sizes = None if p.sizes is None else p.sizes[at]
+    part = Pictures(p.mean[at], p.logvar[at], p.mask[at], p.marks[at], prompts, None, sizes)
     return batch(part, Looks(looks.identity[who], looks.clip[who]))
+
+  def shows(self, who: np.ndarray) -> dict[str, Any]:
+    """The looks alone, of the faces `who`."""
+    return shown(Looks(self.looks.identity[who], self.looks.clip[who]))
 
 
 def batch(p: Pictures, looks: Looks) -> dict[str, Any]:
   """Rows as FaceSnap's loss reads them."""
   f32 = lambda x: np.asarray(x, np.float32)
+  more = {"inside": p.inside, "time_ids": p.sizes}
   return {
     "mean": f32(p.mean),
     "logvar": f32(p.logvar),
@@ -64,17 +72,28 @@ def batch(p: Pictures, looks: Looks) -> dict[str, Any]:
     "marks": p.marks,
     "ids": p.prompts.ids,
     "eos": p.prompts.eos,
-    "identity": looks.identity,
-    "clip": f32(looks.clip),
+    **shown(looks),
+    **{name: f32(x) for name, x in more.items() if x is not None},
   }
+
+
+def shown(looks: Looks) -> dict[str, Any]:
+  """The part of a batch that says who its pictures shall show."""
+  return {"identity": looks.identity, "clip": np.asarray(looks.clip, np.float32)}
 
 
 def encode(b: Backbone, tokenizers: Sequence[Tokenizer], tower: Tower, data: FaceSet) -> Encoded:
   """What training reads of each face. UserError for a caption that cannot be tokenised."""
+  return Encoded(
+    pictures(b, tokenizers, data, tell), looks(tower, data), references(data), np.asarray(data.person), data.digest
+  )
+
+
+def references(data: FaceSet) -> tuple[np.ndarray, ...]:
+  """The pictures of each person that may show who it is."""
   person, clear = np.asarray(data.person), np.asarray(data.clear)
   every = [np.flatnonzero(person == n) for n in range(int(person.max()) + 1)]
-  references = tuple(own[clear[own]] for own in every)
-  return Encoded(pictures(b, tokenizers, data, tell), looks(tower, data), references, person, data.digest)
+  return tuple(own[clear[own]] for own in every)
 
 
 def pictures(b: Backbone, tokenizers: Sequence[Tokenizer], data: FaceSet, notify: Any = lambda _: None) -> Pictures:
@@ -88,7 +107,13 @@ def pictures(b: Backbone, tokenizers: Sequence[Tokenizer], data: FaceSet, notify
   size = moments[0].shape[1:3]
   region = np.stack([mask.at_latent_size(np.asarray(data.masks[i]), size, grow) for i in range(count)])
   prompts = conditioning.tokenise(tokenizers, data.captions, {})
-  return Pictures(moments[0], moments[1], region.astype(np.float16), np.asarray(data.marks, np.float32), prompts)
+  side, inside, sizes = data.masks.shape[1], None, None
+  if data.inside is not None:
+    inside = np.stack([mask.averaged(x, size) for x in data.inside]).astype(np.float16)
+  if b.nets.xl and data.sizes is not None:
+    sizes = np.concatenate([data.sizes, np.full((count, 2), side)], 1).astype(np.float32)
+  marks = np.asarray(data.marks, np.float32)
+  return Pictures(moments[0], moments[1], region.astype(np.float16), marks, prompts, inside, sizes)
 
 
 def looks(tower: Tower, data: FaceSet) -> Looks:

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from types import SimpleNamespace as namespace
 
 import jax
 import numpy as np
@@ -13,11 +14,12 @@ from support import addons, facepack, tiny_pipelines
 import idejax
 from idejax import config, faces, sharding
 from idejax.data import face_batches, face_rows
-from idejax.data.face_rows import Ahead, ByPerson, Rows, Streamed
+from idejax.data.face_rows import Ahead, ByPerson, InMemory, Rows, Streamed
 from idejax.errors import UserError
 from idejax.jobs import encoders, prepare
 from idejax.model import vision
-from idejax.person import face_features
+from idejax.person import face_features, moves
+from idejax.person.moves import Moves
 
 SIDE = 32
 
@@ -133,6 +135,61 @@ def test_the_records_of_each_person():
   person = np.array([2, 0, 1, 0, 2, 2], np.int32)
   by = ByPerson(person)
   assert len(by) == 3 and [list(by[n]) for n in range(3)] == [[1, 3], [2], [0, 4, 5]]
+
+
+# ---- Pictures that move ----------------------------------------------------------------------------------
+
+HOW = Moves(0.7, 1.5, 15)
+
+
+def test_moved_pictures_are_a_function_of_seed_step_and_place(root, nets):
+  """The same from disk and memory, and for a process that reads some of the rows; the faces they shall show, and the
+  pictures that stay, are those of a training that moves nothing. Latents of unmoved pictures are not taken for theirs."""
+  plain, stored = Streamed(rows_of(root, "plain"), *nets), Streamed(rows_of(root, "stored"), *nets)
+  memory = Streamed(InMemory(rows_of(root, "plain").all(), nets[2]), *nets)
+  whole = face_batches.load(plain, 2, 8, seed=5, cross=0.5, how=HOW)
+  equal(whole, face_batches.load(memory, 2, 8, seed=5, cross=0.5, how=HOW))
+  still = face_batches.load(plain, 2, 8, seed=5, cross=0.5)
+  for name in ("ids", "eos", "identity", "clip", "person", "index"):
+    equal({name: whole[name]}, {name: still[name]})
+  stay = np.array([m is None for m in moves.draw(HOW, 5, 2, 8)])
+  assert 0 < stay.sum() < 8
+  for name in ("mean", "mask", "marks"):
+    same = np.array([np.array_equal(a, b) for a, b in zip(whole[name], still[name])])
+    assert same[stay].all() and (same.sum() == stay.sum() or name == "mask"), name
+  np.testing.assert_array_equal(whole["inside"][stay], 1)
+  assert "inside" not in still and "time_ids" not in whole
+  at = np.array([1, 6])
+  few = face_batches.load(plain, 2, 8, seed=5, cross=0.5, places=at, how=HOW)
+  for name in ("mean", "mask", "marks", "inside", "clip", "index"):
+    np.testing.assert_array_equal(few[name], whole[name][at])
+  anew = face_batches.load(stored, 2, 8, seed=5, cross=0.5, how=HOW)
+  equal(
+    {n: anew[n] for n in ("mean", "logvar", "mask", "inside")},
+    {n: whole[n] for n in ("mean", "logvar", "mask", "inside")},
+  )
+  other = face_batches.load(plain, 3, 8, seed=5, cross=0.5, how=HOW)
+  assert not np.array_equal(other["inside"], whole["inside"])
+
+
+def test_several_references_of_a_moved_picture_are_the_unmoved_ones(root, nets):
+  data = Streamed(rows_of(root, "plain"), *nets)
+  moved, still = (face_batches.load(data, 1, 4, seed=2, cross=0.5, photos=3, how=how) for how in (HOW, None))
+  for name in ("identity", "clip"):
+    assert moved[name].shape[:2] == (4, 3)
+    np.testing.assert_array_equal(moved[name], still[name])
+
+
+def test_sdxl_is_told_what_its_pictures_were_cut_from(root):
+  """Squares of 128 pixels in photos of 128, read at 32; where others lie in theirs is at that scale."""
+  rows = rows_of(root, "stored")
+  assert (rows.read([0, 5]).sizes == [128, 128, 0, 0]).all()
+  record = {"photo_size": np.array([900, 600]), "square": np.array([100, 40, 400])}
+  assert list(rows._sizes(record)) == [900, 600, 8, 3]
+  told = lambda xl: face_features.pictures(namespace(nets=namespace(xl=xl)), (), rows.read([0, 5]))
+  assert told(True).sizes.tolist() == [[128, 128, 0, 0, 32, 32]] * 2 and told(False).sizes is None
+  looks = face_features.Looks(np.zeros((2, 512), np.float32), np.zeros((2, 5, 8), np.float16))
+  assert face_features.batch(told(True), looks)["time_ids"].dtype == np.float32
 
 
 # ---- Ahead -----------------------------------------------------------------------------------------------

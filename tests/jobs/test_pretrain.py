@@ -68,6 +68,24 @@ def test_records_on_the_disk_train_the_same_add_on_to_the_bit(root, small, capsy
 
 
 @pytest.mark.slow
+def test_pictures_that_move_train_the_same_add_on_however_often_it_stopped(root, small, capsys):
+  """Records with stored latents, which are those of unmoved pictures; another add-on than without moves."""
+  data = pretraining.prepared(root, root / "still", root / "people", 32).name
+  moving = dict(data=data, augment=1.0, steps=2)
+  pretrain.main(command(root, "moving", **moving))
+  assert "read step by step, their latents computed anew (pictures move)" in capsys.readouterr().err
+  pretrain.main(command(root, "moving-parts", **moving, minutes=0.0))
+  pretrain.main(command(root, "moving-parts", **moving))
+  pretrain.main(command(root, "not-moving", data=data, steps=2))
+  one, two, other = (weights(root / n / "addon")["controlnet"] for n in ("moving", "moving-parts", "not-moving"))
+  for name, x in one.items():
+    np.testing.assert_array_equal(x, two[name], err_msg=name)
+  assert any((x != other[name]).any() for name, x in one.items())
+  with pytest.raises(UserError, match="augment was 1.0 and is now 0.5"):
+    pretrain.main(command(root, "moving", **moving | {"augment": 0.5}))
+
+
+@pytest.mark.slow
 def test_the_average_of_the_steps_is_kept(root, small):
   """After one step of two an average that begins with nine tenths of it: of what was 0, nine tenths of what it became."""
   pretrain.main(command(root, "last", minutes=0.0))

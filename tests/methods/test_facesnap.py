@@ -116,6 +116,29 @@ def test_the_error_outside_the_region_does_not_count(ready):
   np.testing.assert_allclose(half, whole / 4, rtol=1e-5)
 
 
+def test_beyond_the_picture_nothing_is_learned(ready):
+  """Half of the frame covered: as a region of that half; whatever weight the rest of the picture has."""
+  frozen, batch, _, moved = ready
+  left = jnp.zeros_like(batch["mask"]).at[:, :, :8].set(1.0)
+  outside = dataclasses.replace(CFG, outside=0.5)
+  covered, _ = slope(moved, frozen, batch | {"inside": left}, CFG)
+  whole, _ = slope(moved, frozen, batch, CFG)
+  assert 0 < covered < whole
+  np.testing.assert_allclose(covered, value(moved, frozen, batch | {"mask": left}, CFG), rtol=1e-6)
+  part = value(moved, frozen, batch | {"mask": 0 * left, "inside": left}, outside)
+  np.testing.assert_allclose(part, covered / 4, rtol=1e-5)
+
+
+@pytest.mark.slow  # SDXL's
+def test_a_picture_has_its_own_place_in_its_photo(folder):
+  frozen, batch, _, moved = prepare(folder, "sdxl")
+  side = batch["mean"].shape[1] * frozen.backbone.nets.factor
+  ids = jnp.asarray(conditioning.time_ids(ROWS, (side, side)))
+  at = lambda **more: float(value(moved, frozen, batch | more, CFG))
+  np.testing.assert_allclose(at(time_ids=ids), at(), rtol=1e-6)
+  assert abs(at(time_ids=ids.at[:, 2:4].set(40.0)) - at()) > 1e-6
+
+
 def optax_norm(gradient):
   return float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(gradient)))
 
@@ -250,6 +273,7 @@ def test_presets_and_protocol():
   assert (paper.lr, paper.batch, paper.steps, paper.empty, paper.identity_weight) == (1e-5, 14, 360_000, 0.1, 0.5)
   assert (paper.cross, paper.outside, paper.weight_decay) == (0, 0, 1e-2)
   assert (paper.contrast, paper.photos) == (0, 1)
+  assert paper.augment == 0.8 and Config().augment == 0  # 160,000 pictures made 800,000
   with pytest.raises(UserError, match="--dim 10 is no multiple of --head_dim 4"):
     facesnap.mixer_config(dataclasses.replace(CFG, dim=10), 8, 8)
 

@@ -5,6 +5,7 @@
 
 _ROWS = "tests/data/test_face_rows.py::"
 _VALIDATION = "tests/evaluation/test_validation.py::"
+_MOVES = "tests/person/test_moves.py::"
 _PLAN = "tests/planning/test_plan_pretraining.py::"
 
 MUTANTS = [
@@ -12,7 +13,7 @@ MUTANTS = [
 
   # Every process would train on the first process's faces.
   ("rows of another process", "idejax/data/face_batches.py",
-   "data.take(at[places], who[places])", "data.take(at[: len(places)], who[: len(places)])",
+   "data.take(at[places], who[places], **moved)", "data.take(at[: len(places)], who[: len(places)], **moved)",
    _ROWS + "test_a_process_reads_its_own_rows_and_no_others"),
   ("held-out people train", "idejax/data/face_batches.py",
    "at = at if among is None else among[at]", "at = at",
@@ -33,6 +34,30 @@ MUTANTS = [
   ("rows on other devices", "idejax/data/face_batches.py",
    "lambda x, index: x[at[index[0]]]", "lambda x, index: x[at[: len(at[index[0]])]]",
    _ROWS + "test_rows_of_a_batch_lie_on_their_devices"),
+
+  # Pictures that move.
+
+  ("a process moves as the first rows move", "idejax/data/face_batches.py",
+   "moves.draw(how, seed, step, batch)[n] for n in places", "moves.draw(how, seed, step, batch)[n] for n in range(len(places))",
+   _ROWS + "test_moved_pictures_are_a_function_of_seed_step_and_place"),
+  ("latents of unmoved pictures", "idejax/data/face_rows.py",
+   "if self.has_latents and how is None else None", "if self.has_latents else None",
+   _ROWS + "test_moved_pictures_are_a_function_of_seed_step_and_place"),
+  ("landmarks stay behind", "idejax/person/moves.py",
+   '"marks": align.apply(m, marks).astype(np.float32)', '"marks": marks',
+   _MOVES + "test_landmarks_and_mask_lie_where_the_picture_has_them"),
+  ("half a pixel off", "idejax/person/moves.py",
+   "0.5 * back - 0.5", "0.0 * back",
+   _MOVES + "test_landmarks_and_mask_lie_where_the_picture_has_them"),
+  ("the face leaves the frame", "idejax/person/moves.py",
+   "if max(ends[0], low) <= min(ends[1], high):", "if True:",
+   _MOVES + "test_the_face_stays_in_the_frame_and_the_frame_full_as_far_as_may_be"),
+  ("the crop of an enlarged picture", "idejax/person/moves.py",
+   "scale * side / 2 - 0.5 - middle", "scale * side / 2 - middle",
+   _MOVES + "test_an_enlarged_picture_says_where_its_crop_lies_and_a_shrunk_one_that_it_has_none"),
+  ("the black is learned", "idejax/methods/facesnap.py",
+   'region = region * batch["inside"]', 'region = region + 0 * batch["inside"]',
+   "tests/methods/test_facesnap.py::test_beyond_the_picture_nothing_is_learned"),
 
   # What prepare stores of nets.
 
