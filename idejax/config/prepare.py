@@ -28,7 +28,9 @@ class Prepare:
   """A folder tree, a .jsonl list, .tar files of WebDataset, or a prepared data set of TFDS."""
   drawn: Annotated[int, at_least(0)] = 0
   """In place of photos, so many pictures of the built-in world's training people, at least four of each."""
-  stage: Literal["all", "detect", "embed", "landmarks", "masks", "captions", "latents", "clip", "shards"] = "all"
+  stage: Literal["all", "detect", "embed", "landmarks", "masks", "captions", "latents", "clip", "shapes", "shards"] = (
+    "all"
+  )
   """One stage alone, such as on its own kind of machine; give the other options alike each time. Default: all, one
   after the other."""
   pack: Annotated[str, not_empty] = "miniature"
@@ -41,6 +43,14 @@ class Prepare:
   then computes none. Any other refuses them. 64 kB a photo at 512 pixels, 256 kB at 1024."""
   vision: Annotated[str | None, not_empty] = None
   """Store CLIP's tokens of the portraits too, by this folder's image encoder, or miniature. 640 kB a photo with ViT-H."""
+  captioner: Path | None = None
+  """Folder of an image-to-text network (`optimum-cli export onnx --task image-to-text` writes one) that says what photos
+  show which came without a caption; the records then say whose captions are its. Default: those have none."""
+  shape: Annotated[str | None, not_empty] = None
+  """Store shape, expression and pose of the faces too: a morphable model (.npz, see docs/methods.md) with --table, fitted
+  to their landmarks, or miniature, the drawn world's own."""
+  table: Path | None = None
+  """The morphable model's 72 landmarks."""
   size: Annotated[int | None, at_least(16)] = None
   """Store squares round the face of so many pixels a side. Default: the photos as they are."""
   around: Annotated[float, at_least(1)] = 4.0

@@ -9,6 +9,7 @@ a few milliseconds. sigma is NOISE times the face's size.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from idejax.errors import UserError
@@ -118,6 +119,11 @@ def rotate(vector: np.ndarray) -> np.ndarray:
     return np.eye(3)
   k = np.cross(vector / angle, np.eye(3)).T  # k @ x = axis x x
   return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+
+
+def vector(rotation: np.ndarray) -> np.ndarray:
+  """The vector [3] about which `rotate` makes a rotation [3, 3]."""
+  return cv2.Rodrigues(rotation)[0][:, 0]
 
 
 def _jacobian(points: np.ndarray, basis: np.ndarray, rotation: np.ndarray, scale: float) -> np.ndarray:

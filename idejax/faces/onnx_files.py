@@ -15,6 +15,7 @@ class Net(NamedTuple):
   task: str  # detection, recognition, landmark_2d_106, attribute, other
   inputs: tuple[tuple[int | None, ...], ...]
   outputs: tuple[tuple[int | None, ...], ...]
+  names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # of both
 
 
 def read(path: Path) -> Net:
@@ -36,11 +37,11 @@ def header(path: Path) -> Net:
   if not graph.node:
     raise UserError(f"{path} is no ONNX file: it holds no network")
   constants = {t.name for t in graph.initializer}
-  inputs = tuple(_shape(v) for v in graph.input if v.name not in constants)
-  outputs = tuple(_shape(v) for v in graph.output)
+  values = [v for v in graph.input if v.name not in constants]
+  inputs, outputs = (tuple(map(_shape, x)) for x in (values, graph.output))
   if not inputs or not outputs:
     raise UserError(f"{path} has no {'outputs' if inputs else 'inputs'}")
-  return Net(path, "other", inputs, outputs)
+  return Net(path, "other", inputs, outputs, (tuple(v.name for v in values), tuple(v.name for v in graph.output)))
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:

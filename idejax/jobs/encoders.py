@@ -1,14 +1,17 @@
-"""The nets whose work `idejax prepare` may do ahead of a training: a model's VAE and an image encoder."""
+"""What `idejax prepare` may compute ahead of a training: a model's VAE, an image encoder, a model of faces."""
 
 import functools
+import hashlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from idejax.data.preparing.stages import Encoder
+from idejax.data.preparing.stages import Encoder, Reader
 from idejax.errors import UserError
+from idejax.faces import fitting, morphable
+from idejax.miniature.judging import shapes
 from idejax.model.backbone import load_part
 from idejax.model.vision import Tower
 from idejax.nets import clip_vision, vae
@@ -52,6 +55,44 @@ def of_tower(name: str) -> Encoder:
   load = functools.cache(lambda: Tower(folder))
   side = clip_vision.VisionConfig.from_json(read_json(config)).image_size
   return Encoder(folder.name, tensorfiles.digest(folder), side, lambda x: {"clip": load().tokens(x).astype(np.float16)})
+
+
+def of_shape(shape: str, table: Path | None) -> Reader:
+  """What reads shape, expression and pose of faces: a morphable model's file with its table, fitted to the landmarks, or
+  the drawn world's own regressor.
+
+  Of a morphable model "pose" is the head's turn (its axis by radians), pixels of the model's unit, and the shift in
+  pixels, so that `fitting.project` gives the landmarks; "residual" is what the fit misses them by, as a share of the
+  face. Where that is above `fitting.LIMIT` nothing else is told.
+  """
+  if shape == "miniature":
+    if table is not None:
+      raise UserError("--table is of a morphable model's file; --shape miniature has none")
+    regressor = shapes.load()
+    read = lambda photo, points, _: shapes.coefficients(shapes.read(regressor, photo, points))
+    return Reader("miniature", _digest(shapes.FILE), shapes.COEFFICIENTS, read)
+  if table is None:
+    raise UserError("a morphable model is two files: give --shape MODEL and --table LANDMARKS")
+  model = morphable.load(Path(shape), table)
+
+  def run(photo: np.ndarray, points: np.ndarray, marks: np.ndarray | None) -> dict[str, np.ndarray] | None:
+    if marks is None:
+      return None
+    try:
+      fit = fitting.fit(model, marks)
+    except ValueError:  # points that coincide
+      return None
+    if fit.residual > fitting.LIMIT:
+      return {"residual": np.array([fit.residual])}
+    pose = np.array([*fitting.vector(fit.rotation), fit.scale, *fit.shift])
+    return {"shape": fit.shape, "expression": fit.expression, "pose": pose, "residual": np.array([fit.residual])}
+
+  sizes = {"shape": len(model.shape), "expression": len(model.expression), "pose": 6, "residual": 1}
+  return Reader(Path(shape).name, _digest(Path(shape), table), sizes, run)
+
+
+def _digest(*files: Path) -> str:
+  return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
 
 def vae_digest(folder: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from idejax import __version__, config, faces
 from idejax.data import face_rows, face_shards
 from idejax.data.preparing import parts, rules, shards, sources, stages
+from idejax.data.preparing.captioner import Captioner
 from idejax.data.preparing.sources import Item
 from idejax.errors import UserError, tell
 from idejax.faces import npz, photo
@@ -37,6 +38,8 @@ def main(c: config.Prepare):
   pack = faces.open_pack(c.pack, threads=1)
   parser = Parser(c.parsing, threads=1) if c.parsing else None
   vae, tower = nets(c)
+  captioner = Captioner(c.captioner, c.threads or 0) if c.captioner else None
+  reader = reader_of(c)
   with waiting("listing the photos"):
     items = source.items()
   if not items:
@@ -47,7 +50,7 @@ def main(c: config.Prepare):
   tell(f"{len(items)} photos in {len(lists)} shard{'s' * (len(lists) > 1)}, faces by {pack.name} ({pack.licence})")
 
   # ---- Stages: a part of each shard, those that are there and current are left ---------------------
-  work = stages.Work(source, pack, parser, c.threads, c.size, c.around, vae, tower)
+  work = stages.Work(source, pack, parser, c.threads, c.size, c.around, vae, tower, captioner, reader)
   keys = part_keys(work, lists)
   for name, stage in stages.asked(work).items():
     if c.stage in ("all", name):
@@ -74,6 +77,17 @@ def nets(c: config.Prepare) -> tuple[stages.Encoder | None, stages.Encoder | Non
     raise UserError("latents are of squares: give --size, the pixels a side at which the training will run")
   vae = encoders.of_vae(c.model, c.size) if c.model and c.size else None
   return vae, encoders.of_tower(c.vision) if c.vision else None
+
+
+def reader_of(c: config.Prepare) -> stages.Reader | None:
+  """What reads the faces' shapes, where the command names it."""
+  if not c.shape:
+    if c.stage == "shapes":
+      raise UserError("--stage shapes needs --shape, the model of faces whose coefficients it stores")
+    if c.table:
+      raise UserError("--table is of a morphable model: give its file as --shape")
+    return None
+  return encoders.of_shape(c.shape, c.table)
 
 
 def part_keys(work: stages.Work, lists: Sequence[Sequence[Item]]) -> dict[str, list[str]]:
@@ -138,7 +152,8 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
   encoded = {
     k: x.shape[1:] for name in ("latents", "clip") if name in keys for k, x in read(with_rows[0], name).items()
   }
-  layout = shards.Layout(c.size, bool(have[keeps].all()), encoded)
+  coefficients = work.shapes.sizes if work.shapes else {}
+  layout = shards.Layout(c.size, bool(have[keeps].all()), encoded, coefficients, work.captioner is not None)
   square = c.size or 0
   record = 0.4 * square * square + sum(2 * math.prod(shape) for shape in encoded.values())
   need_space(c.out, record * float(keeps.sum()), "the shards")
@@ -189,9 +204,11 @@ def write_shards(c: config.Prepare, work: stages.Work, lists, keys: Mapping[str,
     pack=dict(name=work.pack.name, sha256=work.pack.digest, licence=work.pack.licence),
     parsing=work.parser and work.parser.digest, shards=entries, idejax_version=__version__,
   )  # fmt: skip
-  for name, net in (("latents", work.vae), ("clip", work.tower)):
+  for name, net in (("latents", work.vae), ("clip", work.tower), ("captions", work.captioner)):
     if net:
       manifest[name] = dict(name=net.name, sha256=net.digest, size=net.side)
+  if work.shapes:
+    manifest["shapes"] = dict(name=work.shapes.name, sha256=work.shapes.digest)
   write_json(c.out / "manifest.json", manifest)
   tell(
     f"{int(keeps.sum())} of {len(reasons)} photos in {len(entries)} shard(s) of {c.out}, {len(people)} people"

@@ -5,6 +5,8 @@
 
 _ROWS = "tests/data/test_face_rows.py::"
 _VALIDATION = "tests/evaluation/test_validation.py::"
+_CAPTIONS = "tests/data/test_captioner.py::"
+_SHAPES = "tests/data/test_prepare_shapes.py::"
 _MOVES = "tests/person/test_moves.py::"
 _PLAN = "tests/planning/test_plan_pretraining.py::"
 
@@ -73,6 +75,30 @@ MUTANTS = [
   ("latents of any size", "idejax/data/face_shards.py",
    'if theirs["size"] != latents[1]:', "if False:",
    _ROWS + "test_latents_of_another_model_or_size_and_tokens_of_another_encoder"),
+
+  # What a network of the user's says of photos, and what a model of faces does.
+
+  ("captions that came with photos are replaced", "idejax/data/preparing/stages.py",
+   '_with_face(before["detect"]) if not texts[i]]', '_with_face(before["detect"])]',
+   _CAPTIONS + "test_photos_without_a_caption_get_one_that_says_whose_it_is"),
+  ("a caption goes on after its end", "idejax/data/preparing/captioner.py",
+   "if i in self.ends), len(row))", "if i == -1), len(row))",
+   _CAPTIONS + "test_rows_that_end_early_wait_for_the_others_and_those_that_never_end_are_cut"),
+  ("any decoder will do", "idejax/data/preparing/captioner.py",
+   "if not inputs <= have or have - inputs - _MASKS:", "if not inputs & have:",
+   _CAPTIONS + "test_networks_of_another_kind_are_refused_in_one_sentence"),
+  ("a picture's mean is not taken off", "idejax/data/preparing/captioner.py",
+   'x = (x - np.array(self._how["image_mean"])) / np', "x = x / np",
+   _CAPTIONS + "test_the_picture_is_read_as_its_config_says"),
+  ("the pose stays in the photo", "idejax/data/preparing/squares.py",
+   'out["pose"] = np', '_ = np',
+   _SHAPES + "test_a_record_holds_what_its_landmarks_come_from"),
+  ("a fit that misses is kept", "idejax/jobs/encoders.py",
+   "if fit.residual > fitting.LIMIT:", "if fit.residual > 1:",
+   _SHAPES + "test_a_record_holds_what_its_landmarks_come_from"),
+  ("another model of faces keeps the part", "idejax/data/preparing/stages.py",
+   '{"reader": w.shapes and w.shapes.digest}', '{"reader": None}',
+   _SHAPES + "test_the_stage_alone_and_another_model_make_that_part_anew_and_no_other"),
 
   # Validation.
 

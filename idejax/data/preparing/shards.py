@@ -21,10 +21,19 @@ NAME = "face_records"
 class Layout:
   """Fields of a record: pixels as they were (size None) or squares round the face, and what is known of them.
 
-  encoded: shapes of what nets made of the pictures, float16, by field: "mean" and "logvar", "clip".
+  encoded: shapes of what nets made of the pictures, float16, by field: "mean" and "logvar", "clip". coefficients:
+  how many numbers, float32, tell of faces by field: "shape", "expression", "pose", "residual". captioned: whether a
+  network wrote captions.
   """
 
-  def __init__(self, size: int | None, has_landmarks: bool, encoded: Mapping[str, Sequence[int]] | None = None):
+  def __init__(
+    self,
+    size: int | None,
+    has_landmarks: bool,
+    encoded: Mapping[str, Sequence[int]] | None = None,
+    coefficients: Mapping[str, int] | None = None,
+    captioned: bool = False,
+  ):
     import tensorflow_datasets as tfds
 
     f = tfds.features
@@ -44,7 +53,12 @@ class Layout:
       fields["landmarks"] = f.Tensor(shape=(72, 2), dtype=np.float32)
     for name, shape in (encoded or {}).items():
       fields[name] = f.Tensor(shape=tuple(shape), dtype=np.float16, encoding="bytes")
-    self.size, self.has_landmarks, self.encoded = size, has_landmarks, tuple(encoded or ())
+    for name, count in (coefficients or {}).items():
+      fields[name] = f.Tensor(shape=(count,), dtype=np.float32)
+    if captioned:
+      fields["caption_by"] = f.Text()
+    self.size, self.has_landmarks, self.captioned = size, has_landmarks, captioned
+    self.encoded, self.coefficients = tuple(encoded or ()), tuple(coefficients or ())
     self.features = f.FeaturesDict(fields)
     self._serializer = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info())
 
@@ -68,6 +82,7 @@ def write(
 
   detections = columns["detect"]
   texts = parts.unpack(columns["captions"], "caption_")
+  writers = parts.unpack(columns["captions"], "caption_by_") if layout.captioned else []
   encoded = {n: x for stage in ("latents", "clip") for n, x in columns.get(stage, {}).items()}
   masks = {n: parts.unpack(columns["masks"], f"{n}_") for n in ("face", "hair")}
   with replacing(file) as temporary:
@@ -79,6 +94,7 @@ def write(
         record: dict[str, Any] = {n: detections[n][i] for n in ("box", "points", "quality")}
         if layout.has_landmarks:
           record["landmarks"] = columns["landmarks"]["landmarks"][i]
+        record |= {n: columns["shapes"][n][i] for n in layout.coefficients}
         place = rules.square_of(detections["size"][i], detections["box"][i], around)
         record |= {n: files[i] for n, files in masks.items()}
         if layout.size is None:
@@ -86,6 +102,8 @@ def write(
         else:
           record = squares.cut(record | {"image": photo.read(picture.data).pixels}, place, layout.size)
         record |= {n: encoded[n][i] for n in layout.encoded}
+        if layout.captioned:
+          record["caption_by"] = writers[i]
         record |= dict(
           embedding=columns["embed"]["embedding"][i],
           photo_size=detections["size"][i],

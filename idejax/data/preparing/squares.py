@@ -20,6 +20,9 @@ def cut(record: Mapping[str, Any], place: tuple[int, int, int], size: int) -> di
       # Whole numbers are pixels' centres: the middle of the square stays its middle.
       points = (record[name].reshape(-1, 2) - corner + 0.5) * scale - 0.5
       out[name] = points.reshape(record[name].shape).astype(np.float32)
+  if "pose" in record:  # its last three numbers are pixels: how large, and where
+    turn, size_, at = np.split(record["pose"], (3, 4))
+    out["pose"] = np.concatenate([turn, size_ * scale, (at - corner + 0.5) * scale - 0.5]).astype(np.float32)
   top, left, side = place
   shrink = lambda x: augment.resize(np.ascontiguousarray(x[top : top + side, left : left + side]), size)
   out |= {n: png(shrink(_bits(record[n])) > 127) for n in ("face", "hair") if n in record}

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from idejax.data.preparing import parts, rules, squares
+from idejax.data.preparing.captioner import Captioner
 from idejax.data.preparing.sources import Drawn, Item, Picture, Source
 from idejax.errors import UserError
 from idejax.faces import batch, landmarks, mask, photo
@@ -36,6 +37,18 @@ class Encoder(NamedTuple):
   run: Callable[[np.ndarray], Columns]
 
 
+class Reader(NamedTuple):
+  """What reads shape, expression and pose of a face: its name, the digest of its files, numbers in each by field.
+
+  run: a photo, its five points, its 72 landmarks or None -> arrays by field; None where it cannot tell.
+  """
+
+  name: str
+  digest: str
+  sizes: Mapping[str, int]
+  run: Callable[[np.ndarray, np.ndarray, np.ndarray | None], Mapping[str, np.ndarray] | None]
+
+
 class Work(NamedTuple):
   """What the stages share: networks and settings."""
 
@@ -47,6 +60,8 @@ class Work(NamedTuple):
   around: float = 4.0
   vae: Encoder | None = None
   tower: Encoder | None = None
+  captioner: Captioner | None = None
+  shapes: Reader | None = None
 
 
 class Stage(NamedTuple):
@@ -157,10 +172,39 @@ def masks(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> C
   return {**columns, "mask_source": origins}
 
 
-def captions(work: Work, items: Sequence[Item], _: Mapping[str, Columns]) -> Columns:
-  """What came with the photos: sidecar, list, tar, data set or the drawn world; never invented."""
+def captions(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """What came with the photos: sidecar, list, tar, data set or the drawn world; of those without, what the user's
+  captioner says of the pictures as they are stored, and that it does; never invented."""
   texts = work.source.captions(items) if isinstance(work.source, Drawn) else [i.caption for i in items]
-  return {f"caption_{k}": v for k, v in parts.pack([t.encode() for t in texts]).items()}
+  columns = {"caption": texts}
+  if work.captioner:
+    rows = [i for i in _with_face(before["detect"]) if not texts[i]]
+    columns["caption_by"] = [""] * len(items)
+    pictures = zip(work.source.read([items[i] for i in rows]), rows)
+    look = lambda pair: _stored(work, before["detect"], *pair)[0]
+    for start, images in _batches(_threaded(work, look, pictures), 32):
+      for i, text in zip(rows[start:], work.captioner(images)):
+        texts[i], columns["caption_by"][i] = text, work.captioner.name if text else ""
+  return {f"{n}_{k}": v for n, c in columns.items() for k, v in parts.pack([t.encode() for t in c]).items()}
+
+
+def shapes(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
+  """Shape, expression and pose of each face, float32 [N, ...] by field; NaN where they cannot be told."""
+  assert work.shapes
+  detections, points = before["detect"], before["landmarks"]
+  rows, reader = _with_face(detections), work.shapes
+
+  def look(pair: tuple[Picture, int]) -> Mapping[str, np.ndarray] | None:
+    picture, i = pair
+    marks = points["landmarks"][i] if points["has_landmarks"][i] else None
+    return reader.run(photo.read(picture.data).pixels, detections["points"][i], marks)
+
+  columns = {n: np.full((len(items), size), np.nan, np.float32) for n, size in reader.sizes.items()}
+  pictures = zip(work.source.read([items[i] for i in rows]), rows)
+  for i, row in zip(rows, _threaded(work, look, pictures)):
+    for name, x in (row or {}).items():
+      columns[name][i] = x
+  return columns
 
 
 def latents(work: Work, items: Sequence[Item], before: Mapping[str, Columns]) -> Columns:
@@ -224,18 +268,21 @@ STAGES: dict[str, Stage] = {
     Stage("captions", (), lambda w: {}, captions),
   )
 }
-# Of those who name a model: what its nets make of the pictures.
+# Of those who name a model: what its nets make of the pictures and faces.
 LATENTS = Stage("latents", ("detect",), lambda w: _encoder(w, w.vae), latents)
 CLIP = Stage("clip", ("detect",), lambda w: _encoder(w, w.tower), clip)
+
+CAPTIONED = Stage("captions", ("detect",), lambda w: _encoder(w, w.captioner), captions)
+SHAPES = Stage("shapes", ("detect", "landmarks"), lambda w: {"reader": w.shapes and w.shapes.digest}, shapes)
 
 
 def asked(work: Work) -> dict[str, Stage]:
   """The stages that records are made of, by name."""
-  more = [s for s, encoder in ((LATENTS, work.vae), (CLIP, work.tower)) if encoder]
-  return STAGES | {s.name: s for s in more}
+  more = (CAPTIONED, work.captioner), (LATENTS, work.vae), (CLIP, work.tower), (SHAPES, work.shapes)
+  return STAGES | {s.name: s for s, net in more if net}
 
 
-def _encoder(work: Work, encoder: Encoder | None) -> Mapping[str, Any]:
+def _encoder(work: Work, encoder: Encoder | Captioner | None) -> Mapping[str, Any]:
   return {"size": work.size, "around": work.around, "net": encoder and encoder.digest}
 
 

@@ -90,6 +90,33 @@ class Drawn:
     return ((result + 0.5) * (side / _SIDE) - side / 2 + middle).astype(np.float32)
 
 
+COEFFICIENTS = {"shape": len(MEASURES) + 1, "expression": len(scene.EXPRESSIONS), "pose": 6}
+
+
+def coefficients(reading: Reading) -> dict[str, np.ndarray]:
+  """A reading as numbers: shape (MEASURES, 1 for a woman), expression (1 for the mood), pose (turn about x, y and z in
+  radians, pixels of the head's unit, where its pivot lies). Float32, by field of COEFFICIENTS."""
+  who, where = reading
+  a = head.ZOOM * float(where.scale) * _SIDE / 2
+  half, middle = _SIDE / 2, (_SIDE - 1) / 2
+  x = float(where.shift_x) * half + middle
+  y = (float(where.shift_y) + head.CENTRE) * half + middle + head.PIVOT * a
+  mood = np.eye(len(scene.EXPRESSIONS), dtype=np.float32)[int(where.expression)]
+  return {
+    "shape": np.array([*(getattr(who, n) for n in MEASURES), who.gender], np.float32),
+    "expression": mood,
+    "pose": np.array([0, where.yaw, where.tilt, a, x, y], np.float32),
+  }
+
+
+def of_coefficients(shape: np.ndarray, expression: np.ndarray, pose: np.ndarray) -> Reading:
+  """The reading whose `coefficients` these are; of a record's, in that record's pixels."""
+  fixed = dict.fromkeys(people.CONTINUOUS, np.float32(0)) | dict.fromkeys(people.DISCRETE, np.int32(0))
+  size = dict(zip(MEASURES, np.asarray(shape, np.float32)))
+  person = Person(**(fixed | size | {"gender": np.int32(shape[-1] > 0.5)}))
+  return Reading(person, _placed(pose[2], pose[1], pose[3], *pose[4:], int(np.argmax(expression))))
+
+
 def marks(reading: Reading) -> np.ndarray:
   """float32 [72, 2] in the pixels of the photo that the scene was read from."""
   return np.asarray(landmarks.geometry(np, *reading, _SIDE).landmarks, np.float32)
@@ -112,13 +139,18 @@ def _scene(out: dict[str, float], mood: int, matrix: np.ndarray) -> Scene:
   turn = matrix[0, 0] + 1j * matrix[1, 0]
   a = CUT.side * np.exp(out["growth"] + 1j * out["turn"]) / turn
   b = (CUT.side * (out["right"] + 1j * out["down"]) - (matrix[0, 2] + 1j * matrix[1, 2])) / turn
-  scale, half, middle = abs(a) / (head.ZOOM * _SIDE / 2), _SIDE / 2, (_SIDE - 1) / 2
+  return _placed(np.angle(a), np.clip(out["yaw"], -0.45, 0.45), abs(a), b.real, b.imag, mood)
+
+
+def _placed(tilt: float, yaw: float, unit: float, x: float, y: float, mood: int) -> Scene:
+  """The scene of a head whose unit has so many pixels and whose pivot lies at (x, y)."""
+  scale, half, middle = unit / (head.ZOOM * _SIDE / 2), _SIDE / 2, (_SIDE - 1) / 2
   return scene.scene(
-    tilt=float(np.angle(a)),
+    tilt=float(tilt),
     scale=scale,
-    yaw=float(np.clip(out["yaw"], -0.45, 0.45)),
-    shift_x=(b.real - middle) / half,
-    shift_y=(b.imag - middle) / half - head.CENTRE - head.PIVOT * head.ZOOM * scale,
+    yaw=float(yaw),
+    shift_x=(x - middle) / half,
+    shift_y=(y - middle) / half - head.CENTRE - head.PIVOT * head.ZOOM * scale,
     expression=scene.EXPRESSIONS[mood],
   )
 
