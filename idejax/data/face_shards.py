@@ -12,6 +12,9 @@ from idejax.data import face_folder
 from idejax.errors import UserError, one_line
 from idejax.storage.files import read_json
 
+_SHARD = {"file", "records", "bytes", "sha256"}  # what a manifest says of each
+_AGAIN = "the same idejax prepare again makes it anew"
+
 
 class FaceShards(Sequence):
   """Records as dicts of arrays and strings; "image" stays encoded. Pickles into the processes that read."""
@@ -69,11 +72,19 @@ def open_shards(
   if not (folder / "manifest.json").is_file():
     raise UserError(f"{folder} has no manifest.json: idejax prepare PHOTOS --out {folder} makes face records")
   about = read_json(folder / "manifest.json")
-  if about.get("version") != 1 or not isinstance(about.get("shards"), list):
+  if about.get("version") != 1:
     raise UserError(f"{folder}/manifest.json is of version {about.get('version')}, and this idejax reads version 1")
+  if lacking := [k for k in ("fields", "pack", "size", "shards") if k not in about]:
+    raise UserError(
+      f"{folder}/manifest.json says nothing of {', '.join(lacking)}; the same idejax prepare again writes it"
+    )
+  if not isinstance(about["shards"], list) or not all(
+    isinstance(s, dict) and _SHARD <= s.keys() for s in about["shards"]
+  ):
+    raise UserError(f"{folder}/manifest.json does not say of each shard its {', '.join(sorted(_SHARD))}; {_AGAIN}")
   for shard in about["shards"]:
     if trouble := _trouble(folder, shard):
-      raise UserError(f"{trouble}; the same idejax prepare again makes it anew")
+      raise UserError(f"{trouble}; {_AGAIN}")
   if lacking := sorted(set(fields) - set(about["fields"])):
     raise UserError(f"the records of {folder} have no {', '.join(lacking)}; they have {', '.join(about['fields'])}")
   made_by = about["pack"]

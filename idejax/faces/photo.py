@@ -15,7 +15,7 @@ from idejax.errors import UserError, one_line
 MOST_PIXELS = 100_000_000  # 300 MB as RGB
 LONGEST = 30_000  # cv2 addresses pixels by 16-bit numbers
 SHORTEST = 16
-_MOST_BYTES = 2**29
+MOST_BYTES = 2**29
 # Formats that only store pixels; Pillow's others run programs or are no pictures.
 DRAWN_SIDE = 128  # pixels a side up to which a picture may be of the drawn world, whose own have 64
 FORMATS = "PNG JPEG WEBP TIFF BMP DIB GIF JPEG2000 AVIF PPM TGA ICO PSD PCX QOI".split()
@@ -75,8 +75,8 @@ def encoded(path: Path) -> bytes:
     raise UserError(f"{path} is no regular file")
   try:
     size = path.stat().st_size
-    if size > _MOST_BYTES:
-      raise UserError(f"{path} has {size:,} bytes; a picture has at most {_MOST_BYTES:,}")
+    if size > MOST_BYTES:
+      raise UserError(f"{path} has {size:,} bytes; a picture has at most {MOST_BYTES:,}")
     if not size:
       raise UserError(f"{path} is empty")
     return path.read_bytes()

@@ -3,14 +3,19 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from idejax import config
+from idejax import config, faces
 from idejax.cli import config_file
 from idejax.errors import UserError, tell
 from idejax.jobs import pretrain
+from idejax.nets import iresnet
+from idejax.person import recogniser
 from idejax.planning import model, pretraining
 from idejax.planning.figures import gib
 from idejax.runtime.timing import words
@@ -40,7 +45,8 @@ def main(c: config.Plan, run: config.Pretrain):
   run = dataclasses.replace(run, model=c.model or run.model, batch=c.batch or run.batch, remat=c.remat or run.remat)
   cfg = pretrain.settings(run)
   devices = [pretraining.read(n) for n in (DEFAULT if c.table and c.topology == config.Plan.topology else c.topology)]
-  one, shapes = costs(cfg, run), pretraining.shapes(cfg, run.model, jnp.bfloat16, None, run.remat)
+  net = twin(cfg, run.pack)
+  one, shapes = costs(cfg, run, net), pretraining.shapes(cfg, run.model, jnp.bfloat16, None, run.remat, net)
   how = dict(accumulate=run.accumulate, images=c.images, share=c.share, price=c.price)
   answers = [pretraining.plan(shapes, one, d, **how) for d in devices]  # type: ignore[arg-type]
   head = (
@@ -53,19 +59,32 @@ def main(c: config.Plan, run: config.Pretrain):
     tell(f"figures in {c.out}")
 
 
-def costs(cfg: Any, run: config.Pretrain) -> pretraining.Costs:
+def twin(cfg: Any, pack: str) -> Any:
+  """The recogniser of the identity loss as shapes: of a pack that is here its own, of others IResNet-50, which
+  buffalo_l has; None without that loss."""
+  if not cfg.identity_weight:
+    return None
+  if pack != "miniature" and not Path(pack).is_dir():
+    return iresnet.shapes()
+  nets = faces.open_pack(pack, notify=lambda _: None).app.models
+  params = recogniser.load(Path(nets["recognition"].model_file))
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.float32), params)
+
+
+def costs(cfg: Any, run: config.Pretrain, net: Any) -> pretraining.Costs:
   """What a row costs; kept by content, as counting takes minutes of a large model."""
   from idejax.jobs.plan import sources
 
   parts = dataclasses.asdict(cfg) | {"batch": 0, "steps": 0}
-  question = [parts, model.configs(run.model)[0], run.remat, sources()]
+  face = [list(x.shape) for x in jax.tree.leaves(net)]
+  question = [parts, model.configs(run.model)[0], run.remat, face, sources()]
   digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
   folder = files.cache("plan")
   path = folder / f"pretrain-{digest[:32]}.json" if folder else None
   if path and path.is_file():
     return pretraining.Costs(**files.read_json(path))
   tell(f"counting a row's work on {run.model}")
-  one = pretraining.costs(cfg, run.model, run.remat)
+  one = pretraining.costs(cfg, run.model, run.remat, net)
   if path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, one._asdict())
@@ -84,7 +103,8 @@ def text(f: dict[str, Any]) -> str:
     f"               state {gib(f['state'])}, frozen {gib(f['frozen'])}, activations {gib(f['activations'])}, "
     f"joined weights {gib(f['joined'])}, gradients {gib(f['gradients'])}",
     f"  work         {tflop(f['flops'])} a step: {tflop(f['row']['error'])} a face, and {tflop(f['row']['identity'])} "
-    "where the identity loss is due",
+    "where the identity loss is due"
+    + (f", {tflop(f['row']['encode'])} to encode a picture that moved" if f["row"]["encode"] else ""),
     f"  collectives  {gib(int(f['moved']))} sent by a device in a step",
     f"  step         {words(f['seconds'])} at the roofline (compute {words(f['seconds_compute'])}, memory "
     f"{words(f['seconds_memory'])}, links {words(f['seconds_links'])}): {100 * f['of_floor']:.0f} % of the FLOP floor",

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -46,14 +47,23 @@ def main(c: config.Prepare):
     raise UserError(f"{c.photos[0]} holds no picture file")
   c.out.mkdir(parents=True, exist_ok=True)
   _refuse_other(c, pack)
+  work = stages.Work(source, pack, parser, c.threads, c.size, c.around, vae, tower, captioner, reader)
+  alike = {k: v for k, v in dataclasses.asdict(c).items() if k not in ("out", "photos", "stage", "threads")}
+  with parts.together(c.out / "parts" / "run.lock", alike):
+    run(c, work, items)
+
+
+def run(c: config.Prepare, work: stages.Work, items: Sequence[Item]):
+  """All that is asked of the photos that were listed."""
+  pack = work.pack
   lists = parts.divide(c.out / "parts" / "lists", items, c.shard)
   tell(f"{len(items)} photos in {len(lists)} shard{'s' * (len(lists) > 1)}, faces by {pack.name} ({pack.licence})")
 
   # ---- Stages: a part of each shard, those that are there and current are left ---------------------
-  work = stages.Work(source, pack, parser, c.threads, c.size, c.around, vae, tower, captioner, reader)
   keys = part_keys(work, lists)
   for name, stage in stages.asked(work).items():
     if c.stage in ("all", name):
+      parts.require_unchanged(c.out / "parts" / "lists", lists)
       run_stage(work, stage, lists, keys, c.out / "parts")
   if c.stage not in ("all", "shards"):
     return
@@ -64,6 +74,7 @@ def main(c: config.Prepare):
       if not parts.is_current(parts.path(c.out / "parts", n, name), key):
         raise UserError(f"shard {n} has no {name} yet: idejax prepare --stage {name} comes first, or no --stage at all")
   with parts.ours(c.out / "parts" / "shards", wait=True):
+    parts.require_unchanged(c.out / "parts" / "lists", lists)
     write_shards(c, work, lists, keys)
 
 

@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -15,20 +15,18 @@ from idejax import config, faces, sharding, tree
 from idejax.data import face_batches, face_rows
 from idejax.errors import UserError, tell
 from idejax.evaluation import addons, validation
-from idejax.faces.face_set import FaceSet
-from idejax.jobs import encoders
+from idejax.jobs import encoders, pretrain_faces
 from idejax.methods import contract, facesnap
 from idejax.miniature.judging import scoring
-from idejax.miniature.training import drawn_set
 from idejax.model import addon, conditioning
 from idejax.model.backbone import Backbone
 from idejax.model.vision import Tower
 from idejax.nets.controlnet import ControlNetConfig
-from idejax.person import face_features, moves, recogniser
-from idejax.person.face_features import Encoded
+from idejax.person import moves, recogniser
 from idejax.person.subject import Frozen
 from idejax.personalizing import posers
 from idejax.personalizing.learn import open_model
+from idejax.planning import topology
 from idejax.runtime import distributed, flops
 from idejax.sampling import pipeline
 from idejax.storage import hub
@@ -36,9 +34,6 @@ from idejax.storage.files import read_json, replacing, write_json
 from idejax.storage.folders import claim
 from idejax.training import fit, loop
 from idejax.training.board import Board
-
-Faces = Encoded | face_rows.Streamed
-Picture = Callable[[int], np.ndarray]
 
 _LOSS_BATCHES = 4  # of held-out faces, on which a validation takes the loss
 _SMALL = 1 << 26  # bytes of a vision tower that is worth a copy in the add-on
@@ -101,8 +96,8 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   b, pack, tower = pipe.backbone, faces.open_pack(c.pack), Tower(encoders.vision_folder(c.vision))
   facesnap.mixer_config(cfg, b.nets.unet.context_dim, tower.width)  # sizes that make no mixer are told now
   how = moves.Moves(cfg.augment, cfg.zoom, cfg.turn) if cfg.augment else None
-  data, picture = read(c, pipe, pack, tower, how is not None)
-  among, held = hold_out(c, pipe, pack, tower, data, picture)
+  data, picture = pretrain_faces.read(c, pipe, pack, tower, how is not None)
+  among, held = pretrain_faces.hold_out(c, pipe, pack, tower, data, picture)
 
   # ---- The trainer -----------------------------------------------------------------------------------
   frozen = freeze(pipe, cfg, tower, pack)
@@ -139,6 +134,7 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
       tensorboard=c.tensorboard,
       pictures=cfg.batch,
       flops=work(cfg, step, state, frozen, face_batches.put(rows(0), step.rows, cfg.batch), key),
+      peak=peak(b, step.mesh),
     )
     for count, after in fit.train(step, state, frozen, load, key, where, facts):
       state = after
@@ -172,6 +168,12 @@ def work(cfg: facesnap.Config, step: fit.MeshStep, *args: Any) -> float:
   return least + due * (most - least)
 
 
+def peak(b: Backbone, mesh: jax.sharding.Mesh) -> float:
+  """FLOP/s of the mesh at most, in bfloat16; 0 where they are not known, or where the training is in another format."""
+  one = topology.peak(mesh.devices.flat[0].device_kind)
+  return one * mesh.size if one and jnp.dtype(b.nets.dtype) == jnp.bfloat16 else 0.0
+
+
 def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: faces.Pack):
   """measured.json and measured.png: rows of portrait, own face, another's face in its place, no add-on."""
   figures = addons.measure(posers.with_addon(pipe, folder, pack), c.measure or 0)
@@ -185,55 +187,6 @@ def measure(c: config.Pretrain, pipe: pipeline.Pipeline, folder: Path, pack: fac
   rows = [np.concatenate(list(x[:8]), axis=1) for x in (portraits, own, swapped, plain)]
   with replacing(c.out / "measured.png") as temporary:
     Image.fromarray(np.concatenate(rows).repeat(2, 0).repeat(2, 1)).save(temporary, "PNG")
-
-
-def read(
-  c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower, moving: bool
-) -> tuple[Faces, Picture]:
-  """The faces of --data, at the model's size: encoded in memory, or read step by step where they are more than --memory
-  or moving; and what gives the picture of each."""
-  b, side = pipe.backbone, pipe.size(pipeline.Settings())[0]
-  folder, picture = Path(c.data), None
-  if c.data == "drawn":
-    data = draw(c, "train", c.each, side)
-  elif (folder / "manifest.json").is_file():
-    rows = face_rows.Rows(folder, pack, side, tower.side, encoders.vae_digest(pipe.folder), tower.digest)
-    need = rows.bytes((side // b.nets.factor) ** 2 * b.nets.latent_channels, tower.count * tower.width)
-    if moving or need > c.memory * 2**30:
-      has_latents = rows.has_latents and not moving
-      lacks = [name for name, has in (("latents", has_latents), ("clip", rows.has_clip)) if not has]
-      why = "pictures move" if moving and rows.has_clip else "idejax prepare --model, --vision stores them"
-      how = f", their {' and '.join(lacks)} computed anew ({why})" if lacks else ""
-      tell(f"{folder}: {len(rows)} faces of {int(rows.person.max()) + 1} people, read step by step{how}")
-      return face_rows.Streamed(rows, b, pipe.tokenizers, tower), rows.picture
-    data, picture = face_batches.told(folder, rows.all()), rows.picture
-  else:
-    data = face_batches.photos(folder, pack, side, tower.side, c.parsing)
-  tell(f"encoding {len(data.person)} faces of {int(np.max(data.person)) + 1} people")
-  if moving:
-    images: Any = data.images
-    return face_rows.Streamed(face_rows.InMemory(data, tower), b, pipe.tokenizers, tower), lambda i: np.asarray(
-      images[i]
-    )
-  return face_features.encode(b, pipe.tokenizers, tower, data), picture or (lambda i: np.asarray(data.images[i]))
-
-
-def hold_out(
-  c: config.Pretrain, pipe: pipeline.Pipeline, pack: faces.Pack, tower: Tower, data: Faces, picture: Picture
-) -> tuple[np.ndarray | None, validation.Held | None]:
-  """The places of the faces that train, None for all, and the faces of those who are held out for --validate-every.
-
-  Drawn people are of the world's own held-out split; of others some of the data's people train nothing.
-  """
-  if not c.validate_every:
-    return None, None
-  if c.data == "drawn":
-    side = pipe.size(pipeline.Settings())[0]
-    others = draw(c, "heldout", 2, side, c.validate_people)
-    encoded = face_features.encode(pipe.backbone, pipe.tokenizers, tower, others)
-    return None, validation.Held(encoded, np.arange(len(others.person)), lambda i: np.asarray(others.images[i]))
-  among, out = validation.choose(data.person, c.validate_people)
-  return among, validation.Held(data, out, picture)
 
 
 def validation_of(
@@ -270,18 +223,6 @@ def judge(c: config.Pretrain, pack: faces.Pack) -> validation.Judge | None:
     return scoring.Judges(pack=pack).embed
   tell("validation measures no identity: give --judge, a second face pack")
   return None
-
-
-def draw(c: config.Pretrain, split: str, each: int, side: int, limit: int | None = None) -> FaceSet:
-  """Drawn people's faces, which the first process renders and all open."""
-  folder = c.out / ("faces" if split == "train" else split)
-  render = lambda: drawn_set.render(
-    folder, {split: each}, seed=c.seed, size=side, closer=c.closer, limit=limit or c.people
-  )
-  if distributed.first():
-    render()
-  distributed.meet("rendered")
-  return render()
 
 
 def freeze(pipe: pipeline.Pipeline, cfg: facesnap.Config, tower: Tower, pack: faces.Pack) -> Frozen:

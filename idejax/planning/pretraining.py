@@ -20,25 +20,23 @@ from jax.sharding import AbstractMesh, AxisType
 from idejax import draws, sharding
 from idejax.errors import UserError
 from idejax.methods import facesnap
-from idejax.model import conditioning
+from idejax.model import backbone, conditioning
 from idejax.model.conditioning import Prompts
 from idejax.nets import target
+from idejax.person import likeness, recogniser
 from idejax.person.subject import Frozen
 from idejax.planning import figures, model, topology, work
-from idejax.planning.topology import CHIPS, Chip
+from idejax.planning.topology import CHIPS, GPUS, Chip
 from idejax.runtime import flops
 from idejax.training import fit
 from idejax.training import step as st
 
-GPUS = {  # per GPU of a node joined by NVLink: dense bfloat16 FLOP/s, bytes, bytes/s, bytes/s to the others
-  "h100": Chip(989e12, 80e9, 3.35e12, 450e9),
-  "h200": Chip(989e12, 141e9, 4.8e12, 450e9),
-}
 TOKENS, WIDTH = 257, 1280  # of CLIP ViT-H/14, whose tokens the mixer reads
 ASSUMPTIONS = (
   "not compiled: FLOPs are the jaxpr's matmuls and convolutions, at dense bfloat16 peak; memory traffic is the least "
-  "that a step must move; collectives are not overlapped; latents and CLIP's tokens come from idejax prepare; the "
-  "identity loss counts without its recogniser"
+  "that a step must move; collectives are not overlapped; CLIP's tokens come from idejax prepare, and latents too "
+  "unless pictures move, whose encoding counts as if it ran at the step's speed; the identity loss counts with its "
+  "recogniser, that of a pack by name being IResNet-50"
 )
 
 
@@ -93,7 +91,8 @@ class Shapes:
     }
 
 
-def shapes(cfg: facesnap.Config, name: str, dtype: Any, attention: str | None, remat: bool) -> Shapes:
+def shapes(cfg: facesnap.Config, name: str, dtype: Any, attention: str | None, remat: bool, twin: Any = None) -> Shapes:
+  """Of a model by name. twin: the recogniser's parameters as shapes, if the identity loss has one."""
   b = model.abstract(name, dtype, attention, remat)
   S = jax.ShapeDtypeStruct
   nothing = Prompts(
@@ -101,31 +100,40 @@ def shapes(cfg: facesnap.Config, name: str, dtype: Any, attention: str | None, r
     tuple(S((1,), np.int32) for _ in b.nets.text),
     (),
   )
-  frozen = Frozen(b, {"clip": S((WIDTH,), np.float32), "recogniser": None}, nothing, None)  # type: ignore[arg-type]
+  frozen = Frozen(b, {"clip": S((WIDTH,), np.float32), "recogniser": twin}, nothing, None)  # type: ignore[arg-type]
   tx = st.by_path(*facesnap.rates(cfg))
   begin = lambda k, f: st.init(facesnap.init(k, f, cfg), tx, ema=cfg.ema > 0)
   return Shapes(cfg, frozen, jax.eval_shape(begin, jax.eval_shape(lambda: jax.random.key(0)), frozen))
 
 
 class Costs(NamedTuple):
-  """What one row costs: FLOPs of the masked error's step, of the identity loss's sampling where it is due, and bytes
-  that the jaxpr keeps for the backward pass."""
+  """What one row costs: FLOPs of the masked error's step, of the identity loss where it is due, bytes that the jaxpr
+  keeps for the backward pass, and FLOPs of its picture's encoding, where pictures move."""
 
   error: int
   identity: int
   kept: int
+  encode: int = 0
 
 
-def costs(cfg: facesnap.Config, name: str, remat: bool) -> Costs:
-  """Of a row, on any topology: most of a plan's time."""
-  error, identity = count_flops(cfg, name, remat)
+def costs(cfg: facesnap.Config, name: str, remat: bool, twin: Any = None) -> Costs:
+  """Of a row, on any topology: most of a plan's time. twin: see `shapes`."""
+  error, identity = count_flops(cfg, name, remat, twin)
   with target.compiling_for("tpu"):  # attention by a kernel that keeps no scores
-    return Costs(error, identity, kept(shapes(cfg, name, jnp.bfloat16, None, remat)))
+    s = shapes(cfg, name, jnp.bfloat16, None, remat)
+    return Costs(error, identity, kept(s), encoding(s) if cfg.augment else 0)
 
 
-def count_flops(cfg: facesnap.Config, name: str, remat: bool) -> tuple[int, int]:
-  """FLOPs of a row's step: (of the masked error, of the identity loss's sampling on the steps that have it)."""
-  s = shapes(cfg, name, jnp.float32, "plain", remat)
+def encoding(s: Shapes) -> int:
+  """FLOPs of one picture through the VAE's encoder."""
+  b = s.frozen.backbone
+  side = b.nets.unet.sample_size * b.nets.factor
+  return flops.count(backbone.encode_image, b, jax.ShapeDtypeStruct((1, side, side, 3), b.nets.vae_dtype))
+
+
+def count_flops(cfg: facesnap.Config, name: str, remat: bool, twin: Any = None) -> tuple[int, int]:
+  """FLOPs of a row's step: (of the masked error, of the identity loss on the steps that have it: sampling, recogniser)."""
+  s = shapes(cfg, name, jnp.float32, "plain", remat, twin)
   key = jax.eval_shape(lambda: jax.random.key(0))
   plain = dataclasses.replace(cfg, identity_weight=0.0)
   step = st.make_step(functools.partial(facesnap.loss, cfg=plain), st.by_path(*facesnap.rates(cfg)))
@@ -143,9 +151,15 @@ def count_flops(cfg: facesnap.Config, name: str, remat: bool) -> tuple[int, int]
     side = b.nets.unet.sample_size * b.nets.factor
     cond = dataclasses.replace(cond, control=jnp.zeros((1, side, side, 3)), control_context=tokens)
     noise = draws.normal(draws.keys(key, 0, batch["index"]), batch["mean"].shape[1:])
-    return facesnap.few_steps(b, cond, noise, cfg.identity_steps).sum()
+    images = facesnap.few_steps(b, cond, noise, cfg.identity_steps)
+    return images.sum() if twin is None else read_face(frozen.constants["recogniser"], images, batch["marks"]).sum()
 
   return error, flops.count(jax.grad(sampled), s.state.params, s.frozen, batch, key)
+
+
+def read_face(twin: Any, images: jax.Array, marks: jax.Array) -> jax.Array:
+  """The recogniser's embeddings of pictures, as `facesnap.loss` takes them."""
+  return recogniser.embed(twin, likeness.crop(images + 1, marks, recogniser.SIDE) - 1)
 
 
 def kept(s: Shapes) -> int:
@@ -213,7 +227,7 @@ def plan(
   working = math.gcd(part, d.devices)
   rows = part // working  # of a part, on a device
   due = (1 - cfg.identity_after) / cfg.identity_every if cfg.identity_weight else 0.0
-  total = cfg.batch * (one.error + due * one.identity)
+  total = cfg.batch * (one.error + one.encode + due * one.identity)
   p = place(s, d.devices)
   activations = rows * one.kept
   fixed = p.state + p.frozen

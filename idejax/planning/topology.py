@@ -33,8 +33,26 @@ CHIPS = {
   "tpu7x": Chip(2307 * _TERA, 192 * _GB, 7.38e12, 1200e9, 2),
   "cpu": Chip(0.05 * _TERA, 4 * _GB, 10e9, 10e9),  # a core, roughly: for trying the command
 }
+GPUS = {  # per GPU of a node joined by NVLink: dense bfloat16 FLOP/s, bytes, bytes/s, bytes/s to the others
+  "h100": Chip(989e12, 80e9, 3.35e12, 450e9),
+  "h200": Chip(989e12, 141e9, 4.8e12, 450e9),
+}
+# How jax calls devices: the first words that fit, longer ones before shorter.
+_KINDS = {
+  "tpu v2": "v2", "tpu v3": "v3", "tpu v4": "v4", "tpu v5 lite": "v5e", "tpu v5e": "v5e", "tpu v5": "v5p",
+  "tpu v6 lite": "v6e", "tpu v6e": "v6e", "tpu7x": "tpu7x", "nvidia h100 80gb hbm3": "h100", "nvidia h200": "h200",
+}  # fmt: skip
 # v5e-16 and the like: chips -> the grid that is rented under that name.
 _GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+
+
+def peak(device_kind: str) -> float | None:
+  """Dense bfloat16 FLOP/s of a device as jax names its kind; None of those that no table here has, such as CPUs."""
+  kind = next((k for words, k in _KINDS.items() if device_kind.lower().startswith(words)), None)
+  if kind is None:
+    return None
+  chip = CHIPS.get(kind) or GPUS[kind]
+  return chip.flops / chip.devices
 
 
 class Topology(NamedTuple):

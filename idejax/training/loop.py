@@ -50,6 +50,7 @@ class Run:
   progress: Callable[[int, int, dict[str, Any]], None] | None = None  # see `_Log._write`; None: a line on stderr
   pictures: int = 0  # of a step, for the progress line; 0: it names none
   flops: float = 0.0  # of a step on all devices, for the progress line; 0: it names none
+  peak: float = 0.0  # FLOP/s of all devices at most; 0: not known, and the line names no share of it
 
 
 def resume(checkpoints: Checkpoints, state: State, facts: dict[str, Any], rows: int | None = None) -> State:
@@ -280,6 +281,9 @@ class _Log:
       left = min(left, max(0.0, 60 * self.run.minutes - spent))
     work = f", {rate * self.run.pictures:.3g} pictures/s" if self.run.pictures else ""
     work += f", {rate * self.run.flops / 1e12:.3g} TFLOP/s" if self.run.flops else ""
+    work += (
+      f" ({100 * rate * self.run.flops / self.run.peak:.3g} % of peak)" if self.run.flops and self.run.peak else ""
+    )
     return f", {rate:.2f} steps/s{work}, {_clock(left)} left{waiting}"
 
   def close(self):

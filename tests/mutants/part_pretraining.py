@@ -7,6 +7,7 @@ _ROWS = "tests/data/test_face_rows.py::"
 _VALIDATION = "tests/evaluation/test_validation.py::"
 _CAPTIONS = "tests/data/test_captioner.py::"
 _SHAPES = "tests/data/test_prepare_shapes.py::"
+_COMPANY = "tests/data/test_prepare_company.py::"
 _MOVES = "tests/person/test_moves.py::"
 _PLAN = "tests/planning/test_plan_pretraining.py::"
 
@@ -100,6 +101,18 @@ MUTANTS = [
    '{"reader": w.shapes and w.shapes.digest}', '{"reader": None}',
    _SHAPES + "test_the_stage_alone_and_another_model_make_that_part_anew_and_no_other"),
 
+  # Company, and what is damaged.
+
+  ("jobs of other settings share an output", "idejax/data/preparing/parts.py",
+   "if odd := [k for k in mine if mine[k] != theirs.get(k)]:", "if odd := []:",
+   _COMPANY + "test_jobs_of_other_settings_do_not_share_an_output"),
+  ("hosts make one another's work anew", "idejax/data/preparing/parts.py",
+   "if (other := now.get(i.name)) != i:", "if (other := now.get(i.name)) is None:",
+   _COMPANY + "test_hosts_that_see_other_times_of_the_photos_are_told"),
+  ("half a photo is a photo", "idejax/data/preparing/sources.py",
+   "len(data := _slice(path, at, size)) < size:", "not (data := _slice(path, at, size)):",
+   _COMPANY + "test_photos_in_tars_that_are_cut_off_or_claim_too_much"),
+
   # Validation.
 
   ("others include the person", "idejax/evaluation/validation.py",
@@ -135,6 +148,18 @@ MUTANTS = [
   ("state counted whole on every device", "idejax/planning/pretraining.py",
    "here = lambda tree: sum(part for _, part in parts(tree))", "here = lambda tree: sum(whole for whole, _ in parts(tree))",
    _PLAN + "test_bytes_on_a_device_are_those_that_the_trainer_puts_there"),
+  ("the recogniser reads for nothing", "idejax/planning/pretraining.py",
+   "likeness.crop(images + 1, marks, recogniser.SIDE) - 1)", "likeness.crop(images + 1, marks, recogniser.SIDE)[:, ::2, ::2])",
+   _PLAN + "test_the_recogniser_of_the_identity_loss_is_counted"),
+  ("pictures that move are encoded for nothing", "idejax/planning/pretraining.py",
+   "(one.error + one.encode + due", "(one.error + due",
+   _PLAN + "test_a_picture_that_moves_is_encoded_in_the_step"),
+  ("a v5p for a v5e", "idejax/planning/topology.py",
+   '"tpu v5 lite": "v5e", "tpu v5e": "v5e", "tpu v5": "v5p",', '"tpu v5": "v5p", "tpu v5 lite": "v5e", "tpu v5e": "v5e",',
+   _PLAN + "test_the_peak_of_a_device_as_jax_names_it"),
+  ("a share of one step's peak", "idejax/training/loop.py",
+   "100 * rate * self.run.flops / self.run.peak", "100 * self.run.flops / self.run.peak",
+   "tests/training/test_scorer.py::test_the_progress_line_says_when_steps_wait_for_their_batch"),
   ("the last weights are kept, not their average", "idejax/jobs/pretrain.py",
    "s.ema if cfg.ema else s.params", "s.params",
    "tests/jobs/test_pretrain.py::test_the_average_of_the_steps_is_kept"),

@@ -12,12 +12,13 @@ from support import tiny_pipelines
 
 from idejax import config, sharding
 from idejax.errors import UserError
-from idejax.jobs import plan
+from idejax.jobs import plan, plan_pretraining
 from idejax.methods import facesnap
 from idejax.model import conditioning
 from idejax.model.backbone import predict
 from idejax.model.conditioning import Prompts
-from idejax.planning import pretraining
+from idejax.nets import iresnet
+from idejax.planning import pretraining, topology
 from idejax.runtime import flops
 from idejax.training import fit
 from idejax.training import step as st
@@ -71,6 +72,9 @@ def test_the_identity_loss_costs_its_samplings(folder, shapes, one):
   """Four steps of sampling of which one has a gradient, on the steps that have it; a quarter of them after a fifth."""
   cfg = dataclasses.replace(CFG, identity_weight=0.5)
   costs = pretraining.costs(cfg, folder, False)
+  net = plan_pretraining.twin(cfg, "buffalo_l")
+  judged = pretraining.costs(cfg, folder, False, net)
+  assert judged.error == costs.error and judged.identity - costs.identity == pytest.approx(2.2 * 12.6e9, rel=0.15)
   assert costs.error == one.error and costs.identity > 2 * one.error / 3
   less = pretraining.costs(dataclasses.replace(cfg, identity_steps=2), folder, False)
   assert one.error / 10 < costs.identity - less.identity < costs.identity / 2
@@ -134,6 +138,46 @@ def test_what_does_not_fit_is_said_and_what_fits_is_counted(shapes):
   assert pretraining.plan(rows, ROW, d)["fits"] == "yes"
   more = dataclasses.replace(shapes, cfg=dataclasses.replace(CFG, batch=big + 8))
   assert pretraining.plan(more, ROW, d)["fits"] == "no" or f["joined"] > 0
+
+
+def test_a_picture_that_moves_is_encoded_in_the_step(shapes, folder):
+  """The VAE's encoder on one picture; counted for each row of the batch, and for none where pictures stay."""
+  once = pretraining.encoding(shapes)
+  convolutions = 2 * 9 * 32**2 * 3 * 8  # the first one's, of the tiny VAE's eight channels
+  assert once > 10 * convolutions
+  d = pretraining.read("v5e-8")
+  f, moved = (pretraining.plan(shapes, x, d)["flops"] for x in (ROW, ROW._replace(encode=once)))
+  assert moved - f == 8 * once
+
+
+def test_the_recogniser_of_the_identity_loss_is_counted(folder, tmp_path):
+  """Its arithmetic forward and back to the picture, and its bytes on every device; of a pack that is here its own net."""
+  cfg = dataclasses.replace(CFG, identity_weight=0.5)
+  net = plan_pretraining.twin(cfg, "buffalo_l")
+  assert plan_pretraining.twin(CFG, "buffalo_l") is None
+  assert jax.tree.map(jnp.shape, net) == jax.tree.map(jnp.shape, iresnet.shapes(iresnet.IRESNET50))
+  assert "stem" in plan_pretraining.twin(cfg, "miniature")
+  S = jax.ShapeDtypeStruct
+  images, marks = S((1, 32, 32, 3), np.float32), S((1, 72, 2), np.float32)
+  forward = flops.count(pretraining.read_face, net, images, marks)
+  assert forward == pytest.approx(12.6e9, rel=0.05)  # 6.3 G multiply-adds, as IResNet-50 is known for
+  back = flops.count(jax.grad(lambda x, p, m: pretraining.read_face(p, x, m).sum()), images, net, marks)
+  assert 2 * forward <= back < 2.5 * forward  # strides count with the zeros between
+  with_it, without = (pretraining.shapes(cfg, folder, jnp.float32, None, False, n) for n in (net, None))
+  bytes_ = sum(4 * math.prod(x.shape) for x in jax.tree.leaves(net))
+  assert pretraining.place(with_it, 1).frozen - pretraining.place(without, 1).frozen == bytes_ > 150e6
+
+
+@pytest.mark.parametrize(
+  "kind, flops_",
+  [
+    ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v5", 459e12), ("TPU v6 lite", 918e12), ("TPU v4", 137.5e12),
+    ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H200", 989e12), ("NVIDIA H100 PCIe", None), ("cpu", None),
+    ("Tesla T4", None),
+  ],
+)  # fmt: skip
+def test_the_peak_of_a_device_as_jax_names_it(kind, flops_):
+  assert topology.peak(kind) == flops_
 
 
 @pytest.mark.parametrize("name, devices", [("h200:8", 8), ("H100-4", 4), ("v5e-256", 256), ("v5p:4x4x4", 64)])

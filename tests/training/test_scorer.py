@@ -46,7 +46,7 @@ def test_the_progress_line_says_when_steps_wait_for_their_batch(tmp_path, capsys
     return tiny_run.batch(i)
 
   with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-    run = loop.Run(tmp_path, 12, log_steps=3, pictures=4, flops=2e12)
+    run = loop.Run(tmp_path, 12, log_steps=3, pictures=4, flops=2e12, peak=4e12 if waits else 0.0)
     walk = loop.train(
       step, state, frozen, batch, key=jax.random.key(0), run=run, checkpoints=checkpoints, facts=tiny_run.facts
     )
@@ -54,8 +54,10 @@ def test_the_progress_line_says_when_steps_wait_for_their_batch(tmp_path, capsys
       time.sleep(0.0 if waits else 0.02)
   last = [line for line in capsys.readouterr().err.splitlines() if "12/12" in line]
   assert last and ("in wait for input" in last[0]) == waits
-  rate, pictures, work = re.search(
-    r" ([\d.]+) steps/s, ([\d.e+]+) pictures/s, ([\d.e+]+) TFLOP/s, 0m00s left", last[0]
+  rate, pictures, work, share = re.search(
+    r" ([\d.]+) steps/s, ([\d.e+]+) pictures/s, ([\d.e+]+) TFLOP/s(?: \(([\d.e+]+) % of peak\))?, 0m00s left", last[0]
   ).groups()
+  assert (share is not None) == waits  # where the peak is known
+  assert share is None or float(share) == pytest.approx(50 * float(rate), rel=0.02)
   assert float(pictures) == pytest.approx(4 * float(rate), rel=0.02)
   assert float(work) == pytest.approx(2 * float(rate), rel=0.02)

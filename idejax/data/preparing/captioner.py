@@ -149,7 +149,7 @@ class Captioner:
     for key in (
       ("image_mean", "image_std") if name == "preprocessor_config.json" and value.get("do_normalize", True) else ()
     ):
-      if np.shape(value.get(key)) != (3,):
+      if np.shape(value.get(key, ())) != (3,):
         raise UserError(f"--captioner: {self.folder / name} has no {key}, three numbers")
     return value
 

@@ -153,7 +153,10 @@ class Tars:
   def read(self, items: Sequence[Item]) -> Iterator[Picture]:
     for item in items:
       path, at, size = self._places[item.name]
-      yield Picture(_slice(path, at, size))
+      data: bytes | UserError = UserError(f"{item.name} claims {size:,} bytes")
+      if size <= photo.MOST_BYTES and len(data := _slice(path, at, size)) < size:
+        data = UserError(f"{item.name} ends after {len(data):,} bytes of {size:,}")
+      yield Picture(data)
 
   def _text(self, path: Path, member: tarfile.TarInfo, json_too: bool) -> Any:
     if member.size > _LONGEST:
