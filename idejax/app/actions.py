@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from idejax.app import cards, learn, names, pages, remote, script, stage, story, styles, watermark
+from idejax.app import cards, learn, names, offers, pages, remote, script, stage, story, styles, watermark
 from idejax.app.script import Layout, Panel, Script
 from idejax.app.shots import opener
 from idejax.app.store import Consent
 from idejax.app.studio import Studio
 from idejax.app.visitors import Visitor
 from idejax.errors import UserError, one_line
+from idejax.methods import ADDONS
 from idejax.storage.files import replacing
 
 
@@ -111,9 +112,16 @@ def stop(v: Visitor) -> str:
 
 
 def learn_people(
-  studio: Studio, v: Visitor, files: Sequence[str] | None, text: str, by: str, agreed: bool, replace: bool
+  studio: Studio,
+  v: Visitor,
+  files: Sequence[str] | None,
+  text: str,
+  by: str,
+  agreed: bool,
+  replace: bool,
+  method: str = offers.USUAL,
 ) -> Iterator[Note]:
-  """Learns people from uploads into the visitor's store; the uploaded files are deleted in any case."""
+  """Learns people from uploads into the visitor's store by an offered method; the uploads are deleted in any case."""
 
   files = list(files or [])
 
@@ -124,6 +132,7 @@ def learn_people(
       if not files:
         raise UserError("Upload a portrait of each person first")
       who = names.pair(names.split(text), files)
+      offers.check(method, studio.offers)
       desk = studio.at(v.store)
       with desk.lock:
         learn.learn(
@@ -133,6 +142,8 @@ def learn_people(
           Consent(by),
           desk.store,
           model=desk.model,
+          method=method,
+          addon=desk.addon if method in ADDONS else None,
           overwrite=replace,
           gate=desk.gate,
           progress=progress,
@@ -227,7 +238,8 @@ def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note
     progress(1, 1, "laying out")
     lay_out(studio, v)
     blank = sum(bool((x := script.current_version(p)) and x.reason) for p in s.panels)
-    return f"{len(s.panels)} panels are drawn" + (f"; {blank} stay blank, and say why" if blank else "")
+    count = "1 panel is" if len(s.panels) == 1 else f"{len(s.panels)} panels are"
+    return f"{count} drawn" + (f"; {blank} stay blank, and say why" if blank else "")
 
   yield from run(v, "Waiting for a turn to draw", work, lambda: _stamp(v))
 

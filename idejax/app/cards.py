@@ -60,6 +60,11 @@ def status(text: str, kind: str = "calm", share: float | None = None) -> str:
   return f'<div class="status {kind}" role="status" aria-live="polite">{html.escape(text)}{bar}</div>'
 
 
+def hint(text: str) -> str:
+  """A sentence beside a control, read out when it changes."""
+  return f'<p class="hint" aria-live="polite">{html.escape(text)}</p>'
+
+
 class Clock:
   """Estimates the remaining time from the time already spent."""
 

@@ -22,6 +22,10 @@ def main(c: config.Comic):
     names.pair(names.split(c.names), c.learn)
   if c.learn and not c.consent.strip():
     raise UserError("--learn needs --consent: who has agreed to the use of these photos")
+  if c.method or c.addon:
+    from idejax.app import offers
+
+    offers.check_names(c.method, c.addon)
   if c.people and not c.people.is_dir() and not c.learn:
     raise UserError(f"--people {c.people} is no folder of people; --learn fills one")
   if text:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from idejax import config, faces, sharding
 from idejax.app import names as nm
+from idejax.app import offers
 from idejax.app.audit import now
 from idejax.app.store import Consent, Record, Store
 from idejax.cli import method_options
@@ -33,10 +34,6 @@ from idejax.training import fit, loop
 MOST_BYTES = 20 << 20  # of an uploaded photo
 MOST_AT_ONCE = 16
 ADULT = 18.0
-METHOD = {
-  "sd": "celeb-basis",
-  "sdxl": "celeb-basis",
-}  # the default: it keeps the face and follows prompts, with few numbers
 _PICTURES = ("PNG", "JPEG", "WEBP")  # what an upload may be
 
 
@@ -91,7 +88,7 @@ def learn(
   addon: str | None = None,
 ) -> list[Record]:
   """Learns everybody into the store, or nobody. UserError for a bad name, photo or age, or a missing consent.
-  `addon`: the folder by which facesnap reads faces.
+  `method`: see `offers`, the usual one by default. `addon`: the folder by which facesnap reads faces.
 
   If it is killed, the same call resumes at the last checkpoint.
   """
@@ -102,10 +99,13 @@ def learn(
     raise UserError(f"{len(applicants)} people at once; at most {MOST_AT_ONCE}")
   names = nm.pair([a.name for a in applicants], applicants)
   store.check_free(names, overwrite)
-  method = method or METHOD["sdxl" if pipe.backbone.nets.xl else "sd"]
+  method = method or offers.USUAL
   if method not in IDENTITIES:
     raise UserError(f"there is no method {method!r}; there are {', '.join(IDENTITIES)}")
   cfg = cfg or method_options.preset(method, None, model)
+  needs = IDENTITIES[method].needs(cfg, pipe.backbone.nets)
+  if offers.wants_more(needs):
+    raise UserError(f"{method} needs more than a photo here: choose another method")
   asked = Settings(config.Personalize(method=method, model=model, addon=addon), cfg)
   learning.check_addon([asked])
   progress(0, 1, "looking at the photos")
@@ -116,7 +116,7 @@ def learn(
     photos.append(faces.read(picture, pack))
   scenes = {a.scene for a in applicants}
   groups = [[i for i, a in enumerate(applicants) if a.scene == s] for s in sorted(scenes)]
-  if IDENTITIES[method].needs(cfg, pipe.backbone.nets).alone:
+  if needs.alone:
     groups = [[i] for g in groups for i in g]
   everyone: dict[int, Learned] = {}
   for g, group in enumerate(groups):
@@ -200,8 +200,6 @@ def _train(
   needs = module.needs(cfg, b.nets)
   if scene:
     cfg = dataclasses.replace(cfg, templates=tuple(f"{t} {scene}" for t in cfg.templates))
-  if needs.class_pictures or needs.face_vit:
-    raise UserError(f"{method} needs more than a photo here: choose another method")
   constants = needs.constants(b, pipe.tokenizers, celebrities.names(model), cfg)
   captions = encode_captions(needs, pipe.tokenizers, "<id>")
   crop = subjects.usual_crop(pack)

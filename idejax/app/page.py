@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from idejax.app import actions, cards, names, script, stage, styles
+from idejax.app import actions, cards, names, offers, script, stage, styles
 from idejax.app.layout import LAYOUTS
 from idejax.app.studio import Studio
 from idejax.app.visitors import Visitors
@@ -68,6 +68,14 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
             label="Everybody in these pictures is an adult and has agreed to be drawn.", elem_id="agreed"
           )
           replace = gr.Checkbox(label="Replace people who have these names already.")
+          method = gr.Dropdown(
+            label="How to learn them",
+            choices=list(studio.offers),
+            value=offers.USUAL,
+            elem_id="method",
+            filterable=False,
+          )
+          cost = gr.HTML(cards.hint(studio.offers[offers.USUAL]), elem_id="cost")
           learn_button = gr.Button("Learn", variant="primary", elem_id="learn-button")
         with gr.Accordion("Delete somebody", open=False):
           to_delete = gr.Dropdown(label="Who", choices=[], elem_id="gone")
@@ -258,8 +266,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
 
     learn_button.click(begin, [token], None, queue=False).then(
-      learn, [token, files, who, by, agreed, replace], [people_status, crowd, to_delete, files], **DEVICE
+      learn, [token, files, who, by, agreed, replace, method], [people_status, crowd, to_delete, files], **DEVICE
     )
+
+    method.change(lambda m: cards.hint(studio.offers.get(m, "")), [method], [cost])
 
     def forget(t, name, yes, n):
       v = visitors.get(t)[1]

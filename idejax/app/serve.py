@@ -32,6 +32,10 @@ def main(c: config.App):
     raise UserError(f'the page needs {e.name}: pip install "idejax[app]"') from e
   if not 0 <= c.port < 65536:
     raise UserError(f"--port is {c.port}; it must be from 0 to 65535")
+  if c.addon:
+    from idejax.personalizing import posers
+
+    posers.find(c.addon)
   listener = _listen(c.port)
   from idejax.runtime import cores
 
@@ -40,7 +44,7 @@ def main(c: config.App):
 
   # ---- Model and sample people -----------------------------------------------------------------
   with waiting("reading the model"):
-    desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell)
+    desk = studio.open_studio(c.people, c.model, c.pack, c.clip, tell, c.addon)
   samples.add(desk)
 
   # ---- The page --------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 anybody sees it, and each finished picture is saved at once."""
 
 import dataclasses
+import functools
 import itertools
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from idejax import faces
-from idejax.app import learn, names, pages, policy, script, story, styles, watermark, world
+from idejax.app import learn, names, offers, pages, policy, script, story, styles, watermark, world
 from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
@@ -22,6 +24,7 @@ from idejax.app.shots import Shot, join, opener, views_of
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
+from idejax.personalizing import posers
 from idejax.sampling import pipeline as pl
 from idejax.sampling import regions, sampler
 from idejax.storage import hub
@@ -42,6 +45,7 @@ class Studio:
   checker: Checker
   judges: Judges | None  # None: candidates are not ranked
   gate: learn.AgeGate = learn.AgeGate()
+  addon: str = ""  # folder by which facesnap reads faces, "" for none
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
   def __post_init__(self):
@@ -51,6 +55,11 @@ class Studio:
   def at(self, store: Store) -> "Studio":
     """A studio for another store that shares everything else, including the lock."""
     return dataclasses.replace(self, store=store)
+
+  @functools.cached_property
+  def offers(self) -> dict[str, str]:
+    """The methods by which people can be learned here, and what each costs."""
+    return offers.offers(self.pipe.backbone.nets, self.model, self.addon)
 
   @property
   def small_world(self) -> bool:
@@ -148,7 +157,7 @@ class Studio:
     for p, text, own in zip(s.panels, texts, small):
       full = p.prompt or ", ".join(["a picture of " + text.rstrip("."), *style[p.id]])
       if p.prompt is not None or not self.small_world:
-        own = [names.only(full, r.person, p.people) for r in p.regions] or [full]
+        own = [names.only(full, who, p.people) for who in self._apart(p)] or [full]
       if self.composes(p):
         small_one = self.small_world and p.prompt is None
         own = [*own, world.setting(own[0]) if small_one else names.pattern(p.people).sub("a person", full)]
@@ -156,16 +165,26 @@ class Studio:
     return out
 
   def composes(self, p: Panel) -> bool:
-    """Whether several prompts share one picture, each in its box: those of the regions, and in the drawn world those
-    of people who meet. Else each is drawn by itself and they are joined: where people bring weights or pictures
+    """Whether several prompts share one picture, each in its box: those of the regions, of people who cannot share a
+    prompt, and in the drawn world of all people who meet. Else each is drawn by itself and they are joined: where people bring weights or pictures
     of their own, and where a box is smaller than a person, whose size in the drawn world is always the same."""
     if any(self.store.record(n).method in ALONE for n in p.people):
       return False
     if not self.small_world:
-      return bool(p.regions)
+      return bool(self._apart(p))
     boxes = [r.box for r in p.regions] or _columns(len(p.people))
     wide, tall = 0.7 / max(len(p.people), 1), 0.8
     return len(boxes) > 1 and p.prompt is None and all(b[2] - b[0] > wide and b[3] - b[1] > tall for b in boxes)
+
+  def _apart(self, p: Panel) -> Sequence[str]:
+    """Whoever has a prompt of their own: those who have a region, else everybody if they cannot share one prompt,
+    because somebody in it is more than words and the others were learned otherwise; nobody if one prompt serves all."""
+    if p.regions or len(p.people) < 2:
+      return [r.person for r in p.regions]
+    records = [self.store.record(n) for n in p.people]
+    ways = {(r.method, json.dumps(r.settings, sort_keys=True)) for r in records}
+    plain = all(offers.words_only(m, self.model, self.pipe.backbone.nets) for m, _ in ways)
+    return p.people if any(m in ALONE for m, _ in ways) or len(ways) > 1 and not plain else ()
 
   def size(self, p: Panel) -> tuple[int, int]:
     """Height and width of a panel's pictures; in the drawn world each of several people needs so much width."""
@@ -348,13 +367,17 @@ def open_studio(
   pack: str = "miniature",
   clip: Path | None = None,
   notify: Callable[[str], None] = print,
+  addon: str | None = None,
   **how: Any,
 ) -> Studio:
-  """Opens everything that a comic needs. UserError if no CLIP can check the model's pictures."""
+  """Opens everything that a comic needs. UserError if no CLIP can check the model's pictures, and for an add-on that
+  does not fit the model or the face pack."""
   if clip is None and model not in hub.BUILT_IN:
     raise UserError(f"the pictures of {model} need a check: give --clip FOLDER, a CLIP model as transformers writes it")
   pipe = pl.load(hub.resolve(model), notify=notify, **how)
   checker = Checker() if clip is None else Checker(clip)
   opened = faces.open_pack(pack, notify=notify)
   judges = scoring.Judges() if model in hub.BUILT_IN else PackJudges(opened, checker)
-  return Studio(pipe, opened, Store(store), model, checker, judges)
+  if addon:
+    posers.with_addon(pipe, addon, opened, notify=notify)
+  return Studio(pipe, opened, Store(store), model, checker, judges, addon=addon or "")

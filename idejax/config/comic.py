@@ -58,7 +58,7 @@ class Comic:
   consent: str = ""
   """Who has agreed to the use of these photos; nothing is learned without."""
   method: str = ""
-  """How to learn them. Default: celeb-basis."""
+  """How to learn them: a method of idejax personalize to which one photo is enough. Default: celeb-basis."""
   addon: str | None = None
   """Add-on folder of idejax pretrain, by which the method facesnap reads faces in a moment."""
   replace: bool = False
@@ -87,3 +87,5 @@ class App:
   """Face networks: miniature, an insightface pack by name, or a folder."""
   clip: Path | None = None
   """CLIP model (folder as transformers writes it) that checks every picture. Needed unless the model is built in."""
+  addon: str | None = None
+  """Add-on folder of idejax pretrain. With it the page also offers facesnap, which learns a person in one look."""

@@ -30,14 +30,22 @@ def with_addon(
   pack: the face pack that the add-on was trained with. vision: its image encoder, where the folder brings none.
   shape, table: a morphable model's file and its landmarks', see `of_pack`. UserError says what does not fit.
   """
+  path = find(folder)
+  networks = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
+  poser = of_pack(networks, shape, table)
+  return pipe.with_faces(steering.load(pipe.backbone, path, networks, poser, notify, vision))
+
+
+def find(folder: str | os.PathLike[str]) -> Path:
+  """The folder of an add-on, the built-in one's for `miniature`. UserError if there is no add-on."""
   path = Path(folder)
   if str(folder) == "miniature" and not path.is_dir():
     path = BUILT_IN
     if not (path / "addon.json").is_file():
       raise UserError("no add-on ships with the built-in model: idejax pretrain makes one, --addon FOLDER names it")
-  networks = pack if isinstance(pack, faces.Pack) else faces.open_pack(pack, notify=notify)
-  poser = of_pack(networks, shape, table)
-  return pipe.with_faces(steering.load(pipe.backbone, path, networks, poser, notify, vision))
+  if not (path / "addon.json").is_file():
+    raise UserError(f"{path} is no add-on folder: it has no addon.json")
+  return path
 
 
 def of_pack(pack: faces.Pack, shape: Path | None = None, table: Path | None = None) -> Poser:

@@ -104,4 +104,16 @@ MUTANTS = [
   ("no likeness without the drawn world's judges", "idejax/app/judging.py",
    "    if not len(found.boxes):\n", "    if True:\n",
    "tests/app/test_comic_studio.py::test_a_model_of_photographs_ranks_by_pack_and_clip"),
+  # The page offers what cannot be learned: there is no add-on to read the face.
+  ("one look is offered without an add-on", "idejax/app/offers.py",
+   "and (addon or method not in ADDONS)", "and True",
+   "tests/app/test_comic_offers.py::test_what_one_photo_is_enough_for_is_offered_the_usual_first"),
+  # A method that the page did not offer is trained all the same.
+  ("any method that a browser sends", "idejax/app/actions.py",
+   "offers.check(method, studio.offers)", "method",
+   "tests/app/test_comic_offers.py::test_only_what_is_offered_is_learned_and_by_that"),
+  # In the middle of the comic the sampler refuses a prompt with two people of two methods.
+  ("whoever meets shares a prompt", "idejax/app/studio.py",
+   "or len(ways) > 1 and not plain else ()", "else ()",
+   "tests/app/test_comic_offers.py::test_people_who_cannot_share_a_prompt_have_their_own_part"),
 ]
