@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from idejax.errors import UserError
-from idejax.model.backbone import make_config
 from idejax.storage import tensorfiles
-from idejax.storage.files import write_json
+from idejax.storage.files import read_json, write_json
 
 CARD = "shared.json"
 VERSION = 1
@@ -67,7 +66,10 @@ def read(folder: Path) -> About:
   path = folder / CARD
   if not path.is_file():
     raise UserError(f"{folder} holds no shared modules: it has no {CARD}; idejax train-shared writes it")
-  return make_config(About, path)
+  try:
+    return About.from_json(read_json(path))
+  except ValueError as e:
+    raise UserError(f"{path}: {e}") from e
 
 
 def load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
