@@ -117,10 +117,10 @@ def personalize(
   photos: of one person, a path, an array [H, W, 3], a PIL image, a FaceRecord, or a list of these; of many, a dict of
   name -> photos, or a folder. Many train at once, each is called <name>, and a dict of them is returned. None: a
   portrait of the drawn world. method, preset, settings: as `idejax personalize --method M --help` lists them, such as
-  steps=300, lr=0.01, seed=1, describe="on a beach"; of facesnap addon=FOLDER. model: a name, a folder or an open pipeline. pack: face networks,
-  as of `identity`. out: a run folder to keep (loss.png, identity.safetensors, checkpoints, from which the same call
-  continues); without it nothing is kept on disk. progress: called as progress(step, of, metrics) for every step, in
-  order and a little late, in place of lines on stderr.
+  steps=300, lr=0.01, seed=1, describe="on a beach"; of facesnap addon=FOLDER, of id-ea shared=FOLDER. model: a name, a
+  folder or an open pipeline. pack: face networks, as of `identity`. out: a run folder to keep (loss.png,
+  identity.safetensors, checkpoints, from which the same call continues); without it nothing is kept on disk. progress:
+  called as progress(step, of, metrics) for every step, in order and a little late, in place of lines on stderr.
   """
   from idejax.personalizing import interface
 

@@ -1,5 +1,6 @@
 """`idejax train-shared` and `idejax personalize --shared`, on a random pipeline and a hand-made face pack."""
 
+import functools
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from PIL import Image
 from support import facepack, tiny_pipelines
 from support.command import assert_one_sentence, run
 
+import idejax
 from idejax import config, faces
 from idejax.cli import method_options
 from idejax.errors import UserError
@@ -103,7 +105,11 @@ def test_untrained_people_are_what_the_modules_make_of_their_faces(root, modules
   np.testing.assert_allclose(who["ben"].identity["face"], want, rtol=1e-3, atol=1e-4)
   assert np.abs(who["ben"].identity["face"] - who["dora"].identity["face"]).max() > 1e-5
   alone = learned.load(personalise(root, root / "ben", "people/ben.png", shared=modules, steps=0))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone.identity, who["ben"].identity)
+  same = lambda a, b: jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
+  same(alone.identity, who["ben"].identity)
+  given = dict(pack=str(root / "pack"), names=root / "names.txt", shared=modules, steps=0)
+  by_python = idejax.personalize(root / "people" / "ben.png", "id-ea", model=root / "sd21-base", **given)
+  same(by_python.identity, who["ben"].identity)
 
 
 @pytest.mark.parametrize(

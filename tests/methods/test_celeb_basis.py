@@ -286,8 +286,8 @@ def test_one_person_jointly_is_that_person_alone(sd, no_unet):
   for i in range(3):
     alone, _ = run(alone, frozen, fit.rows(run, CFG.batch)(i), key)
   joined = states[-1].params
-  np.testing.assert_allclose(joined["layer"][0]["kernel"], alone.params["layer"][0]["kernel"], rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(joined["average"][0][0], alone.params["average"][0], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(joined["layer"][0]["kernel"], alone.params["layer"][0]["kernel"], rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(joined["average"][0][0], alone.params["average"][0], rtol=1e-3, atol=1e-5)
 
 
 def test_ten_people_have_one_layer_and_an_average_each(sd, no_unet):
