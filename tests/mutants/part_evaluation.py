@@ -19,7 +19,7 @@ MUTANTS = [
    "tests/evaluation/test_distributions.py::test_kid_by_hand_and_over_subsets"),
   # Intervals know nothing of seeds.
   ("seeds not drawn again", "idejax/evaluation/intervals.py",
-   "often = rng.multinomial(m, [1 / m] * m, RESAMPLES).T if m > 1 else np.ones((1, RESAMPLES))", "often = np.ones((m, RESAMPLES))",
+   "if (m := len(number)) > 1:", "if (m := len(number)) > 999:",
    "tests/evaluation/test_intervals.py::test_the_same_every_time_narrower_with_people_and_wider_with_what_seeds_add"),
   # The usual way to resize, in which FID is another number.
   ("pixels resized about their centres", "idejax/evaluation/preprocess.py",

@@ -34,7 +34,7 @@ MUTANTS = [
    "tests/methods/test_sefi_ide.py::test_attention_loss_of_random_maps"),
   # The average of DreamBooth's steps is computed and thrown away.
   ("last weights in place of their average", "idejax/methods/dreambooth.py",
-   '**params.get("average", params)', '**{k: v for k, v in params.items() if k != "average"}',
+   'weights = params.get("average", params)', 'weights = {k: v for k, v in params.items() if k != "average"}',
    "tests/methods/test_dreambooth.py::test_the_average_of_the_steps_is_kept"),
   # A small face in a large photo stays small for every method.
   ("photos are squares", "idejax/person/subjects.py",
