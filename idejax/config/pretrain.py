@@ -70,6 +70,9 @@ class Pretrain:
   """Number format of frozen weights and of computation; what trains is float32. Default: bfloat16, on CPU float32."""
   remat: bool = False
   """Compute the UNet's blocks again in the backward pass instead of keeping what they computed: less memory."""
+  frozen: Literal["parts", "whole"] = "parts"
+  """Weights that do not train, where the devices hold what trains in parts: in parts too, or whole on each, which takes
+  more memory and spares joining them in every step."""
   tensorboard: bool = False
   """Write events for TensorBoard too."""
   accumulate: Annotated[int, at_least(1)] = 1
@@ -122,5 +125,5 @@ class Pretrain:
       "seed",
     ),
     "validation": ("validate_every", "validate_people", "judge", "measure"),
-    "machine": ("dtype", "remat", "accumulate", "save_seconds", "tensorboard"),
+    "machine": ("dtype", "remat", "frozen", "accumulate", "save_seconds", "tensorboard"),
   }

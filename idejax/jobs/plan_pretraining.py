@@ -47,7 +47,7 @@ def main(c: config.Plan, run: config.Pretrain):
   devices = [pretraining.read(n) for n in (DEFAULT if c.table and c.topology == config.Plan.topology else c.topology)]
   net = twin(cfg, run.pack)
   one, shapes = costs(cfg, run, net), pretraining.shapes(cfg, run.model, jnp.bfloat16, None, run.remat, net)
-  how = dict(accumulate=run.accumulate, images=c.images, share=c.share, price=c.price)
+  how = dict(accumulate=run.accumulate, images=c.images, share=c.share, price=c.price, whole=run.frozen == "whole")
   answers = [pretraining.plan(shapes, one, d, **how) for d in devices]  # type: ignore[arg-type]
   head = (
     f"FaceSnap on {run.model}, batch {cfg.batch}, bfloat16{', remat' * run.remat}; by shapes, not compiled, not run"

@@ -104,7 +104,9 @@ def run(c: config.Pretrain, cfg: facesnap.Config):
   key = jax.random.key(c.seed)
   mesh = sharding.make_mesh()
   mesh = fit.person_mesh(facesnap, cfg, frozen, mesh, cfg.ema)
-  step, state, frozen = fit.one(facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate, ema=cfg.ema)
+  step, state, frozen = fit.one(
+    facesnap, cfg, frozen, key, mesh, accumulate=c.accumulate, ema=cfg.ema, whole=c.frozen == "whole"
+  )
   tell(f"facesnap: {tree.size(state.params) / 1e6:.2f} M parameters, {cfg.steps} steps of {cfg.batch}")
   facts = dataclasses.asdict(cfg) | dict(
     seed=c.seed, data=data.digest, model=pipe.digest, vision=tower.digest, pack=pack.digest, accumulate=c.accumulate,

@@ -187,8 +187,9 @@ class Placed(NamedTuple):
   moved: float  # bytes that a device sends in a step's collectives
 
 
-def place(s: Shapes, count: int) -> Placed:
-  """Where `fit.person_mesh` and `sharding.by_shape` put everything, and what their collectives move."""
+def place(s: Shapes, count: int, whole: bool = False) -> Placed:
+  """Where `fit.person_mesh` and `sharding.by_shape` put everything, and what their collectives move. whole: the frozen
+  weights are on every device."""
   large = sum(math.prod(x.shape) for x in jax.tree.leaves(s.state)) >= fit.LARGE
   fsdp = math.gcd(fit.PARTS, count) if large else 1
   mesh = AbstractMesh((count // fsdp, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 2)
@@ -200,13 +201,15 @@ def place(s: Shapes, count: int) -> Placed:
       yield whole, whole * math.prod(where.shard_shape(x.shape)) // max(1, math.prod(x.shape))
 
   here = lambda tree: sum(part for _, part in parts(tree))
-  joins = [whole for tree in (s.state.params, s.frozen) for whole, part in parts(tree) if part < whole]
-  gather = sum(whole - part for tree in (s.state.params, s.frozen) for whole, part in parts(tree))
-  scatter = sum(whole - part for whole, part in parts(s.state.params))
-  reduce = sum(2 * part * (replicas - 1) / replicas for whole, part in parts(s.state.params) if part < whole)
-  reduce += sum(2 * whole * (count - 1) / count for whole, part in parts(s.state.params) if part == whole)
+  joined = (s.state.params,) if whole else (s.state.params, s.frozen)
+  joins = [all_ for tree in joined for all_, part in parts(tree) if part < all_]
+  gather = sum(all_ - part for tree in joined for all_, part in parts(tree))
+  scatter = sum(all_ - part for all_, part in parts(s.state.params))
+  reduce = sum(2 * part * (replicas - 1) / replicas for all_, part in parts(s.state.params) if part < all_)
+  reduce += sum(2 * all_ * (count - 1) / count for all_, part in parts(s.state.params) if part == all_)
+  fixed = work.size(s.frozen) if whole else here(s.frozen)
   return Placed(
-    fsdp, here(s.state), here(s.frozen), gather, max(joins, default=0), work.size(s.state.params),
+    fsdp, here(s.state), fixed, gather, max(joins, default=0), work.size(s.state.params),
     gather + scatter + reduce,
   )  # fmt: skip
 
@@ -220,15 +223,17 @@ def plan(
   images: float | None = None,
   share: float = 0.4,
   price: float | None = None,
+  whole: bool = False,
 ) -> dict[str, Any]:
-  """All figures of one topology. price: of a chip and hour; share: of the roofline's speed that a run will reach."""
+  """All figures of one topology. price: of a chip and hour; share: of the roofline's speed that a run will reach;
+  whole: see `place`."""
   cfg = s.cfg
   part = cfg.batch // accumulate
   working = math.gcd(part, d.devices)
   rows = part // working  # of a part, on a device
   due = (1 - cfg.identity_after) / cfg.identity_every if cfg.identity_weight else 0.0
   total = cfg.batch * (one.error + one.encode + due * one.identity)
-  p = place(s, d.devices)
+  p = place(s, d.devices, whole)
   activations = rows * one.kept
   fixed = p.state + p.frozen
   least, most = fixed + activations + 2 * p.largest, fixed + activations + p.joined + p.gradients

@@ -43,10 +43,12 @@ def one(
   plateau: int = 0,
   accumulate: int = 1,
   ema: float = 0.0,
+  whole: bool = False,
 ):
   """(step, state, frozen) of one person: jitted, the batch split over the mesh.
 
-  ema: momentum of an average of the parameters, `state.ema`; 0: none.
+  ema: momentum of an average of the parameters, `state.ema`; 0: none. whole: frozen weights are whole on each device also
+    where a mesh holds the state in parts.
 
   accumulate: parts into which the batch is cut, computed one after another. If the devices do not divide
     the rows of a part, some devices are left out; or, if they hold parts of the weights or belong to several
@@ -65,9 +67,9 @@ def one(
   )
   begin = functools.partial(_begin, method, cfg, tx, plateau, ema=ema > 0)
   places = sharding.by_shape((jax.eval_shape(begin, key, frozen), frozen), mesh)
-  frozen = sharding.put(frozen, places[1])
+  frozen = sharding.put(frozen, replicated if whole else places[1])
   state = jax.jit(begin, out_shardings=places[0])(sharding.put(key, replicated), frozen)
-  run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows)
+  run, state, frozen = st.on_mesh(step, mesh, state, frozen, rows=rows, whole=whole)
   return MeshStep(run, mesh, rows, replicated), state, frozen
 
 

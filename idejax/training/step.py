@@ -155,14 +155,16 @@ def on_mesh(
   frozen,
   threshold: int | None = None,
   rows: jax.sharding.NamedSharding | None = None,
+  whole: bool = False,
 ) -> tuple[Step, State, Any]:
-  """The step compiled for a mesh, with state and frozen parameters placed on it.
+  """The step compiled for a mesh, with state and frozen parameters placed on it; `whole`: the frozen ones not in parts.
 
   Leaves of `threshold` elements are sharded over `fsdp` (`sharding.by_shape`), the batch over
   both axes, or as `rows` says. The step donates its state: use what it returns, not what was passed in here.
   """
-  places = sharding.by_shape((state, frozen), mesh, threshold)
   replicated, rows = sharding.replicated(mesh), rows or sharding.batch(mesh)
+  fixed = jax.tree.map(lambda _: replicated, frozen) if whole else sharding.by_shape(frozen, mesh, threshold)
+  places = sharding.by_shape(state, mesh, threshold), fixed
   run = jax.jit(step, in_shardings=(*places, rows, replicated), out_shardings=(places[0], replicated), donate_argnums=0)
   state, frozen = sharding.put((state, frozen), places)
   return run, state, frozen

@@ -56,7 +56,7 @@ MUTANTS = [
    "if max(ends[0], low) <= min(ends[1], high):", "if True:",
    _MOVES + "test_the_face_stays_in_the_frame_and_the_frame_full_as_far_as_may_be"),
   ("the crop of an enlarged picture", "idejax/person/moves.py",
-   "scale * side / 2 - 0.5 - middle", "scale * side / 2 - middle",
+   "scale * top + beyond[1], scale * left + beyond[0]", "scale * top + beyond[0], scale * left + beyond[1]",
    _MOVES + "test_an_enlarged_picture_says_where_its_crop_lies_and_a_shrunk_one_that_it_has_none"),
   ("the black is learned", "idejax/methods/facesnap.py",
    'region = region * batch["inside"]', 'region = region + 0 * batch["inside"]',
@@ -110,7 +110,7 @@ MUTANTS = [
    "if (other := now.get(i.name)) != i:", "if (other := now.get(i.name)) is None:",
    _COMPANY + "test_hosts_that_see_other_times_of_the_photos_are_told"),
   ("half a photo is a photo", "idejax/data/preparing/sources.py",
-   "len(data := _slice(path, at, size)) < size:", "not (data := _slice(path, at, size)):",
+   "yield Picture(cut if len(data) < size else data)", "yield Picture(data)",
    _COMPANY + "test_photos_in_tars_that_are_cut_off_or_claim_too_much"),
 
   # Validation.
@@ -148,6 +148,9 @@ MUTANTS = [
   ("state counted whole on every device", "idejax/planning/pretraining.py",
    "here = lambda tree: sum(part for _, part in parts(tree))", "here = lambda tree: sum(whole for whole, _ in parts(tree))",
    _PLAN + "test_bytes_on_a_device_are_those_that_the_trainer_puts_there"),
+  ("frozen weights are in parts whatever is said", "idejax/training/step.py",
+   "replicated, frozen) if whole else", "replicated, frozen) if False else",
+   "tests/training/test_step.py::test_eight_devices_equal_one"),
   ("the recogniser reads for nothing", "idejax/planning/pretraining.py",
    "likeness.crop(images + 1, marks, recogniser.SIDE) - 1)", "likeness.crop(images + 1, marks, recogniser.SIDE)[:, ::2, ::2])",
    _PLAN + "test_the_recogniser_of_the_identity_loss_is_counted"),

@@ -97,6 +97,9 @@ def test_bytes_on_a_device_are_those_that_the_trainer_puts_there(shapes, monkeyp
   )
   assert (p.state, p.frozen) == (bytes_of(shapes.state), bytes_of(shapes.frozen))
   assert (p.joined > 0) == (p.fsdp > 1)
+  w = pretraining.place(shapes, count, whole=True)
+  assert w.frozen == sum(x.dtype.itemsize * math.prod(x.shape) for x in jax.tree.leaves(shapes.frozen)) >= p.frozen
+  assert w.state == p.state and (w.moved < p.moved) == (w.joined < p.joined) == (p.fsdp > 1)
 
 
 def test_what_collectives_move():

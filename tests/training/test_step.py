@@ -200,9 +200,10 @@ def test_keys_are_used_once(world):
     jax.jit(step)(st.init(params, tx), frozen, batch_of(0), jax.random.key(0))
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 8])
-def test_eight_devices_equal_one(fsdp):
-  """Tolerance 1e-5 relative: sums over the batch are taken in another order."""
+@pytest.mark.parametrize("fsdp, whole", [(1, False), (2, False), (8, False), (8, True)])
+def test_eight_devices_equal_one(fsdp, whole):
+  """Tolerance 1e-5 relative: sums over the batch are taken in another order. Frozen weights that are whole on each device
+  are not joined."""
   tx = optax.adam(1e-2)
   step = st.make_step(loss, tx, clip=1.0, ema=0.9)
   make_world = lambda: make(np.random.default_rng(0), width=64)
@@ -212,17 +213,17 @@ def test_eight_devices_equal_one(fsdp):
   params, frozen = make_world()
   if fsdp > 1:
     step = st.make_step(loss, tx, clip=1.0, ema=0.9, replicated=sharding.replicated(mesh))
-  compiled, state, placed = st.on_mesh(step, mesh, st.init(params, tx, ema=True), frozen, threshold=256)
+  compiled, state, placed = st.on_mesh(step, mesh, st.init(params, tx, ema=True), frozen, threshold=256, whole=whole)
   program = compiled.lower(state, placed, batch_of(0), jax.random.key(0)).compile().as_text()
   shapes = set(re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", program))
-  arrays = {",".join(map(str, x.shape)) for x in jax.tree.leaves((params, frozen)) if x.size >= 256}
+  joined = params if whole else (params, frozen)
+  arrays = {",".join(map(str, x.shape)) for x in jax.tree.leaves(joined) if x.size >= 256}
   assert shapes == (arrays if fsdp > 1 else set()) and not re.search(r" (all-to-all|collective-permute)\(", program)
   many, history = run(compiled, state, placed)
   shards = {
-    x.size // x.addressable_shards[0].data.size
-    for x in (many.params["a"]["kernel"], many.opt[0].mu["a"]["kernel"], placed["kernel"])
+    x.size // x.addressable_shards[0].data.size for x in (many.params["a"]["kernel"], many.opt[0].mu["a"]["kernel"])
   }
-  assert shards == {fsdp}
+  assert shards == {fsdp} and placed["kernel"].sharding.is_fully_replicated == (whole or fsdp == 1)
   close(many, one)
   assert np.isfinite(history[-1]["loss"])
 

@@ -153,10 +153,12 @@ class Tars:
   def read(self, items: Sequence[Item]) -> Iterator[Picture]:
     for item in items:
       path, at, size = self._places[item.name]
-      data: bytes | UserError = UserError(f"{item.name} claims {size:,} bytes")
-      if size <= photo.MOST_BYTES and len(data := _slice(path, at, size)) < size:
-        data = UserError(f"{item.name} ends after {len(data):,} bytes of {size:,}")
-      yield Picture(data)
+      if size > photo.MOST_BYTES:
+        yield Picture(UserError(f"{item.name} claims {size:,} bytes"))
+        continue
+      data = _slice(path, at, size)
+      cut = UserError(f"{item.name} ends after {len(data):,} bytes of {size:,}")
+      yield Picture(cut if len(data) < size else data)
 
   def _text(self, path: Path, member: tarfile.TarInfo, json_too: bool) -> Any:
     if member.size > _LONGEST:

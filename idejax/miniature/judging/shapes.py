@@ -114,7 +114,7 @@ def of_coefficients(shape: np.ndarray, expression: np.ndarray, pose: np.ndarray)
   fixed = dict.fromkeys(people.CONTINUOUS, np.float32(0)) | dict.fromkeys(people.DISCRETE, np.int32(0))
   size = dict(zip(MEASURES, np.asarray(shape, np.float32)))
   person = Person(**(fixed | size | {"gender": np.int32(shape[-1] > 0.5)}))
-  return Reading(person, _placed(pose[2], pose[1], pose[3], *pose[4:], int(np.argmax(expression))))
+  return Reading(person, _placed(pose[2], pose[1], pose[3], pose[4], pose[5], int(np.argmax(expression))))
 
 
 def marks(reading: Reading) -> np.ndarray:
