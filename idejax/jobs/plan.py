@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from idejax import __version__, config
+from idejax import config
 from idejax.cli import method_options, options
 from idejax.errors import UserError, one_line, tell
 from idejax.jobs import plan_pretraining
@@ -20,6 +20,7 @@ from idejax.methods import ADDONS
 from idejax.nets import target
 from idejax.planning import blocks, figures, topology, work
 from idejax.planning.figures import gib
+from idejax.planning.kept import sources, versions
 from idejax.planning.topology import Topology
 from idejax.runtime.timing import words
 from idejax.storage import files
@@ -129,7 +130,7 @@ def _compute(
     "dtype": work.dtype_of(s, t).name,
     "remat": s.run.remat,
     "accumulate": s.run.accumulate,
-    "versions": versions(t),
+    "versions": versions(t.platform),
     "assumptions": figures.ASSUMPTIONS,
   }
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
@@ -206,31 +207,18 @@ def cache_path(c: config.Plan, s: method_options.Settings, t: Topology) -> Path 
   from idejax.planning import model
 
   run_settings = {k: v for k, v in method_options.to_json(s).items() if k not in ("out", "photo", "consent", "name")}
-  question = [run_settings, model.configs(s.run.model)[0], t, c.people, c.fsdp, c.blocks, sources(), versions(t)]
+  question = [
+    run_settings,
+    model.configs(s.run.model)[0],
+    t,
+    c.people,
+    c.fsdp,
+    c.blocks,
+    sources(),
+    versions(t.platform),
+  ]
   digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
   return folder / f"{digest[:32]}.json"
-
-
-def sources() -> str:
-  """The digest of all sources that define a step: nets, methods and the modules that they use."""
-  root = Path(__file__).parents[1]
-  rooms = (".", "nets", "model", "person", "methods", "training", "planning")
-  digest = hashlib.sha256()
-  for file in sorted(f for room in rooms for f in (root / room).glob("*.py")):
-    digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-  return digest.hexdigest()
-
-
-def versions(t: Topology) -> dict[str, str]:
-  from importlib import metadata
-
-  out = {"idejax": __version__, "jax": jax.__version__}
-  if t.platform == "tpu":
-    try:
-      out["libtpu"] = metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-      pass
-  return out
 
 
 def _write(path: Path, value: Any):

@@ -1,8 +1,6 @@
 """`idejax plan` of a config of `idejax pretrain`: memory, work, days and cost on chips that are not at hand."""
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from idejax.errors import UserError, tell
 from idejax.jobs import pretrain
 from idejax.nets import iresnet
 from idejax.person import recogniser
-from idejax.planning import model, pretraining
+from idejax.planning import kept, model, pretraining
 from idejax.planning.figures import gib
 from idejax.runtime.timing import words
-from idejax.storage import files
 from idejax.storage.files import write_json
 
 DEFAULT = ("v5e-256", "v6e-8", "v5p:4x4x4", "h100:8", "h200:8")
@@ -73,21 +70,15 @@ def twin(cfg: Any, pack: str) -> Any:
 
 def costs(cfg: Any, run: config.Pretrain, net: Any) -> pretraining.Costs:
   """What a row costs; kept by content, as counting takes minutes of a large model."""
-  from idejax.jobs.plan import sources
-
   parts = dataclasses.asdict(cfg) | {"batch": 0, "steps": 0}
   face = [list(x.shape) for x in jax.tree.leaves(net)]
-  question = [parts, model.configs(run.model)[0], run.remat, face, sources()]
-  digest = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
-  folder = files.cache("plan")
-  path = folder / f"pretrain-{digest[:32]}.json" if folder else None
-  if path and path.is_file():
-    return pretraining.Costs(**files.read_json(path))
+  question = [parts, model.configs(run.model)[0], run.remat, face, kept.sources()]
+  path = kept.place("plan-pretraining", question)
+  if answer := kept.read(path):
+    return pretraining.Costs(**answer)
   tell(f"counting a row's work on {run.model}")
   one = pretraining.costs(cfg, run.model, run.remat, net)
-  if path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, one._asdict())
+  kept.write(path, one._asdict())
   return one
 
 

@@ -8,8 +8,10 @@ are left out, which is a few per cent, and so are collectives.
 """
 
 import collections
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +19,9 @@ import jax
 from idejax import tree
 from idejax.methods import METHODS
 from idejax.methods.contract import Needs
-from idejax.nets import unet
+from idejax.nets import target, unet
 from idejax.nets.naming import parameter_shapes
-from idejax.planning import figures, work
+from idejax.planning import figures, kept, work
 from idejax.planning.topology import Topology
 
 
@@ -76,8 +78,7 @@ def estimate(
   gradients = w.gradient_bytes
   accessed, kept, working = 2.0 * (gradients + w.state_bytes), 0.0, 0
   parts = []
-  for block, count in counted(c).items():
-    block_cost = cost(block, c, rows, device, trains)
+  for (block, count), block_cost in zip(counted(c).items(), costs(list(counted(c)), c, rows, device, trains)):
     notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(block_cost.accessed)}")
     accessed += count * block_cost.accessed
     kept += count * block_cost.kept
@@ -121,13 +122,32 @@ def needs(w: work.Work) -> Needs:
 
 
 _costs: dict[Any, Cost] = {}  # topologies of one kind of chip often need the same blocks
+_AT_A_TIME = min(8, os.cpu_count() or 1)  # compilers, each of which keeps a core busy
+
+
+def costs(asked: Sequence[Block], c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Iterator[Cost]:
+  """`cost` of some blocks, in order; several are compiled at a time."""
+  platform = target.compiling_for.value
+
+  def one(block: Block) -> Cost:
+    with target.compiling_for(platform):  # threads do not inherit it
+      return cost(block, c, rows, device, trains)
+
+  with ThreadPoolExecutor(_AT_A_TIME) as pool:
+    yield from pool.map(one, asked)
 
 
 def cost(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
-  """Bytes of a block and its gradient at `rows` rows, on one device."""
+  """Bytes of a block and its gradient at `rows` rows, on one device: as compiled once, by any process with this cache."""
   question = (block, c, rows, device.device_kind, trains)
   if question not in _costs:
-    _costs[question] = _compile(block, c, rows, device, trains)
+    about = [*question, kept.sources(("nets", "planning")), kept.versions(device.platform)]
+    path = kept.place("plan-blocks", about)
+    if answer := kept.read(path):
+      _costs[question] = Cost(**answer)
+    else:
+      _costs[question] = _compile(block, c, rows, device, trains)
+      kept.write(path, _costs[question]._asdict())
   return _costs[question]
 
 

@@ -168,7 +168,7 @@ def together(
 
   keys: one per person, [N]; the key given back is what the step takes: a scalar, or one per row of the crowd.
   """
-  how = {"plateau": plateau, "accumulate": accumulate}
+  how: dict[str, Any] = {"plateau": plateau, "accumulate": accumulate}
   if len(people) == 1:
     frozen = Frozen(backbone, constants, captions, people[0])
     return *one(method, cfg, frozen, keys[0], person_mesh(method, cfg, frozen, mesh), **how), keys[0]

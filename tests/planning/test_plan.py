@@ -23,6 +23,8 @@ from idejax.nets import target, unet
 from idejax.planning import blocks, figures, hlo, model, topology, work
 from idejax.runtime import flops
 
+CONFIG = unet.UNetConfig.from_json(tiny_pipelines.configs("sd21-base")["unet"])
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -174,10 +176,19 @@ def test_blocks_are_compiled_once_for_all_topologies_of_a_chip(folder, tmp_path,
   monkeypatch.setattr(blocks, "_compile", lambda *a: pytest.fail("compiled again"))
   _, both = figures_of(folder, tmp_path, "--topology", "cpu:2", "--batch", "2", "--blocks")
   assert both[0]["blocks"]
+  monkeypatch.setattr(blocks, "_costs", {})  # another process, with the same cache
+  _, again = figures_of(folder, tmp_path, "--topology", "cpu:8", "--batch", "8", "--blocks")
+  assert again[0]["blocks"] == both[0]["blocks"]
+  asked, there = [], {b: blocks.Cost(float(n), n, n) for n, b in enumerate(blocks.counted(CONFIG))}
+  monkeypatch.setattr(blocks, "cost", lambda block, *_: asked.append(target.platform()) or there[block])
+  with target.compiling_for("tpu"):
+    assert list(blocks.costs(list(there), CONFIG, 1, jax.devices()[0], ())) == list(there.values())
+  assert asked == ["tpu"] * len(there)
 
 
 def test_an_estimate_of_all_weights_has_gradients_optimiser_and_class_pictures(folder, monkeypatch):
   calls = []
+  monkeypatch.setenv("IDEJAX_CACHE", "off")
   monkeypatch.setattr(blocks, "_costs", {})
   monkeypatch.setattr(blocks, "_compile", lambda *a: calls.append(a[2::2]) or blocks.Cost(100.0, 10, 1))
   estimates, cpu = [], topology.read("cpu:1")
