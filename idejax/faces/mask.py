@@ -64,18 +64,7 @@ class Parser:
         f"[1, {CLASSES}, 512, 512], this reads {onnx_files.show(image)} and gives "
         f"{onnx_files.show(scores)}"
       )
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = self.threads
-    options.log_severity_level = 3
-    have = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in have]
-    try:
-      session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-      return session, image[2] or align.PORTRAIT
-    except Exception as e:
-      raise UserError(f"--parsing {self.path} cannot be opened: {one_line(str(e))[:300]}") from e
+    return onnx_files.session(self.path, self.threads, "--parsing"), image[2] or align.PORTRAIT
 
   def labels(self, portrait: np.ndarray) -> np.ndarray:
     """Class of each pixel of a portrait: uint8 [512, 512]."""

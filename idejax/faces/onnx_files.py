@@ -44,6 +44,21 @@ def header(path: Path) -> Net:
   return Net(path, "other", inputs, outputs, (tuple(v.name for v in values), tuple(v.name for v in graph.output)))
 
 
+def session(path: Path, threads: int, option: str) -> Any:
+  """ONNX Runtime's session of a file, on a GPU if there is one. UserError, which names the option that gave it."""
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = threads
+  options.log_severity_level = 3
+  have = onnxruntime.get_available_providers()
+  providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in have]
+  try:
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+  except Exception as e:
+    raise UserError(f"{option} {path} cannot be opened: {one_line(str(e))[:300]}") from e
+
+
 def _shape(value: Any) -> tuple[int | None, ...]:
   sizes = value.type.tensor_type.shape.dim
   return tuple(d.dim_value if d.dim_value > 0 else None for d in sizes)

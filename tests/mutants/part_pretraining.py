@@ -83,7 +83,7 @@ MUTANTS = [
    '_with_face(before["detect"]) if not texts[i]]', '_with_face(before["detect"])]',
    _CAPTIONS + "test_photos_without_a_caption_get_one_that_says_whose_it_is"),
   ("a caption goes on after its end", "idejax/data/preparing/captioner.py",
-   "if i in self.ends), len(row))", "if i == -1), len(row))",
+   "np.where(done, self.ends[0], logits[:, -1].argmax(-1))", "logits[:, -1].argmax(-1)",
    _CAPTIONS + "test_rows_that_end_early_wait_for_the_others_and_those_that_never_end_are_cut"),
   ("any decoder will do", "idejax/data/preparing/captioner.py",
    "if not inputs <= have or have - inputs - _MASKS:", "if not inputs & have:",

@@ -95,9 +95,8 @@ class Captioner:
       new = np.where(done, self.ends[0], logits[:, -1].argmax(-1))
       done |= np.isin(new, self.ends)
       ids = np.concatenate([ids, new[:, None]], 1)
-    rows = [row[1:].tolist() for row in ids]
-    cut = [row[: next((k for k, i in enumerate(row) if i in self.ends), len(row))] for row in rows]
-    return [one_line(self._words.decode(row, skip_special_tokens=True)) for row in cut]
+    rows = [[i for i in row[1:].tolist() if i not in self.ends] for row in ids]
+    return [one_line(self._words.decode(row, skip_special_tokens=True)) for row in rows]
 
   def _pixels(self, picture: np.ndarray) -> np.ndarray:
     x = resize(np.ascontiguousarray(picture), self.side).astype(np.float32)
@@ -120,16 +119,7 @@ class Captioner:
 
   @functools.cache  # noqa: B019 - a captioner lives as long as the command
   def _session(self, file: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = self.threads, 3
-    have = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in have]
-    try:
-      return onnxruntime.InferenceSession(str(file), options, providers=providers)
-    except Exception as e:
-      raise UserError(f"--captioner: {file} cannot be opened: {one_line(str(e))[:300]}") from e
+    return onnx_files.session(file, self.threads, "--captioner:")
 
   def _file(self, name: str) -> Path:
     if not (self.folder / name).is_file():

@@ -15,14 +15,14 @@ def cut(record: Mapping[str, Any], place: tuple[int, int, int], size: int) -> di
   """A record of the photo's square (top, left, side) at `size` pixels: picture, masks, and what is measured in pixels."""
   scale, corner = size / place[2], np.array([place[1], place[0]], np.float32)
   out = dict(record)
+  # Whole numbers are pixels' centres: the middle of the square stays its middle.
+  inside = lambda points: (points - corner + 0.5) * scale - 0.5
   for name in ("box", "points", "landmarks"):
     if name in record:
-      # Whole numbers are pixels' centres: the middle of the square stays its middle.
-      points = (record[name].reshape(-1, 2) - corner + 0.5) * scale - 0.5
-      out[name] = points.reshape(record[name].shape).astype(np.float32)
+      out[name] = inside(record[name].reshape(-1, 2)).reshape(record[name].shape).astype(np.float32)
   if "pose" in record:  # its last three numbers are pixels: how large, and where
     turn, size_, at = np.split(record["pose"], (3, 4))
-    out["pose"] = np.concatenate([turn, size_ * scale, (at - corner + 0.5) * scale - 0.5]).astype(np.float32)
+    out["pose"] = np.concatenate([turn, size_ * scale, inside(at)]).astype(np.float32)
   top, left, side = place
   shrink = lambda x: augment.resize(np.ascontiguousarray(x[top : top + side, left : left + side]), size)
   out |= {n: png(shrink(_bits(record[n])) > 127) for n in ("face", "hair") if n in record}
