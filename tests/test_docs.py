@@ -38,3 +38,12 @@ def test_all_blocks_run(here):
   run(blocks(PAGE.read_text("utf-8")), names)
   assert names["results"]["methods"]["copies"]["scores"]["identity"]["mean"] > 0.99
   assert Path("sheet.png").exists() and Path("half/model_index.json").exists()
+
+
+def test_every_hint_installs_as_the_readme_does():
+  """idejax is on no index: `pip install "idejax[plan]"` would fetch nothing, or a stranger's package."""
+  texts = {p: p.read_text("utf-8") for p in (*ROOT.glob("idejax/**/*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+  assert not [str(p) for p, text in texts.items() if 'install "idejax' in text or "pip install idejax" in text]
+  extras = set(re.findall(r'pip install -e "\.\[([a-z,]+)\]', "".join(texts.values())))
+  known = set(re.findall(r'^  "(\w+)": \[', (ROOT / "setup.py").read_text("utf-8"), re.M))
+  assert {"app", "plan", "export", "tensorboard"} <= {e for x in extras for e in x.split(",")} <= known

@@ -4,15 +4,14 @@ import contextlib
 import dataclasses
 import json
 import queue
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from idejax.app import cards, learn, names, offers, pages, remote, script, stage, story, styles, watermark
-from idejax.app.script import Layout, Panel, Script
+from idejax.app import cards, learn, names, offers, pages, remote, script, story, styles, watermark
+from idejax.app.script import Layout, Script
 from idejax.app.shots import opener
 from idejax.app.store import Consent
 from idejax.app.studio import Studio
@@ -216,27 +215,33 @@ def settings(
   people = [p.name for p in s.people]
   if mistakes := story.problems([p.sentence for p in s.panels], "", people, lambda t: desk.count(t, people)):
     raise UserError("; ".join(mistakes[:3]))
-  return _keep(desk, v, s)
+  return keep(desk, v, s)
 
 
-def _keep(desk: Studio, v: Visitor, s: Script) -> Script:
+def keep(desk: Studio, v: Visitor, s: Script) -> Script:
   """Saves the edited comic; UserError, and nothing is saved, for a text that may not be drawn."""
   s = script.validate(s)
   desk.check(s)
   return v.keep(s)
 
 
-def draw(studio: Studio, v: Visitor, ask: Callable[[], Script]) -> Iterator[Note]:
-  """Draws all pictures that are missing, then the pages."""
+def draw(studio: Studio, v: Visitor, ask: Callable[[], Script], panel: str = "") -> Iterator[Note]:
+  """Draws all pictures that are missing, or those of one panel, then the pages."""
 
   def work(progress: learn.Progress) -> str:
     s = ask()
     if not s.panels:
       raise UserError("There are no panels yet: cut a story first")
     desk = studio.at(v.store)
-    s = desk.draw(v.comic, s, progress=progress, stop=v.stop.is_set)
+    before = {p.id: len(p.versions) for p in s.panels}
+    s = desk.draw(v.comic, s, progress=progress, stop=v.stop.is_set, panel=panel)
     progress(1, 1, "laying out")
     lay_out(studio, v)
+    if panel:
+      number = list(before).index(panel) + 1
+      if len(s.panel(panel).versions) == before[panel]:
+        return f"Panel {number} needs no new picture: what it shows has not changed"
+      return f"Panel {number} is drawn; its earlier pictures are among its versions"
     blank = sum(bool((x := script.current_version(p)) and x.reason) for p in s.panels)
     count = "1 panel is" if len(s.panels) == 1 else f"{len(s.panels)} panels are"
     return f"{count} drawn" + (f"; {blank} stay blank, and say why" if blank else "")
@@ -271,51 +276,3 @@ def preview(v: Visitor, token: str) -> str:
   if not path.exists() or not (v.comic / "pages").is_dir():
     return cards.sheets(token, [], "")
   return cards.sheets(token, json.loads(path.read_text("utf-8")), str(path.stat().st_mtime_ns))
-
-
-# A panel.
-
-
-def edit(studio: Studio, v: Visitor, panel: str, sentence: str, pose: str, bubbles: str, regions: str) -> Script:
-  """Changes a panel's texts and places. Another sentence, pose or region makes a new picture necessary, bubbles do not."""
-  desk, s = studio.at(v.store), v.script()
-  sentences = [" ".join(sentence.split()) if p.id == panel else p.sentence for p in s.panels]
-  if not all(sentences):
-    raise UserError("A panel needs a sentence")
-  before = s.panel(panel)
-  s = desk.with_sentences(s, sentences)
-  p = next((p for p in s.panels if p.id == panel), s.panels[[q.id for q in v.script().panels].index(panel)])
-  own = (
-    p.bubbles
-    if before.sentence != p.sentence and bubbles.strip() == stage.bubble_lines(before)
-    else stage.read_bubbles(bubbles)
-  )
-  # Whoever is no longer in the sentence has no place either.
-  left = "\n".join(x for x in regions.splitlines() if x.partition("|")[0].strip() not in {*before.people} - {*p.people})
-  places = stage.read_regions(left, p.people)
-  pose = " ".join(pose.split())
-  return _keep(desk, v, s.with_panel(dataclasses.replace(p, pose=pose, bubbles=own, regions=places)))
-
-
-def size(v: Visitor, version: script.Version | None) -> tuple[int, int] | None:
-  """Width and height of a version's picture; None if there is none."""
-  image = opener(v.comic)(version) if version and not version.reason else None
-  return image.size if image else None
-
-
-def reroll(v: Visitor, panel: str) -> Script:
-  """A new seed for a panel; its versions stay."""
-  s = v.script()
-  return v.keep(s.with_panel(dataclasses.replace(s.panel(panel), seed=secrets.randbelow(2**31))))
-
-
-def choose(v: Visitor, panel: str, version: int) -> Script:
-  """Chooses which version of a panel is shown."""
-  s = v.script()
-  return v.keep(script.validate(s.with_panel(dataclasses.replace(s.panel(panel), chosen=version))))
-
-
-def labels(p: Panel) -> list[str]:
-  """A label for each version of a panel: its number and score."""
-  score = lambda x: "" if x is None else f" {x:.2f}"
-  return [f"{k + 1}{' blank' if x.reason else score(x.identity)}" for k, x in enumerate(p.versions)]

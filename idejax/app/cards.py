@@ -36,6 +36,8 @@ def picture(token: str, s: Script, p: Panel, v: Version | None) -> str:
     for n, x in (("likeness", v.identity), ("prompt", v.prompt))
     if x is not None
   )
+  if v.cut:
+    scores += '<span class="tag warn">a face is cut off</span>'
   return f'<div class="shot"><img src="/comic/{token}/{html.escape(v.file, quote=True)}" alt="{alt}"><div>{scores}</div></div>'
 
 

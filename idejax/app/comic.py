@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from idejax import config
-from idejax.app import names, policy, script
+from idejax.app import names, policy, script, styles
 from idejax.errors import UserError, tell
 from idejax.runtime.progress import counting, waiting
 from idejax.storage.folders import claim
@@ -28,8 +28,11 @@ def main(c: config.Comic):
     offers.check_names(c.method, c.addon)
   if c.people and not c.people.is_dir() and not c.learn:
     raise UserError(f"--people {c.people} is no folder of people; --learn fills one")
-  if text:
-    policy.check([("the story", text)])
+  for photo in c.learn:
+    if not photo.is_file():
+      raise UserError(f"--learn {photo} is no file: give a photo of each person")
+  styles.check(c.style)
+  policy.check([("the story", text), ("the title", c.title or ""), ("the negative prompt", c.negative or "")])
   with claim(c.out):
     run(c, old, text)
 
@@ -39,7 +42,7 @@ def run(c: config.Comic, old: script.Script | None, text: str):
   from idejax.runtime import cores
 
   cores.use(c.model)
-  from idejax.app import learn, remote, samples, story, studio, styles
+  from idejax.app import learn, remote, samples, story, studio
 
   with waiting("reading the model"):
     desk = studio.open_studio(c.people or _STORE, c.model, c.pack, c.clip, tell)
@@ -112,8 +115,6 @@ def read(c: config.Comic) -> tuple[script.Script | None, str]:
 
 def _apply_options(c: config.Comic, s: script.Script) -> script.Script:
   """The script with the command line's options; what they leave out stays as it is."""
-  from idejax.app import styles
-
   plain: dict[str, Any] = {
     "title": c.title,
     "negative": c.negative,

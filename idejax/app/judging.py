@@ -1,4 +1,4 @@
-"""Which candidate of a panel is best, by likeness and by prompt.
+"""Which candidate of a panel is best: whose faces are whole, then by likeness and by prompt.
 
 The drawn world has judges of its own (`miniature.judging`). For a model of photographs the face pack's recogniser
 and the CLIP that checks the pictures serve: they rank candidates, but a method that learns from the same recogniser
@@ -12,6 +12,26 @@ import numpy as np
 
 from idejax import faces
 from idejax.app.concepts import Checker
+from idejax.faces.pack import Faces
+
+_NEAR = 0.08  # of a face's side: eyes and mouth lie deeper than this inside the picture, if the face is whole
+_BEYOND = 0.15  # of a face's side: what a box may reach beyond the picture, as those of portraits do at the hair
+
+
+def cut(found: Faces, size: tuple[int, int]) -> int:
+  """How many of the faces in a picture of `size` (width, height) are not whole: the picture's border cuts off some of
+  the face, or a larger face lies over it. A hat, a hand or hair over a face is not seen."""
+  count = 0
+  sides = found.boxes[:, 2:] - found.boxes[:, :2]
+  order = np.argsort(-sides.prod(1), kind="stable")  # the largest first
+  for rank, i in enumerate(order):
+    box, side, points = found.boxes[i], sides[i], found.points[i]
+    beyond = np.maximum(-box[:2], box[2:] - size) / side
+    near = np.minimum(points, np.subtract(size, points)) / side
+    before = found.boxes[order[:rank]]
+    hidden = [((o[:2] <= points) & (points <= o[2:])).all(1).sum() for o in before]
+    count += bool(beyond.max() > _BEYOND or near.min() < _NEAR or max(hidden, default=0) >= 2)
+  return count
 
 
 class Judges(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from idejax.app import actions, cards, names, offers, script, stage, styles
+from idejax.app import actions, cards, edits, names, offers, panel_card, script, styles
 from idejax.app.layout import LAYOUTS
 from idejax.app.studio import Studio
 from idejax.app.visitors import Visitors
@@ -18,7 +18,6 @@ from idejax.errors import UserError, one_line
 _CARDS = 12  # panels on a page of cards
 _DEMO = (Path(__file__).parent / "demo.txt").read_text("utf-8")
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
-_PLACE = (Path(__file__).parent / "place.js").read_text("utf-8")
 THEME = gr.themes.Soft(
   primary_hue="indigo",
   secondary_hue="amber",
@@ -28,7 +27,6 @@ THEME = gr.themes.Soft(
 _HEADER = """<header class="top"><div><h1>Comic</h1><p>Tell a story. The people in it keep their faces.</p></div>
 <nav aria-label="Parts of the page"><a href="#part-people">People</a><a href="#part-story">Story</a>
 <a href="#part-panels">Panels</a><a href="#part-pages">Pages</a></nav></header>"""
-DEVICE = {"concurrency_limit": 1, "concurrency_id": "device"}  # one learns or draws, the others wait in line
 
 
 def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
@@ -116,10 +114,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
     status = gr.HTML(elem_id="status")
     gr.Markdown("## Panels", elem_id="part-panels")
 
+    sheets = gr.HTML(elem_id="sheets", render=False)
+    around = panel_card.Around(studio, visitors, token, tick, status, sheets, sentences)
+    begin = around.begin
     inputs = [token, sentences, title, style, layout, direction, seed, candidates, negative, steps]
-
-    def begin(t):
-      actions.begin(visitors.get(t)[1])
 
     def read(t, *values):
       v = visitors.get(t)[1]
@@ -130,8 +128,6 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       for note in actions.draw(studio, v, ask):
         n += note.tick
         yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
-
-    sheets = gr.HTML(elem_id="sheets", render=False)
 
     @gr.render(inputs=[token, tick, first], triggers=[tick.change, first.change, token.change])
     def panels(t, n, at):
@@ -144,10 +140,11 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         gr.HTML('<p class="hint">Tell a story and cut it into panels; they appear here.</p>')
       if len(s.panels) > _CARDS:
         turn(at, len(s.panels))
+      prompts = edits.plain_prompts(studio.at(v.store), s)
       with gr.Row(elem_classes="cards"):
         for p in s.panels[at : at + _CARDS]:
           with gr.Column(min_width=260, elem_classes="card"):
-            card(t, v, s, p)
+            panel_card.build(around, t, v, s, p, prompts.get(p.id, ""))
 
     def turn(at, count):
       gr.HTML(f'<p class="hint">Panels {at + 1} to {min(at + _CARDS, count)} of {count}</p>')
@@ -156,62 +153,6 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         onward = gr.Button("Later panels", size="sm", interactive=at + _CARDS < count)
       back.click(lambda: at - _CARDS, None, [first])
       onward.click(lambda: at + _CARDS, None, [first])
-
-    def card(t, v, s, p):
-      version = script.current_version(p)
-      number = [q.id for q in s.panels].index(p.id) + 1
-      gr.HTML(f"<h3>Panel {number}</h3>" + cards.picture(t, s, p, version), elem_id=f"shot-{p.id}")
-      if len(p.versions) > 1:
-        names_ = actions.labels(p)
-        pick = gr.Radio(
-          names_,
-          value=names_[p.versions.index(version)] if version else None,
-          label="Versions",
-          type="index",
-          elem_id=f"versions-{p.id}",
-        )
-        pick.input(lambda k, n: change(t, n, lambda: actions.choose(v, p.id, k)), [pick, tick], [status, tick, sheets])
-      sentence = gr.Textbox(p.sentence, label="Sentence", lines=2, max_length=400, elem_id=f"sentence-{p.id}")
-      with gr.Accordion("Pose, bubbles and places", open=False, elem_id=f"more-{p.id}"):
-        pose = gr.Textbox(p.pose, label="Pose", placeholder="seen from the side", max_length=200)
-        gr.HTML(stage.board(t, s, p, actions.size(v, version)), js_on_load=_PLACE)
-        lines = gr.Textbox(
-          stage.bubble_lines(p),
-          label="Bubbles: kind | speaker | text | x,y",
-          lines=2,
-          max_length=2000,
-          elem_id=f"bubbles-{p.id}",
-        )
-        regions = gr.Textbox(
-          stage.region_lines(p), label="Places: who | x0,y0,x1,y1", lines=1, max_length=2000, elem_id=f"regions-{p.id}"
-        )
-      with gr.Row():
-        save = gr.Button("Save", size="sm", min_width=80, elem_id=f"save-{p.id}")
-        again = gr.Button("Re-roll", size="sm", min_width=80, variant="primary", elem_id=f"reroll-{p.id}")
-      save.click(
-        lambda a, b, c, d, n: change(t, n, lambda: actions.edit(studio, v, p.id, a, b, c, d)),
-        [sentence, pose, lines, regions, tick],
-        [status, tick, sheets],
-      ).then(list_sentences, [token], [sentences])
-
-      def roll(n):
-        for note in actions.draw(studio, v, lambda: actions.reroll(v, p.id)):
-          n += note.tick
-          yield note.html, n, actions.preview(v, t) if note.tick else gr.skip()
-
-      again.click(begin, [token], None, queue=False).then(roll, [tick], [status, tick, sheets], **DEVICE)
-
-    def change(t, n, work):
-      v = visitors.get(t)[1]
-      try:
-        work()
-        actions.lay_out(studio, v)
-      except UserError as e:
-        return cards.status(one_line(str(e)), "bad"), n, gr.skip()
-      return cards.status("Saved. Draw the comic to make what changed.", "good"), n + 1, actions.preview(v, t)
-
-    def list_sentences(t):
-      return "\n".join(p.sentence for p in visitors.get(t)[1].script().panels)
 
     gr.Markdown("## Pages", elem_id="part-pages")
     sheets.render()
@@ -266,7 +207,10 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
         yield (note.html, *(everybody(t) if note.tick else (gr.skip(), gr.skip())), None if note.tick else gr.skip())
 
     learn_button.click(begin, [token], None, queue=False).then(
-      learn, [token, files, who, by, agreed, replace, method], [people_status, crowd, to_delete, files], **DEVICE
+      learn,
+      [token, files, who, by, agreed, replace, method],
+      [people_status, crowd, to_delete, files],
+      **panel_card.DEVICE,
     )
 
     method.change(lambda m: cards.hint(studio.offers.get(m, "")), [method], [cost])
@@ -290,7 +234,7 @@ def build(studio: Studio, visitors: Visitors) -> gr.Blocks:
       lambda picks: "".join(cards.status(x, "warn") for x in styles.conflicts(picks or [])), [style], [clash]
     )
     draw_button.click(begin, [token], None, queue=False).then(
-      draw, [token, tick, *inputs[1:]], [status, tick, sheets], **DEVICE
+      draw, [token, tick, *inputs[1:]], [status, tick, sheets], **panel_card.DEVICE
     )
     stop_button.click(lambda t: actions.stop(visitors.get(t)[1]), [token], [status], queue=False)
 

@@ -23,6 +23,7 @@ SCHEMA = 1
 FILE = "comic.json"
 MOST_PANELS = 200
 MOST_CANDIDATES = 8
+MOST_STEPS = 128  # of the sampler
 _MOST_BYTES = 8 << 20
 _LONGEST = 2000  # characters of a text
 
@@ -82,6 +83,7 @@ class Version:
   faces: tuple[Box, ...] = ()
   identity: float | None = None  # cosine to the people's portraits, their mean
   prompt: float | None = None  # CLIP's cosine to the prompt
+  cut: int = 0  # faces that the picture's border cuts off or another face hides
   reason: str = ""
 
 
@@ -175,8 +177,8 @@ def _check(s: Script, where: str):
 
   if len(s.panels) > MOST_PANELS:
     refuse("panels", f"has {len(s.panels)}; at most {MOST_PANELS}")
-  if not 1 <= s.steps <= 1000:
-    refuse("steps", f"is {s.steps}; it must be from 1 to 1000")
+  if not 1 <= s.steps <= MOST_STEPS:
+    refuse("steps", f"is {s.steps}; it must be from 1 to {MOST_STEPS}")
   names = [p.name for p in s.people]
   ids = [p.id for p in s.panels]
   for kind, values in (("people", names), ("panels", ids)):
@@ -306,9 +308,19 @@ def current_version(panel: Panel) -> Version | None:
   return max((v for v in panel.versions if v.inputs == newest), key=rank)
 
 
-def rank(v: Version) -> tuple[bool, float]:
-  """A sort key: the sum of both judges' scores; a blank version comes last."""
-  return not v.reason, (v.identity or 0.0) + (v.prompt or 0.0)
+def shown(panel: Panel, digest: str) -> Panel:
+  """The panel with its versions of these inputs last, where the user has chosen none: whoever goes back to an earlier
+  text sees the earlier picture."""
+  own = [v for v in panel.versions if v.inputs == digest]
+  if not own or panel.chosen is not None:
+    return panel
+  others = [v for v in panel.versions if v.inputs != digest]
+  return dataclasses.replace(panel, versions=(*others, *own))
+
+
+def rank(v: Version) -> tuple[bool, int, float]:
+  """A sort key: a picture before a blank one, whole faces before cut ones, then the sum of both judges' scores."""
+  return not v.reason, -v.cut, (v.identity or 0.0) + (v.prompt or 0.0)
 
 
 def without(script: Script, name: str) -> tuple[Script, list[str]]:

@@ -29,9 +29,7 @@ def main(c: config.App):
     import gradio  # noqa: F401 - before the model is read
     import uvicorn
   except ImportError as e:
-    raise UserError(f'the page needs {e.name}: pip install "idejax[app]"') from e
-  if not 0 <= c.port < 65536:
-    raise UserError(f"--port is {c.port}; it must be from 0 to 65535")
+    raise UserError(f'the page needs {e.name}: pip install -e ".[app]"') from e
   if c.addon:
     from idejax.personalizing import posers
 

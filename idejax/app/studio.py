@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from idejax import faces
-from idejax.app import learn, names, offers, pages, policy, script, story, styles, watermark, world
+from idejax.app import judging, learn, names, offers, pages, policy, script, story, styles, watermark, world
 from idejax.app import rules as offline
 from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
@@ -110,13 +110,15 @@ class Studio:
     """The script with these sentences. A panel with the same sentence keeps everything; a panel whose sentence
     was edited in place keeps its versions and seed."""
     people = self.store.names()
-    same = {p.sentence: p for p in reversed(s.panels)}
+    same: dict[str, list[Panel]] = {}
+    for p in s.panels:
+      same.setdefault(p.sentence, []).append(p)
     spare = [p for p in s.panels if p.sentence not in sentences]
     ids = {p.id for p in s.panels}
     fresh = (f"p{n}" for n in range(1, 10**6) if f"p{n}" not in ids)
     out: list[Panel] = []
     for i, text in enumerate(sentences):
-      old = same.pop(text, None)
+      old = same[text].pop(0) if same.get(text) else None
       if old is None and i < len(s.panels) and s.panels[i] in spare:
         old = s.panels[i]
       if old is not None and old in spare:
@@ -179,12 +181,13 @@ class Studio:
   def _apart(self, p: Panel) -> Sequence[str]:
     """Whoever has a prompt of their own: those who have a region, else everybody if they cannot share one prompt,
     because somebody in it is more than words and the others were learned otherwise; nobody if one prompt serves all."""
-    if p.regions or len(p.people) < 2:
+    who = _named(p)
+    if p.regions or len(who) < 2:
       return [r.person for r in p.regions]
-    records = [self.store.record(n) for n in p.people]
+    records = [self.store.record(n) for n in who]
     ways = {(r.method, json.dumps(r.settings, sort_keys=True)) for r in records}
     plain = all(offers.words_only(m, self.model, self.pipe.backbone.nets) for m, _ in ways)
-    return p.people if any(m in ALONE for m, _ in ways) or len(ways) > 1 and not plain else ()
+    return who if any(m in ALONE for m, _ in ways) or len(ways) > 1 and not plain else ()
 
   def size(self, p: Panel) -> tuple[int, int]:
     """Height and width of a panel's pictures; in the drawn world each of several people needs so much width."""
@@ -203,18 +206,24 @@ class Studio:
 
   def _parts(self, p: Panel, texts: Sequence[str]) -> list[Shot]:
     """The shots of one of a panel's pictures."""
-    only = p.people[0] if len(p.people) == 1 else ""
+    who = _named(p)
+    only = who[0] if len(who) == 1 else ""
     boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
     if self.composes(p):
-      boxes = boxes or list(zip(_columns(len(p.people)), p.people))
+      boxes = boxes or list(zip(_columns(len(who)), who))
       inside = tuple(regions.Part(t, box) for t, (box, _) in zip(texts, boxes) if box)
-      return [Shot(p.id, 0, 0, texts[-1], None, only, inside, tuple(who for _, who in boxes))]
+      return [Shot(p.id, 0, 0, texts[-1], None, only, inside, tuple(n for _, n in boxes))]
     if not boxes:
-      boxes = [(None, only)] if len(texts) == 1 else list(zip(_columns(len(texts)), p.people))
-    return [Shot(p.id, 0, j, t, box, who) for j, (t, (box, who)) in enumerate(zip(texts, boxes))]
+      boxes = [(None, only)] if len(texts) == 1 else list(zip(_columns(len(texts)), who))
+    return [Shot(p.id, 0, j, t, box, n) for j, (t, (box, n)) in enumerate(zip(texts, boxes))]
 
   def check(self, s: Script):
-    """UserError for any text that must not reach a prompt; the final prompts are checked too."""
+    """UserError for any text that must not reach a prompt, the final prompts too, and for a panel's own prompt that
+    the model would not read to its end."""
+    most = self.pipe.tokenizers[0].length - 2
+    for i, p in enumerate(s.panels, 1):
+      if p.prompt and (count := self.count(p.prompt, p.people)) > most:
+        raise UserError(f"the prompt of panel {i} has {count} tokens; the model reads {most}: make it shorter")
     texts = [("the title", s.title), ("the negative prompt", s.negative), *(("a style", t) for t in s.style)]
     final = self.prompts(s)
     for i, p in enumerate(s.panels, 1):
@@ -241,8 +250,9 @@ class Studio:
     *,
     progress: learn.Progress = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
+    panel: str = "",
   ) -> Script:
-    """Draws every missing picture and returns the script; comic.json is written after each picture.
+    """Draws every missing picture, or those of one panel, and returns the script; comic.json is written after each.
 
     UserError before anything is drawn if a text is refused. learn.Stopped if the user stops it; finished
     pictures are kept.
@@ -251,7 +261,8 @@ class Studio:
       s = self.bind(s)
       self.check(s)
       plan = self.shots(s)
-      todo = [shot for _, shots in plan.values() for shot in shots]
+      s = dataclasses.replace(s, panels=tuple(script.shown(p, plan[p.id][0]) for p in s.panels))
+      todo = [shot for n, (_, shots) in plan.items() if panel in ("", n) for shot in shots]
       (folder / PICTURES).mkdir(parents=True, exist_ok=True)
       self.store.note_comic([p.name for p in s.people], folder)
       script.write(folder, s)
@@ -305,7 +316,9 @@ class Studio:
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
       return Version(name, digest, shot.candidate, reason=reason)
-    image, boxes = join(group, images, [self.pack.detect(x).boxes for x in images])
+    found = [self.pack.detect(x) for x in images]
+    image, boxes = join(group, images, [f.boxes for f in found])
+    cut = sum(judging.cut(f, (x.shape[1], x.shape[0])) for f, x in zip(found, images))
     identity, prompt = self._judge(group, images)
     record = {
       "prompt": " | ".join(_texts(group)),
@@ -316,7 +329,7 @@ class Studio:
       "ai_generated": True,
     }
     watermark.save(folder / name, image, record)
-    return Version(name, digest, shot.candidate, tuple(boxes), identity, prompt)
+    return Version(name, digest, shot.candidate, tuple(boxes), identity, prompt, cut)
 
   def _judge(self, group: Sequence[Shot], images: Sequence[np.ndarray]) -> tuple[float | None, float | None]:
     """Mean cosines to the portraits and to the prompts over the parts; None without judges."""
@@ -346,6 +359,11 @@ class Studio:
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
+
+
+def _named(p: Panel) -> tuple[str, ...]:
+  """The people whom a panel's picture shows: those of its own prompt, where it has one."""
+  return p.people if p.prompt is None else names.present(p.prompt, p.people)
 
 
 def _texts(group: Sequence[Shot]) -> list[str]:

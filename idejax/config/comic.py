@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from idejax.ranges import any_seed, between, not_empty
 
 Kind = Literal["grid", "strip", "row", "nine", "hero", "zigzag", "cinema", "splash", "text"]
 
@@ -25,7 +27,7 @@ class Comic:
   """A story as text; or a comic.json, or its folder, to draw as it stands. Default: a demo story."""
   people: Path | None = None
   """Folder of people who were learned. Default: runs/store, where built-in models find two sample people."""
-  out: Path = Path("comic")
+  out: Annotated[Path, not_empty] = Path("comic")
   """Folder for the comic; made if need be."""
   title: str | None = None
   """Above the first page. Default: the story's file name."""
@@ -35,13 +37,13 @@ class Comic:
   """How panels lie on pages; text follows the length of the text. Default: grid."""
   direction: Literal["ltr", "rtl"] | None = None
   """Reading order within a row: from the left, or from the right. Default: ltr."""
-  candidates: int | None = None
-  """Pictures per panel, of which the best by likeness and prompt is shown, 1 to 8. Default: 1."""
+  candidates: Annotated[int | None, between(1, 8)] = None
+  """Pictures per panel, 1 to 8; shown is the best by whole faces, likeness and prompt. Default: 1."""
   negative: str | None = None
   """What pictures should not show, beside what is always kept out."""
-  seed: int | None = None
+  seed: Annotated[int | None, any_seed] = None
   """Seed of the first panel; those after it have the numbers that follow. Default: 0."""
-  steps: int | None = None
+  steps: Annotated[int | None, between(1, 128)] = None
   """Sampler steps. Default: 25."""
   script_only: bool = False
   """Write comic.json and stop, so that it can be edited before anything is drawn."""
@@ -64,6 +66,14 @@ class Comic:
   replace: bool = False
   """Replace people of these names who are in the store already."""
 
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "story": ("story", "title", "script_only"),
+    "people": ("people", "learn", "names", "consent", "method", "addon", "replace"),
+    "pictures": ("style", "candidates", "negative", "seed", "steps"),
+    "pages": ("out", "layout", "direction"),
+    "model": ("model", "pack", "clip"),
+  }
+
 
 @dataclasses.dataclass(frozen=True)
 class App:
@@ -71,15 +81,15 @@ class App:
 
     idejax app                         then open http://127.0.0.1:7860
 
-  Needs pip install "idejax[app]". The page answers on this machine only. Every browser has people and a comic
+  Needs pip install -e ".[app]". The page answers on this machine only. Every browser has people and a comic
   of its own, which stay in --out; the people of --people are there for all.
   """
 
-  port: int = 7860
+  port: Annotated[int, between(0, 65535)] = 7860
   """Where the page listens; 0 takes a free port."""
   people: Path = Path("runs/store")
   """Folder of people who are offered to everybody who opens the page; the two sample people of the built-in models are put there."""
-  out: Path = Path("runs/comics")
+  out: Annotated[Path, not_empty] = Path("runs/comics")
   """Folder of visitors' people and comics."""
   model: str = "miniature"
   """Pipeline folder in diffusers layout, or a hub id; miniature is built in."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from idejax.ranges import at_least, between
 
@@ -65,3 +65,12 @@ class Evaluate:
   """Take the exam with a few pictures of everything; figures are rough."""
   out: Path | None = None
   """Folder for the results; for the exam, a JSON file. Default: evaluation; for the exam, none."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "what is scored": ("what", "methods", "people", "protocol", "strengths", "floor"),
+    "photos": ("photos", "drivers", "strangers"),
+    "judges": ("judges", "list_judges"),
+    "model": ("model", "pack", "addon"),
+    "machine": ("batch", "dtype"),
+    "results": ("out", "quick"),
+  }

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from idejax.ranges import above, at_least, between, not_empty
 
@@ -55,3 +55,10 @@ class Plan:
   """Price of a chip and hour, in any currency, for a pretraining's cost."""
   out: Path | None = None
   """File for the figures as JSON."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "run": ("run", "model", "method", "batch", "people", "fsdp", "dtype", "remat"),
+    "chips": ("topology", "table"),
+    "estimate": ("blocks", "limit", "out"),
+    "a pretraining": ("images", "share", "price"),
+  }

@@ -29,6 +29,6 @@ class Pose:
   shape: Path | None = None
   """Morphable model (.npz, see docs/methods.md), with --table."""
   table: Path | None = None
-  """Its 72 landmarks."""
+  """Where the 72 landmarks lie on that model (.json), with --shape."""
   side: Annotated[int, at_least(64)] = 384
   """Height in pixels of each of the pictures side by side."""

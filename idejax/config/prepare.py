@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from idejax.ranges import at_least, between, not_empty
 
@@ -75,3 +75,11 @@ class Prepare:
   """Photos read at a time. Default: as many as there are cores."""
   seed: Annotated[int, at_least(0)] = 0
   """Seed of the scenes in which drawn people stand."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "photos": ("photos", "drawn", "seed", "licence", "out"),
+    "what is stored": ("size", "around", "model", "vision"),
+    "which photos are dropped": ("face", "blur", "yaw", "second", "enlarged", "keep_duplicates"),
+    "face networks": ("pack", "parsing"),
+    "machine": ("stage", "shard", "threads"),
+  }

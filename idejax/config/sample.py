@@ -56,7 +56,7 @@ class Sample:
   """Morphable model (.npz, see docs/methods.md), with --table: of photographs, the person's own shape of face in the
   driver's pose. Default: the driver's landmarks as they are; of drawn portraits, the drawn world's own geometry."""
   table: Path | None = None
-  """Its 72 landmarks."""
+  """Where the 72 landmarks lie on that model (.json), with --shape."""
   controlnet: Path | None = None
   """Folder of a stock ControlNet of the model's family (edges, depth, body or face key points), in diffusers' layout."""
   control: Path | None = None

@@ -40,6 +40,15 @@ POOLED = """SDXL's pooled vector: idejax takes it at the end of the text. Old co
 transformers take it at the largest token id, which a new word has. {how}"""
 
 
+_UNMEASURED = [
+  "## Measured by idejax",
+  "",
+  "Nothing of this form: the figures and the sheet of the run are of the whole method, and what this form draws "
+  "differs. How much is in certificate.json, if it was verified.",
+  "",
+]
+
+
 def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts: Mapping[str, Any]):
   """Writes README.md into `folder`. `facts` is the content of certificate.json."""
   provenance, report = _json(run / "provenance.json"), _json(run / "report.json")
@@ -103,7 +112,7 @@ def write(folder: Path, run: Path, person: Learned, e: Export, kind: str, facts:
     "- pictures made with this are synthetic; say so where you show them",
     "",
   ]
-  lines += _scores(report)
+  lines += _UNMEASURED if facts["lossy"] else _scores(report)
   lines += ["## Checked", "", _verification(facts), ""]
   if (folder / "sheet.png").exists():
     lines += ["![sheet](sheet.png)", ""]

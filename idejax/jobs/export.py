@@ -140,7 +140,7 @@ def finish(c: config.Export, folder: Path, person, e, kind: str, facts: dict[str
     shutil.rmtree(folder)
     folder.mkdir()
   else:
-    if (run / "sheet.png").is_file():
+    if (run / "sheet.png").is_file() and not facts["lossy"]:  # a lossy form draws another person than the sheet
       shutil.copyfile(run / "sheet.png", folder / "sheet.png")
     cards.write(folder, run, person, e, kind, facts)
   write_json(folder / "certificate.json", facts)

@@ -1,6 +1,7 @@
 """The page in a real browser: Debian's Chromium plays the whole story. Screenshots of every step are kept where
 IDEJAX_SHOTS names a folder, else beside the test's other files."""
 
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from PIL import Image, PdfParser
 from idejax.app import script
 from idejax.miniature.world import people, scene, world
 
-gradio = pytest.importorskip("gradio", reason='the page needs pip install "idejax[app]"')
+gradio = pytest.importorskip("gradio", reason='the page needs pip install -e ".[app]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -134,11 +135,16 @@ def test_the_whole_story(server, browser, shot, tmp_path):
   page.locator("#files input[type=file]").set_input_files([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
   page.locator("#files [aria-label='b.png']").wait_for()
   page.locator("#agreed input").check()
+  page.locator("#method input").click()
+  page.get_by_role("option", name="name-inversion").click()
+  playwright.expect(page.locator("#cost")).to_contain_text("as many as celeb-basis")
   shot(page, "before-learning")
   page.get_by_role("button", name="Learn", exact=True).click()
   says(page, "#people-status", "Learned: Carla Reed, Dan Moor")
   playwright.expect(page.locator("#people figure")).to_have_count(4)
   shot(page, "learned")
+  methods = {json.loads(p.read_text())["method"] for p in (server.folder / "comics").glob("*/store/*/person.json")}
+  assert methods == {"celeb-basis", "name-inversion"}  # the sample people's, and what was chosen
   uploads = server.folder / "comics" / ".uploads"
   assert not [p for p in uploads.rglob("*.png") if p.name in ("a.png", "b.png")]  # gone when they were read
 
@@ -171,10 +177,21 @@ def test_the_whole_story(server, browser, shot, tmp_path):
   others = {p.name: p.stat().st_mtime_ns for p in (folder / "comic" / "panels").iterdir()}
   page.locator(".card").nth(1).get_by_role("button", name="Re-roll").click()
   page.locator(".card").nth(1).get_by_text("Versions").wait_for(timeout=LONG)
-  says(page, "#status", "3 panels are drawn")
+  says(page, "#status", "Panel 2 is drawn")
   after = {p.name: p.stat().st_mtime_ns for p in (folder / "comic" / "panels").iterdir()}
   assert len(after) == len(others) + 1 and all(after[n] == t for n, t in others.items())
   shot(page, "rolled-again")
+
+  # A prompt of its own for one panel, saved and drawn in one go.
+  card = page.locator(".card").nth(2)
+  card.get_by_text("Prompt, styles and pose").click()
+  card.get_by_label("A prompt of its own").fill("a sketch of Carla Reed at night")
+  card.get_by_role("button", name="Draw", exact=True).click()
+  says(page, "#status", "Panel 3 is drawn")
+  last = {p.name: p.stat().st_mtime_ns for p in (folder / "comic" / "panels").iterdir()}
+  assert len(last) == len(after) + 1 and all(last[n] == t for n, t in after.items())
+  assert script.read(folder / "comic").panels[2].prompt == "a sketch of Carla Reed at night"
+  shot(page, "a-prompt-of-its-own")
 
   # Files: as many pages as there are, opened by others.
   def download(kind: str) -> Path:

@@ -26,6 +26,10 @@ from idejax.errors import UserError
     ({"learn": ("a.png",), "names": "Cy Oak"}, "--learn needs --consent"),
     ({"learn": ("a.png", "b.png"), "names": "Cy Oak", "consent": "Cy"}, "each picture needs one name"),
     ({"learn": ("a.png",), "names": "Cy", "consent": "Cy"}, "has 1 word"),
+    ({"learn": ("a.png",), "names": "Cy Oak", "consent": "Cy"}, "--learn a.png is no file"),
+    ({"style": ("comic stile",)}, "did you mean comic style"),
+    ({"title": "Anna n4ked"}, "the title asks for nudity"),
+    ({"negative": "n a k e d"}, "the negative prompt asks for nudity"),
   ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(tmp_path, monkeypatch, change, words):
@@ -60,13 +64,16 @@ def test_a_script_from_a_stranger_is_checked(tmp_path):
 def test_the_command_says_a_mistake_in_one_sentence(tmp_path):
   assert_one_sentence(run("comic", "no-such-story.txt", cwd=tmp_path), "no-such-story.txt does not exist")
   assert_one_sentence(run("comic", "--layout", "gird", cwd=tmp_path), "--layout")
+  for option, least in (("--candidates", "from 1 to 8"), ("--steps", "from 1 to 128")):
+    assert_one_sentence(run("comic", option, "0", "--model", "nowhere", cwd=tmp_path), f"{option} is 0", least)
+  assert_one_sentence(run("app", "--port", "99999", cwd=tmp_path), "--port is 99999")
 
 
 def test_the_page_says_what_is_missing_or_taken(monkeypatch):
   import socket
 
   monkeypatch.setitem(sys.modules, "gradio", None)
-  with pytest.raises(UserError, match=r'pip install "idejax\[app\]"'):
+  with pytest.raises(UserError, match=r'pip install -e "\.\[app\]"'):
     serve.main(App())
   monkeypatch.undo()
   with socket.socket() as s:

@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 from PIL import Image
-from support.drawn_people import PORTRAITS, STORY
+from support.drawn_people import PORTRAITS, STORY, edit
 
-from idejax.app import actions, cards, learn, script, stage, studio
+from idejax.app import actions, cards, edits, learn, script, stage, studio
 from idejax.app.store import Consent
 from idejax.app.visitors import Visitors
 from idejax.errors import UserError
@@ -67,15 +67,14 @@ def test_a_server_that_starts_again_shows_the_same(desk, visitors, store):
 
 def test_editing_a_bubble_draws_nothing_and_a_sentence_one_panel(desk, visitors):
   v = visitors.get(None)[1]
-  s = drawn(desk, v)
+  drawn(desk, v)
   before = len(desk.asked)
-  p = s.panels[0]
-  actions.edit(desk, v, "p1", p.sentence, "", "speech | Anna Field | Hello! | 0.2,0.9", "")
+  edit(desk, v, "p1", bubbles="speech | Anna Field | Hello! | 0.2,0.9")
   *_, last = actions.draw(desk, v, v.script)
   assert len(desk.asked) == before and v.script().panels[0].bubbles == (
     script.Bubble("Hello!", "speech", "Anna Field", (0.2, 0.9)),
   )
-  actions.edit(desk, v, "p1", "Anna Field is at home.", "", stage.bubble_lines(v.script().panels[0]), "")
+  edit(desk, v, "p1", sentence="Anna Field is at home.")
   *_, last = actions.draw(desk, v, v.script)
   assert len(desk.asked) > before and len(v.script().panels[0].versions) == 2 and v.script().panels[0].id == "p1"
 
@@ -84,14 +83,14 @@ def test_re_rolling_draws_one_panel_and_a_version_can_be_chosen(desk, visitors):
   v = visitors.get(None)[1]
   drawn(desk, v)
   before = len(desk.asked)
-  actions.reroll(v, "p3")
+  edits.reroll(v, "p3")
   list(actions.draw(desk, v, v.script))
   assert len(desk.asked) == before + 1 and len(v.script().panels[2].versions) == 2
   assert script.current_version(v.script().panels[2]) == v.script().panels[2].versions[1]
-  actions.choose(v, "p3", 0)
+  edits.choose(v, "p3", 0)
   assert script.current_version(v.script().panels[2]) == v.script().panels[2].versions[0]
   with pytest.raises(UserError, match="there are 2 versions"):
-    actions.choose(v, "p3", 7)
+    edits.choose(v, "p3", 7)
 
 
 def test_a_mistake_is_a_sentence_and_the_next_thing_works(desk, visitors):
@@ -203,11 +202,10 @@ def test_places_as_lines_come_back_and_are_checked(desk, visitors):
       stage.read_regions(line, ["Anna Field"])
   v = visitors.get(None)[1]
   drawn(desk, v)
-  lines = lambda: stage.bubble_lines(v.script().panels[1])
   places = "Ben Stone | 0,0,0.5,1\nAnna Field | 0.5,0,1,1"
-  actions.edit(desk, v, "p2", v.script().panels[1].sentence, "", lines(), places)
+  edit(desk, v, "p2", regions=places)
   assert [r.person for r in v.script().panels[1].regions] == ["Ben Stone", "Anna Field"]
-  actions.edit(desk, v, "p2", "Ben Stone is at home.", "", lines(), places)  # Anna has left: her place goes with her
+  edit(desk, v, "p2", sentence="Ben Stone is at home.", regions=places)  # Anna has left: her place goes with her
   assert [r.person for r in v.script().panels[1].regions] == ["Ben Stone"]
 
 
@@ -215,10 +213,10 @@ def test_the_board_shows_what_the_page_cuts_out(desk, visitors):
   token, v = visitors.get(None)
   s = drawn(desk, v)
   p = s.panels[1]
-  text = stage.board(token, s, p, actions.size(v, script.current_version(p)))
+  text = stage.board(token, s, p, edits.size(v, script.current_version(p)))
   assert f"/comic/{token}/{p.versions[0].file}" in text and text.count('class="who"') == 2
   x0, y0, x1, y1 = json.loads(html.unescape(text.split('data-facts="')[1].split('"')[0]))["part"]
-  width, height = actions.size(v, p.versions[0])
+  width, height = edits.size(v, p.versions[0])
   cell = [float(n) for n in re.search(r"aspect-ratio:(\d+) / (\d+)", text).groups()]
   assert (x1 - x0) * width / ((y1 - y0) * height) == pytest.approx(cell[0] / cell[1], rel=1e-3)
   assert "<img" not in stage.board(token, s, dataclasses.replace(p, versions=()), None)
@@ -303,8 +301,8 @@ def test_a_refused_text_is_not_kept(desk, visitors):
   with pytest.raises(UserError, match="asks for nudity"):
     actions.settings(desk, v, lines.replace("is in", "is n4ked in"), *rest)
   with pytest.raises(UserError, match="asks for nudity"):
-    actions.edit(desk, v, "p1", s.panels[0].sentence, "", "caption | | naked", "")
+    edit(desk, v, "p1", bubbles="caption | | naked")
   assert v.script() == s
-  *_, last = actions.draw(desk, v, lambda: actions.reroll(v, "p3"))
+  *_, last = actions.draw(desk, v, lambda: edits.reroll(v, "p3"))
   assert "4 panels are drawn" in last.html
   assert actions.settings(desk, v, lines, *rest).panels[0].sentence == s.panels[0].sentence

@@ -241,6 +241,16 @@ def test_help_begins_with_a_dozen_options_in_groups():
   assert "--no-no" not in run("personalize", "--help-all").out
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_many_options_stand_in_groups_that_name_each_once(name):
+  kind = cli.COMMANDS[name][0]
+  fields = [f.name for f in dataclasses.fields(kind)]
+  groups = [f for fields in getattr(kind, "GROUPS", {}).values() for f in fields]
+  assert len(groups) == len(set(groups)), name
+  if len(fields) > 14:
+    assert set(fields) <= set(groups), (name, set(fields) - set(groups))
+
+
 def test_defaults_in_help_are_those_of_the_model_at_hand(capsys):
   """The built-in model's guidance, pixels and multiples, and a larger one's."""
   for model, words in (

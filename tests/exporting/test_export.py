@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -175,9 +176,15 @@ def test_the_card(runs, tmp_path, capsys):
 
 
 def test_a_lossy_form_is_marked_wherever_it_shows(runs, tmp_path, capsys):
-  to = tmp_path / "bea"
-  export.main(config.Export(to, runs["id_ea_person"], "textual-inversion", verify=False))
+  to, run = tmp_path / "bea", tmp_path / "run"
+  shutil.copytree(runs["id_ea_person"], run)
+  (run / "sheet.png").write_bytes(b"picture")
+  (run / "report.json").write_text(json.dumps({"scores": {"likeness": 0.7}}))
+  export.main(config.Export(to, run, "textual-inversion", verify=False))
   assert "lossy" in capsys.readouterr().err
+  # The run's figures and pictures are of the whole method, not of what is exported.
+  assert not (to / "sheet.png").exists() and "likeness" not in (to / "README.md").read_text()
+  assert "Nothing of this form" in (to / "README.md").read_text()
   assert (
     "**Lossy.**" in (to / "README.md").read_text()
     and "adapter" in json.loads((to / "certificate.json").read_text())["lossy"]

@@ -65,4 +65,8 @@ MUTANTS = [
   ("any alike face is a duplicate", "idejax/data/preparing/rules.py",
    "if near.any() and (embeddings", "if len(others) and (embeddings",
    "tests/data/test_prepare.py::test_near_duplicates_are_alike_in_looks_and_in_face"),
+  # The card of a file without the adapter shows the figures of the whole method.
+  ("a lossy form has the whole method's figures", "idejax/exporting/cards.py",
+   "lines += _UNMEASURED if facts[\"lossy\"] else _scores(report)", "lines += _scores(report)",
+   "tests/exporting/test_export.py::test_a_lossy_form_is_marked_wherever_it_shows"),
 ]  # fmt: skip

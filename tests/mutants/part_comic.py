@@ -116,4 +116,32 @@ MUTANTS = [
   ("whoever meets shares a prompt", "idejax/app/studio.py",
    "or len(ways) > 1 and not plain else ()", "else ()",
    "tests/app/test_comic_offers.py::test_people_who_cannot_share_a_prompt_have_their_own_part"),
+  # After the comic's style was changed, a panel that was once saved keeps the old one.
+  ("a saved card has styles of its own", "idejax/app/edits.py",
+   "style=None if style == s.style else style", "style=style",
+   "tests/app/test_comic_edits.py::test_a_card_keeps_what_it_says"),
+  # Draw on one card draws what was saved on the others, too.
+  ("one panel's Draw draws the comic", "idejax/app/studio.py",
+   "if panel in (\"\", n) for shot", "for shot",
+   "tests/app/test_comic_edits.py::test_a_re_roll_draws_its_own_panel_alone"),
+  # Who goes back to an earlier text sees the picture of the later one.
+  ("the newest picture is shown for any text", "idejax/app/script.py",
+   "versions=(*others, *own))", "versions=(*own, *others))",
+   "tests/app/test_comic_edits.py::test_a_change_draws_that_panel_alone_and_going_back_draws_nothing"),
+  # Of two panels with the same sentence the second is drawn anew at every edit.
+  ("a sentence is there once", "idejax/app/studio.py",
+   "same[text].pop(0) if same.get(text)", "same.pop(text)[0] if same.get(text)",
+   "tests/app/test_comic_edits.py::test_two_panels_may_say_the_same"),
+  # A face whose eye is beyond the border wins, where the detector's boxes end at the border.
+  ("eyes may lie outside the picture", "idejax/app/judging.py",
+   "or near.min() < _NEAR ", "",
+   "tests/app/test_comic_judging.py::test_a_border_cuts_a_face"),
+  # Somebody stands behind somebody else's head.
+  ("one face may cover another", "idejax/app/judging.py",
+   "max(hidden, default=0) >= 2", "max(hidden, default=0) > 5",
+   "tests/app/test_comic_judging.py::test_a_larger_face_hides_a_smaller_one"),
+  # Half a face with a good score is shown.
+  ("scores alone rank candidates", "idejax/app/script.py",
+   "return not v.reason, -v.cut,", "return not v.reason, 0,",
+   "tests/app/test_comic_judging.py::test_of_candidates_the_whole_face_is_shown"),
 ]

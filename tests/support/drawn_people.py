@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from idejax.app import studio
+from idejax.app import edits, script, studio
 from idejax.app.store import Consent, Record
+from idejax.app.visitors import Visitor
 from idejax.methods import textual_inversion
 from idejax.miniature.world import people, scene, world
 from idejax.model import tokens
@@ -88,3 +89,10 @@ def desk(store, pack, checker, judges, monkeypatch) -> studio.Studio:
   s = studio.Studio(pipe, pack, store, "miniature", checker, judges)
   s.asked = asked  # type: ignore[attr-defined]
   return s
+
+
+def edit(desk: studio.Studio, v: Visitor, panel: str, **change) -> script.Panel:
+  """Saves a panel's card with these fields changed; returns the panel."""
+  s = v.script()
+  card = dataclasses.replace(edits.card(s, s.panel(panel)), **change)
+  return edits.edit(desk, v, panel, card).panel(panel)
