@@ -183,6 +183,7 @@ def check(s: Settings):
     raise UserError('--tensorboard needs tensorboardX: pip install -e ".[tensorboard]"')
   runs = list(method_options.entries(s).values()) or [s]
   check_addon(runs)
+  method_options.check_shared(s)
   for e in runs:
     method_options.check_parts(e)
     method_options.check_shared(e)
