@@ -21,7 +21,7 @@ from idejax.model import conditioning, shared
 from idejax.model.conditioning import Prompts
 from idejax.person import subjects
 from idejax.person.subject import Subject
-from idejax.personalizing.learn import open_model
+from idejax.personalizing.learn import open_model, recogniser_digest
 from idejax.runtime import cores
 from idejax.runtime.progress import waiting
 from idejax.sampling import pipeline as pl
@@ -123,7 +123,7 @@ def run(s: Settings):
     {k: v for k, v in mine.items() if k in needs.modules},
     shared.About(
       method=METHOD, model=Path(pipe.name).name, model_digest=pipe.digest, recogniser=pack.name,
-      recogniser_digest=pack.digest, licence=pack.licence, names=shared.digest_of(names),
+      recogniser_digest=recogniser_digest(pack), licence=pack.licence, names=shared.digest_of(names),
       data=c.data if c.data == "drawn" else Path(c.data).name, people=count, steps=loop.steps_done(state),
       structure={n: getattr(cfg, n) for n in needs.structure}, settings=dataclasses.asdict(cfg) | {"plain": c.plain},
       history=history(c.out), idejax=__version__,

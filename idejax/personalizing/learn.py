@@ -272,13 +272,18 @@ def check_modules(s: Settings, pipe: pl.Pipeline, pack: faces.Pack):
       f"--shared {c.shared} was trained on {about.model} ({about.model_digest[:12]}), not on {c.model} "
       f"({pipe.digest[:12]}): its modules mean nothing there"
     )
-  if about.recogniser_digest != pack.digest:
+  if about.recogniser_digest != (own := recogniser_digest(pack)):
     raise UserError(
       f"--shared {c.shared} was trained with the recogniser of {about.recogniser} ({about.recogniser_digest[:12]}), not "
-      f"of {pack.name} ({pack.digest[:12]}): its modules cannot read such faces"
+      f"of {pack.name} ({own[:12]}): its modules cannot read such faces"
     )
   if about.names != shared_folder.digest_of(celebrities.names(c.model, c.names)):
     raise UserError(f"--shared {c.shared} was trained with another list of celebrities: give its --names")
+
+
+def recogniser_digest(pack: faces.Pack) -> str:
+  """sha256 of a pack's recogniser alone."""
+  return tensorfiles.digest(pack.app.models["recognition"].model_file)
 
 
 def open_model(c) -> pl.Pipeline:
