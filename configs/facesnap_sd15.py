@@ -9,7 +9,7 @@ from idejax.config import Pretrain
 config = Pretrain(
   model="stable-diffusion-v1-5/stable-diffusion-v1-5",
   data="faces",
-  preset="sd15-small",
+  preset="sd15-512",
   pack="buffalo_l",
   vision="CLIP_VIT_H",
   validate_every=1000,

@@ -9,7 +9,7 @@ from idejax.config import Pretrain
 config = Pretrain(
   model="stabilityai/stable-diffusion-2-1-base",
   data="faces",
-  preset="sd15-small",
+  preset="sd21-512",
   pack="buffalo_l",
   vision="CLIP_VIT_H",
   validate_every=1000,

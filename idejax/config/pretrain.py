@@ -28,7 +28,7 @@ class Pretrain:
   """Folder of idejax prepare, folder with a sub-folder of photos per person, or `drawn`."""
   model: Annotated[str, not_empty] = "miniature"
   """Pipeline whose pictures the add-on shall steer: a folder, a hub id, or miniature."""
-  preset: Literal["default", "paper", "sd15-small", "miniature", "tiny"] = "default"
+  preset: Literal["default", "paper", "sd15-512", "sd21-512", "miniature", "tiny"] = "default"
   """Settings of the method; default: miniature on built-in models, paper on others."""
   steps: Annotated[int | None, at_least(1)] = None
   """Training steps, earlier runs included. Default: the preset's."""

@@ -99,9 +99,11 @@ class Config:
 
 _SMALL = Config(dim=128, head_dim=32, outside=0.5, cross=0.8, identity_weight=0.0, steps=4000,
                 batch=8, lr=1e-3, weight_decay=1e-4, warm=0.05, fall=0.3)  # fmt: skip
+_DAY = Config(steps=20_000, batch=8)  # what one accelerator does in a day, at 512 px; pictures stay as they are
 PRESETS = {
   "paper": Config(augment=0.8),
-  "sd15-small": Config(steps=20_000, batch=8),  # what one accelerator does in a day, at 512 px
+  "sd15-512": _DAY,
+  "sd21-512": _DAY,
   "miniature": _SMALL,
   "tiny": dataclasses.replace(_SMALL, dim=32, layers=1, identity_tokens=4, tokens=4, steps=40, batch=4),
 }

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import typing
 from pathlib import Path
 
 import jax
@@ -41,6 +42,14 @@ def test_what_a_preset_trains(name, steps, batch, lr, pixels):
   assert parts["unet"]["sample_size"] * factor == pixels
   stored = re.findall(r"idejax prepare .*--size (\d+)", file.read_text())
   assert stored == ([] if c.data == "drawn" else [str(pixels)])
+
+
+def test_every_preset_has_a_name_and_a_file():
+  """--preset takes the method's presets; each file in configs/ is of one, and those of SD keep their pictures still."""
+  assert set(typing.get_args(typing.get_type_hints(config.Pretrain)["preset"])) == {"default", *facesnap.PRESETS}
+  used = {config_file.load(f, config.Pretrain).preset for f in FILES}
+  assert used == set(facesnap.PRESETS)
+  assert [n for n, c in facesnap.PRESETS.items() if c.augment] == ["paper"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
