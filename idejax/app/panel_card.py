@@ -1,6 +1,5 @@
 """A panel's card on the page: its picture and versions, and everything of it that can be changed."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,16 +59,26 @@ def build(a: Around, token: str, v: Visitor, s: Script, p: Panel, prompt_text: s
     pick.input(choose, [pick, a.tick], [a.status, a.tick, a.sheets])
 
   def field(kind: Callable[..., Any], name: str, value: Any, label: str, **how: Any) -> Any:
-    """A field that keeps what was typed until the saved value changes."""
-    digest = hashlib.sha256(repr(value).encode()).hexdigest()[:12]
-    key = f"{name}-{p.id}-{digest}"
+    """A field that keeps what was typed, also when the page is shown anew, until another value is saved."""
+    shown = v.typed(p.id, name, value)
+    label += "" if shown == value else " (not saved yet)"
     # Without `interactive` Gradio disables what it shows before it knows that a button reads it.
-    return kind(value=value, label=label, elem_id=f"{name}-{p.id}", key=key, interactive=True, **how)
+    out = kind(value=shown, label=label, elem_id=f"{name}-{p.id}", interactive=True, **how)
+    note = lambda typed: v.draft(p.id, name, value, typed)
+    # Not `input`: text that is pasted or set by a program, as place.js does, fires `change` alone.
+    out.change(note, [out], None, queue=False, show_progress="hidden", trigger_mode="always_last")
+    return out
+
+  def part(name: str, title: str) -> gr.Accordion:
+    """A part of the card that stays open, or closed, as the user left it."""
+    key = f"{name}-{p.id}"
+    out = gr.Accordion(title, open=key in v.unfolded, elem_id=key)
+    out.expand(lambda: v.unfolded.add(key), None, None, queue=False, show_progress="hidden")
+    out.collapse(lambda: v.unfolded.discard(key), None, None, queue=False, show_progress="hidden")
+    return out
 
   sentence = field(gr.Textbox, "sentence", own.sentence, "Sentence", lines=2, max_length=400)
-  with gr.Accordion(
-    "Prompt, styles and pose", open=False, elem_id=f"look-{p.id}", key=f"look-{p.id}", preserved_by_key="open"
-  ):
+  with part("look", "Prompt, styles and pose"):
     pose = field(gr.Textbox, "pose", own.pose, "Pose", placeholder="seen from the side", max_length=200)
     style = field(gr.Dropdown, "styles", list(own.style), "Styles", choices=list(styles.STYLES), multiselect=True)
     prompt = field(
@@ -81,9 +90,7 @@ def build(a: Around, token: str, v: Visitor, s: Script, p: Panel, prompt_text: s
       lines=2,
       max_length=1000,
     )
-  with gr.Accordion(
-    "Bubbles and places", open=False, elem_id=f"more-{p.id}", key=f"more-{p.id}", preserved_by_key="open"
-  ):
+  with part("more", "Bubbles and places"):
     gr.HTML(stage.board(token, s, p, edits.size(v, version)), js_on_load=_PLACE)
     lines = field(gr.Textbox, "bubbles", own.bubbles, "Bubbles: kind | speaker | text | x,y", lines=2, max_length=2000)
     regions = field(gr.Textbox, "regions", own.regions, "Places: who | x0,y0,x1,y1", lines=1, max_length=2000)

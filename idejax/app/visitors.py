@@ -12,6 +12,7 @@ import secrets
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 from idejax.app import script
 from idejax.app.script import Script
@@ -27,6 +28,17 @@ class Visitor:
   folder: Path
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)  # asked to stop what runs
   busy: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # one job at a time
+  drafts: dict[tuple[str, str], tuple[Any, Any]] = dataclasses.field(default_factory=dict)  # see `draft`
+  unfolded: set[str] = dataclasses.field(default_factory=set)  # parts of cards that are open
+
+  def draft(self, panel: str, field: str, saved: Any, typed: Any):
+    """Keeps what was typed into a panel's field, and not saved, beside what is saved there."""
+    self.drafts[panel, field] = saved, typed
+
+  def typed(self, panel: str, field: str, saved: Any) -> Any:
+    """What a panel's field shows: what was typed since this was saved, else what is saved."""
+    base, typed = self.drafts.get((panel, field), (saved, saved))
+    return typed if base == saved else saved
 
   @property
   def store(self) -> Store:

@@ -26,7 +26,7 @@ pytestmark = [
   pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium"),
   pytest.mark.filterwarnings("default"),
 ]
-LONG = 600_000  # ms: the cores may be busy
+LONG = 300_000  # ms: the cores may be busy
 STORY = "Anna Field meets Ben Stone on the beach. Ben Stone laughs."
 
 

@@ -224,6 +224,15 @@ def test_the_board_shows_what_the_page_cuts_out(desk, visitors):
   assert "<script>" not in stage.board(token, s, nasty, None)
 
 
+def test_what_was_typed_stays_until_something_else_is_saved(visitors):
+  """Else a picture that is finished would take away what is being typed elsewhere."""
+  one, two = visitors.get(None)[1], visitors.get(None)[1]
+  one.draft("p1", "pose", "", "wink")
+  one.draft("p1", "pose", "", "winking")
+  assert one.typed("p1", "pose", "") == "winking" and one.typed("p1", "pose", "from above") == "from above"
+  assert one.typed("p2", "pose", "") == one.typed("p1", "sentence", "") == two.typed("p1", "pose", "") == ""
+
+
 def test_everything_on_the_page_is_escaped():
   s = script.Script(title="<script>", people=(script.Person("Anna Field"),))
   p = script.Panel("p", '"><script>alert(1)</script>', ("<i>",), versions=(script.Version('panels/"><b>.png', "i"),))

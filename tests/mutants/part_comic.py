@@ -132,6 +132,10 @@ MUTANTS = [
   ("a sentence is there once", "idejax/app/studio.py",
    "same[text].pop(0) if same.get(text)", "same.pop(text)[0] if same.get(text)",
    "tests/app/test_comic_edits.py::test_two_panels_may_say_the_same"),
+  # After Save the field still shows what was typed before it was put right.
+  ("what was typed hides what is saved", "idejax/app/visitors.py",
+   "return typed if base == saved else saved", "return typed",
+   "tests/app/test_comic_visitors.py::test_what_was_typed_stays_until_something_else_is_saved"),
   # A face whose eye is beyond the border wins, where the detector's boxes end at the border.
   ("eyes may lie outside the picture", "idejax/app/judging.py",
    "or near.min() < _NEAR ", "",
