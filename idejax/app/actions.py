@@ -241,7 +241,7 @@ def draw(studio: Studio, v: Visitor, ask: Callable[[], Script], panel: str = "")
       number = list(before).index(panel) + 1
       if len(s.panel(panel).versions) == before[panel]:
         return f"Panel {number} needs no new picture: what it shows has not changed"
-      return f"Panel {number} is drawn; its earlier pictures are among its versions"
+      return f"Panel {number} is drawn" + ("; its earlier pictures are among its versions" if before[panel] else "")
     blank = sum(bool((x := script.current_version(p)) and x.reason) for p in s.panels)
     count = "1 panel is" if len(s.panels) == 1 else f"{len(s.panels)} panels are"
     return f"{count} drawn" + (f"; {blank} stay blank, and say why" if blank else "")
