@@ -69,7 +69,7 @@ def framed(scenes: Scene, closer: float = 1.0, calm: float = 1.0) -> Scene:
 def _quiet(x: np.ndarray, low: float, high: float, power: float) -> np.ndarray:
   middle, most = (low + high) / 2, (high - low) / 2
   share = (x - middle) / most
-  return np.float32(middle + most * np.sign(share) * np.abs(share) ** power)
+  return (middle + most * np.sign(share) * np.abs(share) ** power).astype(np.float32)
 
 
 def pick(u, odds) -> np.ndarray:
