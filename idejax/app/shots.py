@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFilter
 
-from idejax.app import pages
-from idejax.app.script import Box, Version
+from idejax.app import names, pages
+from idejax.app.script import Box, Panel, Version
 from idejax.sampling.regions import Part
 
 SMALLEST = 512  # pixels a side that a picture is enlarged to: the mark and the letters need them
@@ -26,6 +26,21 @@ class Shot(NamedTuple):
   person: str  # whose portrait it is compared with, "" for nobody
   inside: tuple[Part, ...] = ()  # prompts with boxes that share this picture,
   people: tuple[str, ...] = ()  # and the person of each
+
+
+def named(p: Panel) -> tuple[str, ...]:
+  """The people whom a panel's picture shows: those of its own prompt, where it has one."""
+  return p.people if p.prompt is None else names.present(p.prompt, p.people)
+
+
+def prompts_of(group: Sequence[Shot]) -> list[str]:
+  """All prompts of a picture."""
+  return [t for x in group for t in (*(p.prompt for p in x.inside), x.prompt)]
+
+
+def columns(count: int) -> list[Box]:
+  """A picture's parts from left to right."""
+  return [(j / count, 0.0, (j + 1) / count, 1.0) for j in range(count)]
 
 
 def opener(folder: Path) -> Callable[[Version], Image.Image | None]:

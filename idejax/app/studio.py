@@ -20,7 +20,7 @@ from idejax.app.audit import Audit
 from idejax.app.concepts import Checker
 from idejax.app.judging import Judges, PackJudges
 from idejax.app.script import Box, Panel, Script, Version
-from idejax.app.shots import Shot, join, opener, views_of
+from idejax.app.shots import Shot, columns, join, named, opener, prompts_of, views_of
 from idejax.app.store import Store
 from idejax.errors import UserError
 from idejax.miniature.judging import scoring
@@ -174,14 +174,14 @@ class Studio:
       return False
     if not self.small_world:
       return bool(self._apart(p))
-    boxes = [r.box for r in p.regions] or _columns(len(p.people))
+    boxes = [r.box for r in p.regions] or columns(len(p.people))
     wide, tall = 0.7 / max(len(p.people), 1), 0.8
     return len(boxes) > 1 and p.prompt is None and all(b[2] - b[0] > wide and b[3] - b[1] > tall for b in boxes)
 
   def _apart(self, p: Panel) -> Sequence[str]:
     """Whoever has a prompt of their own: those who have a region, else everybody if they cannot share one prompt,
     because somebody in it is more than words and the others were learned otherwise; nobody if one prompt serves all."""
-    who = _named(p)
+    who = named(p)
     if p.regions or len(who) < 2:
       return [r.person for r in p.regions]
     records = [self.store.record(n) for n in who]
@@ -206,15 +206,15 @@ class Studio:
 
   def _parts(self, p: Panel, texts: Sequence[str]) -> list[Shot]:
     """The shots of one of a panel's pictures."""
-    who = _named(p)
+    who = named(p)
     only = who[0] if len(who) == 1 else ""
     boxes: list[tuple[Box | None, str]] = [(r.box, r.person) for r in p.regions]
     if self.composes(p):
-      boxes = boxes or list(zip(_columns(len(who)), who))
+      boxes = boxes or list(zip(columns(len(who)), who))
       inside = tuple(regions.Part(t, box) for t, (box, _) in zip(texts, boxes) if box)
       return [Shot(p.id, 0, 0, texts[-1], None, only, inside, tuple(n for _, n in boxes))]
     if not boxes:
-      boxes = [(None, only)] if len(texts) == 1 else list(zip(_columns(len(texts)), who))
+      boxes = [(None, only)] if len(texts) == 1 else list(zip(columns(len(texts)), who))
     return [Shot(p.id, 0, j, t, box, n) for j, (t, (box, n)) in enumerate(zip(texts, boxes))]
 
   def check(self, s: Script):
@@ -311,7 +311,7 @@ class Studio:
     shot = group[0]
     name = f"{PICTURES}/{shot.panel}-{digest[:12]}-{shot.candidate}.png"
     self.audit.write(
-      "drawn", panel=shot.panel, prompts=_texts(group), seed=script.seed_of(s, s.panel(shot.panel)), file=name
+      "drawn", panel=shot.panel, prompts=prompts_of(group), seed=script.seed_of(s, s.panel(shot.panel)), file=name
     )
     if reason := next((r for r in self.checker.reasons(images) if r), ""):
       self.audit.write("blank", panel=shot.panel, why=reason)
@@ -321,7 +321,7 @@ class Studio:
     cut = sum(judging.cut(f, (x.shape[1], x.shape[0])) for f, x in zip(found, images))
     identity, prompt = self._judge(group, images)
     record = {
-      "prompt": " | ".join(_texts(group)),
+      "prompt": " | ".join(prompts_of(group)),
       "seed": script.seed_of(s, s.panel(shot.panel)),
       "candidate": shot.candidate,
       "model": self.model,
@@ -359,21 +359,6 @@ class Studio:
     out = pages.export(folder, s, pages.compose(s, opener(folder)), formats)
     self.audit.write("exported", files=[p.name for p in out])
     return out
-
-
-def _named(p: Panel) -> tuple[str, ...]:
-  """The people whom a panel's picture shows: those of its own prompt, where it has one."""
-  return p.people if p.prompt is None else names.present(p.prompt, p.people)
-
-
-def _texts(group: Sequence[Shot]) -> list[str]:
-  """All prompts of a picture."""
-  return [t for x in group for t in (*(p.prompt for p in x.inside), x.prompt)]
-
-
-def _columns(count: int) -> list[Box]:
-  """A picture's parts from left to right."""
-  return [(j / count, 0.0, (j + 1) / count, 1.0) for j in range(count)]
 
 
 # Opening.
