@@ -32,7 +32,7 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 def main(c: config.TrainMiniature):
   """Runs one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
-  begin = {n: hub.resolve(p) for n, p in (("start", c.start), ("unet", c.unet)) if p}
+  begin: dict[str, Any] = {n: hub.resolve(p) for n, p in (("start", c.start), ("unet", c.unet)) if p}
   c = dataclasses.replace(c, **begin)
   options = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "batch": c.batch, "look": c.look}
   changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}

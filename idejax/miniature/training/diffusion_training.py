@@ -82,13 +82,14 @@ def train(c: TrainMiniature, r: recipe.Recipe):
       "index": np.arange(batch, dtype=np.int32),
     }
 
+  begin = c.unet or c.start
   facts = training.facts(
     c,
     r,
     "widths heads groups layers fine text_width text_layers batch lr muon snr least empty ema clip face",
     words=words_digest,
     captions=captions.VERSION,
-    unet=(c.unet or c.start) and tensorfiles.digest((c.unet or c.start) / "unet"),
+    unet=begin and tensorfiles.digest(begin / "unet"),
     **ready.facts,
   )
   if r.xl:

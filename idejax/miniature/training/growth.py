@@ -71,8 +71,8 @@ def context_map(old: Backbone, new: Backbone, old_ids: np.ndarray, new_ids: np.n
   """
 
   def read(b: Backbone, ids: np.ndarray) -> np.ndarray:
-    eos = [(ids == cfg.eos_token_id).argmax(-1) for cfg in b.nets.text]
-    context, _ = backbone.encode_text(b, (ids,) * len(eos), tuple(eos), None, None)
+    eos = tuple(jnp.asarray((ids == cfg.eos_token_id).argmax(-1)) for cfg in b.nets.text)
+    context, _ = backbone.encode_text(b, (jnp.asarray(ids),) * len(eos), eos)
     return np.asarray(context, np.float64).reshape(-1, context.shape[-1])
 
   x, y = read(new, new_ids), read(old, old_ids)
