@@ -137,5 +137,4 @@ class Personalize:
     "model",
     "pack",
     "addon",
-    "shared",
   )
