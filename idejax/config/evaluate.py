@@ -67,7 +67,7 @@ class Evaluate:
   """Folder for the results; for the exam, a JSON file. Default: evaluation; for the exam, none."""
 
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-    "what is scored": ("what", "methods", "people", "protocol", "strengths", "floor"),
+    "what is scored": ("what", "methods", "people", "trainings", "protocol", "strengths", "floor"),
     "photos": ("photos", "drivers", "strangers"),
     "judges": ("judges", "list_judges"),
     "model": ("model", "pack", "addon"),

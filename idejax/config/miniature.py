@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from idejax.ranges import above, any_seed, at_least
 
@@ -67,3 +67,9 @@ class TrainMiniature:
   """Steps between validations with pictures. Default: the recipe's."""
   save_seconds: Annotated[float, above(0)] = 240.0
   """Seconds between checkpoints."""
+
+  GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+    "what is trained": ("out", "stage", "family", "tiny", "start", "unet"),
+    "training": ("steps", "minutes", "seed", "batch", "lr", "vae_lr", "words_lr"),
+    "looking and saving": ("look", "save_seconds"),
+  }

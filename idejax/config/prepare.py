@@ -78,7 +78,7 @@ class Prepare:
 
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
     "photos": ("photos", "drawn", "seed", "licence", "out"),
-    "what is stored": ("size", "around", "model", "vision"),
+    "what is stored": ("size", "around", "model", "vision", "captioner", "shape", "table"),
     "which photos are dropped": ("face", "blur", "yaw", "second", "enlarged", "keep_duplicates"),
     "face networks": ("pack", "parsing"),
     "machine": ("stage", "shard", "threads"),
