@@ -61,8 +61,8 @@ class TrainMiniature:
   """Pipeline (a folder, miniature or miniature-sdxl) whose weights text encoders and UNet start from;
   its VAE is taken as it is."""
   unet: Path | None = None
-  """Pipeline whose UNet the UNet starts from in place of --start's, for example miniature with --family sdxl:
-  it grows into the other architecture, and reads the other text encoders as well as a matrix can tell."""
+  """Folder with the unet/ that the UNet starts from in place of --start's, or a pipeline, for example miniature with
+  --family sdxl: it grows into the other architecture, and reads the other text encoders as well as a matrix can tell."""
   look: Annotated[int | None, at_least(1)] = None
   """Steps between validations with pictures. Default: the recipe's."""
   save_seconds: Annotated[float, above(0)] = 240.0

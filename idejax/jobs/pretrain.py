@@ -67,21 +67,8 @@ def settings(c: config.Pretrain) -> facesnap.Config:
   name = (
     contract.default_preset(facesnap.PRESETS, c.model in hub.BUILT_IN, False) if c.preset == "default" else c.preset
   )
-  names = (
-    "steps",
-    "batch",
-    "lr",
-    "cross",
-    "photos",
-    "augment",
-    "zoom",
-    "turn",
-    "identity_weight",
-    "contrast",
-    "ema",
-    "fuse",
-  )
-  given: dict[str, Any] = {n: v for n in names if (v := getattr(c, n)) is not None}
+  names = (f.name for f in dataclasses.fields(facesnap.Config))
+  given: dict[str, Any] = {n: v for n in names if (v := getattr(c, n, None)) is not None}
   cfg = dataclasses.replace(facesnap.PRESETS[name], **given)
   if cfg.batch % c.accumulate:
     raise UserError(f"a batch of {cfg.batch} cannot be cut into {c.accumulate} equal parts")

@@ -32,8 +32,10 @@ STAGES = ("tokenizer", "data", "vae", "words", "diffusion", "export")  # of the 
 def main(c: config.TrainMiniature):
   """Runs one stage, or all that are not yet done, in order."""
   r = recipe.RECIPES[c.family, c.tiny]
-  begin: dict[str, Any] = {n: hub.resolve(p) for n, p in (("start", c.start), ("unet", c.unet)) if p}
-  c = dataclasses.replace(c, **begin)
+  if c.start:
+    c = dataclasses.replace(c, start=hub.resolve(c.start))
+  if c.unet and not (c.unet / "unet" / "config.json").is_file():  # no folder: a built-in model's name
+    c = dataclasses.replace(c, unet=hub.resolve(c.unet))
   options = {"vae_lr": c.vae_lr, "words_lr": c.words_lr, "lr": c.lr, "batch": c.batch, "look": c.look}
   changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
   r = dataclasses.replace(r, **changes)

@@ -187,7 +187,7 @@ def test_the_pdf_has_a_page_a_sheet_and_a_title(files):
 
 
 def test_the_pdf_opens_with_another_library(files):
-  pypdf = pytest.importorskip("pypdf")
+  pypdf = pytest.importorskip("pypdf", reason="pip install pypdf reads the PDF back")
   _, sheets, made = files
   reader = pypdf.PdfReader(made["pdf"])
   assert len(reader.pages) == len(sheets) and len(reader.pages[0].images) == 1

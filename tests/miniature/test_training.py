@@ -279,6 +279,16 @@ def test_a_start_that_is_no_pipeline_is_refused(tmp_path):
     train_miniature.main(TrainMiniature(out=tmp_path, start=tmp_path))
 
 
+def test_a_unet_to_start_from_may_lie_alone_and_is_looked_for_before_anything_is_done(tmp_path):
+  """A folder with unet/ is enough; what is neither that nor a pipeline is refused."""
+  export.write_json(tmp_path / "next" / "unet" / "config.json", recipe.unet(recipe.TINY))
+  c = TrainMiniature(out=tmp_path / "out", tiny=True, stage="tokenizer", unet=tmp_path / "next")
+  train_miniature.main(c)
+  assert (tmp_path / "out" / "pipeline" / "tokenizer" / "vocab.json").is_file()
+  with pytest.raises(UserError, match="model_index.json"):
+    train_miniature.main(dataclasses.replace(c, unet=tmp_path / "out"))
+
+
 @pytest.mark.slow
 def test_the_recipe_end_to_end(tmp_path):
   """Losses fall, a second call trains nothing anew, and stock diffusers opens the folder."""
