@@ -87,8 +87,6 @@ class Pretrain:
   """How many drawn people to learn from. Default: all 2600 of the world's training split."""
   each: Annotated[int, at_least(1)] = 6
   """Pictures of each drawn person."""
-  closer: Annotated[float, above(0)] = 1.0
-  """How much closer than the world has it drawn people are seen: as in the model's own training."""
   measure: Annotated[int | None, at_least(3)] = None
   """Afterwards measure the add-on on so many drawn people whom no training has seen, by judges that no training
   listens to: measured.json and measured.png."""
@@ -104,7 +102,7 @@ class Pretrain:
   """Seconds between checkpoints."""
 
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-    "data": ("data", "memory", "people", "each", "closer", "pack", "vision", "parsing"),
+    "data": ("data", "memory", "people", "each", "pack", "vision", "parsing"),
     "training": (
       "out",
       "model",

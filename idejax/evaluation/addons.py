@@ -91,7 +91,7 @@ def _photos(ids: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.nda
   """A plain portrait of each person; a photo of each in some pose and mood; _OWN photos of each for the judge."""
   plain = [scene.scene(clothes="red sweater", background="gray")] * len(ids)
   portraits, _ = data.render_all(people.people(ids), data.stack(plain))
-  posed = scene.scenes(ids, 1 + _OWN, 6000)
+  posed = scene.scenes(ids, 1 + _OWN, 6000, scene.WILD)
   clear = posed._replace(style=0 * posed.style, accessory=0 * posed.accessory)
   everyone = people.people(np.repeat(ids, 1 + _OWN))
   images, _ = data.render_all(everyone, clear)

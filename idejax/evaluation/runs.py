@@ -211,7 +211,7 @@ def write_drivers(files: Sequence[Path], photos: Sequence[Path]):
     images = [photo.read(p).pixels for p in photos]
   else:
     ids = people.split("development")[: len(files)]
-    posed = scene.scenes(ids, 1, 6000)
+    posed = scene.scenes(ids, 1, 6000, scene.WILD)
     clear = posed._replace(style=0 * posed.style, accessory=0 * posed.accessory)
     images = list(data.render_all(people.people(ids), clear)[0])
   for file, image in zip(files, images):

@@ -76,9 +76,7 @@ def hold_out(
 def draw(c: config.Pretrain, split: str, each: int, side: int, limit: int | None = None) -> FaceSet:
   """Drawn people's faces, which the first process renders and all open."""
   folder = c.out / ("faces" if split == "train" else split)
-  render = lambda: drawn_set.render(
-    folder, {split: each}, seed=c.seed, size=side, closer=c.closer, limit=limit or c.people
-  )
+  render = lambda: drawn_set.render(folder, {split: each}, seed=c.seed, size=side, limit=limit or c.people)
   if distributed.first():
     render()
   distributed.meet("rendered")

@@ -76,7 +76,16 @@ def test_jobs_are_compared_with_the_second_of_one_person(tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_a_job_is_the_installed_command(tmp_path):
   out = tmp_path / "bench.json"
-  bench.main(config.Bench(what=("jobs",), method="textual-inversion", people=(2,), train_batch=1, out=out))
+  c = config.Bench(
+    what=("jobs",),
+    method="textual-inversion",
+    preset="miniature",
+    model=str(tiny_model()),
+    people=(2,),
+    train_batch=1,
+    out=out,
+  )
+  bench.main(c)
   figures = json.loads(out.read_text())["figures"]["jobs"]
   assert figures["first"]["seconds"] > figures["one"]["seconds"] > figures["one"]["phases"]["train"] > 0
   assert figures["crowd_2"]["gain"] == pytest.approx(2 * figures["one"]["seconds"] / figures["crowd_2"]["seconds"])

@@ -94,8 +94,8 @@ def test_what_the_drawn_world_knows_is_stored(tmp_path):
   prepare.main(config.Prepare(out=tmp_path / "out", drawn=6, shard=4, seed=3))
   rows = open_shards(tmp_path / "out", ("landmarks", "caption"))
   ids = [int(i) for i in people.split("celebrity")[:2]]
-  truth = data.batch(ids, 4, seed=3)
-  everybody, scenes = people.people(np.repeat(ids, 4)), scene.scenes(np.asarray(ids), 4, 3)
+  truth = data.batch(ids, 4, seed=3, calm=scene.WILD)
+  everybody, scenes = people.people(np.repeat(ids, 4)), scene.scenes(np.asarray(ids), 4, 3, scene.WILD)
   assert [r["name"] for r in rows] == [f"drawn/{i}/{k}" for i in ids for k in range(4)][:6]
   for n, row in enumerate(rows):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]))), truth.images[n])

@@ -75,6 +75,26 @@ def test_a_painter_who_does_not_listen_fails(monkeypatch, tmp_path, capsys):
   assert said.count("MISSED") >= 6
 
 
+@pytest.mark.parametrize("xl", [False, True])
+def test_goals_are_bounds_below_or_above_and_lower_for_what_the_sdxl_shaped_model_is_told(xl):
+  def marks(step):
+    """Each goal's mark where every figure is so much better than asked."""
+    figures: dict = {"names": {"own": 1, "others": 0, "face_found": 1, "pictures": 1}}
+    figures |= {
+      "faces": {"level_real": 1, "kernel": 0, "kernel_real": 0, "pictures": 1},
+      "speed": {"steps": 50},
+      "xl": xl,
+    }
+    for g in exam.GOALS:
+      figures.setdefault(g.part, {})[g.name] = g.of(xl) + (-step if g.at_most else step)
+    return ["reached" in line for line in exam.lines(figures)[: len(exam.GOALS)]]
+
+  assert all(marks(1e-6)) and not any(marks(-1e-6))
+  asked = {(g.part, g.name): g.of(xl) for g in exam.GOALS}
+  assert asked["names", "top1"] == pytest.approx(0.85 if xl else 0.9)
+  assert asked["obedience", "hair"] == pytest.approx(0.93 if xl else 0.98) and asked["faces", "level"] == 0.95
+
+
 @pytest.mark.slow
 def test_a_painter_of_broken_faces_is_found_out(monkeypatch, tmp_path, capsys):
   """Its halves do not meet; one who paints one and the same face is farther from real pictures, too."""

@@ -261,8 +261,9 @@ class Drawn:
     from idejax.miniature.world import data, people, scene
 
     places, ids = self._places(items)
-    batch = data.batch(ids, self.each, self.seed, self.side)
-    everybody, scenes = people.people(np.repeat(ids, self.each)), scene.scenes(np.asarray(ids), self.each, self.seed)
+    batch = data.batch(ids, self.each, self.seed, self.side, calm=scene.WILD)
+    everybody = people.people(np.repeat(ids, self.each))
+    scenes = scene.scenes(np.asarray(ids), self.each, self.seed, scene.WILD)
     for i, k in places:
       n = ids.index(i) * self.each + k
       face, hair = map(np.asarray, _masks(self.side)(people.take(everybody, n), people.take(scenes, n)))

@@ -1,7 +1,7 @@
 """The exam: how good the miniature is on held-out data, by judges that took no part in its training."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from idejax.person.subjects import encode
 from idejax.sampling import pipeline
 from idejax.sampling.pipeline import Pipeline
 
-STEPS, SAMPLER = 25, "dpmpp_2m_sde"
+STEPS = 25  # sampler and guidance are those that the folder asks for
 ATTRIBUTES = ("background", "accessory", "expression", "hair")
 
 
@@ -77,12 +77,7 @@ def obedience(pipe: Pipeline, judges: Judges, each: int) -> dict[str, Any]:
     wishes += [("hair", colour, f"a photo of {s} with {colour} hair") for s in ("a woman", "a man")]
   rows = [a for a in wishes for _ in range(each)]
   images = pipe.sample(
-    [p for _, _, p in rows],
-    seeds=list(range(1000, 1000 + len(rows))),
-    steps=STEPS,
-    sampler=SAMPLER,
-    batch=32,
-    progress=True,
+    [p for _, _, p in rows], seeds=list(range(1000, 1000 + len(rows))), steps=STEPS, batch=32, progress=True
   )
   answers = judges.attributes(list(images))
   answers["expression_after"] = answers["expression"]
@@ -113,9 +108,7 @@ def names(pipe: Pipeline, judges: Judges, count: int, each: int) -> dict[str, fl
   picks = np.linspace(0, len(ids) - 1, count).astype(int)
   celebrities = people.celebrity_names()
   texts = [f"a photo of {celebrities[ids[k]]}" for k in picks for _ in range(each)]
-  images = pipe.sample(
-    texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, sampler=SAMPLER, batch=32, progress=True
-  )
+  images = pipe.sample(texts, seeds=list(range(5000, 5000 + len(texts))), steps=STEPS, batch=32, progress=True)
   embeddings = judges.embed(list(images))
   who = np.repeat(picks, each)
   pairs = [(k, e) for k, e in zip(who, embeddings) if e is not None]
@@ -150,17 +143,34 @@ def speed(pipe: Pipeline, repeats: int = 3) -> dict[str, float]:
   return {"four_pictures_s": float(np.median(seconds[1:])), "steps": 50}
 
 
+class Goal(NamedTuple):
+  """What a figure should reach; `spoken`: it is about prompts, of which the SDXL-shaped model is asked less."""
+
+  part: str
+  name: str
+  value: float
+  at_most: bool = False
+  spoken: bool = False
+
+  def of(self, xl: bool) -> float:
+    return self.value - (_LESS if xl and self.spoken else 0)
+
+
+_LESS = 0.05
 GOALS = (
-  ("reconstruction", "psnr_db", 26.0),
-  ("reconstruction", "similarity", 0.85),
-  ("obedience", "background", 0.85),
-  ("obedience", "accessory", 0.85),
-  ("obedience", "hair", 0.85),
-  ("obedience", "expression", 0.65),
-  ("names", "difference", 0.35),
-  ("names", "top1", 0.5),
-  ("faces", "level", 0.95),
-  ("faces", "sharpness", 0.9),
+  Goal("reconstruction", "psnr_db", 26.0),
+  Goal("reconstruction", "similarity", 0.85),
+  Goal("obedience", "background", 0.98, spoken=True),
+  Goal("obedience", "accessory", 0.98, spoken=True),
+  Goal("obedience", "hair", 0.98, spoken=True),
+  Goal("obedience", "expression", 0.92, spoken=True),
+  Goal("obedience", "expression_after", 0.92, spoken=True),
+  Goal("names", "difference", 0.78, spoken=True),
+  Goal("names", "top1", 0.9, spoken=True),
+  Goal("faces", "level", 0.95),
+  Goal("faces", "sharpness", 0.9),
+  Goal("faces", "times_real", 2.0, at_most=True),
+  Goal("speed", "four_pictures_s", 10.0, at_most=True),
 )
 
 
@@ -175,20 +185,21 @@ def run(pipe: Pipeline, quick: bool = False) -> dict[str, Any]:
   out["names"] = names(pipe, judges, 25 if quick else 200, 1 if quick else 2)
   tell("faces")
   rebuild = lambda photos: reconstruct(pipe, photos)
-  settings: dict[str, Any] = dict(steps=STEPS, sampler=SAMPLER, batch=32, progress=True)
+  settings: dict[str, Any] = dict(steps=STEPS, batch=32, progress=True)
   out["faces"] = drawn_faces.faces(pipe, judges, 32 if quick else 512, rebuild, **settings)
   tell("speed")
-  return out | {"speed": speed(pipe)}
+  return out | {"speed": speed(pipe), "xl": pipe.backbone.nets.xl}
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
   """The figures in words; each goal says whether it is reached."""
   out = []
-  for part, name, goal in GOALS:
-    x = figures[part][name]
+  for goal in GOALS:
+    x, asked = figures[goal.part][goal.name], goal.of(figures["xl"])
     value, beside = (x["right"], f" (classifier on real pictures {x['judge']:.3f})") if isinstance(x, dict) else (x, "")
-    mark = "reached" if value >= goal else "MISSED"
-    out.append(f"{part:15} {name:12} {value:7.3f}   goal {goal:g}: {mark}{beside}")
+    mark = "reached" if (value <= asked if goal.at_most else value >= asked) else "MISSED"
+    how = "at most " * goal.at_most
+    out.append(f"{goal.part:15} {goal.name:16} {value:7.3f}   goal {how}{asked:g}: {mark}{beside}")
   n, s, f = figures["names"], figures["speed"], figures["faces"]
   out.append(
     f"names: own {n['own']:.3f}, others {n['others']:.3f}, face found {n['face_found']:.3f}, {n['pictures']} pictures"
@@ -198,5 +209,4 @@ def lines(figures: dict[str, Any]) -> list[str]:
     f"reconstructions of real ones, Frechet distance {f['times_real']:.1f} times that of real ones to one another, "
     f"kernel distance of faces {f['kernel']:.0f} ({f['kernel_real']:.0f}), {f['pictures']} pictures"
   )
-  out.append(f"expression behind the noun {figures['obedience']['expression_after']['right']:.3f}")
-  return [*out, f"four pictures in {s['four_pictures_s']:.1f} s"]
+  return [*out, f"four pictures of {s['steps']} steps in {s['four_pictures_s']:.1f} s"]

@@ -14,14 +14,14 @@ from idejax.miniature.judging.scoring import Judges
 from idejax.miniature.world import data, people
 from idejax.sampling import pipeline
 
-GUIDANCE, STEPS, SAMPLER = 2.0, 12, "dpmpp_2m_sde"
+STEPS = 12  # sampler and guidance are those that the folder asks for
 
 
 class Looks:
   """Judges, `count` captions of photos, and the features of all these photos, computed once a run."""
 
-  def __init__(self, count: int, closer: float = 1.0, calm: float = 1.0):
-    real = data.batch(people.split("development"), max(2, min(10, count // 20)), seed=5, closer=closer, calm=calm)
+  def __init__(self, count: int):
+    real = data.batch(people.split("development"), max(2, min(10, count // 20)), seed=5)
     photo = np.flatnonzero(real.factors["style"] == 0)
     self.judges = Judges()
     self.captions = [real.captions[i] for i in photo[:: max(1, len(photo) // count)][:count]]
@@ -31,7 +31,7 @@ class Looks:
   def pictures(self, folder: Path) -> np.ndarray:
     """Pictures by the pipeline in a folder, uint8 [count, S, S, 3]."""
     pipe = pipeline.load(folder, notify=lambda _: None)
-    return pipe.sample(self.captions, seeds=7, guidance=GUIDANCE, steps=STEPS, sampler=SAMPLER, batch=32)
+    return pipe.sample(self.captions, seeds=7, steps=STEPS, batch=32)
 
   def score(self, images: np.ndarray) -> dict[str, float]:
     """Kernel distances x 1000 by CLIP's features of the picture and by the recogniser's of the face; the share

@@ -37,7 +37,7 @@ def init(nets: Nets, seed: int, start: Any = None) -> Any:
   return {"unet": tree.map_with_path(scale, random_params(unet.shapes(nets.unet), seed))}
 
 
-def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.0, calm: float = 1.0) -> np.ndarray:
+def where_faces_are(side: int, most: float, count: int = 512) -> np.ndarray:
   """Weights of the loss by place, float32 [side, side, 1] with mean 1: `1 + most` times as large where
   brows, eyes, nose and mouth are most often as in the corners.
 
@@ -46,8 +46,7 @@ def where_faces_are(side: int, most: float, count: int = 512, closer: float = 1.
   """
   ids = people.split("train")[:count]
   look = lambda person, s: landmarks.geometry(jnp, person, s, side).landmarks[17:]  # without the face's outline
-  scenes = scene.framed(scene.scenes(ids, 1, 0), closer, calm)
-  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scenes)).reshape(-1, 2)
+  marks = np.asarray(jax.jit(jax.vmap(look))(people.people(ids), scene.scenes(ids, 1, 0))).reshape(-1, 2)
   edges = np.arange(side + 1) - 0.5
   often, *_ = np.histogram2d(marks[:, 1], marks[:, 0], (edges, edges))
   weight = 1 + most * often / often.max()

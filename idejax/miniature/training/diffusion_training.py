@@ -61,7 +61,7 @@ def train(c: TrainMiniature, r: recipe.Recipe):
   steps, batch = c.steps or r.steps, r.batch
   tx = optimiser.make(r, steps)
   empty = tokenizer.encode([""]).ids[0]
-  where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face, closer=r.closer, calm=r.calm)
+  where = denoiser.where_faces_are(ready.moments.mean.shape[1], r.face)
   loss = denoiser.make_loss(nets, empty, r, where)
   step = st.make_step(loss, tx, clip=r.clip, ema=r.ema)
   frozen, words_digest = words_training.load(c, r, configs)
@@ -142,7 +142,7 @@ def _scores(path: Path, folder: Path, r: recipe.Recipe) -> dict[str, float]:
   """The judges' scores of a few pictures; writes a sheet of them, twelve in a row."""
   if not (count := r.look_pictures):
     return {}
-  judge = _looks(count, r.closer, r.calm)
+  judge = _looks(count)
   images = judge.pictures(folder)
   training.grid(path, [images[i : i + 12] for i in range(0, count - count % 12, 12)])
   return judge.score(images)

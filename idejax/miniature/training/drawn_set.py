@@ -25,15 +25,14 @@ _SHAKEN = 0.015  # of the face's width: how far the detector's points lie off th
 _NAMES = ("images", "person", "embedding", "portraits", "marks", "masks", "clear")
 
 
-def render(
-  folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, closer: float = 1.0, limit: int | None = None
-) -> FaceSet:
+def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, limit: int | None = None) -> FaceSet:
   """`counts` faces of every person of each split (the first `limit` of each), for example {"train": 6}.
 
-  `closer`: see `data.batch`. A folder that holds the faces of the same arguments is opened, any other is made anew.
+  Poses are wild: they are what the landmarks are to be followed in. A folder that holds the faces of the same
+  arguments is opened, any other is made anew.
   """
   pack = faces.open_pack("miniature", notify=lambda _: None)
-  facts = {"counts": counts, "seed": seed, "size": size, "closer": closer, "limit": limit, "pack": pack.digest}
+  facts = {"counts": counts, "seed": seed, "size": size, "limit": limit, "pack": pack.digest} | data.VERSION
   stamp = folder / "set.json"  # written last: its presence says that the rest is whole
   saved = json.loads(stamp.read_text()) if stamp.exists() else {}
   if {k: saved.get(k) for k in facts} != facts:
@@ -44,7 +43,7 @@ def render(
     for split, count in counts.items():
       everyone = people.split(split)[:limit]
       for at in range(0, len(everyone), _PEOPLE_AT_A_TIME):
-        part = _faces(pack, everyone[at : at + _PEOPLE_AT_A_TIME], count, seed, size, closer)
+        part = _faces(pack, everyone[at : at + _PEOPLE_AT_A_TIME], count, seed, size)
         texts += part.pop("captions")
         parts.append(part)
         tell(f"{split}: faces of {min(at + _PEOPLE_AT_A_TIME, len(everyone))}/{len(everyone)} people")
@@ -60,8 +59,8 @@ def render(
   return FaceSet(captions=(folder / "captions.txt").read_text().split("\n"), digest=saved["sha256"], **arrays)
 
 
-def _faces(pack: faces.Pack, ids: np.ndarray, count: int, seed: int, size: int, closer: float) -> dict[str, Any]:
-  batch, scenes = data.batch(ids, count, seed, size, closer=closer), scene.scenes(ids, count, seed)
+def _faces(pack: faces.Pack, ids: np.ndarray, count: int, seed: int, size: int) -> dict[str, Any]:
+  batch, scenes = data.batch(ids, count, seed, size, calm=scene.WILD), scene.scenes(ids, count, seed)
   rng = np.random.Generator(np.random.Philox(key=[seed, int(ids[0])], counter=[0, 0, 5, 0]))
   truth = batch.geometry
   points = crops.shake(rng, truth.points, truth.box[:, 2] - truth.box[:, 0], _SHAKEN)

@@ -34,9 +34,10 @@ class Faces(NamedTuple):
 def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, limit: int | None = None) -> Faces:
   """`counts` pictures of every person of each split, or of its first `limit` people.
 
-  A folder with pictures of the same arguments is reused, any other is rendered again.
+  Poses are wild: a net of faces has to read every one. A folder with pictures of the same arguments is reused, any
+  other is rendered again.
   """
-  recipe = {"counts": counts, "seed": seed, "size": size, "limit": limit}
+  recipe = {"counts": counts, "seed": seed, "size": size, "limit": limit} | data.VERSION
   facts = folder / "faces.json"  # written last: its presence says that the rest is whole
   if facts.exists():
     saved = json.loads(facts.read_text())
@@ -52,7 +53,7 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
   for split, count in counts.items():
     everyone = people.split(split)[:limit]
     for start in range(0, len(everyone), _PEOPLE_AT_A_TIME):
-      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size)
+      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size, calm=scene.WILD)
       images[done : done + len(part.images)] = part.images
       done += len(part.images)
       captions += part.captions

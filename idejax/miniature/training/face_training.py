@@ -170,8 +170,8 @@ def write_detector(path: Path, params, notes: dict[str, str]):
 
 # The recognisers: ours, and the judge's.
 
-RECOGNISER = Plan(steps=1100, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
-JUDGE = Plan(steps=700, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
+RECOGNISER = Plan(steps=1800, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
+JUDGE = Plan(steps=1400, batch=64, lr=2.5e-3, ema=0.995, decay=1e-4)
 
 
 def train_recogniser(out: Path, steps: int | None = None, seed: int = 0, tiny: bool = False):

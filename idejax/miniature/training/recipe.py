@@ -20,8 +20,6 @@ class Recipe:
   """Sizes first, then training. `TINY` is the same for a minute or two of CPU."""
 
   counts: tuple[tuple[str, int], ...] = (("celebrity", 90), ("train", 12))  # pictures per person
-  closer: float = 1.0  # factor by which faces are enlarged, so that they cover more cells of the latents
-  calm: float = 1.0  # power to which a pose's distance from the middle is raised: faces then lie more alike
   validation_each: int = 2  # pictures of each person of the development split, for validation
   people: int = 200  # of that split
   vae_widths: tuple[int, ...] = (16, 32, 64)
@@ -65,7 +63,7 @@ class Recipe:
     return self.text2_width > 0
 
 
-FULL = Recipe(closer=1.5 / 1.17, calm=3.0)
+FULL = Recipe()
 # Its UNet grows out of the other's: `--unet miniature`.
 FULL_SDXL = dataclasses.replace(
   FULL, depths=(1, 2, 1), text2_width=64, projection=64, time_width=16,

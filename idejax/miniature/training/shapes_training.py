@@ -49,7 +49,7 @@ def fit(ids: np.ndarray, each: int, seed: int) -> Regressor:
 
 def faces(ids: np.ndarray, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """(aligned crops uint8 [N, 64, 64, 3], OUTPUTS float64 [N, ..]) of drawn photos of people."""
-  batch, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
+  batch, scenes = _photos(ids, each, seed)
   everyone = people.people(np.repeat(ids, each))
   rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
   photo = np.flatnonzero(batch.factors["style"] == 0)
@@ -66,6 +66,10 @@ def faces(ids: np.ndarray, each: int, seed: int) -> tuple[np.ndarray, np.ndarray
   return np.stack(cuts), np.array(truth)
 
 
+def _photos(ids: np.ndarray, each: int, seed: int) -> tuple[data.Batch, scene.Scene]:
+  return data.batch(ids, each, seed, calm=scene.WILD), scene.scenes(ids, each, seed, scene.WILD)
+
+
 def _filters(rng: np.random.Generator, cuts: np.ndarray, size: int = 5) -> np.ndarray:
   """Patches of random crops, each without its mean and of unit length."""
   n, y, x = (rng.integers(0, high, FILTERS) for high in (len(cuts), 64 - size + 1, 64 - size + 1))
@@ -80,7 +84,7 @@ def measure(r: Regressor, ids: np.ndarray, seed: int, each: int = 4) -> dict[str
   driver by another person's measures, beside the driver's own as they are; and the share of moods that are right.
   Faces are aligned by their true points; a detector's points cost more.
   """
-  batch, scenes = data.batch(ids, each, seed), scene.scenes(ids, each, seed)
+  batch, scenes = _photos(ids, each, seed)
   everyone = people.people(np.repeat(ids, each))
   photo = np.flatnonzero((batch.factors["style"] == 0) & (batch.factors["accessory"] != 2)).tolist()
   readings: dict[int, Any] = {i: shapes.read(r, batch.images[i], batch.geometry.points[i]) for i in photo}

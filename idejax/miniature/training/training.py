@@ -25,14 +25,12 @@ def home(c: TrainMiniature, name: str) -> Path:
 
 
 def data(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
-  return pictures.render(c.out / "data", dict(r.counts), seed=c.seed, closer=r.closer, calm=r.calm)
+  return pictures.render(c.out / "data", dict(r.counts), seed=c.seed)
 
 
 def held_out(c: TrainMiniature, r: Recipe) -> pictures.Pictures:
   """Pictures of the development split: no training sees these people, and no figure is reported on them."""
-  return pictures.render(
-    c.out / "development", {"development": r.validation_each}, seed=c.seed + 1, closer=r.closer, calm=r.calm
-  )
+  return pictures.render(c.out / "development", {"development": r.validation_each}, seed=c.seed + 1)
 
 
 def run(c: TrainMiniature, folder: Path, name: str, steps: int) -> loop.Run:

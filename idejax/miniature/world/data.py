@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from idejax.miniature.world import captions as words
 from idejax.miniature.world import people as pp
 from idejax.miniature.world import scene as sc
-from idejax.miniature.world.captions import caption
+from idejax.miniature.world.head import ZOOM
 from idejax.miniature.world.world import Geometry, geometry, render
 
 _CHUNK = 256  # one compiled shape; the last chunk is padded
+VERSION = {"captions": words.VERSION, "zoom": ZOOM, "calm": sc.CALM}  # pictures of another are rendered anew
 _NAME_SHARE = 0.9  # share of the captions of celebrities that name them
 
 
@@ -25,19 +27,17 @@ class Batch(NamedTuple):
   geometry: Geometry
 
 
-def batch(
-  ids, count: int, seed: int = 0, size: int = 64, world: int = 0, closer: float = 1.0, calm: float = 1.0
-) -> Batch:
+def batch(ids, count: int, seed: int = 0, size: int = 64, world: int = 0, calm: float = sc.CALM) -> Batch:
   """`count` pictures of each person, person by person; N = len(ids) * count.
 
-  `world` is the seed of the people, `seed` that of scenes and captions. Faces are enlarged by the factor
-  `closer` and lie the more alike, the larger `calm` is (`scene.framed`); captions mention neither.
+  `world` is the seed of the people, `seed` that of scenes and captions; `calm` as `scene.scenes`: captions do
+  not mention poses.
   """
   ids = np.atleast_1d(np.asarray(ids))
   who = np.repeat(ids, count)
-  people, scenes = pp.people(ids, world), sc.scenes(ids, count, seed)
+  people, scenes = pp.people(ids, world), sc.scenes(ids, count, seed, calm)
   people = pp.Person(*(np.repeat(f, count) for f in people))
-  images, truth = render_all(people, sc.framed(scenes, closer, calm), size)
+  images, truth = render_all(people, scenes, size)
   factors = {"id": who} | {n: getattr(scenes, n) for n in sc.Scene._fields[:5]}
   factors |= {n: getattr(people, n) for n in pp.DISCRETE}
   return Batch(images, captions(ids, count, seed, world), factors, truth)
@@ -53,7 +53,7 @@ def captions(ids, count: int, seed: int = 0, world: int = 0) -> list[str]:
     for k in range(count):
       rng = np.random.Generator(np.random.Philox(key=[seed, int(i)], counter=[0, k, 2, 0]))
       name = names[i] if i < pp.CELEBRITIES and rng.random() < _NAME_SHARE else ""
-      texts.append(caption(who, pp.take(scenes, place * count + k), rng, name))
+      texts.append(words.caption(who, pp.take(scenes, place * count + k), rng, name))
   return texts
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from idejax.miniature.world.shapes import lookup, mix
 
 CENTRE = -0.03  # of the head in the picture
-ZOOM = 1.17  # scale 1 fills the picture like a passport photo
+ZOOM = 1.5  # scale 1 fills the picture like a passport photo
 PIVOT = 0.42  # the head tilts about the top of the neck
 
 

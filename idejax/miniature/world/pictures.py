@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from idejax.errors import tell
-from idejax.miniature.world import captions, data, people
+from idejax.miniature.world import data, people
 
 _PEOPLE_AT_A_TIME = 256
 
@@ -23,14 +23,12 @@ class Pictures(NamedTuple):
   digest: str
 
 
-def render(
-  folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64, closer: float = 1.0, calm: float = 1.0
-) -> Pictures:
-  """`counts` pictures of every person of each split, e.g. {"celebrity": 90, "train": 12}; `closer`, `calm` as `data.batch`.
+def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 64) -> Pictures:
+  """`counts` pictures of every person of each split, e.g. {"celebrity": 90, "train": 12}.
 
   A folder with pictures of the same arguments is reused, any other is rendered again.
   """
-  recipe = {"counts": counts, "seed": seed, "size": size, "closer": closer, "calm": calm, "captions": captions.VERSION}
+  recipe = {"counts": counts, "seed": seed, "size": size} | data.VERSION
   facts = folder / "pictures.json"  # written last: its presence says that the rest is whole
   if facts.exists():
     saved = json.loads(facts.read_text())
@@ -45,7 +43,7 @@ def render(
   for split, count in counts.items():
     everyone = people.split(split)
     for start in range(0, len(everyone), _PEOPLE_AT_A_TIME):
-      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size, closer=closer, calm=calm)
+      part = data.batch(everyone[start : start + _PEOPLE_AT_A_TIME], count, seed, size)
       images[done : done + len(part.images)] = part.images
       done += len(part.images)
       texts += part.captions

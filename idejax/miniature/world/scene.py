@@ -31,6 +31,7 @@ _RANGES = {
 }
 POSE = tuple(_RANGES)  # pose and light, which no prompt names
 _FACE = POSE[:5]  # where the face lies and how it is turned
+CALM, WILD = 3.0, 1.0  # how poses are spread: see `scenes`
 
 
 class Scene(NamedTuple):
@@ -55,35 +56,30 @@ class Scene(NamedTuple):
   drift: Any
 
 
-def framed(scenes: Scene, closer: float = 1.0, calm: float = 1.0) -> Scene:
-  """The scenes with faces enlarged by the factor `closer`, and with quieter poses: how far shift, tilt, scale and yaw
-  lie from the middle of their ranges, as a share of the whole way, is raised to the power `calm`.
-
-  With calm 3 half of the faces lie within an eighth of the range, where 1 spreads them evenly; all poses still occur.
-  """
-  if calm != 1:
-    scenes = scenes._replace(**{n: _quiet(getattr(scenes, n), *_RANGES[n], calm) for n in _FACE})
-  return scenes._replace(scale=scenes.scale * np.float32(closer))
-
-
-def _quiet(x: np.ndarray, low: float, high: float, power: float) -> np.ndarray:
-  middle, most = (low + high) / 2, (high - low) / 2
-  share = (x - middle) / most
-  return (middle + most * np.sign(share) * np.abs(share) ** power).astype(np.float32)
-
-
 def pick(u, odds) -> np.ndarray:
   """Inverse CDF: uniforms [...] to int32 codes [...]."""
   edges = np.cumsum(odds)[:-1]
   return np.searchsorted(edges, u, side="right").astype(np.int32)
 
 
-def scenes(ids, count: int, seed: int) -> Scene:
-  """Fields [len(ids) * count], person by person; picture k of person i is from (seed, i, k)."""
+def scenes(ids, count: int, seed: int, calm: float = CALM) -> Scene:
+  """Fields [len(ids) * count], person by person; picture k of person i is from (seed, i, k).
+
+  How far shift, tilt, scale and yaw lie from the middle of their ranges, as a share of the whole way, is a uniform
+  number raised to the power `calm`: with CALM half of the faces lie within an eighth of the range, so that a small
+  model sees much the same place again and again; WILD spreads them evenly, for what has to read every pose.
+  """
   u = np.stack([_uniforms(seed, int(i), k) for i in ids for k in range(count)])
   codes = [pick(u[:, n], odds) for n, odds in enumerate(_ODDS.values())]
-  spans = [lo + (hi - lo) * u[:, len(codes) + n] for n, (lo, hi) in enumerate(_RANGES.values())]
-  return Scene(*codes, *(s.astype(np.float32) for s in spans))
+  spans = {n: _between(*_RANGES[n], u[:, len(codes) + k], calm if n in _FACE else 1.0) for k, n in enumerate(POSE)}
+  return Scene(*codes, **spans)
+
+
+def _between(low: float, high: float, u: np.ndarray, power: float) -> np.ndarray:
+  if power == 1:
+    return (low + (high - low) * u).astype(np.float32)
+  side = 2 * u - 1
+  return ((low + high) / 2 + (high - low) / 2 * np.sign(side) * np.abs(side) ** power).astype(np.float32)
 
 
 def scene(**fields) -> Scene:
