@@ -27,7 +27,7 @@ def portraits(folder: Path, count: int) -> list[Path]:
 def run(folder: Path, file: Path, seed: int = 0, digest: str = "", **cfg) -> Path:
   """One person's run on the built-in model; `digest` is the model's."""
   folder.mkdir(parents=True)
-  rows = (0.05 * np.random.default_rng(seed).standard_normal((1, 1, 2, width())).astype(np.float32),)
+  rows = (0.02 * np.random.default_rng(seed).standard_normal((1, 1, 2, width())).astype(np.float32),)
   who = Learned(
     "<id>",
     "textual-inversion",

@@ -157,7 +157,7 @@ def _draw(path: Path, folder: Path, tiny: bool):
   names = people.celebrity_names()
   who = [f"a photo of {names[i]}" for i in famous]
   pipe = pipeline.load(folder)
-  images = pipe.sample(list(PROMPTS) + who, guidance=3.0, steps=5 if tiny else 25, batch=16)
+  images = pipe.sample(list(PROMPTS) + who, steps=5 if tiny else 25, batch=16)
   plain = scene.scene(background="gray")
   real, _ = world.render_all(people.people(famous), world.stack([plain] * len(famous)))
   training.grid(path, [images[:8], images[8:], real])
