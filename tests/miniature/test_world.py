@@ -92,7 +92,7 @@ def test_each_continuous_feature_shows(plain, field):
 @pytest.mark.parametrize("field", SCENES)
 def test_each_scene_factor_shows(plain, field):
   images = [render(plain, sc.scene(**{field: n})) for n in range(SCENES[field])]
-  assert differences(images) > 1.5
+  assert differences(images) > 1
 
 
 @pytest.mark.parametrize("field", [f for f in sc.Scene._fields if f not in SCENES])
@@ -175,7 +175,7 @@ def test_landmarks_lie_on_what_they_name(plain):
     assert at(marks[52:72].mean(0)) == "mouth"
     chin = marks[8] - marks[36:52].mean(0)
     assert at(marks[8] - 0.05 * chin) in ("face", "beard")
-    assert at(marks[8] + 0.25 * chin) in ("neck", "clothes")
+    assert at(marks[8] + 0.1 * chin) in ("neck", "clothes")
 
 
 def test_batches_are_reproducible_and_agree_with_the_renderer():
