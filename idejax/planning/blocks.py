@@ -8,6 +8,7 @@ are left out, which is a few per cent, and so are collectives.
 """
 
 import collections
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from idejax import tree
 from idejax.methods import METHODS
 from idejax.methods.contract import Needs
 from idejax.nets import target, unet
 from idejax.nets.naming import parameter_shapes
-from idejax.planning import figures, kept, work
+from idejax.planning import compiler, figures, kept, work
 from idejax.planning.topology import Topology
+from idejax.runtime import flops
 
 
 class Block(NamedTuple):
@@ -33,11 +36,12 @@ class Block(NamedTuple):
 
 
 class Cost(NamedTuple):
-  """Bytes of a block and its gradient."""
+  """Bytes of a block and its gradient, and its FLOPs."""
 
   accessed: float
   temporaries: int
   kept: int  # for the backward pass
+  flops: int
 
 
 Trained = tuple[str, ...]  # regexes of the UNet's own weights that get a gradient
@@ -76,11 +80,13 @@ def estimate(
   """Figures like those of `figures.of`, marked as an estimate."""
   c, trains, rows = w.backbone.nets.unet, needs(w).unet_gradients, rows_of(w, t)
   gradients = w.gradient_bytes
-  accessed, kept, working = 2.0 * (gradients + w.state_bytes), 0.0, 0
+  accessed, kept, working, flops_ = 2.0 * (gradients + w.state_bytes), 0.0, 0, 0
+  passes = w.settings.run.accumulate  # each of `rows` rows
   parts = []
   for (block, count), block_cost in zip(counted(c).items(), costs(list(counted(c)), c, rows, device, trains)):
     notify(f"{block.kind} of level {block.level}, {block.width} wide: {count} times {figures.gib(block_cost.accessed)}")
-    accessed += count * block_cost.accessed
+    accessed += passes * count * block_cost.accessed
+    flops_ += passes * count * block_cost.flops
     kept += count * block_cost.kept
     working = max(working, block_cost.temporaries)
     parts.append(
@@ -92,6 +98,7 @@ def estimate(
         "bytes": block_cost.accessed,
         "temporaries": block_cost.temporaries,
         "kept": block_cost.kept,
+        "flops": block_cost.flops,
       }
     )
   arguments, state = w.state_bytes + w.frozen_bytes, w.state_bytes
@@ -108,7 +115,7 @@ def estimate(
     collectives={},
     bytes=accessed,
   )
-  return f | {"estimate": True, "program": 0, "blocks": parts}
+  return f | {"estimate": True, "program": 0, "blocks": parts, "flops_of_blocks": flops_}
 
 
 def rows_of(w: work.Work, t: Topology) -> int:
@@ -141,7 +148,7 @@ def cost(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains
   """Bytes of a block and its gradient at `rows` rows, on one device: as compiled once, by any process with this cache."""
   question = (block, c, rows, device.device_kind, trains)
   if question not in _costs:
-    about = [*question, kept.sources(("nets", "planning")), kept.versions(device.platform)]
+    about = [*question, kept.sources(("nets", "planning")), kept.versions(target.platform())]
     path = kept.place("plan-blocks", about)
     if answer := kept.read(path):
       _costs[question] = Cost(**answer)
@@ -152,6 +159,18 @@ def cost(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains
 
 
 def _compile(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, trains: Trained) -> Cost:
+  gradient, args, residual_bytes = _gradient(block, c, rows, trains)
+  place = jax.sharding.SingleDeviceSharding(device)
+  program = jax.jit(gradient, in_shardings=place, out_shardings=place)
+  what = f"the {block.kind} of level {block.level}, {block.width} wide,"
+  executable = compiler.compiled(device.device_kind, what, target.platform(), lambda: program.lower(*args))
+  temporaries = int(executable.memory_analysis().temp_size_in_bytes)
+  plain, args, _ = _gradient(block, dataclasses.replace(c, dtype=jnp.float32, attention="plain"), rows, trains)
+  return Cost(figures.accessed(executable), temporaries, residual_bytes, flops.count(plain, *args))
+
+
+def _gradient(block: Block, c: unet.UNetConfig, rows: int, trains: Trained) -> tuple[Callable, tuple[Any, ...], int]:
+  """(a block's gradient, the shapes of its arguments, bytes that it keeps for the backward pass)."""
   side, S = c.sample_size >> block.level, jax.ShapeDtypeStruct
   x = S((rows, side, side, block.width), c.dtype)
   net: Any
@@ -171,12 +190,7 @@ def _compile(block: Block, c: unet.UNetConfig, rows: int, device: jax.Device, tr
 
   gradient = lambda variables, rest, x, other, dy: backward(variables, rest, x, other)[1](dy)
   y, residuals = jax.eval_shape(backward, variables, rest, x, other)
-  place = jax.sharding.SingleDeviceSharding(device)
-  program = jax.jit(gradient, in_shardings=place, out_shardings=place)
-  executable: Any = program.lower(variables, rest, x, other, y).compile()
-  memory = executable.memory_analysis()
-  residual_bytes = max(0, work.size(residuals) - work.size(params))
-  return Cost(figures.accessed(executable), int(memory.temp_size_in_bytes), residual_bytes)
+  return gradient, (variables, rest, x, other, y), max(0, work.size(residuals) - work.size(params))
 
 
 __all__ = ["Block", "counted", "estimate", "needs", "rows_of"]
