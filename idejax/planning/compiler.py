@@ -7,8 +7,9 @@ from typing import Any
 from idejax.errors import UserError, one_line
 
 OPTIONS = {
-  # Kernels are not tried against one another: there is no GPU to try them on.
-  "cuda": {"xla_gpu_autotune_level": "0"}
+  # Kernels are not tried against one another, for want of a GPU; untried, some of Triton's do not compile, so matmuls
+  # are cuBLAS's.
+  "cuda": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 }
 
 

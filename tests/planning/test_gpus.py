@@ -110,7 +110,8 @@ def test_the_step_of_a_compilation_that_fails_is_named():
     run(lambda: Lowered(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 2.0G of 1.0G hbm")))
   assert e.value.needed == 2**31
   assert run(Lowered) == run(Lowered, "tpu") == "program"
-  assert options[-2:] == [{"xla_gpu_autotune_level": "0"}, None]  # no GPU is there on which to try kernels
+  # No GPU is there on which to try kernels.
+  assert options[-2:] == [{"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}, None]
 
 
 def test_bytes_of_a_compiler_that_counts_none_are_those_of_arguments_and_results():

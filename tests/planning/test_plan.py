@@ -228,6 +228,33 @@ def test_what_trains_in_a_block_costs(folder):
   assert none.kept <= keys.kept <= attention.kept <= every.kept
 
 
+def test_what_trains_elsewhere_makes_no_other_block(folder, monkeypatch):
+  """A ResNet block without weights that train is the same for every method, and compiled once."""
+  c = unet.UNetConfig.from_json(model.configs(str(folder))[0]["unet"])
+  calls, at = [], jax.devices()[0]
+  monkeypatch.setenv("IDEJAX_CACHE", "off")
+  monkeypatch.setattr(blocks, "_costs", {})
+  monkeypatch.setattr(blocks, "_compile", lambda *a: calls.append((a[0].kind, a[4])) or blocks.Cost(1.0, 1, 1, 1))
+  for trains in ((), dreambooth.LORA):
+    for block in list(blocks.counted(c))[:3]:
+      blocks.cost(block, c, 1, at, trains)
+  assert calls == [("resnet", ())] * 2 + [("transformer", ()), ("transformer", dreambooth.LORA)]
+
+
+def test_a_deep_transformer_is_its_first_block_and_others_like_it(folder):
+  """XLA counts a loop's body once; here every block's weights are read forward and backward."""
+  c = unet.UNetConfig.from_json(model.configs(str(folder))[0]["unet"])
+  (block,) = (b for b in blocks.counted(c) if b.kind == "transformer")
+  one, two, five = (blocks.cost(block._replace(depth=d), c, 1, jax.devices()[0], ()) for d in (1, 2, 5))
+  layer = blocks.cost(block._replace(kind="layer"), c, 1, jax.devices()[0], ())
+  weights = work.size(blocks._shapes(block._replace(kind="layer"), c))
+  assert five.accessed - one.accessed == pytest.approx(4 * layer.accessed) and layer.accessed > 2 * weights
+  assert two.accessed - one.accessed == pytest.approx(layer.accessed)
+  assert five.flops - one.flops == pytest.approx(4 * (two.flops - one.flops)) and two.flops - one.flops == layer.flops
+  assert five.kept - two.kept == pytest.approx(3 * (two.kept - one.kept), rel=0.01) and two.kept > one.kept
+  assert five.temporaries == max(one.temporaries, layer.temporaries) > 0
+
+
 @pytest.mark.parametrize(
   "said, bytes_",
   [
@@ -253,7 +280,7 @@ class _Refused:
   def lower(self, *args):
     return self
 
-  def compile(self):
+  def compile(self, compiler_options):
     raise jax.errors.JaxRuntimeError(self.said)
 
 
