@@ -163,6 +163,32 @@ def test_the_blocks_alone_are_an_estimate_and_say_how_far_they_are_from_the_whol
   assert f"{100 * of_blocks / f['flops']:.0f} % of the step's FLOPs" in text
 
 
+def test_a_check_sets_the_sum_of_the_blocks_beside_the_whole_step(folder, tmp_path, monkeypatch):
+  monkeypatch.setenv("IDEJAX_CACHE", "off")
+  monkeypatch.setattr(blocks, "_costs", {})
+  monkeypatch.setattr(blocks, "_compile", lambda *a: blocks.Cost(100.0, 10, 1, 7))
+  whole = {"peak": 2**28, "temporaries": 40, "bytes": 5e9, "flops": 70e12}
+  monkeypatch.setattr(plan, "_full_step", lambda *a: dict(whole))
+  halves = tmp_path / "halves.py"
+  halves.write_text("from idejax.config import Personalize\nconfig = Personalize(accumulate=2)\n")
+  ask = ("--topology", "cpu:2", "--batch", "4", "--blocks")
+  text, (f,) = figures_of(folder, tmp_path, *ask, "--check")
+  count = sum(b["count"] for b in f["blocks"])
+  assert f["estimate"] and f["check"] == {
+    "peak": [f["peak"], 2**28], "temporaries": [f["temporaries"], 40], "bytes": [f["bytes"], 5e9],
+    "flops": [7 * count, 70e12],
+  }  # fmt: skip
+  peak = f"{figures.gib(f['peak'])} by blocks, 0.25 GiB whole, {100 * f['peak'] / 2**28:.0f} %"
+  assert f"check        peak: {peak}" in text and " TFLOP by blocks, 70 TFLOP whole, 0 %" in text
+  _, (parts,) = figures_of(folder, tmp_path, "--config", str(halves), *ask)
+  assert "check" not in parts and parts["flops_of_blocks"] == 2 * 7 * count  # of each half of the batch
+  whole = {"needed": 2**30}  # the compiler gives up, but says what it would need
+  text, (f,) = figures_of(folder, tmp_path, *ask, "--check")
+  assert f["check"] == {"peak": [f["peak"], 2**30]} and "1.00 GiB whole" in text
+  with pytest.raises(UserError, match="give --blocks too"):
+    run(folder, "--topology", "cpu:2", "--check")
+
+
 def test_recomputing_keeps_less_for_more_work(folder, tmp_path):
   ask = ("--topology", "cpu:4", "--batch", "4", "--blocks")
   (_, (plain,)), (text, (again,)) = (figures_of(folder, tmp_path, *ask, *more) for more in ((), ("--remat",)))
