@@ -1,19 +1,21 @@
 """`idejax plan` for GPUs that are not there: names, what the CUDA compiler is told of them, sentences, a real step."""
 
 import contextlib
+import functools
 import io
 import json
 import re
 import types
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 from support import tiny_pipelines
 
 from idejax.errors import UserError
 from idejax.jobs import plan
-from idejax.planning import compiler, figures, gpus, topology
+from idejax.planning import compiler, figures, gpus, hlo, topology
 
 # Float32 TFLOP/s outside tensor cores, as NVIDIA's data sheets give them.
 FLOAT32 = {"a100": 19.5, "h100": 67, "h200": 67, "b200": 75}
@@ -124,8 +126,35 @@ def test_bytes_of_a_compiler_that_counts_none_are_those_of_arguments_and_results
   assert "the compiler's count" in figures.assumptions(topology.read("v5e-8"))
 
 
+needs_compiler = pytest.mark.skipif(
+  gpus.plugin() is None, reason='the CUDA compiler is not installed: pip install "jax[cuda12]"'
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(gpus.plugin() is None, reason='the CUDA compiler is not installed: pip install "jax[cuda12]"')
+@needs_compiler
+@pytest.mark.parametrize("kind", topology.GPUS)
+def test_a_small_program_compiles_for_one_gpu_and_for_eight(kind):
+  programs = {}
+  for size in (1, 8):
+    t = topology.read(f"{kind}:{size}")
+    there = topology.devices(t)
+    assert len(there) == size and {d.device_kind for d in there} == {gpus.DESCRIBED[kind].name}
+    mesh = jax.make_mesh((size,), ("x",), devices=there, axis_types=(jax.sharding.AxisType.Auto,))
+    on = lambda *parts, mesh=mesh: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*parts))
+    S = lambda place, *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+    step = jax.jit(lambda w, x: jax.nn.gelu(x @ w).sum(0), out_shardings=on())
+    lower = functools.partial(step.lower, S(on(), 320, 1280), S(on("x"), 4096, 320))
+    programs[size] = compiler.compiled(t.name, "it", t.platform, lower)
+  assert hlo.collectives(programs[1].as_text()) == {} and "cublas" in programs[1].as_text()
+  assert hlo.collectives(programs[8].as_text())["all-reduce"]["count"] == 1
+  weights, rows = 2 * 320 * 1280, 2 * 4096 * 320
+  assert programs[1].memory_analysis().argument_size_in_bytes == weights + rows
+  assert programs[8].memory_analysis().argument_size_in_bytes == weights + rows // 8
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_a_real_step_compiles_for_one_gpu_and_for_eight(tmp_path, monkeypatch):
   monkeypatch.setenv("IDEJAX_CACHE", "off")
   folder, out = tiny_pipelines.write(tmp_path, "sd21-base") / "sd21-base", tmp_path / "plan.json"
