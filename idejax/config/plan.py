@@ -13,19 +13,21 @@ class Plan:
 
     idejax plan --config configs/X.py --topology v5e:4x4
     idejax plan --model sd21-base --method id-ea --people 8 --topology v5e-256
+    idejax plan --model sd21-base --method id-ea --people 8 --topology h200:8
     idejax plan --config configs/X.py --table
     idejax plan --config configs/facesnap_sdxl.py --table --batch 256 --images 5e6 --price 2
 
-  No accelerator is needed; for TPUs, pip install -e ".[plan]". Figures are of one device. They are
-  kept by content, so that the same question is answered at once; --out writes them as JSON. A run of idejax pretrain
-  is planned from shapes, without a compiler, for GPUs too (h100:8, h200:8): memory, FLOPs, collectives, days, cost.
+  No accelerator is needed; for TPUs, pip install -e ".[plan]", for GPUs pip install "jax[cuda12]". For GPUs kernels
+  are not tuned: the program shows whether it fits and which collectives it has, not its speed. Figures are of one
+  device. They are kept by content, so that the same question is answered at once; --out writes them as JSON. A run of
+  idejax pretrain is planned from shapes, without a compiler: memory, FLOPs, collectives, days, cost.
   """
 
   run: Path | None = dataclasses.field(default=None, metadata={"positional": True})
   """A config file of idejax personalize (.py, or a run's config.json) or pretrain (.py), also as --config."""
   topology: Annotated[tuple[str, ...], not_empty] = ("v5e:2x4",)
-  """Chips to plan for, as KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; cpu:8 tries the command.
-  The option may be repeated."""
+  """Chips to plan for, as KIND:GRID, such as v5e:4x4, v5e-256, v6e-8, v5p:2x2x1; GPUs of one node as h200:8 (a100,
+  h100, h200, b200); cpu:8 tries the command. The option may be repeated."""
   table: bool = False
   """Compare topologies: a line each for v5e-8, v5e-256 and v6e-8, or those given; a pretraining on
   v5e-256, v6e-8, v5p:4x4x4, h100:8 and h200:8."""
@@ -45,6 +47,8 @@ class Plan:
   """Compute the UNet's blocks again in the backward pass, as `idejax personalize --remat` does."""
   blocks: bool = False
   """Compile only the repeating blocks of the step and add them up: an estimate, minutes faster."""
+  check: bool = False
+  """With --blocks: compile the whole step too, whatever time it takes, and print how far their sum is from it."""
   limit: Annotated[float, at_least(0)] = 900.0
   """Seconds for compiling the whole step; after that its blocks are compiled instead. 0: no limit."""
   images: Annotated[float | None, at_least(1)] = None
@@ -59,6 +63,6 @@ class Plan:
   GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
     "run": ("run", "model", "method", "batch", "people", "fsdp", "dtype", "remat"),
     "chips": ("topology", "table"),
-    "estimate": ("blocks", "limit", "out"),
+    "estimate": ("blocks", "check", "limit", "out"),
     "a pretraining": ("images", "share", "price"),
   }

@@ -10,15 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from idejax import config
 from idejax.cli import method_options, options
-from idejax.errors import UserError, one_line, tell
+from idejax.errors import UserError, tell
 from idejax.jobs import plan_pretraining
 from idejax.methods import ADDONS
 from idejax.nets import target
-from idejax.planning import blocks, figures, topology, work
+from idejax.planning import blocks, compiler, figures, topology, work
 from idejax.planning.figures import gib
 from idejax.planning.kept import sources, versions
 from idejax.planning.topology import Topology
@@ -42,6 +40,8 @@ def main(c: config.Plan):
     return plan_pretraining.main(c, pretraining)
   if c.price is not None or c.images is not None:
     raise UserError("--price and --images are of a run of idejax pretrain: give its --config")
+  if c.check and not c.blocks:
+    raise UserError("--check compares the sum of the blocks with the whole step: give --blocks too")
   s = settings(c)
   names = TABLE if c.table and c.topology == config.Plan.topology else c.topology
   places = [topology.read(n) for n in names]
@@ -115,9 +115,12 @@ def _compute(
   devices = topology.devices(t)
   w = work.build(s, t, devices, c.people, c.fsdp if c.fsdp > 1 else None)
   total = work.count_flops(w.settings)
-  f = _full_step(w, t, total, notify) if full else None
-  if not f or "needed" in f:
-    f = figures.exceeded(blocks.estimate(w, t, devices[0], total, notify), w, t, f)
+  whole = _full_step(w, t, total, notify) if full or c.check else None
+  if full and whole and "needed" not in whole:
+    f = whole
+  else:
+    f = blocks.estimate(w, t, devices[0], total, notify)
+    f = (f | {"check": check(f, whole)}) if c.check and whole else figures.exceeded(f, w, t, whole)
   about = {
     "topology": t.name,
     "devices": t.size,
@@ -131,24 +134,28 @@ def _compute(
     "remat": s.run.remat,
     "accumulate": s.run.accumulate,
     "versions": versions(t.platform),
-    "assumptions": figures.ASSUMPTIONS,
+    "assumptions": figures.assumptions(t),
   }
   return about | f | {"compile_seconds": round(time.monotonic() - begin, 1)}
+
+
+def check(blocks_: dict[str, Any], whole: dict[str, Any]) -> dict[str, tuple[float, float]]:
+  """{figure: (the sum of the blocks, the whole step)} of one device; of a step that does not fit its peak alone."""
+  if "needed" in whole:
+    return {"peak": (blocks_["peak"], whole["needed"])}
+  out = {name: (blocks_[name], whole[name]) for name in ("peak", "temporaries", "bytes")}
+  return out | {"flops": (blocks_["flops_of_blocks"], whole["flops"])}
 
 
 def _full_step(w: work.Work, t: Topology, total: int, notify: Callable[[str], None]) -> dict[str, Any]:
   """The figures of the whole step, or {"needed": bytes} if the compiler says that memory is too small."""
   notify(f"compiling the step for {t.name} ({t.size} devices)")
   try:
-    program = w.step.lower(*w.args).compile()
-  except NotImplementedError as e:  # a kernel that XLA cannot divide among devices
-    raise UserError(f"{t.name}: this step does not run on {t.size} devices: {one_line(str(e))[:200]}") from e
-  except jax.errors.JaxRuntimeError as e:
-    if needed := figures.needed(str(e)):
-      return {"needed": needed}
-    raise UserError(
-      f"{t.name}: the compiler refuses this step: {one_line(str(e))[:200]}; --blocks goes without it"
-    ) from e
+    program = compiler.compiled(
+      t.name, "the step", t.platform, lambda: w.step.lower(*w.args), "; --blocks goes without it"
+    )
+  except compiler.TooLarge as e:
+    return {"needed": e.needed}
   return figures.of(program, w, t, total)
 
 
@@ -214,6 +221,7 @@ def cache_path(c: config.Plan, s: method_options.Settings, t: Topology) -> Path 
     c.people,
     c.fsdp,
     c.blocks,
+    c.check,
     sources(),
     versions(t.platform),
   ]
@@ -241,6 +249,11 @@ def text(f: dict[str, Any]) -> str:
   if misses_collectives(f):
     collectives = "not counted in an estimate"
   fits = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in f["largest"].items())
+  if f["estimate"]:
+    checked = [f"  in blocks    {100 * f['flops_of_blocks'] / f['flops']:.0f} % of the step's FLOPs"]
+    checked += [check_line(name, *both) for name, both in f.get("check", {}).items()]
+  else:
+    checked = []
   lines = [
     f"{f['method']} on {f['model']}, {who}, {f['dtype']}, fsdp {f['fsdp']}{', remat' * f['remat']}{in_parts(f)}",
     f"{f['topology']}: {f['devices']} devices; {kind}; not run",
@@ -250,15 +263,23 @@ def text(f: dict[str, Any]) -> str:
     f"  donated      {gib(f['donated'])}",
     f"  peak         {gib(f['peak'])} of {gib(f['memory'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}",
     f"  FLOPs        {f['flops'] / 1e12:.4g} TFLOP a step",
-    f"  bytes        {f['bytes'] / 1e9:.4g} GB a step",
+    f"  bytes        {'at least ' * (f['chip'] in topology.GPUS)}{f['bytes'] / 1e9:.4g} GB a step",
     f"  collectives  {collectives or 'none'}",
     f"  step         {words(f['seconds'])} at the roofline ({f['bound']}-bound: compute "
     f"{words(f['seconds_compute'])}, memory {words(f['seconds_memory'])}, links {words(f['seconds_links'])})",
     f"  largest      {fits} (temporaries taken as proportional)",
+    *checked,
     *(f"warning: {w}" for w in f["warnings"]),
     f"assumed: {f['assumptions']}",
   ]
   return "\n".join(lines)
+
+
+def check_line(name: str, blocks_: float, whole: float) -> str:
+  """One figure of the sum of the blocks beside the whole step's."""
+  show = {"flops": lambda n: f"{n / 1e12:.4g} TFLOP", "bytes": lambda n: f"{n / 1e9:.4g} GB"}.get(name, gib)
+  share = f", {100 * blocks_ / whole:.0f} %" if whole else ""
+  return f"  check        {name}: {show(blocks_)} by blocks, {show(whole)} whole{share}"
 
 
 def in_parts(f: dict[str, Any]) -> str:

@@ -37,8 +37,10 @@ def main(c: config.Plan, run: config.Pretrain):
   for name in ("method", "dtype"):
     if getattr(c, name) is not None:
       raise UserError(f"--{name} is of idejax personalize; {c.run} is a run of idejax pretrain")
-  if c.people or c.fsdp > 1 or c.blocks:
-    raise UserError("--people, --fsdp and --blocks are of idejax personalize; a pretraining is planned by shapes alone")
+  if c.people or c.fsdp > 1 or c.blocks or c.check:
+    raise UserError(
+      "--people, --fsdp, --blocks and --check are of idejax personalize; a pretraining is planned by shapes alone"
+    )
   run = dataclasses.replace(run, model=c.model or run.model, batch=c.batch or run.batch, remat=c.remat or run.remat)
   cfg = pretrain.settings(run)
   devices = [pretraining.read(n) for n in (DEFAULT if c.table and c.topology == config.Plan.topology else c.topology)]

@@ -235,6 +235,11 @@ class TransformerBlock(nn.Module):
     return x, None
 
 
+def transformer_block(c: UNetConfig, scanned: bool = False) -> type[TransformerBlock]:
+  """The class of a transformer's blocks, which recompute themselves in the backward pass where `c.remat` says so."""
+  return nn.remat(TransformerBlock, prevent_cse=not scanned) if c.remat else TransformerBlock
+
+
 class Transformer(nn.Module):
   heads: int
   depth: int
@@ -255,9 +260,7 @@ class Transformer(nn.Module):
       per_block["extra"] = extra[path]
     pair = None if projected else context if isinstance(context, tuple) else (context, context)
 
-    block = TransformerBlock
-    if self.cfg.remat:
-      block = nn.remat(block, prevent_cse=not scanned)
+    block = transformer_block(self.cfg, scanned)
     if scanned:
       block = nn.scan(
         block,

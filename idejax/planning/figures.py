@@ -1,18 +1,26 @@
 """A compiled step -> figures for one device: memory, work, collectives, time, what fits, warnings."""
 
 import math
-import re
 from typing import Any
 
-from idejax.planning import hlo, work
-from idejax.planning.topology import CHIPS, Topology
+from idejax.planning import hlo, topology, work
+from idejax.planning.topology import Topology
 
 SPARE = 0.06  # share of the memory for the runtime and for fragmentation
-ASSUMPTIONS = (
-  "FLOPs: matmuls and convolutions of the jaxpr, at the chip's dense bfloat16 peak; bytes: the compiler's count, "
-  "at full memory bandwidth; the longer of the two, plus collectives at link bandwidth, not overlapped. No step "
-  "is faster; real ones reach perhaps 40 to 60 % of it."
-)
+_BYTES = {
+  "cuda": "arguments and results once, for XLA counts none for CUDA (nor were its kernels tuned, so that the program "
+  "shows what fits and its collectives, not its speed)"
+}
+
+
+def assumptions(t: Topology) -> str:
+  """What a step's figures rest on."""
+  count = _BYTES.get(t.platform, "the compiler's count")
+  return (
+    f"FLOPs: matmuls and convolutions of the jaxpr, at the chip's dense bfloat16 peak; bytes: {count}, "
+    "at full memory bandwidth; the longer of the two, plus collectives at link bandwidth, not overlapped. No step "
+    "is faster; real ones reach perhaps 40 to 60 % of it."
+  )
 
 
 def of(compiled: Any, w: work.Work, t: Topology, total_flops: int) -> dict[str, Any]:
@@ -51,12 +59,12 @@ def derive(w: work.Work, t: Topology, total_flops: int, **f: Any) -> dict[str, A
 
 def device_memory(t: Topology) -> float:
   """Bytes of memory of one device."""
-  return CHIPS[t.kind].memory / CHIPS[t.kind].devices
+  return topology.chip(t.kind).memory / topology.chip(t.kind).devices
 
 
 def roofline(t: Topology, flops: float, accessed: float, linked: float) -> dict[str, Any]:
-  """A lower bound of a step's seconds; see ASSUMPTIONS."""
-  chip = CHIPS[t.kind]
+  """A lower bound of a step's seconds; see `assumptions`."""
+  chip = topology.chip(t.kind)
   compute = flops * chip.devices / chip.flops
   memory = accessed * chip.devices / chip.bandwidth
   links = linked * chip.devices / chip.links
@@ -120,12 +128,6 @@ def warnings(w: work.Work, t: Topology, f: dict[str, Any]) -> list[str]:
   return out
 
 
-def needed(error: str) -> float | None:
-  """Bytes, from the TPU compiler's error that memory is too small: "Used 23.41G of 15.75G hbm"."""
-  m = re.search(r"RESOURCE_EXHAUSTED.*Used ([\d.]+)([KMGT]) of", error, re.DOTALL)
-  return float(m[1]) * 2.0 ** (10 * ("KMGT".index(m[2]) + 1)) if m else None
-
-
 def exceeded(f: dict[str, Any], w: work.Work, t: Topology, failure: dict[str, Any] | None) -> dict[str, Any]:
   """An estimate with the compiler's figure for the whole step's memory, if it gave one."""
   if not failure:
@@ -136,11 +138,12 @@ def exceeded(f: dict[str, Any], w: work.Work, t: Topology, failure: dict[str, An
 
 
 def accessed(compiled: Any) -> float:
-  """The compiler's count of bytes read and written; 0 where it gives none."""
+  """The compiler's count of bytes read and written; of one that counts none (CUDA's), arguments and results once."""
   cost = compiled.cost_analysis() or {}
   if isinstance(cost, list):
     cost = cost[0] if cost else {}
-  return float(cost.get("bytes accessed", 0.0))
+  m = compiled.memory_analysis()
+  return float(cost.get("bytes accessed") or m.argument_size_in_bytes + m.output_size_in_bytes)
 
 
 def gib(n: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from idejax import __version__
+from idejax.planning import gpus
 from idejax.storage import files
 from idejax.storage.files import write_json
 
@@ -49,6 +50,8 @@ def sources(rooms: Sequence[str] = STEP) -> str:
 def versions(platform: str) -> dict[str, str]:
   """Of what compiles for a platform."""
   out = {"idejax": __version__, "jax": jax.__version__}
+  if platform in ("cuda", "gpu"):
+    out["cuda"] = gpus.plugin() or ""
   if platform == "tpu":
     try:
       out["libtpu"] = metadata.version("libtpu")

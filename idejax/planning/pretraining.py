@@ -18,7 +18,6 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from idejax import draws, sharding
-from idejax.errors import UserError
 from idejax.methods import facesnap
 from idejax.model import backbone, conditioning
 from idejax.model.conditioning import Prompts
@@ -26,7 +25,7 @@ from idejax.nets import target
 from idejax.person import likeness, recogniser
 from idejax.person.subject import Frozen
 from idejax.planning import figures, model, topology, work
-from idejax.planning.topology import CHIPS, GPUS, Chip
+from idejax.planning.topology import Chip
 from idejax.runtime import flops
 from idejax.training import fit
 from idejax.training import step as st
@@ -50,14 +49,9 @@ class Device(NamedTuple):
 
 
 def read(name: str) -> Device:
-  """A topology as --topology names it; GPUs of one node as h100:8 or h200:8. UserError for others."""
-  kind, _, count = name.strip().lower().replace("-", ":").partition(":")
-  if kind in GPUS:
-    if not count.isdigit() or not 1 <= int(count) <= 8:
-      raise UserError(f"--topology {name}: write {kind}:8, the GPUs of one node, 8 at most")
-    return Device(f"{kind}:{count}", kind, GPUS[kind], int(count))
+  """A topology as --topology names it. UserError for others."""
   t = topology.read(name)
-  chip = CHIPS[t.kind]
+  chip = topology.chip(t.kind)
   share = chip.devices  # jax sees several devices in a chip
   one = Chip(chip.flops / share, chip.memory / share, chip.bandwidth / share, chip.links / share)
   return Device(t.name, t.kind, one, t.size)
@@ -244,7 +238,7 @@ def plan(
   days = steps * seconds / share / 86400
   room = d.chip.memory * (1 - figures.SPARE)
   largest = [int(max(0.0, room - (m - activations)) // one.kept) * d.devices * accumulate for m in (most, least)]
-  chips = d.devices // (CHIPS[d.kind].devices if d.kind in CHIPS else 1)
+  chips = d.devices // topology.chip(d.kind).devices
   return dict(
     topology=d.name, devices=d.devices, chip=d.kind, batch=cfg.batch, accumulate=accumulate, fsdp=p.fsdp,
     working=working, rows=rows, flops=total, row=one._asdict(), state=p.state, frozen=p.frozen,

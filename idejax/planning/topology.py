@@ -1,15 +1,16 @@
-"""Devices by name, `v5e:4x4` or `v5e-16` without a TPU or `cpu:8` as virtual devices, and figures of chips."""
+"""Devices by name, `v5e:4x4` or `h200:8` without a TPU or GPU, `cpu:8` as virtual devices; and figures of chips."""
 
 import contextlib
 import importlib.util
 import math
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from idejax.errors import UserError
+from idejax.errors import UserError, one_line
+from idejax.planning import gpus
 
 
 class Chip(NamedTuple):
@@ -34,13 +35,17 @@ CHIPS = {
   "cpu": Chip(0.05 * _TERA, 4 * _GB, 10e9, 10e9),  # a core, roughly: for trying the command
 }
 GPUS = {  # per GPU of a node joined by NVLink: dense bfloat16 FLOP/s, bytes, bytes/s, bytes/s to the others
+  "a100": Chip(312e12, 80e9, 2.039e12, 300e9),
   "h100": Chip(989e12, 80e9, 3.35e12, 450e9),
   "h200": Chip(989e12, 141e9, 4.8e12, 450e9),
+  "b200": Chip(2250e12, 180e9, 7.7e12, 900e9),
 }
+NODE = 8  # GPUs joined by NVLink
 # How jax calls devices: the first words that fit, longer ones before shorter.
 _KINDS = {
   "tpu v2": "v2", "tpu v3": "v3", "tpu v4": "v4", "tpu v5 lite": "v5e", "tpu v5e": "v5e", "tpu v5": "v5p",
   "tpu v6 lite": "v6e", "tpu v6e": "v6e", "tpu7x": "tpu7x", "nvidia h100 80gb hbm3": "h100", "nvidia h200": "h200",
+  "nvidia a100": "a100", "nvidia b200": "b200",
 }  # fmt: skip
 # v5e-16 and the like: chips -> the grid that is rented under that name.
 _GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -51,14 +56,18 @@ def peak(device_kind: str) -> float | None:
   kind = next((k for words, k in _KINDS.items() if device_kind.lower().startswith(words)), None)
   if kind is None:
     return None
-  chip = CHIPS.get(kind) or GPUS[kind]
-  return chip.flops / chip.devices
+  return chip(kind).flops / chip(kind).devices
+
+
+def chip(kind: str) -> Chip:
+  """The figures of a kind of TPU or GPU."""
+  return CHIPS.get(kind) or GPUS[kind]
 
 
 class Topology(NamedTuple):
   name: str  # v5e:4x4
   kind: str
-  platform: str  # tpu or cpu
+  platform: str  # tpu, cuda or cpu
   size: int  # devices
 
 
@@ -66,13 +75,17 @@ def read(name: str) -> Topology:
   """The topology of a name. UserError tells how it should be written."""
   m = re.fullmatch(r"([a-z0-9]+)([:-])([0-9x]+)", name.strip().lower())
   kinds = ", ".join(k for k in CHIPS if k != "cpu")
-  if re.match(r"(h100|h200|b200|gb200|a100|l4|l40s?|v100|cuda|gpu|nvidia)\b", name.strip().lower()):
-    raise UserError(
-      f"--topology {name}: plan compiles for TPUs ({kinds}) and cpu; jax's compiler for CUDA comes with "
-      "gigabytes of libraries that plan does not use, so run a few steps on the GPU itself"
-    )
+  if gpu := re.match(r"(h100|h200|a100|b200|gb200|l4|l40s?|v100|t4|cuda|gpu|nvidia)\b", name.strip().lower()):
+    if gpu[1] not in GPUS:
+      raise UserError(f"--topology {name}: of GPUs plan knows {', '.join(GPUS)}; write h100:8, the GPUs of one node")
+    if not m or not m[3].isdigit() or not 1 <= int(m[3]) <= NODE:
+      raise UserError(f"--topology {name}: write {gpu[1]}:8, the GPUs of one node, {NODE} at most")
+    return Topology(f"{m[1]}:{int(m[3])}", m[1], "cuda", int(m[3]))
   if not m or m[1] not in CHIPS:
-    raise UserError(f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {kinds}; or cpu:8")
+    raise UserError(
+      f"--topology is {name!r}; write KIND:GRID such as v5e:4x4, with KIND one of {kinds}; "
+      f"GPUs of one node as h100:8 ({', '.join(GPUS)}); or cpu:8"
+    )
   kind, grid = m[1], m[3]
   sizes = [int(x) for x in grid.split("x") if x]
   if not sizes or 0 in sizes:
@@ -95,7 +108,7 @@ def read(name: str) -> Topology:
 
 
 def prepare():
-  """Make this process compile on the CPU and look for no TPU. Call it before the first device is used."""
+  """Make this process run on the CPU and look for no TPU or GPU. Call it before the first device is used."""
   jax.config.update("jax_platforms", "cpu")
   # libtpu would ask Google's metadata server who it is, and refuse a second process.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -107,7 +120,7 @@ def prepare():
 
 
 def devices(t: Topology) -> list[jax.Device]:
-  """The topology's devices; a TPU's exist for the compiler only. UserError if libtpu is missing."""
+  """The topology's devices; TPUs and GPUs exist for the compiler only. UserError if that compiler is missing."""
   prepare()
   if t.platform == "cpu":
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -120,11 +133,20 @@ def devices(t: Topology) -> list[jax.Device]:
         f"XLA_FLAGS=--xla_force_host_platform_device_count={t.size}"
       )
     return available[: t.size]
-  if importlib.util.find_spec("libtpu") is None:
+  if t.platform == "tpu" and importlib.util.find_spec("libtpu") is None:
     raise UserError(f'--topology {t.name} needs the TPU compiler, not a TPU: pip install -e ".[plan]"')
+  if t.platform == "cuda" and gpus.plugin() is None:
+    raise UserError(
+      f'--topology {t.name} needs the CUDA compiler, not a GPU: pip install "jax[cuda12]=={jax.__version__}" (6 GB)'
+    )
   from jax.experimental import topologies
 
+  how: dict[str, Any] = {"topology_name": t.name}
+  if t.platform == "cuda":
+    description = gpus.describe(t.kind, GPUS[t.kind].memory, GPUS[t.kind].bandwidth)
+    how = {"topology_name": t.kind, "target_config": description, "topology": f"1x1x{t.size}"}
   try:
-    return list(topologies.get_topology_desc(topology_name=t.name, platform="tpu").devices)
+    return list(topologies.get_topology_desc(platform=t.platform, **how).devices)
   except Exception as e:
-    raise UserError(f"--topology {t.name}: the TPU compiler refuses it: {' '.join(str(e).split())[:200]}") from e
+    compiler = f"the {t.platform.upper()} compiler"
+    raise UserError(f"--topology {t.name}: {compiler} refuses the topology: {one_line(str(e))[:200]}") from e

@@ -3,6 +3,8 @@
 (name, file, its text, the mistaken text, tests that must fail)
 """
 
+_CHECK = "tests/planning/test_plan.py::test_a_check_sets_the_sum_of_the_blocks_beside_the_whole_step"
+
 MUTANTS = [
   # Letters with accents of their own become other tokens.
   ("accents stay apart", "idejax/model/bpe.py",
@@ -49,4 +51,33 @@ MUTANTS = [
   ("the first Python is taken, whether it works or not", ".ci/python",
    "assert '%d.%d' % sys.version_info[:2] == '$version'", "",
    "tests/test_ci.py::test_a_python_of_another_name_counts_by_its_version"),
+  # Plans for GPUs that are not there.
+  ("a node of one GPU", "idejax/planning/topology.py",
+   '"topology": f"1x1x{t.size}"', '"topology": "1x1x1"',
+   "tests/planning/test_gpus.py::test_the_compiler_is_told_of_the_node_and_what_it_says_is_passed_on"),
+  ("half of a GPU's units", "idejax/planning/gpus.py",
+   "fpus_per_core: {g.lanes}", "fpus_per_core: {g.lanes // 2}",
+   "tests/planning/test_gpus.py::test_a_description_is_in_xlas_fields_and_has_the_data_sheets_figures"),
+  ("kernels are tried on a GPU that is not there", "idejax/planning/compiler.py",
+   '"cuda": {"xla_gpu_autotune_level"', '"rocm": {"xla_gpu_autotune_level"',
+   "tests/planning/test_gpus.py::test_the_step_of_a_compilation_that_fails_is_named"),
+  ("bytes that no compiler counts are none", "idejax/planning/figures.py",
+   'or m.argument_size_in_bytes + m.output_size_in_bytes', "or 0",
+   "tests/planning/test_gpus.py::test_bytes_of_a_compiler_that_counts_none_are_those_of_arguments_and_results"),
+  # Estimates from blocks.
+  ("FLOPs of the blocks are the step's by name", "idejax/jobs/plan.py",
+   '(blocks_["flops_of_blocks"], whole["flops"])', '(blocks_["flops"], whole["flops"])',
+   _CHECK),
+  ("a check without the whole step", "idejax/jobs/plan.py",
+   "if full or c.check else None", "if full else None",
+   _CHECK),
+  ("a batch in parts is one part's work", "idejax/planning/blocks.py",
+   "flops_ += passes * count", "flops_ += count",
+   _CHECK),
+  ("a loop's bytes count once", "idejax/planning/blocks.py",
+   "first.accessed + (block.depth - 1) * more.accessed", "first.accessed",
+   "tests/planning/test_plan.py::test_a_deep_transformer_is_its_first_block_and_others_like_it"),
+  ("every method compiles every block", "idejax/planning/blocks.py",
+   "if any(re.search(r, path) for path in paths))\n  question", ")\n  question",
+   "tests/planning/test_plan.py::test_what_trains_elsewhere_makes_no_other_block"),
 ]
