@@ -83,7 +83,7 @@ def test_a_control_image(face):
 
 def test_lines_are_as_wide_as_the_face_asks():
   """Width = face's width / 128, at least 2: measured across a brow of a large face and of a small one."""
-  for side, wide in ((1024, 4), (64, 2)):
+  for side, wide in ((1024, 5), (64, 2)):
     marks = predictor.pose("front", side, side)
     assert control.width(np, marks) == max(2, round(np.ptp(marks[:, 0]) / 128)) == wide
     flat = np.full((72, 2), -1000.0, np.float32)

@@ -143,7 +143,7 @@ def test_clip_opens_in_transformers_and_reads_what_its_card_says(pictures):
     with torch.no_grad():
       out = model(input_ids=ids, pixel_values=pixels)
     right = (out.logits_per_image.argmax(1).numpy() == truth[attribute])[photo]
-    assert right.mean() > 0.8, attribute
+    assert right.mean() > 0.75, attribute
 
 
 def test_the_clips_contrasts_differ_in_one_factor_each(rng):
