@@ -56,7 +56,8 @@ def peak(device_kind: str) -> float | None:
   kind = next((k for words, k in _KINDS.items() if device_kind.lower().startswith(words)), None)
   if kind is None:
     return None
-  return chip(kind).flops / chip(kind).devices
+  figures = chip(kind)
+  return figures.flops / figures.devices
 
 
 def chip(kind: str) -> Chip:

@@ -60,7 +60,7 @@ def render(folder: Path, counts: dict[str, int], *, seed: int = 0, size: int = 6
 
 
 def _faces(pack: faces.Pack, ids: np.ndarray, count: int, seed: int, size: int) -> dict[str, Any]:
-  batch, scenes = data.batch(ids, count, seed, size, calm=scene.WILD), scene.scenes(ids, count, seed)
+  batch, scenes = data.batch(ids, count, seed, size, calm=scene.WILD), scene.scenes(ids, count, seed, scene.WILD)
   rng = np.random.Generator(np.random.Philox(key=[seed, int(ids[0])], counter=[0, 0, 5, 0]))
   truth = batch.geometry
   points = crops.shake(rng, truth.points, truth.box[:, 2] - truth.box[:, 0], _SHAKEN)
